@@ -1,0 +1,42 @@
+# The two commands are `make demo` and `make test`; both set up whatever they need.
+PYTHON ?= python3
+VENV   := .venv/bin
+SHELL  := /bin/bash
+# A working shell: the environment, then the ROS package built into install/.
+READY  := . .venv/bin/activate && . install/setup.bash
+
+.PHONY: help build demo test lint bench lock clean
+
+help:
+	@echo 'make demo   the real node on real photographs and generated scenes; pictures in out/demo'
+	@echo 'make test   every test'
+	@echo 'make bench  the figures of the README'
+	@echo 'make lint   ruff and mypy'
+	@echo 'make build  .venv, build and install only; then: $(READY)'
+	@echo 'make lock   resolve the dependencies anew into requirements.lock'
+
+build:
+	@$(PYTHON) scripts/bootstrap.py
+
+demo:
+	@$(PYTHON) scripts/bootstrap.py demo
+	@$(READY) && segzero demo --output out/demo
+
+test:
+	@$(PYTHON) scripts/bootstrap.py demo models openai test lint
+	@$(READY) && python -m pytest $(PYTEST_ARGS)
+
+lint:
+	@$(PYTHON) scripts/bootstrap.py demo models openai test lint
+	@$(READY) && ruff check . && ruff format --check . && mypy
+
+bench:
+	@$(PYTHON) scripts/bootstrap.py demo models openai test
+	@$(READY) && python -m benchmarks
+
+lock:
+	@$(PYTHON) scripts/bootstrap.py
+	@$(VENV)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --no-annotate --no-header --upgrade -q -o requirements.lock
+
+clean:
+	rm -rf .venv build install log out

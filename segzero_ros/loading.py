@@ -1,0 +1,98 @@
+"""Which reasoner and which segmenter, by name, with what they need to know.
+
+The node's parameters, the command line and the tests all fill these two records. Imports `types`
+and the two protocols; each backend's module, and with it its model library, is imported only when
+it is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from segzero_ros.reasoning.base import Reasoner
+from segzero_ros.segmentation.base import Segmenter
+from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable
+
+REASONERS = ('transformers', 'openai', 'attributes')
+SEGMENTERS = ('sam2', 'grabcut')
+
+
+@dataclass(frozen=True)
+class ReasonerOptions:
+    """What a reasoner is made from.
+
+    Attributes:
+        backend: one of REASONERS.
+        model: a hub name, a local folder, or the served model's name; unused by `attributes`.
+        dialect: how the checkpoint is spoken to: see `reasoning.dialects`.
+        answer_parser: `repair` (default) or `strict`, which reads only what the published code does.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` …
+        dtype: `auto`, `bfloat16`, `float16` or `float32`.
+        quantization: empty, or `bnb4`, `bnb8`, `int8`, `fp8`.
+        max_new_tokens: most tokens an answer may have.
+        time_limit: most seconds an answer may take; 0 for no limit.
+        seed: for sampling checkpoints; the published settings are greedy.
+        offline: never ask the hub.
+        fast: the fast paths (static cache, compiled decode, kept prefixes); same tokens either way.
+        base_url: of an OpenAI-compatible server.
+        api_key_env: the environment variable that holds the server's key.
+    """
+
+    backend: str = 'attributes'
+    model: str = 'Ricky06662/VisionReasoner-7B'
+    dialect: str = 'vision_reasoner'
+    answer_parser: str = 'repair'
+    device: str = 'auto'
+    dtype: str = 'auto'
+    quantization: str = ''
+    max_new_tokens: int = 1024
+    time_limit: float = 60.0
+    seed: int = 0
+    offline: bool = False
+    fast: bool = True
+    base_url: str = ''
+    api_key_env: str = 'OPENAI_API_KEY'
+
+
+@dataclass(frozen=True)
+class SegmenterOptions:
+    """What a segmenter is made from.
+
+    Attributes:
+        backend: one of SEGMENTERS.
+        model: a hub name or a local checkpoint file; unused by `grabcut`.
+        config: name or path of the checkpoint's configuration; empty: known from the model's name.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` …
+        dtype: `auto` (bfloat16 autocast on a GPU), `bfloat16` or `float32`.
+        offline: never ask the hub.
+    """
+
+    backend: str = 'grabcut'
+    model: str = 'facebook/sam2-hiera-large'
+    config: str = ''
+    device: str = 'auto'
+    dtype: str = 'auto'
+    offline: bool = False
+
+
+def load_reasoner(options: ReasonerOptions) -> Reasoner:
+    """Load the reasoner that the options name; raise ReasonerUnavailable if it cannot be had."""
+    if options.backend == 'attributes':
+        from segzero_ros.reasoning.attribute_reasoner import AttributeReasoner
+
+        return AttributeReasoner()
+    raise ReasonerUnavailable(
+        f'There is no reasoner {options.backend!r}; there are {", ".join(REASONERS)}.'
+    )
+
+
+def load_segmenter(options: SegmenterOptions) -> Segmenter[Any]:
+    """Load the segmenter that the options name; raise SegmenterUnavailable if it cannot be had."""
+    if options.backend == 'grabcut':
+        from segzero_ros.segmentation.grabcut_segmenter import GrabCutSegmenter
+
+        return GrabCutSegmenter()
+    raise SegmenterUnavailable(
+        f'There is no segmenter {options.backend!r}; there are {", ".join(SEGMENTERS)}.'
+    )

@@ -1,0 +1,324 @@
+"""From a frame and a query to an answer: reasoning and image encoding side by side, then masks.
+
+This is the one way through the house; the node, the replay and the evaluation all call it.
+Imports `types`, the two protocols and `spatial`; never ROS, and no model library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+import logging
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from segzero_ros import spatial
+from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText, Reasoner
+from segzero_ros.segmentation.base import Segmenter
+from segzero_ros.types import (
+    Answer,
+    Cancelled,
+    Frame,
+    GroundedObject,
+    Grounding,
+    MalformedAnswer,
+    Mask,
+    Query,
+    ReasonerTimeout,
+    Roi,
+    Segment,
+    SegmentedMask,
+    SegZeroError,
+    Stage,
+    Status,
+    Timing,
+)
+
+OnStage = Callable[[Stage], None]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who wants to hear how an answer comes about; all are called from the worker's thread."""
+
+    on_stage: OnStage = ignore
+    on_text: OnText = ignore
+    on_object: OnObject = ignore
+
+
+class Pipeline:
+    """One reasoner and one segmenter, answering one query at a time from one thread."""
+
+    def __init__(self, reasoner: Reasoner, segmenter: Segmenter[Any]) -> None:
+        self.reasoner = reasoner
+        self.segmenter = segmenter
+        # The encoder runs here, beside the reasoner; its one thread keeps encodings in order.
+        self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix='encoder')
+        self._encoded: tuple[Frame, Future[tuple[Any, float]]] | None = None
+
+    def answer(
+        self,
+        frame: Frame,
+        query: Query,
+        listeners: Listeners = Listeners(),
+        cancelled: IsCancelled = never,
+        *,
+        queued: float = 0.0,
+        frame_age: float = math.nan,
+    ) -> Answer:
+        """Answer a query about a frame.
+
+        Never raises for what a model or an input can do wrong: that is the answer's status.
+
+        Args:
+            frame: the picture asked about.
+            query: the sentence.
+            listeners: hear stages, reasoning and objects as they come.
+            cancelled: asked throughout; the models stop when it becomes True.
+            queued: seconds the query has waited already.
+            frame_age: the frame's age at the query's acceptance, seconds.
+
+        Returns:
+            The answer, with a message whenever its status is not OK.
+        """
+        attempt = _Attempt(self, frame, query, listeners, cancelled)
+        try:
+            answer = attempt.run()
+        except Cancelled as error:
+            answer = attempt.failed(Status.CANCELED, 'The query was cancelled.', error.raw_answer)
+        except ReasonerTimeout as error:
+            answer = attempt.failed(Status.TIMEOUT, str(error), error.raw_answer)
+        except MalformedAnswer as error:
+            answer = attempt.failed(Status.MALFORMED_ANSWER, str(error), error.raw_answer)
+        except SegZeroError as error:
+            answer = attempt.failed(Status.ERROR, str(error))
+        except Exception as error:
+            _logger.exception('Query %r failed', query.id)
+            answer = attempt.failed(Status.ERROR, f'{type(error).__name__}: {error}')
+        return replace(answer, timing=attempt.timing(queued, frame_age))
+
+    def encode_beside(self, frame: Frame) -> Future[tuple[Any, float]]:
+        """Encode the frame in the encoder's thread, or return what was made of it before."""
+        if self._encoded is not None and self._encoded[0] is frame:
+            future = self._encoded[1]
+            if not future.cancelled() and not (future.done() and future.exception()):
+                return future
+        future = self._encoder.submit(_timed, self.segmenter.encode, frame)
+        self._encoded = (frame, future)
+        return future
+
+    def forget_frame(self) -> None:
+        """Drop what is kept of the last frame."""
+        self._encoded = None
+
+    def close(self) -> None:
+        """Wait for the encoder and free both models."""
+        self._encoder.shutdown(wait=True, cancel_futures=True)
+        self._encoded = None
+        self.reasoner.close()
+        self.segmenter.close()
+
+
+class _Attempt:
+    """One query on its way; keeps what is known so far, for the answer that has to be given."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        frame: Frame,
+        query: Query,
+        listeners: Listeners,
+        cancelled: IsCancelled,
+    ) -> None:
+        self._pipeline = pipeline
+        self._frame = frame
+        self._query = query
+        self._listeners = listeners
+        self._cancelled = cancelled
+        self._started = time.perf_counter()
+        self._reasoning_time = 0.0
+        self._encoding_time = 0.0
+        self._segmenting_time = 0.0
+        self._tokens = 0
+        self._text: list[str] = []
+
+    def run(self) -> Answer:
+        """Reason, segment and lift; raise what goes wrong."""
+        self._stop_if_cancelled()
+        self._listeners.on_stage(Stage.REASONING)
+        encoding = self._pipeline.encode_beside(self._frame)
+        try:
+            grounding = self._reason()
+        except Exception:
+            encoding.cancel()
+            raise
+        self._stop_if_cancelled(grounding.raw_answer)
+        if not grounding.objects:
+            encoding.cancel()
+            return self._answer(
+                Status.NOT_FOUND,
+                grounding.note or 'Nothing in the image fits the query.',
+                grounding,
+            )
+        usable, remarks = clean(grounding, self._frame.width, self._frame.height)
+        if not usable.objects:
+            raise MalformedAnswer(remarks, grounding.raw_answer)
+        self._listeners.on_stage(Stage.SEGMENTING)
+        segments = self._segment(encoding, usable)
+        self._stop_if_cancelled(grounding.raw_answer)
+        message = ' '.join(text for text in (grounding.note, remarks) if text)
+        return replace(self._answer(Status.OK, message, grounding), segments=segments)
+
+    def failed(self, status: Status, message: str, raw_answer: str = '') -> Answer:
+        """Return the answer for a query that came to nothing."""
+        grounding = Grounding(''.join(self._text), (), raw_answer)
+        return self._answer(status, message, grounding)
+
+    def timing(self, queued: float, frame_age: float) -> Timing:
+        """Return where the time went until now."""
+        return Timing(
+            queued=queued,
+            reasoning=self._reasoning_time,
+            encoding=self._encoding_time,
+            segmenting=self._segmenting_time,
+            total=queued + time.perf_counter() - self._started,
+            frame_age=frame_age,
+            generated_tokens=self._tokens,
+        )
+
+    def _reason(self) -> Grounding:
+        started = time.perf_counter()
+        try:
+            grounding = self._pipeline.reasoner.reason(
+                self._frame, self._query, self._on_text, self._cancelled, self._listeners.on_object
+            )
+        finally:
+            self._reasoning_time = time.perf_counter() - started
+        self._tokens = grounding.generated_tokens
+        return grounding
+
+    def _segment(
+        self, encoding: Future[tuple[Any, float]], grounding: Grounding
+    ) -> tuple[Segment, ...]:
+        started = time.perf_counter()
+        encoded, self._encoding_time = encoding.result()
+        self._stop_if_cancelled(grounding.raw_answer)
+        masks = self._pipeline.segmenter.segment(encoded, grounding)
+        segments = tuple(
+            make_segment(number, found, mask, self._frame)
+            for number, (found, mask) in enumerate(
+                zip(grounding.objects, masks, strict=True), start=1
+            )
+        )
+        self._segmenting_time = time.perf_counter() - started
+        return segments
+
+    def _on_text(self, text: str) -> None:
+        self._text.append(text)
+        self._listeners.on_text(text)
+
+    def _stop_if_cancelled(self, raw_answer: str = '') -> None:
+        if self._cancelled():
+            raise Cancelled(raw_answer)
+
+    def _answer(self, status: Status, message: str, grounding: Grounding) -> Answer:
+        return Answer(
+            query=self._query,
+            status=status,
+            message=message,
+            frame=self._frame,
+            reasoning=grounding.reasoning,
+            raw_answer=grounding.raw_answer,
+            reasoner=self._pipeline.reasoner.name,
+            segmenter=self._pipeline.segmenter.name,
+        )
+
+
+def clean(grounding: Grounding, width: int, height: int) -> tuple[Grounding, str]:
+    """Clip boxes to the image and drop what is no box or point in it.
+
+    Args:
+        grounding: as the reasoner gave it.
+        width: columns of the image.
+        height: rows of the image.
+
+    Returns:
+        The grounding with whole-pixel boxes of at least one pixel, and a sentence that counts what
+        was dropped, empty when nothing was.
+    """
+    kept = []
+    points_dropped = 0
+    for found in grounding.objects:
+        box = clip_box(found, width, height)
+        if box is None:
+            continue
+        points = tuple((x, y) for x, y in found.points if 0 <= x <= width and 0 <= y <= height)
+        points_dropped += len(found.points) - len(points)
+        kept.append(replace(found, box=box, points=points))
+    remarks = []
+    boxes_dropped = len(grounding.objects) - len(kept)
+    if boxes_dropped:
+        remarks.append(
+            f'{boxes_dropped} of {len(grounding.objects)} boxes dropped: not a number, inverted, '
+            'empty or outside the image.'
+        )
+    if points_dropped:
+        remarks.append(f'{points_dropped} points dropped: outside the image.')
+    return replace(grounding, objects=tuple(kept)), ' '.join(remarks)
+
+
+def clip_box(
+    found: GroundedObject, width: int, height: int
+) -> tuple[float, float, float, float] | None:
+    """Return the object's box clipped to the image, in whole pixels, or None if none is left."""
+    x1, y1, x2, y2 = found.box
+    if not all(map(math.isfinite, found.box)) or x2 <= x1 or y2 <= y1:
+        return None
+    left, right = (min(max(round(x), 0), width) for x in (x1, x2))
+    top, bottom = (min(max(round(y), 0), height) for y in (y1, y2))
+    if right <= left or bottom <= top:
+        return None
+    return float(left), float(top), float(right), float(bottom)
+
+
+def make_segment(number: int, found: GroundedObject, made: SegmentedMask, frame: Frame) -> Segment:
+    """Put a grounded object and its mask together, cropped, with its pose where depth gives one."""
+    x1, y1, x2, y2 = (int(value) for value in found.box)
+    roi = tight_roi(made.mask)
+    pose, pose_status = spatial.lift(made.mask, frame)
+    return Segment(
+        id=number,
+        label=found.label,
+        score=made.score,
+        box=Roi(x1, y1, x2 - x1, y2 - y1),
+        points=found.points,
+        mask_roi=roi,
+        mask=made.mask[roi.slices].copy(),
+        pose=pose,
+        pose_status=pose_status,
+    )
+
+
+def tight_roi(mask: Mask) -> Roi:
+    """Return the smallest rectangle that holds the mask; an empty one for an empty mask."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    columns = np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return Roi(0, 0, 0, 0)
+    return Roi(
+        int(columns[0]),
+        int(rows[0]),
+        int(columns[-1] - columns[0] + 1),
+        int(rows[-1] - rows[0] + 1),
+    )
+
+
+def _timed(function: Callable[[Frame], Any], frame: Frame) -> tuple[Any, float]:
+    started = time.perf_counter()
+    return function(frame), time.perf_counter() - started

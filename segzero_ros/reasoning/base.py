@@ -1,0 +1,66 @@
+"""What every reasoner is. Imports `types` only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from segzero_ros.types import Frame, GroundedObject, Grounding, Query
+
+OnText = Callable[[str], None]
+OnObject = Callable[[GroundedObject], None]
+IsCancelled = Callable[[], bool]
+
+
+def ignore(_: object) -> None:
+    """Listen to nothing."""
+
+
+def never() -> bool:
+    """Return False: nobody cancels."""
+    return False
+
+
+class Reasoner(Protocol):
+    """A loaded model that answers one question at a time, from one thread.
+
+    Attributes:
+        name: which model answers, as published in SegmentationResult.reasoner.
+    """
+
+    @property
+    def name(self) -> str:
+        """Which model answers."""
+        ...
+
+    def reason(
+        self,
+        frame: Frame,
+        query: Query,
+        on_text: OnText = ignore,
+        cancelled: IsCancelled = never,
+        on_object: OnObject = ignore,
+    ) -> Grounding:
+        """Say what in the frame the query means.
+
+        Args:
+            frame: the picture asked about.
+            query: the sentence.
+            on_text: called with each further piece of the reasoning, as it is written.
+            cancelled: asked at least once per generated token; the model stops when it is True.
+            on_object: called with each object as soon as the model has closed it.
+
+        Returns:
+            The reasoning and the objects, in pixels of the source image.
+
+        Raises:
+            MalformedAnswer: the text cannot be read; it carries the raw text.
+            Cancelled: `cancelled` became True.
+            ReasonerTimeout: the time given was not enough.
+            ReasonerUnavailable: the model or its server cannot be had.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model's memory; the reasoner is not used again."""
+        ...

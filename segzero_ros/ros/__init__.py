@@ -1,0 +1,1 @@
+"""The ROS room: the only one that imports rclpy and message modules."""

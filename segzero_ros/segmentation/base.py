@@ -1,0 +1,47 @@
+"""What every segmenter is. Imports `types` only."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from segzero_ros.types import Frame, Grounding, SegmentedMask
+
+Encoding = TypeVar('Encoding')
+
+
+class Segmenter(Protocol[Encoding]):
+    """A loaded model that makes masks, used by one thread at a time.
+
+    Attributes:
+        name: which model it is, as published in SegmentationResult.segmenter.
+    """
+
+    @property
+    def name(self) -> str:
+        """Which model makes the masks."""
+        ...
+
+    def encode(self, frame: Frame) -> Encoding:
+        """Do everything that needs the frame but not the query.
+
+        The pipeline runs this beside the reasoner, in a thread of its own, and hands the result
+        to `segment` for every query about the same frame.
+        """
+        ...
+
+    def segment(self, encoding: Encoding, grounding: Grounding) -> list[SegmentedMask]:
+        """Make one mask per grounded object.
+
+        Args:
+            encoding: what `encode` returned for the frame.
+            grounding: its boxes are already clipped to the image, with whole-pixel corners, at
+                least one pixel wide and high; its points lie in the image.
+
+        Returns:
+            As many masks as objects, in their order; a mask may be empty.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model's memory; the segmenter is not used again."""
+        ...

@@ -1,0 +1,1 @@
+"""Generated table-top scenes with their whole truth."""
