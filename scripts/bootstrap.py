@@ -45,14 +45,15 @@ def say(text: str) -> None:
 def sourced_ros() -> str | None:
     """Return the sourced ROS distribution's name, or None when there is none to use."""
     distro = os.environ.get('ROS_DISTRO')
-    if not distro or os.environ.get('VIRTUAL_ENV') == str(VENV):
+    if not distro:
         return None
     probe = subprocess.run([sys.executable, '-c', 'import rclpy'], capture_output=True, text=True)
     if probe.returncode:
+        reason = probe.stderr.strip().splitlines()[-1]
         raise SetupError(
-            f'ROS 2 {distro} is sourced, but {sys.executable} cannot import its rclpy '
-            f'({probe.stderr.strip().splitlines()[-1]}). Run make with the Python of that distribution '
-            '(PYTHON=/usr/bin/python3), or in a shell that does not source it.'
+            f'ROS 2 {distro} is sourced, but {sys.executable} cannot import its rclpy ({reason}). '
+            'Name the Python of that distribution (make PYTHON=/usr/bin/python3), or use a shell '
+            'that does not source it.'
         )
     return distro
 
@@ -70,6 +71,8 @@ def check_tools() -> None:
         for names, what, package in TOOLS
         if not any(shutil.which(name) for name in names)
     ]
+    if not (Path(sysconfig.get_path('include')) / 'Python.h').exists():
+        missing.append("Python's headers (apt-get install python3-dev)")
     if missing:
         raise SetupError(f'Missing: {"; ".join(missing)}.')
 
@@ -97,14 +100,16 @@ def make_venv(distro: str | None) -> Path:
     """Create `.venv` (seeing the system's packages where ROS is sourced) and return its Python."""
     python = VENV / 'bin' / 'python'
     stamp = VENV / '.segzero-venv'
-    words = f'{sys.version_info[:2]} {distro}'
+    words = f'{ROOT} {sys.version_info[:2]} {distro}'
     if not (python.exists() and stamp.exists() and stamp.read_text() == words):
         say(f'making {VENV.name} with Python {sys.version.split()[0]}')
         if VENV.exists():
             shutil.rmtree(VENV)
         options = ['--system-site-packages'] if distro else []
         try:
-            run([sys.executable, '-m', 'venv', *options, str(VENV)], 'making the environment')
+            # From inside the environment itself, the Python behind it.
+            maker = getattr(sys, '_base_executable', sys.executable)
+            run([maker, '-m', 'venv', *options, str(VENV)], 'making the environment')
         except SetupError as error:
             if 'ensurepip' in str(error):
                 raise SetupError('Missing: venv (apt-get install python3-venv).') from None
@@ -114,47 +119,26 @@ def make_venv(distro: str | None) -> Path:
 
 
 def install(python: Path, groups: list[str], distro: str | None) -> None:
-    """Install the core and the named extras, as pinned; CUDA-less machines take the same wheels."""
-    if distro is None:
-        groups = ['ros', *groups]
-    groups = sorted({'bags', 'build', *groups})
-    inputs = [ROOT / 'pyproject.toml', ROOT / 'requirements.lock', Path(__file__)]
-    wanted = digest(inputs, *groups)
+    """Install the core and the named extras as pinned, beside those installed before."""
+    inputs = digest([ROOT / 'pyproject.toml', ROOT / 'requirements.lock'])
     stamp = VENV / '.segzero-installed'
-    have = (
-        dict(line.split(' ', 1) for line in stamp.read_text().splitlines())
-        if stamp.exists()
-        else {}
-    )
-    if have.get('inputs') == digest(inputs) and set(groups) <= set(have.get('groups', '').split()):
+    known, *installed = stamp.read_text().split() if stamp.exists() else ['']
+    always = ['bags', 'build'] if distro else ['bags', 'build', 'ros']
+    wanted = sorted({*always, *groups, *installed})
+    if known == inputs and wanted == installed:
         return
-    if have.get('inputs') == digest(inputs):
-        groups = sorted({*groups, *have['groups'].split()})
-    say(f'installing {", ".join(groups)} (pinned in requirements.lock)')
-    if not (VENV / 'bin' / 'uv').exists():
+    say(f'installing {", ".join(wanted)} as pinned in requirements.lock')
+    uv = VENV / 'bin' / 'uv'
+    if not uv.exists():
         run([str(python), '-m', 'pip', 'install', '-q', UV], 'installing uv')
-    uv = [
-        str(VENV / 'bin' / 'uv'),
-        'pip',
-        'install',
-        '--python',
-        str(python),
-        '-c',
-        'requirements.lock',
-    ]
-    env = {
-        **os.environ,
-        'SAM2_BUILD_CUDA': '0',
-        'UV_LINK_MODE': os.environ.get('UV_LINK_MODE', 'hardlink'),
-    }
-    first = [group for group in groups if group != 'models']
-    run([*uv, '-e', f'.[{",".join(first)}]'], 'installing packages', env)
-    if 'models' in groups:
-        # sam2 is built against the torch that is installed, so torch comes first.
-        say('installing torch, transformers and sam2 (about 6 GB)')
-        run([*uv, 'torch', 'torchvision', 'setuptools', 'wheel'], 'installing torch', env)
-        run([*uv, '-e', f'.[{",".join(groups)}]'], 'installing the models', env)
-    stamp.write_text(f'inputs {digest(inputs)}\ngroups {" ".join(groups)}\nwanted {wanted}\n')
+    command = [str(uv), 'pip', 'install', '--python', str(python), '-c', 'requirements.lock']
+    env = {**os.environ, 'SAM2_BUILD_CUDA': '0'}
+    if 'models' in wanted:
+        # sam2 has no wheel and is built against the torch that is installed, so torch comes first.
+        say('torch and what belongs to it are about 6 GB')
+        run([*command, 'torch', 'torchvision', 'setuptools', 'wheel'], 'installing torch', env)
+    run([*command, '-e', f'.[{",".join(wanted)}]'], 'installing packages', env)
+    stamp.write_text(' '.join([inputs, *wanted]))
 
 
 def repair_ros_wheels(python: Path) -> None:
@@ -164,19 +148,16 @@ def repair_ros_wheels(python: Path) -> None:
     if stamp.exists() and stamp.read_text() == installed.read_text():
         return
     say('repairing the CMake exports of the ROS wheels')
-    numpy_include = subprocess.run(
-        [str(python), '-c', 'import numpy; print(numpy.get_include())'],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    tag = f'{sys.version_info[0]}{sys.version_info[1]}'
-    dotted = f'{sys.version_info[0]}.{sys.version_info[1]}'
-    builder = f'/opt/python/cp{tag}-cp{tag}'
+    numpy_include = subprocess.check_output(
+        [str(python), '-c', 'import numpy; print(numpy.get_include(), end="")'], text=True
+    )
+    major, minor = sys.version_info[:2]
+    builder = f'/opt/python/cp{major}{minor}-cp{major}{minor}'
+    packages = f'{builder}/lib/python{major}.{minor}/site-packages'
     replacements = {
-        f'{builder}/include/python{dotted}': sysconfig.get_path('include'),
-        f'{builder}/lib/python{dotted}/site-packages/numpy/_core/include': numpy_include,
-        f'{builder}/lib/python{dotted}/site-packages/numpy/core/include': numpy_include,
+        f'{builder}/include/python{major}.{minor}': sysconfig.get_path('include'),
+        f'{packages}/numpy/_core/include': numpy_include,
+        f'{packages}/numpy/core/include': numpy_include,
     }
     for path in (VENV / 'share').glob('*/cmake/*.cmake'):
         text = path.read_text()
@@ -187,21 +168,14 @@ def repair_ros_wheels(python: Path) -> None:
         # uv may have hard-linked the file to its cache: write a new one instead of into the cache.
         path.unlink()
         path.write_text(text)
-    for name, line in (
-        (
-            'activate',
-            'export AMENT_PREFIX_PATH="$VIRTUAL_ENV${AMENT_PREFIX_PATH:+:$AMENT_PREFIX_PATH}"\n',
-        ),
-        ('activate.fish', 'set -gx AMENT_PREFIX_PATH "$VIRTUAL_ENV"\n'),
-    ):
-        script = VENV / 'bin' / name
-        if script.exists() and ACTIVATE_HOOK not in script.read_text():
-            script.write_text(script.read_text() + ACTIVATE_HOOK + line)
+    activate = VENV / 'bin' / 'activate'
+    if ACTIVATE_HOOK not in activate.read_text():
+        activate.write_text(activate.read_text() + ACTIVATE_HOOK)
     stamp.write_text(installed.read_text())
 
 
-def colcon_build(distro: str | None) -> None:
-    """Build the package with colcon when an interface, or the list of its files, has changed."""
+def build_inputs() -> str:
+    """Hash the interfaces' contents and the names of all that is installed (by symbolic link)."""
     contents = [ROOT / 'CMakeLists.txt', ROOT / 'package.xml']
     for folder in ('msg', 'srv', 'action'):
         contents += sorted((ROOT / folder).iterdir())
@@ -212,38 +186,35 @@ def colcon_build(distro: str | None) -> None:
             for path in (ROOT / folder).rglob('*')
             if path.is_file() and '__pycache__' not in path.parts
         )
-    wanted = digest(contents, *names, str(distro), str(ROOT), (VENV / '.segzero-venv').read_text())
+    return digest(contents, *names)
+
+
+def colcon_build(distro: str | None) -> None:
+    """Build the package with colcon when an interface, or the list of its files, has changed."""
+    place = (VENV / '.segzero-venv').read_text()
+    wanted = f'{place} {build_inputs()}'
     stamp = ROOT / 'install' / '.segzero-built'
-    if stamp.exists() and stamp.read_text() == wanted:
+    built = stamp.read_text() if stamp.exists() else ''
+    if built == wanted:
         return
     say('building the ROS package with colcon')
+    if not built.startswith(place):
+        # What was configured for another Python or another place is of no use.
+        for folder in (ROOT / 'install', ROOT / 'build' / 'segzero_ros'):
+            shutil.rmtree(folder, ignore_errors=True)
     env = {**os.environ, 'PATH': f'{VENV / "bin"}:{os.environ["PATH"]}', 'VIRTUAL_ENV': str(VENV)}
     if distro is None:
-        for variable in ('AMENT_PREFIX_PATH', 'CMAKE_PREFIX_PATH', 'COLCON_PREFIX_PATH'):
-            env[variable] = str(VENV) if variable != 'COLCON_PREFIX_PATH' else ''
-    # CMake refuses to export include folders (numpy's, in .venv) that lie inside the source folder,
-    # so it is shown the sources by another path.
+        env |= {'AMENT_PREFIX_PATH': str(VENV), 'CMAKE_PREFIX_PATH': str(VENV)}
+        env.pop('COLCON_PREFIX_PATH', None)
+    # CMake refuses to export include folders that lie inside the source folder (numpy's, in
+    # .venv), so it is shown the sources by another path.
     source = ROOT / 'build' / 'source'
     if not source.is_symlink():
         source.symlink_to('..')
-    for folder in (ROOT / 'install', ROOT / 'build' / 'segzero_ros'):
-        shutil.rmtree(folder, ignore_errors=True)
-    run(
-        [
-            str(VENV / 'bin' / 'python'),
-            '-m',
-            'colcon',
-            'build',
-            '--symlink-install',
-            '--paths',
-            'build/source',
-            '--cmake-args',
-            '-DBUILD_TESTING=OFF',
-            f'-DPython3_EXECUTABLE={VENV / "bin" / "python"}',
-        ],
-        'colcon build',
-        env,
-    )
+    python = str(VENV / 'bin' / 'python')
+    command = [python, '-m', 'colcon', 'build', '--symlink-install', '--paths', 'build/source']
+    options = ['--cmake-args', '-DBUILD_TESTING=OFF', f'-DPython3_EXECUTABLE={python}']
+    run([*command, *options], 'colcon build', env)
     stamp.write_text(wanted)
 
 
