@@ -7,10 +7,11 @@ Imports `types`, the two protocols and `spatial`; never ROS, and no model librar
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 import logging
 import math
+import threading
 import time
 from typing import Any
 
@@ -40,6 +41,9 @@ from segzero_ros.types import (
 
 OnStage = Callable[[Stage], None]
 
+# How long a cancel can go unnoticed while the encoder is waited for, in seconds.
+CANCEL_POLL = 0.02
+
 _logger = logging.getLogger(__name__)
 
 
@@ -58,8 +62,8 @@ class Pipeline:
     def __init__(self, reasoner: Reasoner, segmenter: Segmenter[Any]) -> None:
         self.reasoner = reasoner
         self.segmenter = segmenter
-        # The encoder runs here, beside the reasoner; its one thread keeps encodings in order.
-        self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix='encoder')
+        # Held while the encoder works, in a thread beside the reasoner's.
+        self._encoder = threading.Lock()
         self._encoded: tuple[Frame, Future[tuple[Any, float]]] | None = None
 
     def answer(
@@ -109,9 +113,25 @@ class Pipeline:
             future = self._encoded[1]
             if not future.cancelled() and not (future.done() and future.exception()):
                 return future
-        future = self._encoder.submit(_timed, self.segmenter.encode, frame)
+        future: Future[tuple[Any, float]] = Future()
+        # A daemon: a process that is told to end does not wait for an encoder.
+        threading.Thread(
+            target=self._encode, args=(frame, future), name='encoder', daemon=True
+        ).start()
         self._encoded = (frame, future)
         return future
+
+    def _encode(self, frame: Frame, future: Future[tuple[Any, float]]) -> None:
+        with self._encoder:
+            if not future.set_running_or_notify_cancel():
+                return
+            started = time.perf_counter()
+            try:
+                encoding = self.segmenter.encode(frame)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result((encoding, time.perf_counter() - started))
 
     def forget_frame(self) -> None:
         """Drop what is kept of the last frame."""
@@ -119,10 +139,12 @@ class Pipeline:
 
     def close(self) -> None:
         """Wait for the encoder and free both models."""
-        self._encoder.shutdown(wait=True, cancel_futures=True)
-        self._encoded = None
+        if self._encoded is not None:
+            self._encoded[1].cancel()
+            self._encoded = None
         self.reasoner.close()
-        self.segmenter.close()
+        with self._encoder:
+            self.segmenter.close()
 
 
 class _Attempt:
@@ -207,8 +229,9 @@ class _Attempt:
         self, encoding: Future[tuple[Any, float]], grounding: Grounding
     ) -> tuple[Segment, ...]:
         started = time.perf_counter()
+        while wait([encoding], timeout=CANCEL_POLL).not_done:
+            self._stop_if_cancelled(grounding.raw_answer)
         encoded, self._encoding_time = encoding.result()
-        self._stop_if_cancelled(grounding.raw_answer)
         masks = self._pipeline.segmenter.segment(encoded, grounding)
         segments = tuple(
             make_segment(number, found, mask, self._frame)
@@ -288,7 +311,7 @@ def clip_box(
 
 
 def make_segment(number: int, found: GroundedObject, made: SegmentedMask, frame: Frame) -> Segment:
-    """Put a grounded object and its mask together, cropped, with its pose where depth gives one."""
+    """Put a grounded object and its cropped mask together, with its pose where depth gives one."""
     x1, y1, x2, y2 = (int(value) for value in found.box)
     roi = tight_roi(made.mask)
     pose, pose_status = spatial.lift(made.mask, frame)
@@ -317,8 +340,3 @@ def tight_roi(mask: Mask) -> Roi:
         int(columns[-1] - columns[0] + 1),
         int(rows[-1] - rows[0] + 1),
     )
-
-
-def _timed(function: Callable[[Frame], Any], frame: Frame) -> tuple[Any, float]:
-    started = time.perf_counter()
-    return function(frame), time.perf_counter() - started

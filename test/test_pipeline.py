@@ -1,0 +1,268 @@
+"""The pipeline, with small reasoners and segmenters that keep the protocols' promises."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from segzero_ros.pipeline import clean, clip_box, Listeners, Pipeline, tight_roi
+from segzero_ros.types import (
+    Cancelled,
+    Frame,
+    GroundedObject,
+    Grounding,
+    MalformedAnswer,
+    Query,
+    ReasonerTimeout,
+    ReasonerUnavailable,
+    Roi,
+    SegmentedMask,
+    Stage,
+    Status,
+)
+
+DEADLINE = 20.0
+FRAME = Frame(np.zeros((40, 60, 3), np.uint8), stamp_ns=7, frame_id='camera')
+QUERY = Query('the cup', 'q1')
+CUP = GroundedObject((10.0, 5.0, 30.0, 25.0), ((15.0, 10.0),), 'cup')
+
+
+class ScriptedReasoner:
+    """Says what it is told to, or raises it."""
+
+    name = 'scripted'
+
+    def __init__(self, outcome, before=lambda cancelled: None):
+        self.outcome = outcome
+        self.before = before
+        self.closed = False
+
+    def reason(self, frame, query, on_text, cancelled, on_object):
+        on_text('I look. ')
+        self.before(cancelled)
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        for found in self.outcome.objects:
+            on_object(found)
+        return self.outcome
+
+    def close(self):
+        self.closed = True
+
+
+class BoxSegmenter:
+    """Makes every box its own mask and counts how often it encodes."""
+
+    name = 'boxes'
+
+    def __init__(self):
+        self.encoded = 0
+        self.encoder_started = threading.Event()
+        self.release = threading.Event()
+        self.release.set()
+        self.closed = False
+
+    def encode(self, frame):
+        self.encoded += 1
+        self.encoder_started.set()
+        assert self.release.wait(DEADLINE)
+        return frame
+
+    def segment(self, encoding, grounding):
+        masks = []
+        for found in grounding.objects:
+            x1, y1, x2, y2 = map(int, found.box)
+            mask = np.zeros(encoding.image.shape[:2], bool)
+            mask[y1:y2, x1:x2] = True
+            masks.append(SegmentedMask(mask, 0.5))
+        return masks
+
+    def close(self):
+        self.closed = True
+
+
+def grounding(*objects, **words):
+    return Grounding('I look. ', tuple(objects), 'raw', **words)
+
+
+@pytest.fixture
+def ask():
+    pipelines = []
+
+    def run(outcome, before=lambda cancelled: None, segmenter=None, **kwargs):
+        pipeline = Pipeline(ScriptedReasoner(outcome, before), segmenter or BoxSegmenter())
+        pipelines.append(pipeline)
+        return pipeline.answer(FRAME, QUERY, **kwargs)
+
+    yield run
+    for pipeline in pipelines:
+        pipeline.close()
+
+
+def test_an_answer_carries_frame_reasoning_and_mask(ask):
+    answer = ask(grounding(CUP, generated_tokens=12))
+    assert (answer.status, answer.message) == (Status.OK, '')
+    assert answer.frame is FRAME
+    assert (answer.reasoning, answer.raw_answer) == ('I look. ', 'raw')
+    assert (answer.reasoner, answer.segmenter) == ('scripted', 'boxes')
+    (segment,) = answer.segments
+    assert (segment.id, segment.label, segment.score) == (1, 'cup', 0.5)
+    assert segment.box == segment.mask_roi == Roi(10, 5, 20, 20)
+    assert segment.mask.shape == (20, 20)
+    assert segment.mask.all()
+    assert segment.full_mask(40, 60).sum() == 400
+    assert answer.timing.generated_tokens == 12
+    assert answer.timing.total >= answer.timing.reasoning + answer.timing.segmenting
+
+
+def test_stages_text_and_objects_are_heard_in_order(ask):
+    heard = []
+    ask(grounding(CUP), listeners=Listeners(heard.append, heard.append, heard.append))
+    assert heard == [Stage.REASONING, 'I look. ', CUP, Stage.SEGMENTING]
+
+
+def test_encoding_runs_beside_the_reasoner(ask):
+    segmenter = BoxSegmenter()
+
+    def wait_for_encoder(cancelled):
+        assert segmenter.encoder_started.wait(DEADLINE)
+
+    assert ask(grounding(CUP), wait_for_encoder, segmenter).status == Status.OK
+
+
+def test_a_second_question_about_the_frame_uses_its_encoding():
+    segmenter = BoxSegmenter()
+    pipeline = Pipeline(ScriptedReasoner(grounding(CUP)), segmenter)
+    for _ in range(3):
+        assert pipeline.answer(FRAME, QUERY).status == Status.OK
+    assert segmenter.encoded == 1
+    other = Frame(FRAME.image.copy())
+    pipeline.answer(other, QUERY)
+    assert segmenter.encoded == 2
+    pipeline.close()
+    assert pipeline.reasoner.closed
+    assert segmenter.closed
+
+
+def test_nothing_found_is_said_with_the_reasoners_note(ask):
+    answer = ask(grounding(note='I do not know the word "astronaut".'))
+    assert answer.status == Status.NOT_FOUND
+    assert answer.message == 'I do not know the word "astronaut".'
+    assert answer.segments == ()
+
+
+@pytest.mark.parametrize(
+    ('error', 'status', 'raw'),
+    [
+        (Cancelled('half'), Status.CANCELED, 'half'),
+        (ReasonerTimeout('60 s were not enough', 'half'), Status.TIMEOUT, 'half'),
+        (MalformedAnswer('no JSON', 'blah'), Status.MALFORMED_ANSWER, 'blah'),
+        (ReasonerUnavailable('the server is gone'), Status.ERROR, ''),
+        (ZeroDivisionError('a bug'), Status.ERROR, ''),
+    ],
+)
+def test_each_failure_has_its_status_and_keeps_what_was_said(ask, error, status, raw):
+    answer = ask(error)
+    assert answer.status == status
+    assert answer.message
+    assert answer.raw_answer == raw
+    assert answer.reasoning == 'I look. '
+    assert answer.frame is FRAME
+
+
+def test_an_unexpected_error_is_logged_with_its_traceback(ask, caplog):
+    answer = ask(ZeroDivisionError('a bug'))
+    assert answer.message == 'ZeroDivisionError: a bug'
+    assert 'Traceback' in caplog.text
+
+
+def test_the_pipeline_answers_again_after_an_encoder_failure():
+    segmenter = BoxSegmenter()
+    working = segmenter.encode
+
+    def fail(frame):
+        raise OSError('no memory')
+
+    segmenter.encode = fail
+    pipeline = Pipeline(ScriptedReasoner(grounding(CUP)), segmenter)
+    assert pipeline.answer(FRAME, QUERY).status == Status.ERROR
+    segmenter.encode = working
+    assert pipeline.answer(FRAME, QUERY).status == Status.OK
+    pipeline.close()
+
+
+def test_a_cancel_is_answered_without_waiting_for_the_encoder(ask):
+    segmenter = BoxSegmenter()
+    segmenter.release.clear()
+    cancel = threading.Event()
+    started = time.monotonic()
+    answer = ask(Cancelled(), lambda cancelled: cancel.set(), segmenter, cancelled=cancel.is_set)
+    assert answer.status == Status.CANCELED
+    assert time.monotonic() - started < DEADLINE / 2
+    segmenter.release.set()
+
+
+def test_a_cancel_while_the_encoder_works_does_not_wait_for_it(ask):
+    segmenter = BoxSegmenter()
+    segmenter.release.clear()
+    cancel = threading.Event()
+    threading.Timer(0.1, cancel.set).start()
+    answer = ask(grounding(CUP), segmenter=segmenter, cancelled=cancel.is_set)
+    assert answer.status == Status.CANCELED
+    segmenter.release.set()
+
+
+def test_a_query_cancelled_before_its_turn_reaches_no_model(ask):
+    answer = ask(ZeroDivisionError('was called'), cancelled=lambda: True)
+    assert answer.status == Status.CANCELED
+
+
+NAN = float('nan')
+
+
+@pytest.mark.parametrize(
+    ('box', 'clipped'),
+    [
+        ((1.0, 2.0, 10.0, 20.0), (1.0, 2.0, 10.0, 20.0)),
+        ((-5.0, -5.0, 100.0, 100.0), (0.0, 0.0, 60.0, 40.0)),
+        ((1.2, 2.7, 10.4, 20.5), (1.0, 3.0, 10.0, 20.0)),
+        ((0.0, 0.0, 60.0, 40.0), (0.0, 0.0, 60.0, 40.0)),
+        ((10.0, 2.0, 1.0, 20.0), None),
+        ((1.0, 20.0, 10.0, 2.0), None),
+        ((5.0, 5.0, 5.0, 9.0), None),
+        ((61.0, 5.0, 70.0, 9.0), None),
+        ((-9.0, 5.0, -1.0, 9.0), None),
+        ((NAN, 5.0, 7.0, 9.0), None),
+        ((1.0, 5.0, float('inf'), 9.0), None),
+    ],
+)
+def test_boxes_are_clipped_or_refused(box, clipped):
+    assert clip_box(GroundedObject(box), 60, 40) == clipped
+
+
+def test_dropped_boxes_and_points_are_counted(ask):
+    bad = GroundedObject((NAN, 0.0, 1.0, 1.0))
+    far = GroundedObject((1.0, 1.0, 9.0, 9.0), ((500.0, 2.0), (NAN, 1.0), (3.0, 3.0)))
+    usable, remarks = clean(grounding(bad, far, CUP), 60, 40)
+    assert [found.points for found in usable.objects] == [((3.0, 3.0),), CUP.points]
+    assert '1 of 3 boxes' in remarks
+    assert '2 points' in remarks
+    answer = ask(grounding(bad, far, CUP))
+    assert answer.status == Status.OK
+    assert [segment.id for segment in answer.segments] == [1, 2]
+    assert '1 of 3 boxes' in answer.message
+
+
+def test_an_answer_of_which_no_box_is_left_is_malformed(ask):
+    answer = ask(grounding(GroundedObject((9.0, 9.0, 1.0, 1.0))))
+    assert answer.status == Status.MALFORMED_ANSWER
+    assert '1 of 1 boxes' in answer.message
+    assert answer.raw_answer == 'raw'
+
+
+def test_the_tight_roi_of_a_mask():
+    mask = np.zeros((10, 20), bool)
+    assert tight_roi(mask) == Roi(0, 0, 0, 0)
+    mask[3, 4] = mask[7, 18] = True
+    assert tight_roi(mask) == Roi(4, 3, 15, 5)

@@ -1,0 +1,116 @@
+"""The rooms import only what the architecture allows, and the core stays light."""
+
+import ast
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / 'segzero_ros'
+
+# For each room, the rooms it may import; a module directly in the package is a room of its own.
+OUTER = {'pipeline', 'reasoning', 'segmentation', 'spatial', 'types', 'loading', 'drawing'}
+ALLOWED = {
+    'types': set(),
+    'spatial': {'types'},
+    'drawing': {'types'},
+    'reasoning': {'types'},
+    'segmentation': {'types'},
+    'loading': {'reasoning', 'segmentation', 'types'},
+    'pipeline': {'reasoning', 'segmentation', 'spatial', 'types'},
+    'simulation': {'types'},
+    'ros': OUTER | {'simulation', 'replay'},
+    'replay': OUTER,
+    'evaluation': OUTER | {'replay', 'simulation'},
+    'training': OUTER | {'replay', 'simulation', 'evaluation'},
+    'cli': OUTER | {'ros', 'replay', 'evaluation', 'training', 'simulation'},
+}
+# Each heavy library, and the rooms or modules in which it may be imported at all.
+HEAVY = {
+    'rclpy': {'ros'},
+    'cv_bridge': {'ros'},
+    'torch': {'reasoning', 'segmentation', 'training'},
+    'torchvision': {'reasoning', 'segmentation', 'training'},
+    'transformers': {'reasoning', 'training'},
+    'accelerate': {'reasoning', 'training'},
+    'sam2': {'segmentation'},
+    'openai': {'reasoning'},
+    'rosbags': {'ros', 'replay'},
+    'skimage': {'ros', 'cli'},
+}
+MESSAGE_PACKAGES = {
+    'sensor_msgs',
+    'std_msgs',
+    'geometry_msgs',
+    'diagnostic_msgs',
+    'lifecycle_msgs',
+    'visualization_msgs',
+    'vision_msgs',
+    'rcl_interfaces',
+    'action_msgs',
+    'builtin_interfaces',
+}
+
+
+def room_of(path: Path) -> str:
+    """Return the room a module stands in."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the dotted names of all modules that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{path} imports relatively'
+            names |= {f'{node.module}.{alias.name}' for alias in node.names}
+    return names
+
+
+MODULES = sorted(path for path in PACKAGE.rglob('*.py') if path != PACKAGE / '__init__.py')
+
+
+def test_there_are_modules_to_check():
+    assert len(MODULES) > 10
+
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_module_imports_only_what_its_room_may(path):
+    room = room_of(path)
+    assert room in ALLOWED, f'{room} is no room of the architecture'
+    for name in imports_of(path):
+        top, _, rest = name.partition('.')
+        if top == 'segzero_ros':
+            other = rest.split('.')[0]
+            if other in {'msg', 'srv', 'action'}:
+                assert room == 'ros', f'{path.name} imports {name}'
+            elif other != room:
+                assert other in ALLOWED[room], f'{path.name} imports {name}'
+        elif top in MESSAGE_PACKAGES:
+            assert room == 'ros', f'{path.name} imports {name}'
+        elif top in HEAVY:
+            assert room in HEAVY[top], f'{path.name} imports {name}'
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Return the top-level modules that a fresh interpreter holds after a statement."""
+    code = f'{statement}; import sys; print(*{{name.partition(".")[0] for name in sys.modules}})'
+    return set(
+        subprocess.run(
+            [sys.executable, '-c', code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
+
+
+def test_the_pipeline_loads_no_model_library_and_no_ros():
+    loaded = loaded_after('import segzero_ros.pipeline, segzero_ros.loading')
+    assert not loaded & (set(HEAVY) | MESSAGE_PACKAGES)
+
+
+@pytest.mark.parametrize('module', ['cli.main', 'simulation', 'drawing'])
+def test_light_entrances_load_no_model_library_and_no_ros(module):
+    loaded = loaded_after(f'import segzero_ros.{module}')
+    assert not loaded & (set(HEAVY) | MESSAGE_PACKAGES)
