@@ -128,10 +128,10 @@ def install(python: Path, groups: list[str], distro: str | None) -> None:
     if known == inputs and wanted == installed:
         return
     say(f'installing {", ".join(wanted)} as pinned in requirements.lock')
-    uv = VENV / 'bin' / 'uv'
-    if not uv.exists():
+    if not installed:
         run([str(python), '-m', 'pip', 'install', '-q', UV], 'installing uv')
-    command = [str(uv), 'pip', 'install', '--python', str(python), '-c', 'requirements.lock']
+    command = [str(python), '-m', 'uv', 'pip', 'install', '--python', str(python)]
+    command += ['-c', 'requirements.lock', *keep_numpy_of(distro)]
     env = {**os.environ, 'SAM2_BUILD_CUDA': '0'}
     if 'models' in wanted:
         # sam2 has no wheel and is built against the torch that is installed, so torch comes first.
@@ -139,6 +139,20 @@ def install(python: Path, groups: list[str], distro: str | None) -> None:
         run([*command, 'torch', 'torchvision', 'setuptools', 'wheel'], 'installing torch', env)
     run([*command, '-e', f'.[{",".join(wanted)}]'], 'installing packages', env)
     stamp.write_text(' '.join([inputs, *wanted]))
+
+
+def keep_numpy_of(distro: str | None) -> list[str]:
+    """Keep NumPy 1 where the sourced ROS was compiled for it, as its message modules need."""
+    if distro is None:
+        return []
+    version = subprocess.check_output(
+        [sys.executable, '-c', 'import numpy; print(numpy.__version__, end="")'], text=True
+    )
+    if not version.startswith('1.'):
+        return []
+    overrides = ROOT / 'build' / 'ros-overrides.txt'
+    overrides.write_text(f'numpy=={version}\nopencv-python-headless==4.11.0.86\n')
+    return ['--override', str(overrides)]
 
 
 def repair_ros_wheels(python: Path) -> None:
