@@ -1,0 +1,54 @@
+"""The set-up says in one line what is missing, before it changes anything."""
+
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parent.parent / 'scripts' / 'bootstrap.py'
+
+
+@pytest.fixture
+def bootstrap(tmp_path):
+    """Run a copy of the set-up, so that the environment it would make is another one."""
+    (tmp_path / 'scripts').mkdir()
+    (tmp_path / 'bin').mkdir()
+    script = shutil.copy(SCRIPT, tmp_path / 'scripts')
+
+    def run(*tools, **environment):
+        for tool in tools:
+            (tmp_path / 'bin' / tool).symlink_to('/bin/true')
+        # The Python behind the environment: without its packages, so without rclpy.
+        return subprocess.run(
+            [sys._base_executable, '-I', script],
+            env={'PATH': str(tmp_path / 'bin'), **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    yield run
+    assert not (tmp_path / '.venv').exists()
+
+
+def test_missing_tools_are_named_with_their_packages(bootstrap):
+    done = bootstrap()
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    for package in ('g++', 'cmake', 'make'):
+        assert f'apt-get install {package}' in line
+
+
+def test_one_missing_tool_is_named_alone(bootstrap):
+    done = bootstrap('c++', 'cmake')
+    assert done.returncode == 1
+    assert done.stderr.strip() == '[setup] Missing: make (apt-get install make).'
+
+
+def test_a_sourced_ros_that_this_python_cannot_use_is_explained(bootstrap):
+    done = bootstrap('c++', 'cmake', 'make', ROS_DISTRO='jazzy')
+    assert done.returncode == 1
+    assert 'ROS 2 jazzy is sourced' in done.stderr
+    assert 'PYTHON=/usr/bin/python3' in done.stderr
