@@ -1,4 +1,4 @@
-"""What every test of the ROS room uses: a domain of its own, real node processes and a real client.
+"""What every test of the ROS room uses: a domain of its own, real nodes and a real client.
 
 The domain is chosen when this file is imported, before anything talks to ROS, so that tests of two
 checkouts on one machine do not hear each other.
@@ -113,10 +113,6 @@ class NodeProcess:
         assert line is not None, f'never printed {pattern!r}, but:\n{self.output}'
         return line
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the process."""
-        self.process.send_signal(number)
-
     def wait(self, deadline: float = DEADLINE) -> int:
         """Wait for the process to end by itself and return its exit code."""
         code = self.process.wait(deadline)
@@ -126,7 +122,7 @@ class NodeProcess:
     def stop(self, number: int = signal.SIGINT, deadline: float = DEADLINE) -> tuple[int, float]:
         """End the process by a signal; return its exit code and the seconds that it took."""
         started = time.monotonic()
-        self.signal(number)
+        self.process.send_signal(number)
         return self.wait(deadline), time.monotonic() - started
 
     def kill(self) -> None:
@@ -412,8 +408,8 @@ def as_image_message() -> Callable[..., Image]:
 def node_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., NodeProcess]]:
     """Give a function that starts a node; all are ended when the module is through.
 
-    `node_process(parameters={'reasoner': 'attributes'}, profile='offline', script=…, arguments=[…])`:
-    the parameters come after the profile; `script` is another executable than the perception node.
+    `node_process(parameters={'queue_size': 3}, profile='offline', script=…, arguments=[…])`: the
+    parameters come after the profile; `script` is another executable than the perception node.
     """
     with ExitStack() as stack:
 
