@@ -1,0 +1,270 @@
+"""Read what a checkpoint wrote: reasoning and objects, while it is being written or afterwards.
+
+Two readings of the same text. `strict` takes what the published code of a checkpoint takes and
+nothing else, with its very numbers; `repair` also takes what a person would read without doubt
+(code fences, single quotes, a trailing comma, words around the list, a list cut off by the token
+limit) and says so. Neither makes up a box: text that holds no answer raises `MalformedAnswer`.
+Every reading takes time linear in the text. Imports `types`, `base` and `scanning`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+import json
+import re
+from typing import Any, Literal, NamedTuple
+
+from segzero_ros.reasoning.base import ignore, OnObject, OnText
+from segzero_ros.reasoning.scanning import loosely, ObjectScanner, Splitter, Words
+from segzero_ros.types import GroundedObject, Grounding, MalformedAnswer
+
+AnswerParser = Literal['repair', 'strict']
+Scale = tuple[float, float]
+
+# What reading numbers out of a stranger's JSON can raise; RecursionError is its nesting.
+UNREADABLE = (TypeError, KeyError, IndexError, ValueError, OverflowError, RecursionError)
+
+_EMPTY_LIST = re.compile(r'\[\s*\]')
+
+
+class Unreadable(Exception):
+    """The strict reading found no answer; the text says why, to go into a sentence."""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """How one family of checkpoints writes its answers.
+
+    Attributes:
+        read: the published reading of the whole text into objects; raises what it raises.
+        read_object: the published reading of one JSON object, or a kinder one of the same numbers.
+        tagged: reasoning stands in `<think>`, the answer in `<answer>`.
+        single: the answer is one object, not a list.
+    """
+
+    read: Callable[[str, Scale], list[GroundedObject]]
+    read_object: Callable[[Mapping[str, Any], Scale], GroundedObject]
+    tagged: bool = True
+    single: bool = False
+
+
+class Increment(NamedTuple):
+    """What a further piece of text brought: reasoning in words, and objects that it closed."""
+
+    reasoning: str
+    objects: tuple[GroundedObject, ...]
+
+
+class AnswerReader:
+    """Reads one answer, fed in any pieces; the result never depends on how it was cut up."""
+
+    def __init__(
+        self, grammar: Grammar, scale: Scale, parser: AnswerParser = 'repair', label: str = ''
+    ) -> None:
+        """Start an empty answer.
+
+        Args:
+            grammar: how the checkpoint writes.
+            scale: source pixels per written unit, (x, y).
+            parser: `repair` or `strict`.
+            label: the objects' label where the model gives none.
+        """
+        if parser not in ('repair', 'strict'):
+            raise ValueError(f"The answer parser is 'repair' or 'strict', not {parser!r}")
+        self._grammar = grammar
+        self._scale = scale
+        self._strict = parser == 'strict'
+        self._label = label
+        self._text: list[str] = []
+        self._splitter = Splitter(grammar.tagged)
+        self._words = Words()
+        self._scanner = ObjectScanner()
+        self._aside: list[str] = []
+        self._answer: list[str] = []
+        self._objects: list[GroundedObject] = []
+        self._unreadable = 0
+
+    @property
+    def text(self) -> str:
+        """Everything that was fed."""
+        return ''.join(self._text)
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning until now."""
+        return ''.join(self._words.said)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer was closed, so that nothing further can change it."""
+        return self._splitter.stage == 'done'
+
+    def feed(self, delta: str) -> Increment:
+        """Take a further piece of the text; return the reasoning and the objects that it brought.
+
+        A strict reader gives objects only when the whole answer is closed, since the published
+        code takes all of it or nothing.
+        """
+        self._text.append(delta)
+        was_complete = self.complete
+        words, objects = self._take(self._splitter.feed(delta))
+        if self._strict and self.complete and not was_complete:
+            objects = self._strict_objects()
+        return Increment(words, tuple(objects))
+
+    def finish(self, generated_tokens: int = 0) -> Grounding:
+        """Return what the whole text says.
+
+        Raises:
+            MalformedAnswer: it cannot be read; the error carries the text.
+        """
+        self._take(self._splitter.flush())
+        text = self.text
+        reason = ''
+        published: list[GroundedObject] = []
+        try:
+            published = self._read_published(text)
+        except Unreadable as error:
+            reason = str(error)
+            if self._strict:
+                raise MalformedAnswer(reason, text) from None
+        objects, note = published, ''
+        if not self._strict:
+            objects, note = self._repaired(published, reason)
+        return Grounding(self.reasoning, tuple(objects), text, generated_tokens, note)
+
+    def _take(self, pieces: list[tuple[str, str]]) -> tuple[str, list[GroundedObject]]:
+        words, objects = '', []
+        for stage, piece in pieces:
+            if stage == 'thinking':
+                words += self._words.add(piece)
+            elif stage == 'answering':
+                self._answer.append(piece)
+                objects += self._scan(piece)
+            elif stage in ('before', 'between'):
+                self._aside.append(piece)
+        return words, objects
+
+    def _scan(self, text: str) -> list[GroundedObject]:
+        if self._strict:
+            return []
+        found = []
+        for raw in self._scanner.feed(text):
+            if self._grammar.single and self._objects:
+                break
+            try:
+                found.append(self._labelled(self._read_object(raw)))
+            except UNREADABLE:
+                self._unreadable += 1
+                continue
+            self._objects.append(found[-1])
+        return found
+
+    def _read_object(self, raw: str) -> GroundedObject:
+        try:
+            return self._grammar.read_object(json.loads(raw), self._scale)
+        except UNREADABLE:
+            return self._grammar.read_object(loosely(raw), self._scale)
+
+    def _labelled(self, found: GroundedObject) -> GroundedObject:
+        return found if found.label else replace(found, label=self._label)
+
+    def _read_published(self, text: str) -> list[GroundedObject]:
+        """Return the published code's objects; raise Unreadable with the reason."""
+        try:
+            return [self._labelled(found) for found in self._grammar.read(text, self._scale)]
+        except json.JSONDecodeError as error:
+            raise Unreadable(f'not valid JSON ({error})') from None
+        except KeyError as error:
+            raise Unreadable(f'{error} is missing') from None
+        except UNREADABLE as error:
+            raise Unreadable(str(error) or type(error).__name__) from None
+
+    def _strict_objects(self) -> list[GroundedObject]:
+        try:
+            return self._read_published(self.text)
+        except Unreadable:
+            return []
+
+    def _repaired(
+        self, published: list[GroundedObject], reason: str
+    ) -> tuple[list[GroundedObject], str]:
+        """Return the objects and what had to be overlooked to read them."""
+        if not self._answer:
+            self._scan(self._loose_answer(reason))
+        if not reason and (not self._objects or self._objects == published):
+            return published, ''
+        if self._objects or self._says_nothing_found():
+            return self._objects, self._remark(reason)
+        raise MalformedAnswer(reason, self.text)
+
+    def _loose_answer(self, reason: str) -> str:
+        """Return the text that has to be the answer although it is not marked as one."""
+        if self._splitter.stage == 'thinking' and self._grammar.tagged:
+            if not reason:
+                return ''
+            raise MalformedAnswer('it ends before the reasoning does', self.text)
+        loose = ''.join(self._aside)
+        self._answer.append(loose)
+        return loose
+
+    def _says_nothing_found(self) -> bool:
+        return (
+            not self._unreadable
+            and not self._scanner.depth
+            and bool(_EMPTY_LIST.search(''.join(self._answer)))
+        )
+
+    def _remark(self, reason: str) -> str:
+        remarks = [f'The answer was repaired: {reason or "an object stands in the reasoning"}.']
+        if self._scanner.depth:
+            remarks.append(f'It is cut off; {len(self._objects)} complete objects are kept.')
+        if self._unreadable:
+            remarks.append(f'{self._unreadable} entries could not be read and are left out.')
+        return ' '.join(remarks)
+
+
+class Narrator:
+    """Tells listeners what an answer brings while it is written: each word and object once."""
+
+    def __init__(
+        self, reader: AnswerReader, on_text: OnText = ignore, on_object: OnObject = ignore
+    ) -> None:
+        self._reader = reader
+        self._on_text = on_text
+        self._on_object = on_object
+        self._objects_told = 0
+
+    @property
+    def text(self) -> str:
+        """Everything that was fed."""
+        return self._reader.text
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer was closed, so that nothing further can change it."""
+        return self._reader.complete
+
+    def feed(self, delta: str) -> None:
+        """Take a further piece of the model's text."""
+        words, objects = self._reader.feed(delta)
+        self._tell(words, objects)
+
+    def finish(self, generated_tokens: int = 0) -> Grounding:
+        """Tell what was held back and return what the whole text says.
+
+        Raises:
+            MalformedAnswer: it cannot be read; the error carries the text.
+        """
+        told = len(self._reader.reasoning)
+        grounding = self._reader.finish(generated_tokens)
+        self._tell(grounding.reasoning[told:], grounding.objects[self._objects_told :])
+        return grounding
+
+    def _tell(self, words: str, objects: tuple[GroundedObject, ...]) -> None:
+        if words:
+            self._on_text(words)
+        for found in objects:
+            self._on_object(found)
+        self._objects_told += len(objects)
