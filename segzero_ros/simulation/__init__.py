@@ -1,1 +1,5 @@
 """Generated table-top scenes with their whole truth."""
+
+from segzero_ros.simulation.scenes import make_scene, Scene, SceneObject, Sentence
+
+__all__ = ['Scene', 'SceneObject', 'Sentence', 'make_scene']
