@@ -1,7 +1,7 @@
 """Which words are true of which objects: yes, no, or "somebody might say so".
 
-Truth is 1, 0 or 0.5 for each object; a sentence is only asked when no object is at 0.5, so a person
-who looks at the picture finds it unambiguous. `and` is the minimum. Imports NumPy only.
+Truth is 1, 0 or 0.5 for each object; a sentence is only asked when no object is at 0.5, so a
+person who looks at the picture finds it unambiguous. `and` is the minimum. Imports NumPy only.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Describer:
                 truth[index] = YES if shade in (None, item.shade) else NO if clash else MAYBE
             elif name in colours.ALSO[item.colour] or name in item.accents:
                 truth[index] = MAYBE
-        return np.minimum(truth, self._certainty)
+        return np.asarray(np.minimum(truth, self._certainty))
 
     def words_of(self, index: int) -> list[str]:
         """Return the colour words that are true of an object."""
@@ -161,7 +161,7 @@ class Describer:
             YES if item.kind in sure else MAYBE if item.kind in maybe else NO
             for item in self.objects
         ]
-        return np.minimum(np.array(truth), self._certainty)
+        return np.asarray(np.minimum(np.array(truth), self._certainty))
 
 
 COLOUR_WORDS: dict[str, tuple[str, str | None]] = {

@@ -55,11 +55,11 @@ class Camera:
         """Return the (N, 3) rays in the world through N pixels; their unit is metres of depth."""
         k = self.intrinsics
         x, y = (columns - k.cx) / k.fx, (rows - k.cy) / k.fy
-        return np.stack([x, y, np.ones_like(x)], axis=-1) @ self.axes.T
+        return np.asarray(np.stack([x, y, np.ones_like(x)], axis=-1) @ self.axes.T)
 
     def to_camera(self, points: Array) -> Array:
         """Return (N, 3) points of the world in the optical frame."""
-        return (points - self.position) @ self.axes
+        return np.asarray((points - self.position) @ self.axes)
 
     def project(self, points: Array) -> Array:
         """Return the (N, 2) pixels x, y of (N, 3) points of the world in front of the camera."""
