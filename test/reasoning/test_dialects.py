@@ -209,38 +209,49 @@ values = st.one_of(
 )
 numbers = st.lists(st.one_of(st.integers(0, 900), values), min_size=0, max_size=6)
 keys = st.sampled_from(['bbox_2d', 'point_2d', 'bbox', 'points_1', 'points_2', 'label', 'Points'])
-items = st.one_of(
-    st.fixed_dictionaries(
-        {'bbox_2d': st.lists(st.integers(0, 900), min_size=4, max_size=5)}
-        | {'point_2d': st.lists(st.floats(0, 900), min_size=2, max_size=3)},
-        optional={'label': st.text(), 'parts': st.lists(st.dictionaries(keys, numbers))},
-    ),
-    st.dictionaries(keys, st.one_of(numbers, values), max_size=5),
+pixels = st.one_of(st.integers(0, 900), st.floats(0, 900))
+
+
+def listed_numbers(count: int) -> st.SearchStrategy[list[float]]:
+    return st.lists(pixels, min_size=count, max_size=count + 1)
+
+
+right_items = st.fixed_dictionaries(
+    {'bbox_2d': listed_numbers(4), 'point_2d': listed_numbers(2)},
+    optional={'label': st.text(), 'parts': st.lists(st.dictionaries(keys, numbers))},
 )
-single_items = st.one_of(
-    st.tuples(*[st.lists(st.integers(0, 900), min_size=n, max_size=n) for n in (4, 2, 2)]).map(
-        lambda parts: dict(zip(('bbox', 'points_1', 'points_2'), parts, strict=True))
-    ),
-    st.dictionaries(keys, st.one_of(numbers, values), max_size=5),
+right_singles = st.fixed_dictionaries(
+    {'bbox': st.lists(pixels, min_size=4, max_size=4)}
+    | {'points_1': listed_numbers(2), 'Points2': listed_numbers(2)}
 )
+wrong = st.one_of(st.dictionaries(keys, st.one_of(numbers, values), max_size=5), values)
 words = st.text(alphabet='abc <>/{}[]"\'\\,:0é🙂\n', max_size=20)
-thinking = st.sampled_from(
-    ['', '<think>ok</think>', '<think> a < b </think>', '<think></think>', '{']
-)
+plain_words = st.text(alphabet='abc </>.\n', max_size=20)
+thinking = st.sampled_from(['', '<think> a < b </think>', '<think></think>', '{'])
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> str:
-    """Texts around what a checkpoint writes: right, nearly right and not at all."""
-    listed = json.dumps(draw(st.one_of(st.lists(items, max_size=3), items, values)))
-    single = json.dumps(draw(single_items))
-    body = draw(st.sampled_from([listed, single, f'```json\n{listed}\n```', f' {listed}\n']))
-    body = draw(
-        st.sampled_from([body, body.replace('"', "'"), body.replace(']', ',]'), body[:-3]])
-    )
+def right_answers(draw: st.DrawFn) -> str:
+    """Texts as a checkpoint should write them."""
+    many = json.dumps(draw(st.lists(right_items, max_size=3)))
+    body = draw(st.sampled_from([many, json.dumps(draw(right_singles))]))
+    return f'<think>ok {draw(words)}</think>{draw(plain_words)}<answer>{body}</answer>'
+
+
+@st.composite
+def strange_answers(draw: st.DrawFn) -> str:
+    """Texts that are nearly right, and texts that are not at all."""
+    item = st.one_of(right_items, wrong)
+    body = json.dumps(draw(st.one_of(st.lists(item, max_size=3), item, right_singles)))
+    body = draw(st.sampled_from([body, f'```json\n{body}\n```', f' {body}\n', body[:-3]]))
+    body = draw(st.sampled_from([body, body.replace('"', "'"), body.replace(']', ',]')]))
     opening = draw(st.sampled_from(['<answer>', '<answer>\n', '', '<ans']))
     closing = draw(st.sampled_from(['</answer>', '</answer><answer>[]</answer>', '', '</think>']))
     return f'{draw(thinking)}{draw(words)}{opening}{body}{closing}{draw(words)}'
+
+
+def answers() -> st.SearchStrategy[str]:
+    return st.one_of(right_answers(), strange_answers())
 
 
 @given(answers(), st.sampled_from([0.5, 1.0, 640 / 840, 1920 / 840]))
