@@ -27,7 +27,6 @@ from segzero_ros.types import (
     GroundedObject,
     Grounding,
     MalformedAnswer,
-    Mask,
     Query,
     ReasonerTimeout,
     Roi,
@@ -313,7 +312,7 @@ def clip_box(
 def make_segment(number: int, found: GroundedObject, made: SegmentedMask, frame: Frame) -> Segment:
     """Put a grounded object and its cropped mask together, with its pose where depth gives one."""
     x1, y1, x2, y2 = (int(value) for value in found.box)
-    roi = tight_roi(made.mask)
+    roi = Roi.around(made.mask)
     pose, pose_status = spatial.lift(made.mask, frame)
     return Segment(
         id=number,
@@ -325,18 +324,4 @@ def make_segment(number: int, found: GroundedObject, made: SegmentedMask, frame:
         mask=made.mask[roi.slices].copy(),
         pose=pose,
         pose_status=pose_status,
-    )
-
-
-def tight_roi(mask: Mask) -> Roi:
-    """Return the smallest rectangle that holds the mask; an empty one for an empty mask."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    columns = np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return Roi(0, 0, 0, 0)
-    return Roi(
-        int(columns[0]),
-        int(rows[0]),
-        int(columns[-1] - columns[0] + 1),
-        int(rows[-1] - rows[0] + 1),
     )

@@ -165,6 +165,16 @@ class Roi(NamedTuple):
         """Index (rows, columns) of this rectangle in an image."""
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
+    @classmethod
+    def around(cls, mask: Mask) -> Roi:
+        """Return the smallest rectangle that holds the mask; an empty one for an empty mask."""
+        rows = np.flatnonzero(mask.any(axis=1))
+        columns = np.flatnonzero(mask.any(axis=0))
+        if not rows.size:
+            return cls(0, 0, 0, 0)
+        x, y = int(columns[0]), int(rows[0])
+        return cls(x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1)
+
 
 class SegmentedMask(NamedTuple):
     """What a segmenter makes of one grounded object.
@@ -233,6 +243,22 @@ class Segment:
         full = np.zeros((height, width), dtype=np.bool_)
         full[self.mask_roi.slices] = self.mask
         return full
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """An object of an answer in a later frame.
+
+    Attributes:
+        segment: the object there: id and label are the answer's, mask, score and pose the frame's;
+            box is the mask's tight box, and there are no points. Without a mask while it is lost.
+        lost: whether it is not seen in the frame.
+        age: followed frames since it was last seen; 0 unless it is lost.
+    """
+
+    segment: Segment
+    lost: bool = False
+    age: int = 0
 
 
 class Status(IntEnum):

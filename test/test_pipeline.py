@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from segzero_ros.pipeline import clean, clip_box, Listeners, Pipeline, tight_roi
+from segzero_ros.pipeline import clean, clip_box, Listeners, Pipeline
 from segzero_ros.types import (
     Cancelled,
     Frame,
@@ -263,6 +263,6 @@ def test_an_answer_of_which_no_box_is_left_is_malformed(ask):
 
 def test_the_tight_roi_of_a_mask():
     mask = np.zeros((10, 20), bool)
-    assert tight_roi(mask) == Roi(0, 0, 0, 0)
+    assert Roi.around(mask) == Roi(0, 0, 0, 0)
     mask[3, 4] = mask[7, 18] = True
-    assert tight_roi(mask) == Roi(4, 3, 15, 5)
+    assert Roi.around(mask) == Roi(4, 3, 15, 5)
