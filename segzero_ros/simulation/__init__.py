@@ -1,5 +1,6 @@
 """Generated table-top scenes with their whole truth."""
 
+from segzero_ros.simulation.motion import make_motion
 from segzero_ros.simulation.scenes import make_scene, Scene, SceneObject, Sentence
 
-__all__ = ['Scene', 'SceneObject', 'Sentence', 'make_scene']
+__all__ = ['Scene', 'SceneObject', 'Sentence', 'make_motion', 'make_scene']

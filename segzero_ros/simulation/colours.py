@@ -6,8 +6,10 @@ import colorsys
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 Rgb = tuple[float, float, float]
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,18 @@ class Paint:
 # that no paint of the generator falls into, so that each can be named.
 _RANGES: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
     ('red', ''): ((-7, 5), (0.82, 0.95), (0.68, 0.84)),
-    ('red', 'dark'): ((-6, 2), (0.80, 0.95), (0.40, 0.52)),
+    ('red', 'dark'): ((-6, 2), (0.80, 0.95), (0.44, 0.54)),
     ('orange', ''): ((20, 27), (0.86, 0.98), (0.86, 0.96)),
     ('yellow', ''): ((48, 56), (0.74, 0.94), (0.84, 0.96)),
     ('green', ''): ((108, 146), (0.58, 0.85), (0.48, 0.66)),
-    ('green', 'dark'): ((112, 150), (0.55, 0.80), (0.26, 0.36)),
+    ('green', 'dark'): ((112, 150), (0.55, 0.80), (0.29, 0.38)),
     ('green', 'light'): ((100, 130), (0.38, 0.52), (0.80, 0.92)),
     ('turquoise', ''): ((174, 184), (0.58, 0.80), (0.62, 0.80)),
     ('blue', ''): ((212, 228), (0.74, 0.92), (0.62, 0.82)),
-    ('blue', 'dark'): ((218, 232), (0.68, 0.85), (0.30, 0.42)),
+    ('blue', 'dark'): ((218, 232), (0.68, 0.85), (0.35, 0.46)),
     ('blue', 'light'): ((205, 216), (0.34, 0.48), (0.86, 0.96)),
     ('purple', ''): ((270, 286), (0.55, 0.75), (0.48, 0.66)),
-    ('purple', 'dark'): ((270, 284), (0.55, 0.72), (0.30, 0.38)),
+    ('purple', 'dark'): ((270, 284), (0.52, 0.68), (0.36, 0.43)),
     ('pink', ''): ((328, 344), (0.36, 0.55), (0.90, 0.99)),
     ('brown', ''): ((18, 27), (0.58, 0.72), (0.34, 0.44)),
     ('black', ''): ((0, 360), (0.0, 0.08), (0.05, 0.11)),
@@ -75,7 +77,7 @@ WORDS: dict[str, tuple[tuple[str, str | None], ...]] = {
     'orange': (('orange', None), ('orange-coloured', None)),
     'yellow': (('yellow', None),),
     'green': (('green', None), ('dark green', 'dark'), ('light green', 'light')),
-    'turquoise': (('turquoise', None), ('teal', None), ('cyan', None)),
+    'turquoise': (('turquoise', None), ('teal', None)),
     'blue': (('blue', None), ('navy', 'dark'), ('dark blue', 'dark'), ('light blue', 'light')),
     'purple': (('purple', None), ('violet', None)),
     'pink': (('pink', None),),
@@ -96,16 +98,20 @@ def mix(rng: np.random.Generator, name: str, shade: str = '') -> Paint:
 
 def difference(one: Rgb, other: Rgb) -> float:
     """Return how far apart two sRGB colours look (CIE 1976 ΔE)."""
-    return float(np.linalg.norm(_lab(one) - _lab(other)))
+    return float(differences(one, np.array([other]))[0])
 
 
-def _lab(rgb: Rgb) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def differences(one: Rgb, others: Array) -> Array:
+    """Return (N,) how far each of (N, 3) sRGB colours looks from one (CIE 1976 ΔE)."""
+    return np.asarray(np.linalg.norm(_lab(others) - _lab(np.array([one])), axis=1))
+
+
+def _lab(srgb: Array) -> Array:
     # The textbook formulas with the D65 white point; OpenCV's would want an image.
-    srgb = np.asarray(rgb)
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array(
         [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
     )
-    xyz = to_xyz @ linear / np.array([0.9505, 1.0, 1.089])
-    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+    xyz = linear @ to_xyz.T / np.array([0.9505, 1.0, 1.089])
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)

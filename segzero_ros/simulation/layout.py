@@ -8,6 +8,7 @@ import numpy as np
 
 from segzero_ros.simulation import catalogue, colours
 from segzero_ros.simulation.lighting import lamp, Light
+from segzero_ros.simulation.sensors import Look, look
 from segzero_ros.simulation.solids import Array
 from segzero_ros.simulation.textures import Ground, GROUNDS, Skin, SKINS
 from segzero_ros.simulation.things import Camera, Thing
@@ -19,17 +20,19 @@ Rng = np.random.Generator
 # Objects keep at least this far from the picture's border, as a share of its size.
 _BORDER = 0.025
 _ATTEMPTS = 40
+_TOGETHER = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A table, what stands on it, the light and the camera."""
+    """A table, what stands on it, the light, the camera and its look."""
 
     camera: Camera
     room: Room
     ground: Ground
     wall: colours.Rgb
     light: Light
+    look: Look
     things: tuple[Thing, ...]
 
 
@@ -54,8 +57,8 @@ def make_setting(rng: Rng, width: int, height: int, clutter: float) -> Setting:
     scraps = [_scrap(rng, ground) for _ in range(rng.poisson(5 * clutter))] if clutter > 0 else []
     things += _place(rng, camera, room, ground, scraps, things)
     tone = rng.uniform(0.45, 0.85)
-    wall = tuple(float(v) for v in np.clip(tone + rng.uniform(-0.06, 0.06, 3), 0, 1))
-    return Setting(camera, room, ground, wall, lamp(rng), tuple(things))  # type: ignore[arg-type]
+    r, g, b = (float(v) for v in np.clip(tone + rng.uniform(-0.06, 0.06, 3), 0, 1))
+    return Setting(camera, room, ground, (r, g, b), lamp(rng), look(rng), tuple(things))
 
 
 def _camera(rng: Rng, width: int, height: int) -> Camera:
@@ -104,9 +107,9 @@ def _thing(rng: Rng, kind: str, name: str, ground: Ground) -> Thing:
     inside = pale if rng.random() < 0.3 and name != 'white' else paint.rgb
     yaw = float(rng.uniform(-np.pi, np.pi))
     if kind == 'mug':  # a handle that the camera can see
-        yaw = float(rng.choice((-0.6, np.pi + 0.6)) + rng.uniform(-0.7, 0.7))
+        yaw = float(rng.choice((-0.35, np.pi + 0.35)) + rng.uniform(-0.55, 0.55))
     return Thing(
-        solid, paint, _skin(rng, kind, name), inside, float(rng.beta(1.2, 3.5)) * 0.9,
+        solid, paint, _skin(rng, kind, name), inside, float(rng.beta(1.3, 2.4)),
         np.zeros(3), yaw, size,
     )  # fmt: skip
 
@@ -147,7 +150,7 @@ def _place(
     boxes = [_picture_box(camera, thing) for thing in placed]
     for thing in things:
         for _ in range(_ATTEMPTS):
-            moved = _somewhere(rng, camera, room, thing)
+            moved = _somewhere(rng, camera, room, thing, boxes)
             if moved is None:
                 continue
             box = _picture_box(camera, moved)
@@ -158,9 +161,15 @@ def _place(
     return placed[start:]
 
 
-def _somewhere(rng: Rng, camera: Camera, room: Room, thing: Thing) -> Thing | None:
+def _somewhere(
+    rng: Rng, camera: Camera, room: Room, thing: Thing, boxes: list[Array]
+) -> Thing | None:
+    """Return the thing somewhere on the table, often close to one that stands there already."""
     k = camera.intrinsics
     pixel = rng.uniform((0.04, 0.12), (0.96, 0.96)) * (k.width, k.height)
+    if boxes and not thing.clutter and rng.random() < _TOGETHER:
+        box = boxes[int(rng.integers(len(boxes)))]
+        pixel = (box[:2] + box[2:]) / 2 + rng.normal(0.0, 0.13 * k.width, 2)
     ray = camera.rays(pixel[:1], pixel[1:])[0]
     if ray[2] > -0.15:
         return None
@@ -183,10 +192,11 @@ def _inside(camera: Camera, box: Array) -> bool:
 
 def _free(thing: Thing, others: list[Thing]) -> bool:
     """Return whether a thing's footprint stands clear of all others."""
-    return all(_apart(thing, other) for other in others)
+    return all(apart(thing, other) for other in others)
 
 
-def _apart(one: Thing, other: Thing) -> bool:
+def apart(one: Thing, other: Thing) -> bool:
+    """Return whether two things stand clear of each other."""
     # Separating axes of the two footprints' rectangles, widened by a finger's breadth.
     gap = 0.006
     offset = (other.centre - one.centre)[:2]

@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.simulation.catalogue import INSIDE
 from segzero_ros.simulation.colours import Rgb
 from segzero_ros.simulation.solids import Array
 from segzero_ros.simulation.things import Camera, Thing
 from segzero_ros.simulation.tracing import image_window, View
+from segzero_ros.types import Mask
 
 Values = NDArray[np.float32]
 
@@ -100,15 +102,25 @@ def illuminate(
     height = np.clip(view.points[..., 2], 0, 0.04).astype(np.float32) / 0.04
     open_sky = np.where(on_things, open_sky * (0.7 + 0.3 * height), open_sky)
     open_sky *= _contact(camera, view, things)
+    open_sky[on_things & (view.paint == INSIDE)] *= 0.72
     tint = np.asarray(light.tint, np.float32)
     shade = light.ambient * open_sky[..., None] + light.strength * lambert[..., None] * tint
-    to_camera = (camera.position - view.points).astype(np.float32)
-    to_camera /= np.linalg.norm(to_camera, axis=2, keepdims=True)
+    seen = colours * colours * shade
+    shiny = gloss > 0.01
+    shine = _shine(camera, view, light, shiny) * gloss[shiny] * lit[shiny] * light.strength
+    seen[shiny] += shine[:, None] * tint
+    return np.asarray(seen, np.float32)
+
+
+def _shine(camera: Camera, view: View, light: Light, shiny: Mask) -> Values:
+    """Return (N,) the highlight's strength on the shiny pixels (Blinn and Phong's model)."""
+    to_camera = (camera.position - view.points[shiny]).astype(np.float32)
+    to_camera /= np.sqrt(np.einsum('ij,ij->i', to_camera, to_camera))[:, None]
     middle = to_camera + light.towards.astype(np.float32)
-    middle /= np.linalg.norm(middle, axis=2, keepdims=True)
-    cosine = np.maximum((normals * middle).sum(axis=2), 0)
-    shine = gloss * lit * (cosine**32 * 0.35 + cosine**160 * 0.65) * light.strength
-    return np.asarray(colours * colours * shade + shine[..., None] * tint, np.float32)
+    middle /= np.sqrt(np.einsum('ij,ij->i', middle, middle))[:, None]
+    cosine = np.maximum(np.einsum('ij,ij->i', view.normals[shiny], middle), 0)
+    power = cosine**32
+    return np.asarray(0.4 * power + 0.9 * power**5, np.float32)
 
 
 def _on_table(camera: Camera, view: View, things: Sequence[Thing], light: Light) -> Values:
@@ -133,8 +145,8 @@ def _on_table(camera: Camera, view: View, things: Sequence[Thing], light: Light)
                 hits = thing.hit(under, np.broadcast_to(direction, under.shape))
                 covered[window] |= np.isfinite(hits.distance).reshape(covered[window].shape)
         shadow += covered
-    shadow = cv2.GaussianBlur(1.0 - shadow / len(light.directions), (0, 0), 1.1)
-    return np.asarray(cv2.resize(shadow, (width, height), interpolation=cv2.INTER_LINEAR))
+    softened = cv2.GaussianBlur(1.0 - shadow / len(light.directions), (0, 0), 1.1)
+    return np.asarray(cv2.resize(softened, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def _on_things(view: View, things: Sequence[Thing], light: Light) -> Values:
@@ -163,8 +175,8 @@ def _on_things(view: View, things: Sequence[Thing], light: Light) -> Values:
     # Spread only among things, so that the table's light does not leak over their edges.
     weight = on_things.astype(np.float32)
     spread = cv2.GaussianBlur(lit * weight, (0, 0), 0.9)
-    lit = spread / np.maximum(cv2.GaussianBlur(weight, (0, 0), 0.9), 1e-3)
-    return np.asarray(cv2.resize(lit, (width, height), interpolation=cv2.INTER_LINEAR))
+    shared = spread / np.maximum(cv2.GaussianBlur(weight, (0, 0), 0.9), 1e-3)
+    return np.asarray(cv2.resize(shared, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def _contact(camera: Camera, view: View, things: Sequence[Thing]) -> Values:

@@ -146,9 +146,10 @@ def render(
     view = trace(camera, setting.room, setting.things)
     colours, gloss = _surface(setting, view)
     light = lighting.illuminate(camera, view, setting.things, setting.light, colours, gloss)
-    image = sensors.photograph(rng, light)
+    image = sensors.photograph(rng, light, setting.look)
     rays = view.points - camera.position
-    facing = -(rays * view.normals).sum(axis=2) / np.linalg.norm(rays, axis=2)
+    across = np.einsum('ijk,ijk->ij', rays, view.normals)
+    facing = -across / np.sqrt(np.einsum('ijk,ijk->ij', rays, rays))
     measured = sensors.measure_depth(rng, view.depth, facing, depth_noise)
     frame = Frame(image, stamp_ns, 'camera_optical', measured, camera.intrinsics)
     objects = tuple(

@@ -5,6 +5,8 @@ Imports NumPy and OpenCV.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -15,23 +17,50 @@ from segzero_ros.types import DepthImage, RgbImage
 Rng = np.random.Generator
 
 
-def photograph(rng: Rng, light: NDArray[np.float32]) -> RgbImage:
+@dataclass(frozen=True)
+class Look:
+    """What stays the same in all pictures of one colour camera.
+
+    Attributes:
+        exposure: factor on the automatic exposure.
+        balance: factors on red, green and blue.
+        vignette: how much darker the corners are, 0 to 1.
+        blur: of the lens, standard deviation in pixels.
+        noise: standard deviation, of white.
+    """
+
+    exposure: float
+    balance: tuple[float, float, float]
+    vignette: float
+    blur: float
+    noise: float
+
+
+def look(rng: Rng) -> Look:
+    """Return some camera's look."""
+    exposure = float(rng.uniform(0.88, 1.12))
+    balance = 1.0 + rng.uniform(-0.05, 0.05, 3)
+    r, g, b = (float(value) for value in balance / balance.mean())
+    vignette, blur = float(rng.uniform(0.0, 0.16)), float(rng.uniform(0.55, 0.85))
+    return Look(exposure, (r, g, b), vignette, blur, float(rng.uniform(0.006, 0.018)))
+
+
+def photograph(rng: Rng, light: NDArray[np.float32], look: Look) -> RgbImage:
     """Return the picture (H, W, 3) uint8 that a colour camera takes of linear light."""
     height, width = light.shape[:2]
-    gain = 0.23 / max(float(np.median(light)), 0.05)
+    gain = 0.23 / max(float(np.median(light[::8, ::8])), 0.05)
     # Automatic exposure goes most of the way towards a middling picture, never all of it.
-    exposure = np.clip(gain**0.45, 0.75, 1.35) * rng.uniform(0.88, 1.12)
-    balance = 1.0 + rng.uniform(-0.05, 0.05, 3)
-    scale = (exposure * balance / balance.mean()).astype(np.float32)
+    exposure = np.clip(gain**0.45, 0.75, 1.35) * look.exposure
+    scale = (exposure * np.array(look.balance)).astype(np.float32)
     x = np.linspace(-1, 1, width, dtype=np.float32)
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    vignette = 1.0 - np.float32(rng.uniform(0.0, 0.16)) * (x * x + y * y) / 2
+    vignette = 1.0 - np.float32(look.vignette) * (x * x + y * y) / 2
     linear = light * scale * vignette[..., None]
     # Bright light bends towards white instead of being cut.
     linear = np.where(linear > 0.7, 0.7 + 0.3 * np.tanh((linear - 0.7) / 0.3), linear)
     picture = np.sqrt(np.maximum(linear, 0.0))
-    picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.55, 0.85)))
-    noise = rng.standard_normal(picture.shape, np.float32) * np.float32(rng.uniform(0.006, 0.018))
+    picture = cv2.GaussianBlur(picture, (0, 0), look.blur)
+    noise = rng.standard_normal(picture.shape, np.float32) * np.float32(look.noise)
     noise = cv2.GaussianBlur(noise, (0, 0), 0.5)
     rgb = np.clip(picture + noise, 0, 1) * 255.0
     return np.asarray(rgb + 0.5, np.uint8)

@@ -27,7 +27,7 @@ from segzero_ros.simulation.scenes import Scene, Sentence
 Rng = np.random.Generator
 
 _PER_KIND = 3
-_ATTEMPTS = 60
+_ATTEMPTS = 150
 
 _ONE = (
     'the {}', 'the {}', 'the {}', 'find the {}', 'where is the {}?', 'show me the {}',
@@ -245,8 +245,9 @@ def _no_colour(d: Describer, rng: Rng) -> str | None:
     height, width = d.scene.labels.shape
     around = d.scene.frame.image[d.scene.labels <= 0][:: height * width // 400 + 1] / 255.0
     middle = colours.mix(np.random.default_rng(0), name).rgb
-    clash = any(colours.difference(middle, (r, g, b)) < 30 for r, g, b in around.tolist())
-    return None if phrase.truth.any() or clash else phrase.one
+    if phrase.truth.any() or (colours.differences(middle, around) < 30).any():
+        return None
+    return phrase.one
 
 
 def _no_combination(d: Describer, rng: Rng) -> str | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 _NEAR = 1e-4
+_UNITS = np.eye(3)
 _IDENTITY: tuple[tuple[float, float, float], ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
 
@@ -46,18 +47,19 @@ class Slab:
 
     def hit(self, origins: Array, rays: Array) -> tuple[Array, Array]:
         """See Surface.hit."""
-        half = np.array([self.x, self.y, self.z])
-        with np.errstate(divide='ignore', invalid='ignore'):
-            inverse = 1.0 / rays
-            enter_each = np.where(inverse >= 0, -half - origins, half - origins) * inverse
-            leave_each = np.where(inverse >= 0, half - origins, -half - origins) * inverse
-        axis = np.nanargmax(enter_each, axis=1)
-        enter = np.take_along_axis(enter_each, axis[:, None], axis=1)[:, 0]
-        leave = np.nanmin(leave_each, axis=1)
-        distance = np.where((enter <= leave) & (enter > _NEAR), enter, np.inf)
+        enter = np.full(len(rays), -np.inf)
+        leave = np.full(len(rays), np.inf)
         normals = np.zeros_like(rays)
-        np.put_along_axis(normals, axis[:, None], 1.0, axis=1)
-        return distance, normals
+        for axis, half in enumerate((self.x, self.y, self.z)):
+            with np.errstate(divide='ignore', invalid='ignore'):
+                one = (-half - origins[:, axis]) / rays[:, axis]
+                other = (half - origins[:, axis]) / rays[:, axis]
+            first = np.fmin(one, other)
+            later = first > enter
+            np.copyto(enter, first, where=later)
+            normals[later] = _UNITS[axis]
+            leave = np.fmin(leave, np.fmax(one, other))
+        return np.where((enter <= leave) & (enter > _NEAR), enter, np.inf), normals
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,16 @@ class Turned:
         rest = ox * ox + oy * oy - self.a - self.b * oz - self.c * oz * oz
         with np.errstate(divide='ignore', invalid='ignore'):
             root = np.sqrt(half * half - square * rest)
-            candidates = np.stack([(-half - root) / square, (-half + root) / square])
-            z = oz + candidates * rz
-            valid = (candidates > _NEAR) & (z >= self.low) & (z <= self.high)
-        distance = np.where(valid, candidates, np.inf).min(axis=0)
+            first, second = (-half - root) / square, (-half + root) / square
+            distance = np.minimum(*(self._kept(way, oz, rz) for way in (first, second)))
         where = np.where(np.isfinite(distance), distance, 0.0)
         x, y, z = ox + where * rx, oy + where * ry, oz + where * rz
         return distance, np.stack([x, y, -0.5 * self.b - self.c * z], axis=1)
+
+    def _kept(self, distance: Array, oz: Array, rz: Array) -> Array:
+        z = oz + distance * rz
+        valid = (distance > _NEAR) & (z >= self.low) & (z <= self.high)
+        return np.where(valid, distance, np.inf)
 
 
 @dataclass(frozen=True)
@@ -178,8 +183,8 @@ class Solid:
             distance[nearer] = found[nearer]
             normals[nearer] = local[nearer] @ axes
             paint[nearer] = part.paint
-        length = np.linalg.norm(normals, axis=1, keepdims=True)
-        normals /= np.where(length > 0, length, 1.0)
+        length = np.sqrt(np.einsum('ij,ij->i', normals, normals))
+        normals /= np.where(length > 0, length, 1.0)[:, None]
         return Hits(distance, normals, paint)
 
 
