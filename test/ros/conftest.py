@@ -76,7 +76,13 @@ class NodeProcess:
             stderr=subprocess.STDOUT,
             text=True,
             errors='replace',
-            env={**os.environ, 'RCUTILS_COLORIZED_OUTPUT': '0', **(environment or {})},
+            env={
+                **os.environ,
+                # The checkout first: modules that are newer than the last build are found too.
+                'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}',
+                'RCUTILS_COLORIZED_OUTPUT': '0',
+                **(environment or {}),
+            },
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

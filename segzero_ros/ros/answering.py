@@ -1,0 +1,209 @@
+"""How a ticket gets its answer: accepted in the executor's thread, answered in the worker's.
+
+Imports the rest of the ROS room, `pipeline` and `types`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+import logging
+import math
+import threading
+import uuid
+
+from rclpy.clock import Clock
+from sensor_msgs.msg import Image
+
+from segzero_ros.msg import SegmentationResult
+from segzero_ros.pipeline import Listeners, Pipeline
+from segzero_ros.ros.camera import Camera, frame_of, NANO, NoImage, TakenFrame
+from segzero_ros.ros.desk import Desk, SILENT, Ticket
+from segzero_ros.ros.messages import to_result
+from segzero_ros.ros.outlets import Outlets
+from segzero_ros.ros.query_text import read_query
+from segzero_ros.ros.worker import Worker
+from segzero_ros.types import Answer, BadImage, Query, Status, Timing
+
+Deliver = Callable[[SegmentationResult], None]
+
+_logger = logging.getLogger(__name__)
+
+
+class Answering:
+    """Takes queries in and sees that each gets exactly one result.
+
+    Attributes:
+        desk: where they wait.
+        camera: what they are about; None while the node is not active.
+        pipeline: who answers them; None while the node is not configured.
+        max_query_length: most characters of a query.
+        image_max_age: how old a frame may be when a query is accepted, seconds; 0 for any age.
+        counts: how many queries ended with each status.
+        last_timing: of the last query that a model answered.
+    """
+
+    def __init__(self, desk: Desk, worker: Worker, outlets: Outlets, clock: Clock) -> None:
+        self.desk = desk
+        self.camera: Camera | None = None
+        self.pipeline: Pipeline | None = None
+        self.max_query_length = 0
+        self.image_max_age = 0.0
+        self.counts: Counter[Status] = Counter()
+        self.last_timing: Timing | None = None
+        self._worker = worker
+        self._outlets = outlets
+        self._clock = clock
+        self._open: set[Ticket] = set()
+        self._open_lock = threading.Lock()
+
+    @property
+    def open(self) -> list[Ticket]:
+        """The tickets that have no answer yet."""
+        with self._open_lock:
+            return list(self._open)
+
+    def ask(
+        self,
+        text: str,
+        deliver: Deliver | None = None,
+        *,
+        query_id: str = '',
+        image: Image | None = None,
+        listeners: Listeners = SILENT,
+    ) -> Ticket:
+        """Take in a query; never waits and never decodes.
+
+        Args:
+            text: the sentence as it came.
+            deliver: called once with the result, from this thread or the worker's.
+            query_id: what the query is called; empty: a new id.
+            image: the picture to ask about; None or an empty one: the newest camera frame.
+            listeners: hear how the answer comes about, from the worker's thread.
+        """
+        tidied, complaint = read_query(text, self.max_query_length)
+        ticket = Ticket(
+            Query(tidied, query_id or uuid.uuid4().hex),
+            lambda answer: self._deliver(ticket, answer, deliver),
+            image=None if image is None or is_empty(image) else image,
+            listeners=listeners,
+            accepted_ns=self._clock.now().nanoseconds,
+        )
+        with self._open_lock:
+            self._open.add(ticket)
+        if complaint:
+            ticket.refuse(Status.REJECTED, complaint)
+        elif absence := self._absence(ticket):
+            ticket.refuse(Status.NO_IMAGE, absence)
+        elif self.desk.hand_in(ticket):
+            self._worker.do(self._serve_next)
+        return ticket
+
+    def _absence(self, ticket: Ticket) -> str:
+        """Say why there is nothing to ask about; the desk says it of a node that is not active."""
+        if self.camera is None or ticket.image is not None:
+            return ''
+        return self.camera.absence(self.image_max_age)
+
+    def _serve_next(self) -> None:
+        """Answer the next ticket, if it still waits; in the worker's thread."""
+        ticket = self.desk.take()
+        if ticket is None:
+            return
+        try:
+            answer = self._answer(ticket)
+        except Exception as error:
+            _logger.exception('Query %s failed', ticket.query.id)
+            answer = ticket.failed(Status.ERROR, f'{type(error).__name__}: {error}')
+        self.desk.done(ticket)
+        if ticket.answer(answer):
+            self._outlets.show(answer)
+
+    def _answer(self, ticket: Ticket) -> Answer:
+        assert self.pipeline is not None
+        queued = ticket.elapsed
+        try:
+            taken = self._take_frame(ticket)
+        except NoImage as error:
+            return ticket.failed(Status.NO_IMAGE, str(error))
+        except BadImage as error:
+            return ticket.failed(Status.ERROR, str(error))
+        relay = Relay(ticket.listeners, self._outlets)
+        answer = self.pipeline.answer(
+            taken.frame,
+            ticket.query,
+            relay.listeners,
+            ticket.cancelled,
+            queued=queued,
+            frame_age=(ticket.accepted_ns - taken.time_ns) / NANO if taken.time_ns else math.nan,
+        )
+        relay.end()
+        if answer.status is Status.CANCELED and ticket.cancel_reason:
+            return replace(answer, message=ticket.cancel_reason)
+        self.last_timing = answer.timing
+        return replace(answer, message=f'{answer.message} {taken.remark}'.strip())
+
+    def _take_frame(self, ticket: Ticket) -> TakenFrame:
+        if ticket.image is not None:
+            frame = frame_of(ticket.image)
+            return TakenFrame(frame, frame.stamp_ns, '')
+        camera = self.camera
+        if camera is None:
+            raise NoImage('There is no image: the node was deactivated.')
+        return camera.take()
+
+    def _deliver(self, ticket: Ticket, answer: Answer, deliver: Deliver | None) -> None:
+        """Publish the result and hand it to who asked."""
+        message = result_of(answer)
+        self.counts[Status(message.status)] += 1
+        try:
+            self._outlets.result(message)
+        except RuntimeError:
+            # The middleware is gone already when the process ends; who asked may still be reached.
+            _logger.warning('The result of query %s is not published', ticket.query.id)
+        if deliver is not None:
+            deliver(message)
+        with self._open_lock:
+            self._open.discard(ticket)
+
+
+class Relay:
+    """Passes on what is heard of one answer: to the reasoning topic, and to who asked."""
+
+    def __init__(self, asker: Listeners, outlets: Outlets) -> None:
+        self._asker = asker
+        self._outlets = outlets
+        self._wrote = False
+        self.listeners = Listeners(asker.on_stage, self._text, asker.on_object)
+
+    def end(self) -> None:
+        """Close the reasoning on its topic with a line end, if there was any."""
+        if self._wrote:
+            self._outlets.reasoning('\n')
+
+    def _text(self, piece: str) -> None:
+        self._wrote = True
+        self._outlets.reasoning(piece)
+        self._asker.on_text(piece)
+
+
+def is_empty(image: Image) -> bool:
+    """Return whether an image field was left as it was."""
+    return not (image.width or image.height or len(image.data))
+
+
+def result_of(answer: Answer) -> SegmentationResult:
+    """Return the message of an answer; an answer that cannot be put into one becomes ERROR."""
+    try:
+        return to_result(answer)
+    except Exception as error:
+        _logger.exception('The answer to query %s cannot be published', answer.query.id)
+        bare = Answer(
+            answer.query,
+            Status.ERROR,
+            f'The answer cannot be published: {type(error).__name__}: {error}',
+            frame=answer.frame,
+            timing=answer.timing,
+        )
+        return to_result(bare)

@@ -1,0 +1,188 @@
+"""The camera as the node sees it: three subscriptions, and a frame when one is asked for.
+
+Storing happens in the executor's thread, decoding in the worker's. Imports rclpy, the messages,
+`image_codec` and `types`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import logging
+from typing import Any, NamedTuple
+
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from segzero_ros.ros.camera_subscription import FollowingSubscription
+from segzero_ros.ros.frame_store import FrameStore, Shot, StoredMessage
+from segzero_ros.ros.image_codec import decode_depth, decode_image, intrinsics_from
+from segzero_ros.types import BadImage, DepthImage, Frame, Intrinsics, SegZeroError
+
+NANO = 1_000_000_000
+# A stamp this far from the clock, in seconds, was made by another clock.
+OTHER_CLOCK = 3600.0
+
+_logger = logging.getLogger(__name__)
+
+
+class NoImage(SegZeroError):
+    """There is no picture to ask about; the text says why."""
+
+
+class TakenFrame(NamedTuple):
+    """A frame to be asked about.
+
+    Attributes:
+        frame: decoded.
+        time_ns: when it was taken, by its stamp or else its arrival; 0 where that is not known.
+        remark: for a person, about depth that could not be used; empty where all was well.
+    """
+
+    frame: Frame
+    time_ns: int
+    remark: str
+
+
+class Camera:
+    """Subscribes to image, depth and camera_info, and makes a frame of what came.
+
+    Args:
+        node: whose subscriptions they are.
+        image_type: Image or CompressedImage.
+        depth_type: Image or CompressedImage.
+        reliability: `auto`, `reliable` or `best_effort`.
+        max_offset: most seconds between an image's stamp and its depth's.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        image_type: type[Image] | type[CompressedImage],
+        depth_type: type[Image] | type[CompressedImage],
+        reliability: str,
+        max_offset: float,
+    ) -> None:
+        self.store = store = FrameStore(round(max_offset * NANO))
+        self._clock = clock = node.get_clock()
+        self._made: tuple[Shot, TakenFrame] | None = None
+        self._image = FollowingSubscription(
+            node,
+            image_type,
+            'image',
+            lambda data: store.put_image(data, clock.now().nanoseconds),
+            reliability,
+        )
+        self._depth = FollowingSubscription(
+            node,
+            depth_type,
+            'depth',
+            lambda data: store.put_depth(data, clock.now().nanoseconds),
+            reliability,
+        )
+        self._info = FollowingSubscription(
+            node,
+            CameraInfo,
+            'camera_info',
+            lambda data: store.put_info(data, clock.now().nanoseconds),
+            'auto',
+        )
+
+    @property
+    def topic(self) -> str:
+        """The resolved name of the image's topic."""
+        return self._image.topic
+
+    def look(self) -> None:
+        """Follow what the publishers offer now."""
+        for subscription in (self._image, self._depth, self._info):
+            subscription.look()
+
+    def follow(self, reliability: str, max_offset: float) -> None:
+        """Take over changed parameters."""
+        self._image.reliability = self._depth.reliability = reliability
+        self.store.max_offset_ns = round(max_offset * NANO)
+        self.look()
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        for subscription in (self._image, self._depth, self._info):
+            subscription.close()
+
+    def age(self) -> float | None:
+        """Return the seconds since the newest image was taken, None while there is none."""
+        newest = self.store.newest()
+        if newest is None:
+            return None
+        return (self._clock.now().nanoseconds - newest.time_ns) / NANO
+
+    def absence(self, max_age: float) -> str:
+        """Say why there is no picture to ask about; empty when there is one.
+
+        Args:
+            max_age: how old the newest image may be, seconds; 0 for any age.
+        """
+        age = self.age()
+        if age is None:
+            return f'There is no image: {self._image.silence()}'
+        if not max_age or age <= max_age:
+            return ''
+        cause = 'is the camera still running?'
+        if age > OTHER_CLOCK:
+            cause = (
+                "its stamps are of another clock: set use_sim_time where a bag's or a "
+                "simulator's clock is published, or image_max_age to 0."
+            )
+        return (
+            f'There is no image newer than image_max_age, {max_age:g} s: the newest on '
+            f'{self.topic} was taken {age:.1f} s ago; {cause}'
+        )
+
+    def take(self) -> TakenFrame:
+        """Decode the newest image with its depth and intrinsics; called by the worker.
+
+        While nothing newer came, the frame is the same object as before.
+
+        Raises:
+            NoImage: none has come, or the clock jumped since.
+            BadImage: what came cannot be used.
+        """
+        shot = self.store.shot()
+        if shot is None:
+            raise NoImage(f'There is no image: {self._image.silence()}')
+        if self._made is None or self._made[0] != shot:
+            frame, remark = self._decode(shot)
+            self._made = shot, TakenFrame(frame, shot.image.time_ns, remark)
+        return self._made[1]
+
+    def _decode(self, shot: Shot) -> tuple[Frame, str]:
+        message = self._read(self._image, shot.image)
+        frame = replace(frame_of(message), intrinsics=self._intrinsics(shot.info))
+        try:
+            depth = self._depth_image(shot.depth)
+            return replace(frame, depth=depth), ''
+        except BadImage as error:
+            _logger.warning('Answering without depth: %s', error)
+            return frame, f'There are no poses, for the depth image cannot be used: {error}'
+
+    def _depth_image(self, stored: StoredMessage | None) -> DepthImage | None:
+        return None if stored is None else decode_depth(self._read(self._depth, stored))
+
+    def _intrinsics(self, stored: StoredMessage | None) -> Intrinsics | None:
+        return None if stored is None else intrinsics_from(self._read(self._info, stored))
+
+    def _read(self, subscription: FollowingSubscription, stored: StoredMessage) -> Any:
+        kind = subscription.message_type
+        try:
+            return deserialize_message(stored.data, kind)
+        except RuntimeError as error:
+            raise BadImage(
+                f'The newest message on {subscription.topic} ({len(stored.data)} bytes) is no '
+                f'whole sensor_msgs/{kind.__name__}: {error}'
+            ) from error
+
+
+def frame_of(message: Image | CompressedImage) -> Frame:
+    """Return the picture of a message, with its stamp and frame_id; raises BadImage."""
+    stamp = message.header.stamp
+    return Frame(decode_image(message), stamp.sec * NANO + stamp.nanosec, message.header.frame_id)

@@ -1,0 +1,198 @@
+"""The three ways a query comes in: the topic, the service and the action.
+
+All lead to `Answering.ask`. The service and the action await an rclpy future that is resolved
+where the answer is made, so the executor's thread never waits. Imports rclpy, the messages and
+`answering`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from action_msgs.msg import GoalStatus
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.action.server import GoalEvent, ServerGoalHandle
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.task import Future
+from std_msgs.msg import String
+
+from segzero_ros.action import Segment
+from segzero_ros.msg import SegmentationResult
+from segzero_ros.pipeline import Listeners
+from segzero_ros.ros.answering import Answering, Deliver
+from segzero_ros.ros.desk import Ticket
+from segzero_ros.ros.outlets import BURST
+from segzero_ros.srv import SegmentOnce
+from segzero_ros.types import Stage, Status
+
+# How long a goal's result is kept for its client, in seconds; it may hold images.
+RESULT_TIMEOUT = 10
+
+_logger = logging.getLogger(__name__)
+
+
+class Replies:
+    """The replies that callers wait for, and the waking of the executor that sends them."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._awaited: set[Future] = set()
+
+    @property
+    def awaited(self) -> int:
+        """How many are not sent yet."""
+        return len(self._awaited)
+
+    def begin(self) -> tuple[Future, Deliver]:
+        """Return a future to await, and what resolves it with a result from any thread."""
+        future = Future()
+        self._awaited.add(future)
+
+        def resolve(message: SegmentationResult) -> None:
+            future.set_result(message)
+            # rclpy looks at an awaited future only when something wakes its executor.
+            executor = self._node.executor
+            if executor is not None:
+                executor.wake()
+
+        return future, resolve
+
+    def end(self, future: Future) -> None:
+        """Say that the reply is on its way."""
+        self._awaited.discard(future)
+
+
+class TopicEntrance:
+    """Takes queries from `query`; their results are on `result` only."""
+
+    def __init__(self, node: Node, answering: Answering) -> None:
+        self._answering = answering
+        # Deep enough that a burst of queries is not lost while the executor is busy.
+        node.create_subscription(String, 'query', self._heard, QoSProfile(depth=BURST))
+
+    def _heard(self, message: String) -> None:
+        self._answering.ask(message.data)
+
+
+class ServiceEntrance:
+    """Serves `segment_once`."""
+
+    def __init__(self, node: Node, answering: Answering, replies: Replies) -> None:
+        self._answering = answering
+        self._replies = replies
+        # Reentrant: other callers are served while one waits.
+        node.create_service(
+            SegmentOnce, 'segment_once', self._serve, callback_group=ReentrantCallbackGroup()
+        )
+
+    async def _serve(
+        self, request: SegmentOnce.Request, response: SegmentOnce.Response
+    ) -> SegmentOnce.Response:
+        future, resolve = self._replies.begin()
+        try:
+            self._answering.ask(request.query, resolve, image=request.image)
+            response.result = await future
+        finally:
+            self._replies.end(future)
+        return response
+
+
+class ActionEntrance:
+    """Serves `segment`.
+
+    Every goal is accepted, and ends with its result filled in: SUCCEEDED for OK and NOT_FOUND,
+    CANCELED for CANCELED, ABORTED for the rest, among them a node that is not active.
+    """
+
+    def __init__(self, node: Node, answering: Answering, replies: Replies) -> None:
+        self._answering = answering
+        self._replies = replies
+        self._tickets: dict[bytes, tuple[Ticket, Future]] = {}
+        self._server = ActionServer(
+            node,
+            Segment,
+            'segment',
+            self._execute,
+            handle_accepted_callback=self._accepted,
+            cancel_callback=self._cancel,
+            result_timeout=RESULT_TIMEOUT,
+        )
+
+    def close(self) -> None:
+        """Take the action off the graph."""
+        self._server.destroy()
+
+    def _accepted(self, goal: ServerGoalHandle) -> None:
+        future, resolve = self._replies.begin()
+        feedback = FeedbackWriter(goal)
+        feedback.stage(Stage.QUEUED)
+        ticket = self._answering.ask(
+            goal.request.query,
+            resolve,
+            query_id=bytes(goal.goal_id.uuid).hex(),
+            image=goal.request.image,
+            listeners=Listeners(on_stage=feedback.stage, on_text=feedback.text),
+        )
+        self._tickets[bytes(goal.goal_id.uuid)] = ticket, future
+        goal.execute()
+
+    def _cancel(self, goal: ServerGoalHandle) -> CancelResponse:
+        entry = self._tickets.get(bytes(goal.goal_id.uuid))
+        if entry is None:
+            return CancelResponse.REJECT
+        self._answering.desk.cancel(entry[0], 'Cancelled by the client of the action.')
+        return CancelResponse.ACCEPT
+
+    async def _execute(self, goal: ServerGoalHandle) -> Segment.Result:
+        key = bytes(goal.goal_id.uuid)
+        future = self._tickets[key][1]
+        try:
+            result = await future
+            finish(goal, Status(result.status))
+        finally:
+            del self._tickets[key]
+            self._replies.end(future)
+        return Segment.Result(result=result)
+
+
+class FeedbackWriter:
+    """Publishes a goal's feedback; its client may be gone, which is no reason to stop."""
+
+    def __init__(self, goal: ServerGoalHandle) -> None:
+        self._goal = goal
+        self._stage = Stage.QUEUED
+        self._started = time.perf_counter()
+
+    def stage(self, stage: Stage) -> None:
+        """Say where the query is."""
+        self._stage = stage
+        self._publish('')
+
+    def text(self, piece: str) -> None:
+        """Pass on what the model wrote."""
+        self._publish(piece)
+
+    def _publish(self, piece: str) -> None:
+        elapsed = time.perf_counter() - self._started
+        feedback = Segment.Feedback(stage=int(self._stage), reasoning_delta=piece, elapsed=elapsed)
+        try:
+            self._goal.publish_feedback(feedback)
+        except RuntimeError as error:
+            _logger.debug('Feedback is not published: %s', error)
+
+
+def finish(goal: ServerGoalHandle, status: Status) -> None:
+    """Put a goal into the terminal state that belongs to its result's status."""
+    if status in (Status.OK, Status.NOT_FOUND):
+        goal.succeed()
+    elif status is Status.CANCELED:
+        if goal.status != GoalStatus.STATUS_CANCELING:
+            # Replaced or stopped by the node itself: a goal ends CANCELED only by way of
+            # CANCELING, and rclpy offers no public way into that state without a client.
+            goal._update_state(GoalEvent.CANCEL_GOAL)
+        goal.canceled()
+    else:
+        goal.abort()

@@ -1,0 +1,139 @@
+"""A lifecycle node whose transitions may take their time without holding up the executor.
+
+rclpy runs a transition inside the service's callback: while a model loads for a minute, nothing
+else is answered. It also hides what a transition raises, and dies of a transition that is not
+possible in the present state. Here transitions are coroutines, failures are logged with their
+traceback, and an impossible request is answered `success: false`. Imports rclpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+import logging
+
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.lifecycle import LifecycleNodeMixin, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.task import Task
+
+_logger = logging.getLogger(__name__)
+
+# What may be asked for from outside; the state machine has further transitions of its own.
+_NAMES = {
+    Transition.TRANSITION_CONFIGURE: 'configure',
+    Transition.TRANSITION_CLEANUP: 'cleanup',
+    Transition.TRANSITION_ACTIVATE: 'activate',
+    Transition.TRANSITION_DEACTIVATE: 'deactivate',
+    Transition.TRANSITION_UNCONFIGURED_SHUTDOWN: 'shutdown',
+    Transition.TRANSITION_INACTIVE_SHUTDOWN: 'shutdown',
+    Transition.TRANSITION_ACTIVE_SHUTDOWN: 'shutdown',
+}
+# A failure on the way up leads back to where the transition began; one on the way down, to
+# `unconfigured` by way of `recover`.
+_UP = ('configure', 'activate')
+
+
+class ManagedNode(LifecycleNodeMixin, Node):
+    """A lifecycle node with a coroutine for each transition.
+
+    A subclass overrides `configure`, `activate`, `deactivate`, `cleanup`, `shutdown` and
+    `recover`; each may await rclpy futures and raises when it fails. All run in the executor's
+    thread.
+    """
+
+    def __init__(self, name: str, **options: object) -> None:
+        Node.__init__(self, name, **options)
+        self._changing = False
+        # Reentrant: `get_state` is answered while a transition is awaited.
+        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+
+    @property
+    def state(self) -> str:
+        """The label of the present state, such as `inactive` or `configuring`."""
+        return str(self._state_machine.current_state[1])
+
+    async def configure(self) -> None:
+        """Make ready for activation; after a failure, leave nothing behind."""
+
+    async def activate(self) -> None:
+        """Begin to work; after a failure, be as before."""
+
+    async def deactivate(self) -> None:
+        """Stop working."""
+
+    async def cleanup(self) -> None:
+        """Undo `configure`."""
+
+    async def shutdown(self) -> None:
+        """Stop working for good, from whatever state."""
+
+    async def recover(self) -> None:
+        """Undo everything after a failure on the way down."""
+
+    async def change_state(self, transition: int) -> bool:
+        """Go through a transition of lifecycle_msgs/Transition; return whether it succeeded."""
+        name = _NAMES.get(transition)
+        if name is None or self._changing:
+            _logger.warning('Cannot %s while the node is %s', name or transition, self.state)
+            return False
+        try:
+            self._state_machine.trigger_transition_by_id(transition, True)
+        except RuntimeError:
+            _logger.warning('Cannot %s while the node is %s', name, self.state)
+            return False
+        self._changing = True
+        try:
+            return await self._carry_out(name)
+        finally:
+            self._changing = False
+
+    async def _carry_out(self, name: str) -> bool:
+        succeeded = await self._succeeds(name, getattr(self, name))
+        if succeeded:
+            outcome = TransitionCallbackReturn.SUCCESS
+        elif name in _UP:
+            outcome = TransitionCallbackReturn.FAILURE
+        else:
+            outcome = TransitionCallbackReturn.ERROR
+        self._state_machine.trigger_transition_by_label(outcome.to_label(), True)
+        if outcome is TransitionCallbackReturn.ERROR:
+            await self._succeeds('recover', self.recover)
+            label = TransitionCallbackReturn.SUCCESS.to_label()
+            self._state_machine.trigger_transition_by_label(label, True)
+        return succeeded
+
+    async def _succeeds(self, name: str, hook: Callable[[], Awaitable[None]]) -> bool:
+        try:
+            await hook()
+        except Exception:
+            _logger.exception('Transition %s failed', name)
+            return False
+        return True
+
+    # rclpy calls these two by their mangled names: they are where its transitions can be replaced.
+
+    async def _LifecycleNodeMixin__on_change_state(  # noqa: N802
+        self, request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        """Serve `~/change_state`, by id or, where one is given, by label."""
+        transition = request.transition.id
+        if request.transition.label:
+            transition = self._by_label(request.transition.label)
+        response.success = await self.change_state(transition)
+        return response
+
+    def _LifecycleNodeMixin__change_state(self, transition: int) -> Task:  # noqa: N802
+        """Serve rclpy's `trigger_…()` methods: return the task that the executor carries out."""
+        return self.executor.create_task(self.change_state(transition))
+
+    def _by_label(self, label: str) -> int:
+        if label == 'shutdown':
+            by_state = {
+                State.PRIMARY_STATE_UNCONFIGURED: Transition.TRANSITION_UNCONFIGURED_SHUTDOWN,
+                State.PRIMARY_STATE_INACTIVE: Transition.TRANSITION_INACTIVE_SHUTDOWN,
+                State.PRIMARY_STATE_ACTIVE: Transition.TRANSITION_ACTIVE_SHUTDOWN,
+            }
+            return by_state.get(self._state_machine.current_state[0], -1)
+        return next((number for number, name in _NAMES.items() if name == label), -1)

@@ -1,0 +1,85 @@
+"""What the node publishes about its answers.
+
+Pictures and markers are made only while somebody subscribes to them. All methods may be called
+from any thread. Imports rclpy, the messages and `drawing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.event_handler import PublisherEventCallbacks
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+from visualization_msgs.msg import MarkerArray
+
+from segzero_ros.drawing import draw_overlay
+from segzero_ros.msg import SegmentationResult
+from segzero_ros.ros import messages
+from segzero_ros.types import Answer, Status
+
+# Deep enough that a burst of queries loses neither a result nor a word.
+BURST = 1000
+PICTURES = 5
+# Of these, there is something to show; of the others, what was shown before stays.
+SHOWN = (Status.OK, Status.NOT_FOUND)
+
+MakeMessage = Callable[[Answer], Any]
+
+
+class Outlets:
+    """The publishers of results, reasoning, pictures, markers and detections."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._result = self._publisher(SegmentationResult, 'result', BURST)
+        self._reasoning = self._publisher(String, 'reasoning', BURST)
+        self._on_demand: list[tuple[Publisher, MakeMessage]] = [
+            (self._publisher(Image, 'label_image', PICTURES), messages.label_image),
+            (self._publisher(Image, 'overlay', PICTURES), _overlay),
+            (self._publisher(MarkerArray, 'markers', PICTURES), messages.markers),
+        ]
+        self._add_detections()
+
+    def result(self, message: SegmentationResult) -> None:
+        """Publish what came of a query."""
+        self._result.publish(message)
+
+    def reasoning(self, piece: str) -> None:
+        """Publish a further piece of the reasoning."""
+        self._reasoning.publish(String(data=piece))
+
+    def show(self, answer: Answer) -> None:
+        """Publish everything about an answer that somebody listens to, besides the result."""
+        if answer.frame is None or answer.status not in SHOWN:
+            return
+        for publisher, make in self._on_demand:
+            if publisher.get_subscription_count():
+                publisher.publish(make(answer))
+
+    def _add_detections(self) -> None:
+        try:
+            from vision_msgs.msg import Detection2DArray, Detection3DArray
+        except ImportError:
+            return
+        self._on_demand += [
+            (self._publisher(Detection2DArray, 'detections', PICTURES), messages.detections),
+            (self._publisher(Detection3DArray, 'detections_3d', PICTURES), messages.detections_3d),
+        ]
+
+    def _publisher(self, message_type: Any, topic: str, depth: int) -> Publisher:
+        # Without rclpy's event handlers, which every wake of the executor would have to look at.
+        return self._node.create_publisher(
+            message_type,
+            topic,
+            QoSProfile(depth=depth),
+            event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
+        )
+
+
+def _overlay(answer: Answer) -> Image:
+    return messages.rgb_image(draw_overlay(answer), messages.header_of(answer))

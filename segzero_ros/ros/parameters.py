@@ -1,0 +1,352 @@
+"""The node's parameters: one table of names, defaults, descriptions and limits.
+
+Descriptors, start-up checks, live checks and the options of the models are all read from it. What
+a model is made from has its default in `loading`. Imports rclpy's parameter types and `loading`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+import difflib
+from enum import Enum
+import math
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from segzero_ros.loading import (
+    ReasonerOptions,
+    REASONERS,
+    SegmenterOptions,
+    SEGMENTERS,
+)
+from segzero_ros.ros.desk import Policy
+from segzero_ros.types import SegZeroError
+
+Value = bool | int | float | str
+
+
+class ParameterError(SegZeroError):
+    """A parameter cannot be what it was given; one line that names it and the cure."""
+
+
+class Takes(Enum):
+    """When a new value of a parameter takes effect."""
+
+    AT_ONCE = 'Takes effect at once.'
+    AT_ACTIVATION = 'Takes effect when the node is activated; cannot be set while it is active.'
+    AT_CONFIGURATION = (
+        'Takes effect when the node is configured; cannot be set while it is active.'
+    )
+    AT_START = 'Cannot be changed after the start.'
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One parameter.
+
+    Attributes:
+        name: as in the params file.
+        default: its value where nothing else is said; its type is the parameter's type.
+        description: one sentence, with the unit.
+        takes: when a new value takes effect.
+        choices: the values that a string may have; empty for any.
+        least: smallest number that is allowed.
+        most: largest number that is allowed.
+    """
+
+    name: str
+    default: Value
+    description: str
+    takes: Takes = Takes.AT_CONFIGURATION
+    choices: tuple[str, ...] = ()
+    least: float = -math.inf
+    most: float = math.inf
+
+    def read(self, value: object) -> Value:
+        """Return the value in the parameter's own type, or raise ParameterError."""
+        wanted = type(self.default)
+        if wanted is float and type(value) is int:
+            value = float(value)
+        if type(value) is not wanted:
+            raise ParameterError(f'{self.name} must be {_NOUN[wanted]}, not {value!r}{self.cure}')
+        assert isinstance(value, (bool, int, float, str))
+        if self.choices and value not in self.choices:
+            near = difflib.get_close_matches(str(value), self.choices, 1)
+            hint = f' (did you mean {near[0]!r}?)' if near else ''
+            raise ParameterError(f'{self.name} cannot be {value!r}{hint}{self.cure}')
+        if isinstance(value, (int, float)) and not self.least <= value <= self.most:
+            raise ParameterError(f'{self.name} cannot be {value!r}{self.cure}')
+        return value
+
+    @property
+    def cure(self) -> str:
+        """What the parameter may be, as the end of a complaint's sentence."""
+        if self.choices:
+            return f'; it is one of {", ".join(choice or "(empty)" for choice in self.choices)}.'
+        if isinstance(self.default, bool) or not isinstance(self.default, (int, float)):
+            return f'; for instance {_as_yaml(self.default)}.'
+        return f'; give {self.limits}, for instance {_as_yaml(self.default)}.'
+
+    @property
+    def limits(self) -> str:
+        """The range of a number, in words."""
+        if self.most == math.inf:
+            return 'any number' if self.least == -math.inf else f'at least {self.least:g}'
+        return f'{self.least:g} to {self.most:g}'
+
+    def descriptor(self) -> ParameterDescriptor:
+        """Return what `ros2 param describe` shows."""
+        descriptor = ParameterDescriptor(
+            description=f'{self.description} {self.takes.value}',
+            read_only=self.takes is Takes.AT_START,
+        )
+        if self.choices:
+            descriptor.additional_constraints = self.cure.removeprefix('; it is ')
+        if isinstance(self.default, float) and math.isfinite(self.least):
+            most = min(self.most, _MOST_FLOAT)
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=float(self.least), to_value=most)
+            ]
+        elif type(self.default) is int and math.isfinite(self.least):
+            integers = IntegerRange(
+                from_value=int(self.least), to_value=int(min(self.most, _MOST_INT)), step=1
+            )
+            descriptor.integer_range = [integers]
+        return descriptor
+
+
+_NOUN = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'a text'}
+_MOST_FLOAT = 1.7e308
+_MOST_INT = 2**31 - 1
+_REASONER = ReasonerOptions()
+_SEGMENTER = SegmenterOptions()
+
+# The node's own choice of models is the published one: VisionReasoner-7B with SAM 2, as in
+# config/robot.yaml. What they are made from has the defaults of `loading`.
+SPECS = (
+    Spec('autostart', True, 'Configure and activate at the start.', Takes.AT_START),
+    Spec('reasoner', 'transformers', 'What reads the query.', choices=REASONERS),
+    Spec(
+        'reasoner_model',
+        _REASONER.model,
+        'Hub name, local folder or served name of the reasoning model.',
+    ),
+    Spec('dialect', _REASONER.dialect, 'How the reasoning model is spoken to.'),
+    Spec(
+        'answer_parser',
+        _REASONER.answer_parser,
+        'Whether small flaws of an answer are repaired.',
+        choices=('repair', 'strict'),
+    ),
+    Spec('reasoner_device', '', 'As `device`, for the reasoner alone; empty: as `device`.'),
+    Spec(
+        'reasoner_dtype',
+        _REASONER.dtype,
+        'Number format of the reasoning model.',
+        choices=('auto', 'bfloat16', 'float16', 'float32'),
+    ),
+    Spec('quantization', _REASONER.quantization, 'Weights in few bits: bnb4, bnb8, int8 or fp8.'),
+    Spec(
+        'max_new_tokens',
+        _REASONER.max_new_tokens,
+        'Most tokens that an answer may have.',
+        least=1,
+        most=32768,
+    ),
+    Spec(
+        'time_limit',
+        _REASONER.time_limit,
+        'Most seconds that an answer may take; 0 for no limit.',
+        least=0,
+    ),
+    Spec('seed', _REASONER.seed, 'For checkpoints that sample.', least=0),
+    Spec('fast', _REASONER.fast, 'The fast paths of the reasoning model; same tokens either way.'),
+    Spec('base_url', _REASONER.base_url, 'Where an OpenAI-compatible server listens.'),
+    Spec('api_key_env', _REASONER.api_key_env, "Environment variable with the server's key."),
+    Spec('segmenter', 'sam2', 'What makes the masks.', choices=SEGMENTERS),
+    Spec('segmenter_model', _SEGMENTER.model, 'Hub name or local checkpoint of the segmenter.'),
+    Spec(
+        'segmenter_config',
+        _SEGMENTER.config,
+        "Configuration of a local checkpoint; empty: known from the model's name.",
+    ),
+    Spec('segmenter_device', '', 'As `device`, for the segmenter alone; empty: as `device`.'),
+    Spec(
+        'segmenter_dtype',
+        _SEGMENTER.dtype,
+        'Number format of the segmenter.',
+        choices=('auto', 'bfloat16', 'float32'),
+    ),
+    Spec('device', _REASONER.device, 'Where the models run: auto, cpu, cuda, cuda:1 …'),
+    Spec('offline', _REASONER.offline, 'Never ask the hub; use what is on this machine.'),
+    Spec(
+        'image_transport',
+        'raw',
+        'How `image` comes: sensor_msgs/Image or CompressedImage.',
+        Takes.AT_ACTIVATION,
+        choices=('raw', 'compressed'),
+    ),
+    Spec(
+        'depth_transport',
+        'raw',
+        'How `depth` comes: sensor_msgs/Image or CompressedImage.',
+        Takes.AT_ACTIVATION,
+        choices=('raw', 'compressedDepth'),
+    ),
+    Spec(
+        'image_reliability',
+        'auto',
+        'How images are subscribed to; auto: as their publishers offer them.',
+        Takes.AT_ONCE,
+        choices=('auto', 'reliable', 'best_effort'),
+    ),
+    Spec(
+        'depth_max_offset',
+        0.05,
+        "Most seconds between an image's stamp and the stamp of its depth.",
+        Takes.AT_ONCE,
+        least=0,
+        most=60,
+    ),
+    Spec(
+        'image_max_age',
+        5.0,
+        "Most seconds between the newest image's stamp and a query; 0 for no limit.",
+        Takes.AT_ONCE,
+        least=0,
+    ),
+    Spec(
+        'query_policy',
+        Policy.QUEUE.value,
+        'What happens to a query that comes while another one is worked on.',
+        Takes.AT_ONCE,
+        choices=tuple(policy.value for policy in Policy),
+    ),
+    Spec(
+        'queue_size',
+        10,
+        'How many queries may wait with query_policy `queue`.',
+        Takes.AT_ONCE,
+        least=0,
+        most=10000,
+    ),
+    Spec(
+        'max_query_length',
+        2000,
+        'Most characters of a query.',
+        Takes.AT_ONCE,
+        least=1,
+        most=1000000,
+    ),
+)
+BY_NAME = {spec.name: spec for spec in SPECS}
+
+
+def declare(node: Node, specs: Sequence[Spec] = SPECS) -> list[str]:
+    """Declare every parameter on the node with the value that it was started with.
+
+    Args:
+        node: the node.
+        specs: its parameters.
+
+    Returns:
+        A warning for each value that was given for a parameter that does not exist.
+
+    Raises:
+        ParameterError: a value that was given cannot be used.
+    """
+    # The values of params files and `-p`; rclpy offers no public way to them before declaring.
+    overrides: Mapping[str, Parameter] = node._parameter_overrides
+    for spec in specs:
+        value = spec.read(overrides[spec.name].value) if spec.name in overrides else spec.default
+        node.declare_parameter(spec.name, value, spec.descriptor(), ignore_override=True)
+    return [
+        _unknown(name, [spec.name for spec in specs])
+        for name in overrides
+        if not node.has_parameter(name) and not name.startswith('qos_overrides.')
+    ]
+
+
+def refusal(parameters: Iterable[Parameter], state: str) -> str:
+    """Say why parameters cannot be set in a lifecycle state; empty when they can."""
+    for parameter in parameters:
+        spec = BY_NAME.get(parameter.name)
+        if spec is None:
+            continue
+        try:
+            spec.read(parameter.value)
+        except ParameterError as error:
+            return str(error)
+        if spec.takes is Takes.AT_ACTIVATION and state not in ('unconfigured', 'inactive'):
+            return f'{spec.name} cannot be set while the node is {state}: deactivate it first.'
+        if spec.takes is Takes.AT_CONFIGURATION and state not in ('unconfigured', 'inactive'):
+            return (
+                f'{spec.name} cannot be set while the node is {state}: deactivate it and clean '
+                'up, set it, then configure and activate again.'
+            )
+    return ''
+
+
+def as_declared(parameters: list[Parameter]) -> list[Parameter]:
+    """Return the parameters with whole numbers as floats where the parameter is one."""
+    return [
+        Parameter(parameter.name, value=float(parameter.value))
+        if type(parameter.value) is int
+        and parameter.name in BY_NAME
+        and isinstance(BY_NAME[parameter.name].default, float)
+        else parameter
+        for parameter in parameters
+    ]
+
+
+def reasoner_options(node: Node) -> ReasonerOptions:
+    """Return what the reasoner is made from."""
+    value = _reader(node)
+    return ReasonerOptions(
+        backend=value('reasoner'),
+        model=value('reasoner_model'),
+        dialect=value('dialect'),
+        answer_parser=value('answer_parser'),
+        device=value('reasoner_device') or value('device'),
+        dtype=value('reasoner_dtype'),
+        quantization=value('quantization'),
+        max_new_tokens=value('max_new_tokens'),
+        time_limit=value('time_limit'),
+        seed=value('seed'),
+        offline=value('offline'),
+        fast=value('fast'),
+        base_url=value('base_url'),
+        api_key_env=value('api_key_env'),
+    )
+
+
+def segmenter_options(node: Node) -> SegmenterOptions:
+    """Return what the segmenter is made from."""
+    value = _reader(node)
+    return SegmenterOptions(
+        backend=value('segmenter'),
+        model=value('segmenter_model'),
+        config=value('segmenter_config'),
+        device=value('segmenter_device') or value('device'),
+        dtype=value('segmenter_dtype'),
+        offline=value('offline'),
+    )
+
+
+def _reader(node: Node) -> Callable[[str], Any]:
+    return lambda name: node.get_parameter(name).value
+
+
+def _unknown(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1, cutoff=0.0)
+    return f'There is no parameter {name!r}, so it is ignored; the nearest is {near[0]!r}.'
+
+
+def _as_yaml(value: Value) -> str:
+    if isinstance(value, str):
+        return f"'{value}'"
+    return str(value).lower()

@@ -1,0 +1,304 @@
+"""The node `perception`: a camera image and a sentence go in, what they mean comes out.
+
+Puts the parts of this room together, carries out lifecycle transitions and parameter changes, and
+reports its health. Start it with `ros2 run segzero_ros perception_node`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import logging
+import sys
+from typing import Any
+
+from lifecycle_msgs.msg import Transition
+from rcl_interfaces.msg import SetParametersResult
+import rclpy
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.duration import Duration
+from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+from sensor_msgs.msg import CompressedImage, Image
+
+from segzero_ros.loading import (
+    load_reasoner,
+    load_segmenter,
+    ReasonerOptions,
+    SegmenterOptions,
+)
+from segzero_ros.pipeline import Pipeline
+from segzero_ros.ros import log_bridge
+from segzero_ros.ros.answering import Answering
+from segzero_ros.ros.camera import Camera
+from segzero_ros.ros.camera_subscription import LOOK_PERIOD
+from segzero_ros.ros.desk import Desk, Policy
+from segzero_ros.ros.entrances import ActionEntrance, Replies, ServiceEntrance, TopicEntrance
+from segzero_ros.ros.lifecycle import ManagedNode
+from segzero_ros.ros.outlets import Outlets
+from segzero_ros.ros.parameters import (
+    as_declared,
+    declare,
+    ParameterError,
+    reasoner_options,
+    refusal,
+    segmenter_options,
+)
+from segzero_ros.ros.process import leave, spin, spin_while, StopSignals
+from segzero_ros.ros.worker import Worker
+from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable, SegZeroError, Status
+
+Load = Callable[[ReasonerOptions, SegmenterOptions], Pipeline]
+
+# How long the process waits, once told to end: for the models to notice, then for replies to leave
+# and memory to be freed. Together well below the two seconds after which users lose patience.
+GRACE = 0.8
+LAST_REPLIES = 0.3
+OTHER_PROFILES = (
+    'What needs less: the profile `remote` (a reasoning model behind an OpenAI-compatible server) '
+    'and the profile `offline` (no weights, no GPU): profile:=offline with ros2 launch, or '
+    '--params-file <share of segzero_ros>/config/offline.yaml.'
+)
+_logger = logging.getLogger(__name__)
+
+
+class NotConfigured(SegZeroError):
+    """The models cannot be had; the text says what is missing and what needs less."""
+
+
+def load_pipeline(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pipeline:
+    """Load both models; leaves none in memory when the other cannot be had."""
+    loaded = load_reasoner(reasoner)
+    try:
+        return Pipeline(loaded, load_segmenter(segmenter))
+    except BaseException:
+        loaded.close()
+        raise
+
+
+class PerceptionNode(ManagedNode):
+    """Answers queries about the newest camera frame.
+
+    Args:
+        load: makes the pipeline when the node is configured.
+        options: as rclpy's Node takes them.
+
+    Raises:
+        ParameterError: a parameter was given a value that it cannot have.
+    """
+
+    def __init__(self, load: Load = load_pipeline, **options: Any) -> None:
+        super().__init__('perception', **options)
+        self._log = log_bridge.connect(self.get_logger())
+        for warning in declare(self):
+            _logger.warning(warning)
+        self._load = load
+        self._last_error = ''
+        self._worker = Worker()
+        self._desk = Desk(closed=self._refusal())
+        self._answering = Answering(self._desk, self._worker, Outlets(self), self.get_clock())
+        self._apply([])
+        self._replies = Replies(self)
+        TopicEntrance(self, self._answering)
+        ServiceEntrance(self, self._answering, self._replies)
+        self._action = ActionEntrance(self, self._answering, self._replies)
+        self.add_pre_set_parameters_callback(as_declared)
+        self.add_on_set_parameters_callback(self._check)
+        self.add_post_set_parameters_callback(self._apply)
+        # Wall time: a paused simulator must not keep the node from finding its camera.
+        self._look = self.create_timer(
+            LOOK_PERIOD, self._look_around, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+        self._jump = self.get_clock().create_jump_callback(
+            JumpThreshold(
+                min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
+            ),
+            post_callback=self._clock_jumped,
+        )
+
+    def start(self) -> None:
+        """Configure and activate if the parameter `autostart` says so; the executor does it."""
+        if self._value('autostart'):
+            self.executor.create_task(self._autostart())
+
+    def finish(self, executor: SingleThreadedExecutor) -> bool:
+        """Answer what is open, free the models and leave the graph, in bounded time.
+
+        Returns:
+            False when a model did not stop in time and its thread is still running.
+        """
+        reason = 'The node was shut down.'
+        self._desk.close(reason)
+        stopped = spin_while(executor, lambda: bool(self._answering.open), GRACE)
+        for ticket in self._answering.open:
+            ticket.refuse(Status.CANCELED, reason)
+        spin_while(executor, lambda: bool(self._replies.awaited), LAST_REPLIES)
+        self._worker.do(self._free)
+        self._worker.stop()
+        stopped = stopped and self._worker.join(LAST_REPLIES)
+        self._action.close()
+        log_bridge.disconnect(self._log)
+        self.destroy_node()
+        return stopped
+
+    # Transitions
+
+    async def configure(self) -> None:
+        """Load the models, in the worker's thread."""
+        self._desk.close('The models are being loaded; ask again when the node is active.')
+        reasoner, segmenter = reasoner_options(self), segmenter_options(self)
+        _logger.info('Loading %s and %s', reasoner.backend, segmenter.backend)
+        try:
+            pipeline = await self._in_worker(lambda: self._load(reasoner, segmenter))
+        except (ReasonerUnavailable, SegmenterUnavailable) as error:
+            self._fail(f'{error} {OTHER_PROFILES}')
+            raise NotConfigured(self._last_error) from error
+        except Exception as error:
+            self._fail(f'{type(error).__name__}: {error}')
+            raise
+        self._last_error = ''
+        self._answering.pipeline = pipeline
+        self._desk.close(self._refusal('inactive'))
+
+    async def activate(self) -> None:
+        """Listen to the camera and take in queries."""
+        types = {'raw': Image}
+        self._answering.camera = camera = Camera(
+            self,
+            types.get(self._value('image_transport'), CompressedImage),
+            types.get(self._value('depth_transport'), CompressedImage),
+            self._value('image_reliability'),
+            self._value('depth_max_offset'),
+        )
+        self._desk.open()
+        pipeline = self._answering.pipeline
+        assert pipeline is not None
+        _logger.info(
+            'Active: %s and %s answer queries about %s',
+            pipeline.reasoner.name,
+            pipeline.segmenter.name,
+            camera.topic,
+        )
+
+    async def deactivate(self) -> None:
+        """Stop the models, answer what is under way, and listen no more."""
+        self._desk.close(self._refusal('inactive'), 'The node was deactivated.')
+        camera, self._answering.camera = self._answering.camera, None
+        if camera is not None:
+            camera.close()
+        # Done when the worker has come to the end of what it was doing.
+        await self._in_worker(lambda: None)
+
+    async def cleanup(self) -> None:
+        """Free the models."""
+        self._desk.close(self._refusal('unconfigured'))
+        await self._in_worker(self._free)
+
+    async def shutdown(self) -> None:
+        """Stop and free everything."""
+        await self.deactivate()
+        await self.cleanup()
+        self._desk.close('The node was shut down; start it anew.')
+
+    async def recover(self) -> None:
+        """Stop and free everything, after a failure to do so."""
+        await self.shutdown()
+        self._desk.close(self._refusal('unconfigured'))
+
+    async def _autostart(self) -> None:
+        if await self.change_state(Transition.TRANSITION_CONFIGURE):
+            await self.change_state(Transition.TRANSITION_ACTIVATE)
+
+    def _free(self) -> None:
+        """Close the pipeline; in the worker's thread."""
+        pipeline, self._answering.pipeline = self._answering.pipeline, None
+        if pipeline is not None:
+            pipeline.close()
+
+    def _in_worker(self, job: Callable[[], Any]) -> Future:
+        """Do a job in the worker's thread; return the future of what it returns or raises."""
+        future = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(job())
+            except Exception as error:
+                future.set_exception(error)
+            except BaseException as error:
+                # A library that calls sys.exit() must not end the executor that awaits this.
+                future.set_exception(RuntimeError(f'{type(error).__name__}: {error}'))
+            if self.executor is not None:
+                self.executor.wake()
+
+        self._worker.do(run)
+        return future
+
+    def _fail(self, error: str) -> None:
+        self._last_error = error
+        self._desk.close(self._refusal())
+
+    def _refusal(self, state: str = 'unconfigured') -> str:
+        """Say why a node in this state answers nothing, and what to do."""
+        steps = ['configure', 'activate'] if state == 'unconfigured' else ['activate']
+        name = self.get_fully_qualified_name()
+        commands = '; '.join(f'ros2 lifecycle set {name} {step}' for step in steps)
+        cause = f' {self._last_error}' if self._last_error else ''
+        return f'The node is {state}, so nothing is answered.{cause} To change that: {commands}'
+
+    # Parameters, clock and graph
+
+    def _value(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+    def _check(self, parameters: list[Parameter]) -> SetParametersResult:
+        reason = refusal(parameters, self.state)
+        return SetParametersResult(successful=not reason, reason=reason)
+
+    def _apply(self, _: list[Parameter]) -> None:
+        """Hand the parameters that take effect at once to those whom they concern."""
+        self._desk.policy = Policy(self._value('query_policy'))
+        self._desk.queue_size = self._value('queue_size')
+        self._answering.max_query_length = self._value('max_query_length')
+        self._answering.image_max_age = self._value('image_max_age')
+        if self._answering.camera is not None:
+            self._answering.camera.follow(
+                self._value('image_reliability'), self._value('depth_max_offset')
+            )
+
+    def _look_around(self) -> None:
+        if self._answering.camera is not None:
+            self._answering.camera.look()
+
+    def _clock_jumped(self, jump: TimeJump) -> None:
+        _logger.info('The clock jumped by %.3f s: forgetting images', jump.delta.nanoseconds / 1e9)
+        if self._answering.camera is not None:
+            self._answering.camera.store.clear()
+
+
+def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:
+    """Run the node until SIGINT or SIGTERM; return the process's exit code."""
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        node = PerceptionNode(load)
+    except (ParameterError, InvalidParameterTypeException, RuntimeError) as error:
+        sys.stderr.write(f'perception_node: {error}\n')
+        rclpy.try_shutdown()
+        return 2
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    signals = StopSignals(executor.wake)
+    node.start()
+    healthy = spin(executor, lambda: signals.received or not rclpy.ok())
+    signals.close()
+    code = 0 if healthy else 1
+    stopped = node.finish(executor)
+    rclpy.try_shutdown()
+    if not stopped:
+        leave(code)
+    return code
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

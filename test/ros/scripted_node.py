@@ -1,0 +1,113 @@
+"""The real node with a reasoner that does what the query tells it, as models do too rarely.
+
+The query is the script: `count to 20` writes twenty words, `count for ever` writes until it is
+cancelled, `get stuck` hears nothing any more, `explode`, `babble` and `dawdle` fail; anything
+else finds one object in the middle of the image. `reasoner_model` scripts the loading.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+import threading
+
+import numpy as np
+
+from segzero_ros.loading import ReasonerOptions, SegmenterOptions
+from segzero_ros.pipeline import Pipeline
+from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
+from segzero_ros.ros.perception_node import main
+from segzero_ros.types import (
+    Cancelled,
+    Frame,
+    GroundedObject,
+    Grounding,
+    MalformedAnswer,
+    Query,
+    ReasonerTimeout,
+    ReasonerUnavailable,
+    SegmentedMask,
+)
+
+WORD_PERIOD = 0.01
+
+
+class ScriptedReasoner:
+    """Does what the query says."""
+
+    name = 'scripted'
+
+    def reason(
+        self,
+        frame: Frame,
+        query: Query,
+        on_text: OnText = ignore,
+        cancelled: IsCancelled = never,
+        on_object: OnObject = ignore,
+    ) -> Grounding:
+        """Follow the script in the query."""
+        words = query.text.split()
+        if words[:2] == ['count', 'to']:
+            self._count(range(int(words[2])), on_text, cancelled)
+        elif query.text == 'count for ever':
+            self._count(count(), on_text, cancelled)
+        elif query.text == 'get stuck':
+            threading.Event().wait()
+        elif query.text == 'explode':
+            raise RuntimeError('exploded as told')
+        elif query.text == 'babble':
+            raise MalformedAnswer('no box in it', 'blah blah')
+        elif query.text == 'dawdle':
+            raise ReasonerTimeout('took longer than it may')
+        box = (frame.width / 4, frame.height / 4, 3 * frame.width / 4, 3 * frame.height / 4)
+        return Grounding('done', (GroundedObject(box, label=query.text),), generated_tokens=1)
+
+    def _count(self, numbers, on_text: OnText, cancelled: IsCancelled) -> None:
+        pace = threading.Event()
+        for number in numbers:
+            if cancelled():
+                raise Cancelled(f'counted to {number}')
+            on_text(f'{number} ')
+            pace.wait(WORD_PERIOD)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class BoxSegmenter:
+    """Takes the whole box for the object."""
+
+    name = 'boxes'
+
+    def encode(self, frame: Frame) -> tuple[int, int]:
+        """Remember the size."""
+        return frame.height, frame.width
+
+    def segment(self, encoding: tuple[int, int], grounding: Grounding) -> list[SegmentedMask]:
+        """Fill each box."""
+        masks = []
+        for found in grounding.objects:
+            mask = np.zeros(encoding, np.bool_)
+            x1, y1, x2, y2 = (int(value) for value in found.box)
+            mask[y1:y2, x1:x2] = True
+            masks.append(SegmentedMask(mask, 1.0))
+        return masks
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def load(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pipeline:
+    """Load what `reasoner_model` says: `missing` and `broken` fail, `slow` takes its time."""
+    if reasoner.model == 'missing':
+        raise ReasonerUnavailable('The weights of `missing` are not on this machine.')
+    if reasoner.model == 'broken':
+        raise RuntimeError('the checkpoint is cut off')
+    if reasoner.model == 'quitter':
+        raise SystemExit(3)
+    if reasoner.model == 'slow':
+        threading.Event().wait(1.5)
+    return Pipeline(ScriptedReasoner(), BoxSegmenter())
+
+
+if __name__ == '__main__':
+    raise SystemExit(main(load=load))
