@@ -26,7 +26,8 @@ class ReasonerOptions:
         backend: one of REASONERS.
         model: a hub name, a local folder, or the served model's name; unused by `attributes`.
         dialect: how the checkpoint is spoken to: see `reasoning.dialects`.
-        answer_parser: `repair` (default) or `strict`, which reads only what the published code does.
+        answer_parser: `repair` (default) or `strict`, which reads only what the published code
+            does.
         device: `auto`, `cpu`, `cuda`, `cuda:1` …
         dtype: `auto`, `bfloat16`, `float16` or `float32`.
         quantization: empty, or `bnb4`, `bnb8`, `int8`, `fp8`.
@@ -34,9 +35,11 @@ class ReasonerOptions:
         time_limit: most seconds an answer may take; 0 for no limit.
         seed: for sampling checkpoints; the published settings are greedy.
         offline: never ask the hub.
-        fast: the fast paths (static cache, compiled decode, kept prefixes); same tokens either way.
+        fast: the fast paths (static cache, compiled decode, kept prefixes); the tokens are the
+            same either way.
         base_url: of an OpenAI-compatible server.
         api_key_env: the environment variable that holds the server's key.
+        constrain_answer: have the server hold the answer to its JSON schema (vLLM, SGLang).
     """
 
     backend: str = 'attributes'
@@ -53,6 +56,7 @@ class ReasonerOptions:
     fast: bool = True
     base_url: str = ''
     api_key_env: str = 'OPENAI_API_KEY'
+    constrain_answer: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,25 @@ def load_reasoner(options: ReasonerOptions) -> Reasoner:
         from segzero_ros.reasoning.attribute_reasoner import AttributeReasoner
 
         return AttributeReasoner()
+    if options.backend == 'openai':
+        try:
+            from segzero_ros.reasoning.openai_reasoner import OpenAIReasoner
+        except ImportError as error:
+            raise ReasonerUnavailable(
+                f'The reasoner openai needs packages that are not installed ({error}): '
+                'pip install "segzero_ros[openai]", or take the reasoner attributes.'
+            ) from error
+        return OpenAIReasoner(
+            options.base_url,
+            options.model,
+            options.dialect,
+            options.answer_parser,
+            options.max_new_tokens,
+            options.time_limit,
+            options.seed,
+            options.api_key_env,
+            options.constrain_answer,
+        )
     raise ReasonerUnavailable(
         f'There is no reasoner {options.backend!r}; there are {", ".join(REASONERS)}.'
     )
@@ -93,6 +116,17 @@ def load_segmenter(options: SegmenterOptions) -> Segmenter[Any]:
         from segzero_ros.segmentation.grabcut_segmenter import GrabCutSegmenter
 
         return GrabCutSegmenter()
+    if options.backend == 'sam2':
+        try:
+            from segzero_ros.segmentation.sam2_segmenter import Sam2Segmenter
+        except ImportError as error:
+            raise SegmenterUnavailable(
+                f'The segmenter sam2 needs packages that are not installed ({error}): '
+                'pip install "segzero_ros[models]", or take the segmenter grabcut.'
+            ) from error
+        return Sam2Segmenter(
+            options.model, options.config, options.device, options.dtype, options.offline
+        )
     raise SegmenterUnavailable(
         f'There is no segmenter {options.backend!r}; there are {", ".join(SEGMENTERS)}.'
     )

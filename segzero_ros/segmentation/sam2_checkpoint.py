@@ -108,6 +108,7 @@ def build_model(checkpoint: Checkpoint, device: Any) -> Any:
     Raises:
         SegmenterUnavailable: a file is broken, or the two do not belong together.
     """
+    _configs()
     from hydra.utils import instantiate
 
     settings = _read_config(checkpoint.config)

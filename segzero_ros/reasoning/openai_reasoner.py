@@ -1,0 +1,354 @@
+"""Reasoning by a model behind an OpenAI-compatible server: vLLM, SGLang, llama.cpp and others.
+
+One streamed chat completion per query, with the prompt and the very picture that the checkpoint's
+dialect asks for. Everything that a server can do wrong is an error of its own, and the next query
+starts afresh. Imports `types`, its neighbours in this room, OpenCV and openai.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+import json
+import logging
+import os
+import time
+from typing import Any, cast, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+import cv2
+import openai
+
+from segzero_ros.reasoning.answers import AnswerParser, Narrator
+from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
+from segzero_ros.reasoning.constraints import answer_format, SERVERS
+from segzero_ros.reasoning.dialects import dialect_named
+from segzero_ros.reasoning.resizing import seen_by
+from segzero_ros.reasoning.server_errors import explained, not_compatible, unreachable
+from segzero_ros.types import (
+    Cancelled,
+    Frame,
+    Grounding,
+    MalformedAnswer,
+    Query,
+    ReasonerTimeout,
+    ReasonerUnavailable,
+    RgbImage,
+)
+
+# How often a silent server's query is looked at: whether it was cancelled, or its time is over.
+POLL = 0.05
+# How long a cancelled stream may take to close before it is left to close by itself.
+CLOSE_LIMIT = 0.1
+# To make a connection, and to list the models; an answer may take as long as the options allow.
+CONNECT_LIMIT = 5.0
+LISTING_LIMIT = 10.0
+# Between attempts to connect. Nothing else is repeated: a server that has taken a query may be
+# answering it, and what it refuses once it refuses again.
+RETRY_AFTER = (0.25, 0.5, 1.0, 2.0)
+# Servers without a key ignore it, but the client insists on one.
+NO_KEY = 'none'
+LOCAL = ('localhost', '127.0.0.1', '::1')
+# Of zlib's levels the first: a tenth larger than the best, and four times as fast.
+PNG_FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+
+T = TypeVar('T')
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Reply:
+    """What has come of one completion; its text is with the narrator."""
+
+    narrator: Narrator
+    pieces: int = 0
+    counted: int = 0
+    finish: str = ''
+
+    @property
+    def tokens(self) -> int:
+        """Tokens by the server's count, else its pieces, which mostly are one token each."""
+        return self.counted or self.pieces
+
+
+class OpenAIReasoner:
+    """A served model. All calls come from one thread, which runs no event loop of its own."""
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str = '',
+        dialect: str = 'vision_reasoner',
+        answer_parser: str = 'repair',
+        max_new_tokens: int = 1024,
+        time_limit: float = 60.0,
+        seed: int = 0,
+        api_key_env: str = 'OPENAI_API_KEY',
+        constrain_answer: bool = False,
+    ) -> None:
+        """Make sure that the server is there and serves the model.
+
+        Args:
+            base_url: of the server's API, such as `http://192.168.1.20:8000/v1`.
+            model: the served model's name; empty: the only one it serves.
+            dialect: how the checkpoint is spoken to.
+            answer_parser: `repair` or `strict`.
+            max_new_tokens: most tokens an answer may have.
+            time_limit: most seconds an answer may take; 0 for no limit.
+            seed: for servers that sample although the temperature is 0.
+            api_key_env: the environment variable with the server's key; it may be unset.
+            constrain_answer: have vLLM or SGLang hold the answer to its JSON schema.
+
+        Raises:
+            ReasonerUnavailable: it is not; the text names the address, the cause and the cure.
+        """
+        address = _address(base_url)
+        self._url = address._replace(netloc=address.netloc.rpartition('@')[2]).geturl()
+        self._key_env = api_key_env
+        self._time_limit = time_limit
+        self._parser = cast(AnswerParser, answer_parser)
+        try:
+            self._dialect = dialect_named(dialect)
+            self._dialect.reader(1, 1, self._parser)
+        except ValueError as error:
+            raise ReasonerUnavailable(str(error)) from error
+        self._request: dict[str, Any] = {
+            'stream': True,
+            'max_tokens': max_new_tokens,
+            'temperature': 0.0,
+            'seed': seed,
+            'stream_options': {'include_usage': True},
+        }
+        self._loop = asyncio.new_event_loop()
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=self._key(address),
+            max_retries=0,
+            timeout=openai.Timeout(None, connect=CONNECT_LIMIT),
+        )
+        try:
+            self._model, owner = self._loop.run_until_complete(self._served(model))
+            self._request['model'] = self._model
+            if constrain_answer:
+                self._request['response_format'] = self._constraint(owner)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def name(self) -> str:
+        """The served model and where it is."""
+        return f'{self._model} at {self._url}'
+
+    def reason(
+        self,
+        frame: Frame,
+        query: Query,
+        on_text: OnText = ignore,
+        cancelled: IsCancelled = never,
+        on_object: OnObject = ignore,
+    ) -> Grounding:
+        """Ask the server; see `Reasoner.reason`."""
+        reader = self._dialect.reader(frame.width, frame.height, self._parser, query.text)
+        reply = _Reply(Narrator(reader, on_text, on_object))
+        return self._loop.run_until_complete(
+            self._watched(self._converse(frame, query, reply, cancelled), reply, cancelled)
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        if not self._loop.is_closed():
+            self._loop.run_until_complete(self._client.close())
+            self._loop.close()
+
+    async def _watched(
+        self, work: Coroutine[Any, Any, T], reply: _Reply, cancelled: IsCancelled
+    ) -> T:
+        """Await the work, until the time limit is over or somebody cancels."""
+        deadline = time.monotonic() + (self._time_limit or float('inf'))
+        task = asyncio.ensure_future(work)
+        try:
+            while not (await asyncio.wait({task}, timeout=POLL))[0]:
+                if cancelled():
+                    raise Cancelled(reply.narrator.text)
+                if time.monotonic() > deadline:
+                    raise ReasonerTimeout(
+                        f'{self.name} did not finish within {self._time_limit:g} s; it had '
+                        f'written {reply.tokens} tokens.',
+                        reply.narrator.text,
+                    )
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait({task}, timeout=CLOSE_LIMIT)
+
+    async def _converse(
+        self, frame: Frame, query: Query, reply: _Reply, cancelled: IsCancelled
+    ) -> Grounding:
+        """Send the query and read what comes until the answer is there."""
+        picture = {'url': png_url(seen_by(self._dialect, frame.image))}
+        content = [
+            {'type': 'image_url', 'image_url': picture},
+            {'type': 'text', 'text': self._dialect.prompt(query.text)},
+        ]
+        try:
+            async with await self._ask([{'role': 'user', 'content': content}]) as stream:
+                async for chunk in stream:
+                    if cancelled():
+                        raise Cancelled(reply.narrator.text)
+                    if not _take(chunk, reply):
+                        break
+        except (openai.APIError, json.JSONDecodeError) as error:
+            text = reply.narrator.text
+            raise explained(error, self._url, self._key_env, text) from error
+        return self._grounding(reply)
+
+    async def _ask(self, messages: Any) -> Any:
+        """Start the completion; a server that cannot count tokens is asked again without."""
+        try:
+            return await self._patiently(
+                lambda: self._client.chat.completions.create(messages=messages, **self._request)
+            )
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if 'stream_options' not in str(error) or 'stream_options' not in self._request:
+                raise
+            del self._request['stream_options']
+        return await self._ask(messages)
+
+    async def _patiently(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Call, and again after ever longer pauses while there is no connection."""
+        for pause in RETRY_AFTER:
+            try:
+                return await call()
+            except openai.APITimeoutError:
+                raise
+            except openai.APIConnectionError as error:
+                _logger.info('%s: %s Next attempt in %g s', self._url, error, pause)
+                await asyncio.sleep(pause)
+        return await call()
+
+    def _grounding(self, reply: _Reply) -> Grounding:
+        """Return what a stream that has ended says."""
+        text = reply.narrator.text
+        if not reply.finish and not reply.narrator.complete:
+            if not text:
+                raise not_compatible(self._url)
+            raise MalformedAnswer(f'{self._url} broke off in the middle of it', text)
+        try:
+            return reply.narrator.finish(reply.tokens)
+        except MalformedAnswer as error:
+            if reply.finish != 'length':
+                raise
+            limit = self._request['max_tokens']
+            reason = f'{error.reason}; the server stopped at {limit} tokens (max_new_tokens)'
+            raise MalformedAnswer(reason, text) from error
+
+    async def _served(self, wanted: str) -> tuple[str, str]:
+        """Return the name of the model to ask and what its server calls itself."""
+        owners = await self._listing()
+        if not owners and wanted:
+            _logger.warning(
+                '%s lists no models: the first query shows if %s is there', self._url, wanted
+            )
+            return wanted, ''
+        if not wanted and len(owners) == 1:
+            wanted = next(iter(owners))
+        if wanted not in owners:
+            asked = repr(wanted) if wanted else 'none was named'
+            raise ReasonerUnavailable(
+                f'{self._url} does not serve the model asked for ({asked}); it serves '
+                f'{", ".join(map(repr, owners)) or "none"}. Set `model` to a name that it serves, '
+                'or start a server with the model (docs/serving.md).'
+            )
+        return wanted, owners[wanted]
+
+    async def _listing(self) -> dict[str, str]:
+        """Return who owns each model that the server lists; nothing if it has no list."""
+        try:
+            page = await asyncio.wait_for(
+                self._patiently(lambda: _awaited(self._client.models.list())), LISTING_LIMIT
+            )
+        except asyncio.TimeoutError as error:
+            raise unreachable(self._url, f'silent for {LISTING_LIMIT:g} s') from error
+        except openai.NotFoundError:
+            return {}
+        except (openai.APIError, json.JSONDecodeError) as error:
+            raise explained(error, self._url, self._key_env, '') from error
+        entries = getattr(page, 'data', None)
+        if not isinstance(entries, list):
+            raise not_compatible(self._url)
+        return {str(entry.id): str(getattr(entry, 'owned_by', '')) for entry in entries}
+
+    def _constraint(self, owner: str) -> dict[str, Any]:
+        if owner not in SERVERS:
+            raise ReasonerUnavailable(
+                f'{self._url} is no server that can constrain an answer after its reasoning '
+                f'({", ".join(SERVERS)} can; it calls itself {owner!r}). Switch constrain_answer '
+                'off.'
+            )
+        try:
+            return answer_format(self._dialect)
+        except ValueError as error:
+            raise ReasonerUnavailable(str(error)) from error
+
+    def _key(self, address: SplitResult) -> str:
+        key = os.environ.get(self._key_env, '') if self._key_env else ''
+        if key and address.scheme == 'http' and address.hostname not in LOCAL:
+            _logger.warning('The key in %s travels unencrypted to %s', self._key_env, self._url)
+        return key or NO_KEY
+
+
+def png_url(image: RgbImage) -> str:
+    """Return a picture, (h, w, 3) uint8, as a data URL; lossless, the model sees these pixels."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, file = cv2.imencode('.png', bgr, PNG_FAST)
+    return f'data:image/png;base64,{base64.b64encode(file.tobytes()).decode()}'
+
+
+def _take(chunk: Any, reply: _Reply) -> bool:
+    """Add one piece of the stream to the reply; return whether further ones matter.
+
+    After the answer is closed nothing can change it, so a model that goes on talking is not heard;
+    the count of tokens, which comes last, still is.
+    """
+    usage = getattr(chunk, 'usage', None)
+    if usage is not None:
+        reply.counted = int(usage.completion_tokens or 0)
+    choices = getattr(chunk, 'choices', None)
+    if not isinstance(choices, list):
+        raise MalformedAnswer(
+            f'the server sent something that is no piece of a chat completion: {str(chunk)[:200]}',
+            reply.narrator.text,
+        )
+    for choice in choices:
+        text = getattr(choice.delta, 'content', None) or ''
+        if reply.narrator.complete and text.strip():
+            return False
+        if text:
+            reply.pieces += 1
+            reply.narrator.feed(text)
+        reply.finish = choice.finish_reason or reply.finish
+    return True
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def _address(base_url: str) -> SplitResult:
+    """Return the parts of a server's address; without one, nothing may go anywhere."""
+    try:
+        address = urlsplit(base_url)
+        usable = address.scheme in ('http', 'https') and bool(address.hostname)
+        _ = address.port
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ReasonerUnavailable(
+            'The reasoner openai needs the address of a server in base_url, such as '
+            f'http://127.0.0.1:8000/v1; {base_url!r} is none. docs/serving.md starts servers.'
+        )
+    return address
