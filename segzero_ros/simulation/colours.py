@@ -45,7 +45,7 @@ _RANGES: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
     ('purple', 'dark'): ((270, 284), (0.52, 0.68), (0.36, 0.43)),
     ('pink', ''): ((328, 344), (0.36, 0.55), (0.90, 0.99)),
     ('brown', ''): ((18, 27), (0.58, 0.72), (0.34, 0.44)),
-    ('black', ''): ((0, 360), (0.0, 0.08), (0.05, 0.11)),
+    ('black', ''): ((0, 360), (0.0, 0.08), (0.09, 0.15)),
     ('gray', ''): ((0, 360), (0.0, 0.05), (0.40, 0.56)),
     ('white', ''): ((0, 360), (0.0, 0.03), (0.92, 0.98)),
 }
@@ -104,6 +104,15 @@ def difference(one: Rgb, other: Rgb) -> float:
 def differences(one: Rgb, others: Array) -> Array:
     """Return (N,) how far each of (N, 3) sRGB colours looks from one (CIE 1976 ΔE)."""
     return np.asarray(np.linalg.norm(_lab(others) - _lab(np.array([one])), axis=1))
+
+
+def alike(one: Rgb, other: Rgb) -> bool:
+    """Return whether two colours have about the same hue, where both have one."""
+    (hue, saturation, _), (other_hue, other_saturation, _) = (
+        colorsys.rgb_to_hsv(*rgb) for rgb in (one, other)
+    )
+    apart = abs((hue - other_hue + 0.5) % 1.0 - 0.5)
+    return min(saturation, other_saturation) > 0.15 and apart < 28 / 360
 
 
 def _lab(srgb: Array) -> Array:

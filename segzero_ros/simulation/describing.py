@@ -21,6 +21,9 @@ YES, MAYBE, NO = 1.0, 0.5, 0.0
 _LEAST_VISIBLE = 0.45
 _LEAST_AREA = 0.0012  # of the picture: 370 pixels of 640 × 480
 
+# An object with less than this share in its body's colour is of no one colour.
+_PLAIN = 0.62
+
 # Noun: (plural, classes that it names, classes that somebody might call so).
 NOUNS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'box': ('boxes', ('box',), ('book',)),
@@ -139,7 +142,9 @@ class Describer:
         name, shade = COLOUR_WORDS[word]
         truth = np.zeros(len(self.objects))
         for index, item in enumerate(self.objects):
-            if item.colour == name:
+            if item.colour == name and item.plain < _PLAIN:
+                truth[index] = MAYBE
+            elif item.colour == name:
                 clash = {shade, item.shade} == {'light', 'dark'}
                 truth[index] = YES if shade in (None, item.shade) else NO if clash else MAYBE
             elif name in colours.ALSO[item.colour] or name in item.accents:

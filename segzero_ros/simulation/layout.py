@@ -91,10 +91,13 @@ def _choose(rng: Rng, ground: Ground) -> list[Thing]:
 
 def _hidden_on(ground: Ground, name: str) -> bool:
     """Return whether a colour is too like the table for a person to see it at once."""
-    middles = (
-        colours.mix(np.random.default_rng(0), name, shade) for shade in colours.SHADES[name]
-    )
-    return any(colours.difference(paint.rgb, ground.mean) < 28 for paint in middles)
+    for shade in colours.SHADES[name]:
+        rgb = colours.mix(np.random.default_rng(0), name, shade).rgb
+        if colours.difference(rgb, ground.mean) < 28:
+            return True
+        if any(colours.alike(rgb, dye) for dye in ground.dyes):
+            return True
+    return False
 
 
 def _thing(rng: Rng, kind: str, name: str, ground: Ground) -> Thing:
@@ -105,11 +108,12 @@ def _thing(rng: Rng, kind: str, name: str, ground: Ground) -> Thing:
     solid = catalogue.CLASSES[kind](rng, scale)
     pale: colours.Rgb = (0.88, 0.87, 0.84)
     inside = pale if rng.random() < 0.3 and name != 'white' else paint.rgb
+    gloss = float(rng.beta(1.3, 2.4)) * (0.35 if kind in ('book', 'box') else 1.0)
     yaw = float(rng.uniform(-np.pi, np.pi))
     if kind == 'mug':  # a handle that the camera can see
         yaw = float(rng.choice((-0.35, np.pi + 0.35)) + rng.uniform(-0.55, 0.55))
     return Thing(
-        solid, paint, _skin(rng, kind, name), inside, float(rng.beta(1.3, 2.4)),
+        solid, paint, _skin(rng, kind, name), inside, gloss,
         np.zeros(3), yaw, size,
     )  # fmt: skip
 
@@ -169,7 +173,7 @@ def _somewhere(
     pixel = rng.uniform((0.04, 0.12), (0.96, 0.96)) * (k.width, k.height)
     if boxes and not thing.clutter and rng.random() < _TOGETHER:
         box = boxes[int(rng.integers(len(boxes)))]
-        pixel = (box[:2] + box[2:]) / 2 + rng.normal(0.0, 0.13 * k.width, 2)
+        pixel = (box[:2] + box[2:]) / 2 + rng.normal(0.0, 0.11 * k.width, 2)
     ray = camera.rays(pixel[:1], pixel[1:])[0]
     if ray[2] > -0.15:
         return None
@@ -213,7 +217,7 @@ def apart(one: Thing, other: Thing) -> bool:
 
 def _seen(box: Array, others: list[Array], clutter: bool) -> bool:
     """Return whether no two boxes in the picture hide too much of each other."""
-    allowed = 0.1 if clutter else 0.38
+    allowed = 0.1 if clutter else 0.5
     area = (box[2] - box[0]) * (box[3] - box[1])
     for other in others:
         size = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])

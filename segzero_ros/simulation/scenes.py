@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.simulation import lighting, sensors
-from segzero_ros.simulation.catalogue import ACCENT, INSIDE, PAGES
+from segzero_ros.simulation.catalogue import ACCENT, BODY, INSIDE, PAGES
 from segzero_ros.simulation.layout import make_setting, Setting
 from segzero_ros.simulation.solids import Array
 from segzero_ros.simulation.textures import noise_at, skin_colours
@@ -36,6 +36,7 @@ class SceneObject:
         shade: 'light', 'dark' or ''.
         size: 'small', 'medium' or 'large' for its class.
         accents: further colours that it shows (a label, the inside), by name.
+        plain: share of its visible pixels that have its body's colour, 0 to 1.
         clutter: whether no sentence is about it.
         round: whether turning it about its upright axis changes nothing.
         pose: its true box in the camera's optical frame; the box's z axis is the table's normal.
@@ -52,6 +53,7 @@ class SceneObject:
     shade: str
     size: str
     accents: tuple[str, ...]
+    plain: float
     clutter: bool
     round: bool
     pose: Pose3D
@@ -186,6 +188,7 @@ def _painted(
 ) -> NDArray[np.float32]:
     local = ((points - thing.position) @ thing.axes).astype(np.float32)
     colours = skin_colours(thing.paint.rgb, thing.skin, local, thing.solid.extents[2])
+    # The bare metal of a lid, the wood of a pencil's tip; else a book's pages.
     pale = {'can': (0.62, 0.62, 0.63), 'pen': (0.80, 0.66, 0.48)}
     colours[paint == INSIDE] = thing.inside
     colours[paint == ACCENT] = thing.skin.accent
@@ -210,6 +213,12 @@ def _accents(thing: Thing) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _plain_share(thing: Thing, paint: NDArray[np.uint8]) -> float:
+    """Return which share of an object's visible pixels its body's colour has, labels apart."""
+    like_body = (paint == BODY) | ((paint == INSIDE) & (thing.inside == thing.paint.rgb))
+    return float(like_body.mean()) if len(paint) else 0.0
+
+
 def _truth(setting: Setting, view: View, index: int, thing: Thing) -> SceneObject:
     seen = view.labels == index + 1
     area = int(seen.sum())
@@ -231,6 +240,7 @@ def _truth(setting: Setting, view: View, index: int, thing: Thing) -> SceneObjec
         shade=thing.paint.shade,
         size=thing.size,
         accents=_accents(thing),
+        plain=_plain_share(thing, view.paint[seen]),
         clutter=thing.clutter,
         round=thing.solid.round,
         pose=pose,

@@ -27,7 +27,7 @@ from segzero_ros.simulation.scenes import Scene, Sentence
 Rng = np.random.Generator
 
 _PER_KIND = 3
-_ATTEMPTS = 150
+_ATTEMPTS = 250
 
 _ONE = (
     'the {}', 'the {}', 'the {}', 'find the {}', 'where is the {}?', 'show me the {}',
@@ -50,10 +50,17 @@ def with_sentences(scene: Scene, rng: Rng, per_kind: int = _PER_KIND) -> Scene:
             if sentence is None or sentence.text in texts:
                 continue
             texts.add(sentence.text)
-            made.append(replace(sentence, kind=kind))
+            made.append(replace(sentence, kind=kind, text=_spoken(rng, sentence.text, kind)))
             if len(texts) == per_kind:
                 break
     return replace(scene, sentences=tuple(made))
+
+
+def _spoken(rng: Rng, text: str, kind: str) -> str:
+    """Return a description as a person would say it."""
+    if text.startswith('something'):
+        return text
+    return _pick(rng, _MANY if kind == 'plural' else _ONE).format(text)
 
 
 def _pick(rng: Rng, words: tuple[str, ...] | list[str]) -> str:
@@ -61,7 +68,7 @@ def _pick(rng: Rng, words: tuple[str, ...] | list[str]) -> str:
 
 
 def _sentence(
-    rng: Rng, text: str, targets: tuple[int, ...], properties: int, relation: bool = False
+    text: str, targets: tuple[int, ...], properties: int, relation: bool = False
 ) -> Sentence:
     if not targets:
         difficulty = 'none'
@@ -69,7 +76,7 @@ def _sentence(
         difficulty = 'relation'
     else:
         difficulty = 'easy' if properties <= 1 else 'composed'
-    return Sentence(_pick(rng, _ONE).format(text), '', difficulty, targets)
+    return Sentence(text, '', difficulty, targets)
 
 
 def _any_object(d: Describer, rng: Rng) -> int:
@@ -104,7 +111,7 @@ def _colour(d: Describer, rng: Rng) -> Sentence | None:
         return None
     if bare.properties == 0 and rng.random() < 0.3:
         return Sentence(f'something {word}', '', 'easy', phrase.targets)
-    return _sentence(rng, phrase.one, phrase.targets, phrase.properties)
+    return _sentence(phrase.one, phrase.targets, phrase.properties)
 
 
 def _shape(d: Describer, rng: Rng) -> Sentence | None:
@@ -112,7 +119,7 @@ def _shape(d: Describer, rng: Rng) -> Sentence | None:
         phrase = d.noun(_pick(rng, list(NOUNS)))
     else:
         phrase = d.shaped(_pick(rng, list(SHAPES)), _pick(rng, list(ANYTHING)))
-    return _sentence(rng, phrase.one, phrase.targets, 1) if phrase.unique else None
+    return _sentence(phrase.one, phrase.targets, 1) if phrase.unique else None
 
 
 def _size(d: Describer, rng: Rng) -> Sentence | None:
@@ -127,7 +134,7 @@ def _size(d: Describer, rng: Rng) -> Sentence | None:
         word = _pick(rng, ('larger', 'bigger', 'big') if large else ('smaller', 'small', 'little'))
     else:
         word = _pick(rng, ('largest', 'biggest') if large else ('smallest', 'tiniest'))
-    return _sentence(rng, f'{word} {phrase.one}', (index,), phrase.properties + 1)
+    return _sentence(f'{word} {phrase.one}', (index,), phrase.properties + 1)
 
 
 def _by_size(d: Describer, members: tuple[int, ...], large: bool) -> int | None:
@@ -151,7 +158,7 @@ def _position(d: Describer, rng: Rng) -> Sentence | None:
         words, index = position(d, rng, phrase)
     if index is None:
         return None
-    return _sentence(rng, words, (index,), phrase.properties + 1)
+    return _sentence(words, (index,), phrase.properties + 1)
 
 
 def _relation(d: Describer, rng: Rng) -> Sentence | None:
@@ -165,7 +172,7 @@ def _relation(d: Describer, rng: Rng) -> Sentence | None:
     if not related.unique or len(phrase.targets) < 2:
         return None
     text = f'{phrase.one} {words}'
-    return _sentence(rng, text, related.targets, phrase.properties + 1, relation=True)
+    return _sentence(text, related.targets, phrase.properties + 1, relation=True)
 
 
 def _anchored(d: Describer, rng: Rng, phrase: Phrase, name: str) -> tuple[str, Truth] | None:
@@ -194,9 +201,9 @@ def _ordinal(d: Describer, rng: Rng) -> Sentence | None:
     if (around < 0.05).any():
         return None
     if len(order) == 3 and number == 2 and rng.random() < 0.4 and gaps.min() > 0.07:
-        return _sentence(rng, f'middle {phrase.one}', (order[1],), phrase.properties + 1)
+        return _sentence(f'middle {phrase.one}', (order[1],), phrase.properties + 1)
     text = f'{ORDINALS[number]} {phrase.one} from the {side}'
-    return _sentence(rng, text, (order[number - 1],), phrase.properties + 1)
+    return _sentence(text, (order[number - 1],), phrase.properties + 1)
 
 
 def _plural(d: Describer, rng: Rng) -> Sentence | None:
@@ -205,11 +212,12 @@ def _plural(d: Describer, rng: Rng) -> Sentence | None:
     if not phrase.sure or count < 2:
         return None
     texts = [f'all {phrase.many}', f'all the {phrase.many}', f'every {phrase.one}']
-    texts.append(
-        f'both {phrase.many}' if count == 2 else f'the {_NUMBERS[min(count, 6)]} {phrase.many}'
-    )
-    text = _pick(rng, _MANY).format(_pick(rng, texts))
-    return Sentence(text, '', 'easy' if phrase.properties <= 1 else 'composed', phrase.targets)
+    if count == 2:
+        texts.append(f'both {phrase.many}')
+    elif count < len(_NUMBERS):
+        texts.append(f'the {_NUMBERS[count]} {phrase.many}')
+    difficulty = 'easy' if phrase.properties <= 1 else 'composed'
+    return Sentence(_pick(rng, texts), '', difficulty, phrase.targets)
 
 
 _NUMBERS = ('', 'one', 'two', 'three', 'four', 'five', 'six')
@@ -228,13 +236,13 @@ def _depth(d: Describer, rng: Rng) -> Sentence | None:
         texts = [f'nearest {one}', f'closest {one}', f'{one} closest to the camera']
     else:
         texts = [f'farthest {one}', f'most distant {one}', f'{one} farthest from the camera']
-    return _sentence(rng, _pick(rng, texts), (order[0],), phrase.properties + 1)
+    return _sentence(_pick(rng, texts), (order[0],), phrase.properties + 1)
 
 
 def _none(d: Describer, rng: Rng) -> Sentence | None:
     make = (_no_colour, _no_combination, _no_combination, _no_class, _no_relation, _no_ordinal)
     text = make[int(rng.integers(len(make)))](d, rng)
-    return None if text is None else _sentence(rng, text, (), 0)
+    return None if text is None else _sentence(text, (), 0)
 
 
 def _no_colour(d: Describer, rng: Rng) -> str | None:

@@ -57,12 +57,14 @@ class Ground:
         mean: its mean colour, about.
         gloss: strength of its highlight, 0 to 1.
         colour: from x and y in metres, float32 of one shape, to colours with a last axis of 3.
+        dyes: colours that people would name when they speak of it.
     """
 
     kind: str
     mean: Rgb
     gloss: float
     colour: Callable[[Values, Values], Values]
+    dyes: tuple[Rgb, ...] = ()
 
 
 def _turned(x: Values, y: Values, angle: float) -> tuple[Values, Values]:
@@ -162,9 +164,9 @@ def cloth(rng: Rng) -> Ground:
         weave = np.sin(along * thread) * np.sin(across * thread)
         folds = noise_at(along * 0.4, across, 1.1, offset) - 0.5
         factor = 1.0 + 0.035 * weave + 0.22 * folds
-        return np.asarray(plain, np.float32) * factor[..., None]
+        return np.asarray(plain * factor[..., None], np.float32)
 
-    return Ground('cloth', plain, 0.0, colour)
+    return Ground('cloth', plain, 0.0, colour, (plain,))
 
 
 def gingham(rng: Rng) -> Ground:
@@ -184,7 +186,7 @@ def gingham(rng: Rng) -> Ground:
         mixed: Values = _blend(pale, plain, amount) * (1.0 + 0.15 * folds)[..., None]
         return mixed
 
-    return Ground('gingham', _middle(pale, plain), 0.0, colour)
+    return Ground('gingham', _middle(pale, plain), 0.0, colour, (pale, plain))
 
 
 GROUNDS: dict[str, Callable[[Rng], Ground]] = {

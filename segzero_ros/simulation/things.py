@@ -98,18 +98,18 @@ class Thing:
     @property
     def axes(self) -> Array:
         """The (3, 3) matrix whose columns are the solid's axes in the world."""
-        return np.array(yawed(self.yaw)).T
+        return np.asarray(np.array(yawed(self.yaw)).T)
 
     @property
     def centre(self) -> Array:
         """The (3,) middle of the box that holds it, in the world."""
         middle = (np.array(self.solid.low) + np.array(self.solid.high)) / 2
-        return self.position + self.axes @ middle
+        return np.asarray(self.position + self.axes @ middle)
 
     @property
     def corners(self) -> Array:
         """The (8, 3) corners of the box that holds it, in the world."""
-        return self.position + self.solid.corners @ self.axes.T
+        return np.asarray(self.position + self.solid.corners @ self.axes.T)
 
     @property
     def reach(self) -> float:
