@@ -97,7 +97,7 @@ class Sam2Segmenter:
         self.device = choose_device(device)
         self._dtype = choose_dtype(dtype, self.device)
         checkpoint = find_checkpoint(model, config, offline)
-        with _memory_errors('load', self.device):
+        with memory_errors('load', self.device):
             self.model = build_model(checkpoint, self.device)
             self._mean = torch.tensor(MEAN, device=self.device).view(3, 1, 1)
             self._deviation = torch.tensor(DEVIATION, device=self.device).view(3, 1, 1)
@@ -113,7 +113,7 @@ class Sam2Segmenter:
 
     def encode(self, frame: Frame) -> Sam2Encoding:
         """Encode the frame's picture."""
-        with _memory_errors('encode', self.device), torch.inference_mode():
+        with memory_errors('encode', self.device), torch.inference_mode():
             if self._stream is None:
                 return self._encode(frame)
             with torch.cuda.stream(self._stream):
@@ -131,7 +131,7 @@ class Sam2Segmenter:
         """
         objects = grounding.objects
         made: dict[int, SegmentedMask] = {}
-        with _memory_errors('segment', self.device), torch.inference_mode():
+        with memory_errors('segment', self.device), torch.inference_mode():
             for numbers in batches(objects):
                 prompted = [objects[number] for number in numbers]
                 made.update(zip(numbers, self._segment(encoding, prompted), strict=True))
@@ -324,7 +324,7 @@ def _new_stream(device: torch.device) -> torch.cuda.Stream | None:
 
 
 @contextmanager
-def _memory_errors(doing: str, device: torch.device) -> Iterator[None]:
+def memory_errors(doing: str, device: torch.device) -> Iterator[None]:
     """Turn a GPU that is full into an error that says what to do about it."""
     try:
         yield

@@ -5,7 +5,7 @@ Imports `types` only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 import math
 from typing import Protocol
@@ -40,7 +40,10 @@ class Tracker(Protocol):
 
         Args:
             frame: the picture that the segments were found in; it need not be the last one.
-            segments: as for `start`; an id that is followed already is followed anew from here.
+            segments: as for `start`.
+
+        Raises:
+            ValueError: one of their ids is followed already.
         """
         ...
 
@@ -55,6 +58,19 @@ class Tracker(Protocol):
     def close(self) -> None:
         """Forget everything; the tracker is not used again."""
         ...
+
+
+def followable(segments: Sequence[Segment], followed: Iterable[int]) -> list[Segment]:
+    """Return the segments that have a mask; see `Tracker.add` for the error.
+
+    Args:
+        segments: what is to be followed.
+        followed: ids that are followed already.
+    """
+    taken = {segment.id for segment in segments} & set(followed)
+    if taken:
+        raise ValueError(f'Objects are followed already under the ids {sorted(taken)}')
+    return [segment for segment in segments if segment.mask.any()]
 
 
 def found(segment: Segment, mask: Mask, score: float) -> Track:
