@@ -1,0 +1,1 @@
+"""Reading colours, shapes, sizes, positions and relations, without a model."""
