@@ -23,7 +23,7 @@ from segzero_ros.reasoning.attributes.fragments import (
     meetings,
     Meetings,
 )
-from segzero_ros.support import Support, Values
+from segzero_ros.tabletop import Support, Values
 from segzero_ros.types import Mask
 
 # Neighbours further apart along the ray than this, beyond their slope, have a gap between them.
