@@ -1,0 +1,187 @@
+"""Start the perception node with a profile: `ros2 launch segzero_ros perception.launch.py`.
+
+What is given on the command line goes before `params_file`, and that before the profile's file in
+`config/`; an argument left empty changes nothing. `--show-args` lists them all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ament_index_python.packages import get_package_share_directory
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from launch import LaunchContext, LaunchDescription
+
+PROFILES = ['robot', 'remote', 'offline']
+SWITCH = ['true', 'false', 'True', 'False']
+# The namespace that the displays of rviz/perception.rviz are set to, and what they show.
+RVIZ_NAMESPACE = '/segzero'
+RVIZ_TOPICS = ['overlay', 'label_image', 'markers']
+
+
+class Argument(NamedTuple):
+    """A launch argument; without choices it may be anything."""
+
+    name: str
+    description: str
+    default: str = ''
+    choices: list[str] | None = None
+
+
+ARGUMENTS = [
+    Argument(
+        'profile',
+        'Which config/<profile>.yaml: `robot` runs the published models in this process, with a '
+        'GPU and the weights; `remote` asks an OpenAI-compatible server; `offline` needs neither.',
+        'robot',
+        PROFILES,
+    ),
+    Argument('image', "The camera's image topic, such as /camera/image_raw."),
+    Argument(
+        'depth',
+        'Depth registered to the image: 16UC1 in mm, 32FC1 in m, or its …/compressedDepth.',
+    ),
+    Argument('camera_info', 'The intrinsics; empty with `image` given: camera_info beside it.'),
+    Argument(
+        'image_transport',
+        'How `image` comes; with `compressed` its topic is …/compressed, which is added where the '
+        'name does not say so. Empty: compressed for a topic …/compressed, else as in the files.',
+        choices=['', 'raw', 'compressed'],
+    ),
+    Argument('reasoner_model', 'Hub name, local folder or served name of the reasoning model.'),
+    Argument('segmenter_model', 'Hub name or local checkpoint of the segmenter.'),
+    Argument('device', 'Where the models run: auto, cpu, cuda, cuda:1 …'),
+    Argument('base_url', 'The OpenAI-compatible server, such as http://server:8000/v1.'),
+    Argument('params_file', "Your own parameters, a YAML file laid over the profile's."),
+    Argument('namespace', 'The namespace of the node and of all that it publishes.', 'segzero'),
+    Argument('track', 'Follow the objects of an answer through later images.', '', ['', *SWITCH]),
+    Argument('autostart', 'Configure and activate the node at once.', '', ['', *SWITCH]),
+    Argument(
+        'log_level',
+        "The node's log level.",
+        'info',
+        ['debug', 'info', 'warn', 'error', 'fatal'],
+    ),
+    Argument(
+        'rviz', 'Start RViz with the overlay, the labels and the 3-D boxes.', 'false', SWITCH
+    ),
+    Argument('use_sim_time', 'Take the time from /clock (a simulator, a bag).', '', ['', *SWITCH]),
+]
+# Arguments that are parameters of the node, under the same name.
+TEXTS = ['image_transport', 'reasoner_model', 'segmenter_model', 'device', 'base_url']
+SWITCHES = ['track', 'autostart', 'use_sim_time']
+
+
+def generate_launch_description() -> LaunchDescription:
+    declared = [
+        DeclareLaunchArgument(
+            argument.name,
+            default_value=argument.default,
+            description=argument.description,
+            choices=argument.choices,
+        )
+        for argument in ARGUMENTS
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])
+
+
+def start(context: LaunchContext) -> list[Node]:
+    """Return the nodes that the arguments ask for."""
+    given = {
+        argument.name: LaunchConfiguration(argument.name).perform(context)
+        for argument in ARGUMENTS
+    }
+    share = Path(get_package_share_directory('segzero_ros'))
+    nodes = [perception(given, share)]
+    if is_on(given['rviz']):
+        nodes.append(rviz(given, share))
+    return nodes
+
+
+def perception(given: dict[str, str], share: Path) -> Node:
+    topics = remappings(given)
+    logger = '.'.join([*(part for part in given['namespace'].split('/') if part), 'perception'])
+    return Node(
+        package='segzero_ros',
+        executable='perception_node',
+        name='perception',
+        namespace=given['namespace'],
+        parameters=[*params_files(given, share), parameters(given)],
+        remappings=list(topics.items()),
+        arguments=['--ros-args', '--log-level', f'{logger}:={given["log_level"]}'],
+        output='screen',
+        emulate_tty=True,
+    )
+
+
+def rviz(given: dict[str, str], share: Path) -> Node:
+    namespace = '/' + given['namespace'].strip('/')
+    moved = [
+        (f'{RVIZ_NAMESPACE}/{topic}', f'{namespace.rstrip("/")}/{topic}') for topic in RVIZ_TOPICS
+    ]
+    return Node(
+        package='rviz2',
+        executable='rviz2',
+        name='rviz',
+        namespace=given['namespace'],
+        arguments=['-d', str(share / 'rviz' / 'perception.rviz')],
+        parameters=[{'use_sim_time': is_on(given['use_sim_time'])}],
+        remappings=[] if namespace == RVIZ_NAMESPACE else moved,
+        output='log',
+    )
+
+
+def params_files(given: dict[str, str], share: Path) -> list[str]:
+    """Return the profile's file and the user's own; the later one goes before."""
+    files = [share / 'config' / f'{given["profile"]}.yaml']
+    if given['params_file']:
+        own = Path(given['params_file']).expanduser().absolute()
+        if not own.is_file():
+            raise FileNotFoundError(f'params_file: there is no file {own}')
+        files.append(own)
+    return [str(file) for file in files]
+
+
+def parameters(given: dict[str, str]) -> dict[str, Any]:
+    """Return the node's parameters that were given as arguments, in their own types."""
+    texts = {name: given[name] for name in TEXTS} | transports(given)
+    # As they are: without the type, a device `0` or a model `7` would become a number.
+    values: dict[str, Any] = {
+        name: ParameterValue(text, value_type=str) for name, text in texts.items() if text
+    }
+    return values | {name: is_on(given[name]) for name in SWITCHES if given[name]}
+
+
+def transports(given: dict[str, str]) -> dict[str, str]:
+    """Return how the images come, where the topics' names say it and no argument does."""
+    said = {}
+    if last_word(given['image']) == 'compressed' and not given['image_transport']:
+        said['image_transport'] = 'compressed'
+    if last_word(given['depth']) == 'compressedDepth':
+        said['depth_transport'] = 'compressedDepth'
+    return said
+
+
+def remappings(given: dict[str, str]) -> dict[str, str]:
+    """Return the node's own names of the topics that were given, and where they are."""
+    topics = {name: given[name] for name in ('image', 'depth', 'camera_info') if given[name]}
+    image = topics.get('image', '')
+    if image and 'camera_info' not in topics:
+        picture = image.removesuffix('/compressed')
+        topics['camera_info'] = picture.removesuffix(last_word(picture)) + 'camera_info'
+    if image and given['image_transport'] == 'compressed' and 'compressed' not in last_word(image):
+        topics['image'] = f'{image}/compressed'
+    return topics
+
+
+def last_word(topic: str) -> str:
+    return topic.rsplit('/', 1)[-1]
+
+
+def is_on(switch: str) -> bool:
+    return switch.lower() == 'true'
