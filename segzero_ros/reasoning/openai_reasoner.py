@@ -67,6 +67,7 @@ class _Reply:
     pieces: int = 0
     counted: int = 0
     finish: str = ''
+    thinking: bool = False
 
     @property
     def tokens(self) -> int:
@@ -213,7 +214,8 @@ class OpenAIReasoner:
                 lambda: self._client.chat.completions.create(messages=messages, **self._request)
             )
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            if 'stream_options' not in str(error) or 'stream_options' not in self._request:
+            refused = 'stream_options' in f'{error.message} {error.body}'
+            if not refused or 'stream_options' not in self._request:
                 raise
             del self._request['stream_options']
         return await self._ask(messages)
@@ -268,8 +270,9 @@ class OpenAIReasoner:
     async def _listing(self) -> dict[str, str]:
         """Return who owns each model that the server lists; nothing if it has no list."""
         try:
-            page = await asyncio.wait_for(
-                self._patiently(lambda: _awaited(self._client.models.list())), LISTING_LIMIT
+            listing = await asyncio.wait_for(
+                self._patiently(lambda: self._client.get('/models', cast_to=object)),
+                LISTING_LIMIT,
             )
         except asyncio.TimeoutError as error:
             raise unreachable(self._url, f'silent for {LISTING_LIMIT:g} s') from error
@@ -277,10 +280,14 @@ class OpenAIReasoner:
             return {}
         except (openai.APIError, json.JSONDecodeError) as error:
             raise explained(error, self._url, self._key_env, '') from error
-        entries = getattr(page, 'data', None)
+        entries = listing.get('data') if isinstance(listing, dict) else None
         if not isinstance(entries, list):
             raise not_compatible(self._url)
-        return {str(entry.id): str(getattr(entry, 'owned_by', '')) for entry in entries}
+        return {
+            str(entry['id']): str(entry.get('owned_by', ''))
+            for entry in entries
+            if isinstance(entry, dict) and 'id' in entry
+        }
 
     def _constraint(self, owner: str) -> dict[str, Any]:
         if owner not in SERVERS:
@@ -324,7 +331,7 @@ def _take(chunk: Any, reply: _Reply) -> bool:
             reply.narrator.text,
         )
     for choice in choices:
-        text = getattr(choice.delta, 'content', None) or ''
+        text = _written(choice.delta, reply)
         if reply.narrator.complete and text.strip():
             return False
         if text:
@@ -334,8 +341,18 @@ def _take(chunk: Any, reply: _Reply) -> bool:
     return True
 
 
-async def _awaited(awaitable: Any) -> Any:
-    return await awaitable
+def _written(delta: Any, reply: _Reply) -> str:
+    """Return what the model wrote; some servers send its thinking apart, without the tags."""
+    thought = getattr(delta, 'reasoning_content', None) or getattr(delta, 'reasoning', None) or ''
+    text = getattr(delta, 'content', None) or ''
+    written = ''
+    if thought:
+        written = thought if reply.thinking else f'<think>{thought}'
+        reply.thinking = True
+    if text:
+        written += f'</think>{text}' if reply.thinking else text
+        reply.thinking = False
+    return written
 
 
 def _address(base_url: str) -> SplitResult:

@@ -1,0 +1,635 @@
+"""The reasoner behind a server: a real one with a real model, and one that does all wrong."""
+
+import base64
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import importlib.util
+import io
+import json
+import logging
+import os
+from pathlib import Path
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+import urllib.request
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from segzero_ros.loading import load_reasoner, ReasonerOptions
+from segzero_ros.reasoning.openai_reasoner import OpenAIReasoner
+from segzero_ros.types import (
+    Cancelled,
+    Frame,
+    GroundedObject,
+    MalformedAnswer,
+    Query,
+    ReasonerTimeout,
+    ReasonerUnavailable,
+)
+
+MODEL = 'VisionReasoner-7B'
+THINKING = '<think>The mug is the only vessel here.</think>'
+OBJECTS = '[{"bbox_2d": [84,84,420,420], "point_2d": [252,252]}, '
+OBJECTS += '{"bbox_2d": [0,0,840,840], "point_2d": [1,2]}]'
+ANSWER = f'{THINKING}<answer>{OBJECTS}</answer>'
+# In a picture of 200 by 100 pixels.
+FOUND = (
+    GroundedObject((20.0, 10.0, 100.0, 50.0), ((60.0, 30.0),), 'Something to drink from?'),
+    GroundedObject((0.0, 0.0, 200.0, 100.0), ((0.0, 0.0),), 'Something to drink from?'),
+)
+FRAME = Frame(np.random.default_rng(0).integers(0, 256, (100, 200, 3), dtype=np.uint8))
+QUERY = Query('Something to drink from?', 'q1')
+PROMPT_BEGIN = 'Please find "something to drink from" with bboxs and points.Compare'
+
+
+def piece(text: str = '', finish: str | None = None, **more: Any) -> bytes:
+    """One event of a streamed chat completion."""
+    choice = {'index': 0, 'delta': {'content': text}, 'finish_reason': finish}
+    body = {'id': 'c', 'object': 'chat.completion.chunk', 'created': 0, 'model': MODEL}
+    return f'data: {json.dumps({**body, "choices": [choice], **more})}\n\n'.encode()
+
+
+def pieces_of(text: str, size: int = 7) -> list[bytes]:
+    return [piece(text[start : start + size]) for start in range(0, len(text), size)]
+
+
+USAGE = piece(choices=[], usage={'prompt_tokens': 9, 'completion_tokens': 41, 'total_tokens': 50})
+DONE = b'data: [DONE]\n\n'
+WELL = [*pieces_of(ANSWER), piece(finish='stop'), USAGE, DONE]
+
+
+class Request(BaseHTTPRequestHandler):
+    """One request to the server under the test's control."""
+
+    server: 'Server'
+
+    def do_GET(self) -> None:
+        self.server.seen.append((self.path, self.headers, None))
+        self.server.listing(self)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+        self.server.seen.append((self.path, self.headers, body))
+        self.server.answer(self)
+
+    def reply(self, status: int, body: bytes | dict, kind: str = 'application/json') -> None:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header('Content-Type', kind)
+        self.send_header('Content-Length', str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def stream(self, events: list[bytes]) -> None:
+        """Send events and end the connection, as a server does that closes after the answer."""
+        self.send_response(200)
+        self.send_header('Content-Type', 'text/event-stream')
+        self.end_headers()
+        for event in events:
+            self.wfile.write(event)
+
+    def hung_up(self) -> bool:
+        """Wait until the client closes the connection; whether it did."""
+        self.connection.settimeout(20)
+        return self.connection.recv(1) == b''
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    """Speaks HTTP on a free port; tests say what it answers."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(('127.0.0.1', 0), Request)
+        self.url = f'http://127.0.0.1:{self.server_port}/v1'
+        self.seen: list[tuple[str, Any, Any]] = []
+        self.owner = 'vllm'
+        self.listing: Callable[[Request], None] = self.list_the_model
+        self.answer: Callable[[Request], None] = lambda request: request.stream(WELL)
+        self.done = threading.Event()
+
+    def list_the_model(self, request: Request) -> None:
+        entry = {'id': MODEL, 'object': 'model', 'created': 0, 'owned_by': self.owner}
+        request.reply(200, {'object': 'list', 'data': [entry]})
+
+    def handle_error(self, *_: Any) -> None:
+        """Clients that hang up are what is tested here."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as made:
+        threading.Thread(target=made.serve_forever, args=(0.02,)).start()
+        yield made
+        made.shutdown()
+
+
+@pytest.fixture
+def reasoner(server: Server) -> Iterator[OpenAIReasoner]:
+    made = OpenAIReasoner(server.url, MODEL)
+    yield made
+    made.close()
+
+
+def answers_again(server: Server, reasoner: OpenAIReasoner) -> bool:
+    """Whether the next query is answered, now that the server behaves."""
+    server.answer = lambda request: request.stream(WELL)
+    return reasoner.reason(FRAME, QUERY).objects == FOUND
+
+
+def test_the_answer_is_told_piece_by_piece_and_returned_whole(server, reasoner):
+    words: list[str] = []
+    objects: list[GroundedObject] = []
+    grounding = reasoner.reason(FRAME, QUERY, words.append, on_object=objects.append)
+    assert grounding.objects == FOUND == tuple(objects)
+    assert grounding.reasoning == 'The mug is the only vessel here.' == ''.join(words)
+    assert len(words) > 3
+    assert grounding.raw_answer == ANSWER
+    assert grounding.generated_tokens == 41
+    assert grounding.note == ''
+    assert reasoner.name == f'{MODEL} at {server.url}'
+
+
+def test_the_request_is_greedy_with_the_published_prompt_and_the_squashed_picture(
+    server, reasoner
+):
+    reasoner.reason(FRAME, QUERY)
+    path, _, body = server.seen[-1]
+    assert path == '/v1/chat/completions'
+    assert body['model'] == MODEL and body['temperature'] == 0 and body['stream'] is True
+    assert body['max_tokens'] == 1024
+    assert 'repetition_penalty' not in body and 'response_format' not in body
+    (message,) = body['messages']
+    picture, text = message['content']
+    assert message['role'] == 'user'
+    assert text['text'].startswith(PROMPT_BEGIN)
+    kind, _, data = picture['image_url']['url'].partition(',')
+    assert kind == 'data:image/png;base64'
+    sent = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+    squashed = Image.fromarray(FRAME.image).resize((840, 840), Image.Resampling.BILINEAR)
+    assert np.array_equal(sent, np.asarray(squashed))
+
+
+def test_one_connection_serves_many_queries(server, reasoner):
+    clients = set()
+
+    def answer(request: Request) -> None:
+        clients.add(request.client_address)
+        request.protocol_version = 'HTTP/1.1'
+        request.close_connection = False
+        content = b''.join(WELL)
+        request.reply(200, content, 'text/event-stream')
+
+    server.answer = answer
+    for _ in range(3):
+        assert reasoner.reason(FRAME, QUERY).objects == FOUND
+    assert len(clients) == 1
+
+
+def test_without_a_count_of_tokens_the_pieces_are_counted(server, reasoner):
+    def answer(request: Request) -> None:
+        if 'stream_options' in server.seen[-1][2]:
+            request.reply(422, {'detail': "Unexpected fields: {'stream_options'}"})
+        else:
+            request.stream([*pieces_of(ANSWER), piece(finish='stop'), DONE])
+
+    server.answer = answer
+    for _ in range(2):
+        assert reasoner.reason(FRAME, QUERY).generated_tokens == len(pieces_of(ANSWER))
+    # The second query knew it beforehand.
+    assert len([path for path, _, body in server.seen if body]) == 3
+
+
+@pytest.mark.parametrize('field', ['reasoning', 'reasoning_content'])
+def test_thinking_that_the_server_sends_apart_is_put_back_into_its_tags(server, reasoner, field):
+    thought = THINKING.removeprefix('<think>').removesuffix('</think>')
+    apart = [
+        piece(choices=[{'index': 0, 'delta': {field: part}, 'finish_reason': None}])
+        for part in (thought[:9], thought[9:])
+    ]
+    answer = pieces_of(ANSWER.removeprefix(THINKING))
+    server.answer = lambda request: request.stream([*apart, *answer, piece(finish='stop'), DONE])
+    words: list[str] = []
+    grounding = reasoner.reason(FRAME, QUERY, words.append)
+    assert grounding.raw_answer == ANSWER
+    assert grounding.reasoning == thought == ''.join(words)
+    assert grounding.objects == FOUND
+
+
+def test_a_model_that_goes_on_talking_after_its_answer_is_not_waited_for(server, reasoner):
+    def answer(request: Request) -> None:
+        request.stream([*pieces_of(ANSWER), piece('By the way, ')])
+        if request.hung_up():
+            server.done.set()
+
+    server.answer = answer
+    assert reasoner.reason(FRAME, QUERY).objects == FOUND
+    assert server.done.wait(20)
+
+
+def cancelled_after(seconds: float) -> Callable[[], bool]:
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() > until
+
+
+@pytest.mark.parametrize('sent', [[], pieces_of(ANSWER)[:3]], ids=['at once', 'half way'])
+def test_a_silent_server_is_left_soon_after_the_cancel_and_told_so(server, reasoner, sent):
+    def answer(request: Request) -> None:
+        if sent:
+            request.stream(sent)
+        if request.hung_up():
+            server.done.set()
+
+    server.answer = answer
+    asked = time.monotonic()
+    with pytest.raises(Cancelled) as caught:
+        reasoner.reason(FRAME, QUERY, cancelled=cancelled_after(0.5))
+    # 0.2 s are promised; the rest is for a busy machine.
+    assert time.monotonic() - asked < 0.5 + 0.2 + 0.5
+    assert caught.value.raw_answer == ANSWER[: 7 * len(sent)]
+    assert server.done.wait(20)
+    assert answers_again(server, reasoner)
+
+
+def test_a_cancel_takes_effect_within_one_token_of_a_fast_stream(server, reasoner):
+    told: list[str] = []
+    server.answer = lambda request: request.stream(WELL)
+    with pytest.raises(Cancelled):
+        reasoner.reason(FRAME, QUERY, told.append, cancelled=lambda: len(told) >= 2)
+    assert len(told) == 2
+    assert answers_again(server, reasoner)
+
+
+def test_a_server_that_stalls_runs_into_the_time_limit(server):
+    server.answer = lambda request: (request.stream(pieces_of(ANSWER)[:4]), request.hung_up())
+    reasoner = OpenAIReasoner(server.url, MODEL, time_limit=0.4)
+    with pytest.raises(ReasonerTimeout, match=r'within 0.4 s; it had written 4 tokens') as caught:
+        reasoner.reason(FRAME, QUERY)
+    assert caught.value.raw_answer == ANSWER[:28]
+    assert answers_again(server, reasoner)
+    reasoner.close()
+
+
+def break_off(request: Request) -> None:
+    """Promise more than comes."""
+    request.protocol_version = 'HTTP/1.1'
+    request.send_response(200)
+    request.send_header('Content-Type', 'text/event-stream')
+    request.send_header('Content-Length', '100000')
+    request.end_headers()
+    request.wfile.write(b''.join(pieces_of(ANSWER)[:6]))
+    request.close_connection = True
+
+
+HALF = pieces_of(ANSWER)[:6]
+MALFORMED = {
+    'the connection breaks': (break_off, 'broke in the middle'),
+    'the stream ends early': (lambda request: request.stream(HALF), 'broke off in the middle'),
+    'an event is no JSON': (
+        lambda request: request.stream([*HALF, b'data: {"choices": [\n\n']),
+        'no JSON',
+    ),
+    'an event is another JSON': (
+        lambda request: request.stream([*HALF, b'data: {"weather": "fine"}\n\n']),
+        'no piece of a chat completion',
+    ),
+    'the answer is no answer': (
+        lambda request: request.stream([piece('I cannot see it.'), piece(finish='stop'), DONE]),
+        'cannot be read',
+    ),
+    'the answer is too long': (
+        lambda request: request.stream([piece('<think>Well'), piece(finish='length'), DONE]),
+        'max_new_tokens',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', MALFORMED)
+def test_an_answer_that_cannot_be_read_carries_what_there_is(server, reasoner, case):
+    server.answer, said = MALFORMED[case]
+    with pytest.raises(MalformedAnswer, match=said) as caught:
+        reasoner.reason(FRAME, QUERY)
+    assert caught.value.raw_answer
+    assert ANSWER.startswith(caught.value.raw_answer) or 'answer is' in case
+    assert answers_again(server, reasoner)
+
+
+def test_of_a_list_cut_off_by_the_token_limit_the_complete_objects_are_kept(server, reasoner):
+    cut = ANSWER[: ANSWER.index('840,840')]
+    server.answer = lambda request: request.stream([piece(cut), piece(finish='length'), DONE])
+    grounding = reasoner.reason(FRAME, QUERY)
+    assert grounding.objects == FOUND[:1]
+    assert 'cut off' in grounding.note
+
+
+UNAVAILABLE = {
+    'an error inside': (500, {'error': {'message': 'CUDA out of memory'}}, 'CUDA out of memory'),
+    'it is still loading': (503, {'detail': 'Loading model'}, 'Loading model'),
+    'the key is wrong': (401, {'error': 'Unauthorized'}, 'OPENAI_API_KEY'),
+    'the model is another': (
+        404,
+        {'message': f'The model `{MODEL}` does not exist.'},
+        'does not exist',
+    ),
+    'the picture is too large': (400, {'message': 'at most 0 image(s)'}, 'at most 0 image'),
+    'it is overloaded': (429, {'message': 'queue full'}, 'replicas'),
+    'a page instead': (200, b'<html>Welcome to the router</html>', 'base_url'),
+    'an empty stream': (200, b'', 'base_url'),
+}
+
+
+@pytest.mark.parametrize('case', UNAVAILABLE)
+def test_a_server_that_refuses_is_quoted_and_asked_once(server, reasoner, case):
+    status, body, said = UNAVAILABLE[case]
+    kind = 'text/html' if isinstance(body, bytes) else 'application/json'
+    server.answer = lambda request: request.reply(status, body, kind)
+    before = len(server.seen)
+    with pytest.raises(ReasonerUnavailable, match=said) as caught:
+        reasoner.reason(FRAME, QUERY)
+    assert server.url in str(caught.value)
+    assert len(server.seen) == before + 1
+    assert answers_again(server, reasoner)
+
+
+def test_an_error_in_the_stream_is_quoted(server, reasoner):
+    event = b'data: {"error": {"message": "EngineDeadError"}}\n\n'
+    server.answer = lambda request: request.stream([*HALF, event])
+    with pytest.raises(ReasonerUnavailable, match='EngineDeadError'):
+        reasoner.reason(FRAME, QUERY)
+    assert answers_again(server, reasoner)
+
+
+def test_a_listener_that_fails_is_not_taken_for_the_server(server, reasoner):
+    def fail(_: str) -> None:
+        raise AttributeError('in the listener')
+
+    with pytest.raises(AttributeError, match='in the listener'):
+        reasoner.reason(FRAME, QUERY, fail)
+    assert answers_again(server, reasoner)
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        return taken.getsockname()[1]
+
+
+def test_a_server_that_comes_up_while_it_is_asked_is_found():
+    port = free_port()
+    made: list[Server] = []
+
+    class Late(Server):
+        def __init__(self) -> None:
+            ThreadingHTTPServer.__init__(self, ('127.0.0.1', port), Request)
+            self.seen = []
+            self.owner = 'vllm'
+            self.listing = self.list_the_model
+            self.answer = lambda request: request.stream(WELL)
+
+    def start() -> None:
+        made.append(Late())
+        made[0].serve_forever(0.02)
+
+    timer = threading.Timer(0.6, start)
+    timer.start()
+    reasoner = OpenAIReasoner(f'http://127.0.0.1:{port}/v1', MODEL)
+    assert reasoner.reason(FRAME, QUERY).objects == FOUND
+    reasoner.close()
+    made[0].shutdown()
+    made[0].server_close()
+    timer.join()
+
+
+def refused(*args: Any, **options: Any) -> str:
+    with pytest.raises(ReasonerUnavailable) as caught:
+        OpenAIReasoner(*args, **options)
+    return str(caught.value)
+
+
+def test_a_server_that_is_not_there_is_named_with_the_cure(server):
+    url = f'http://127.0.0.1:{free_port()}/v1'
+    text = refused(url, MODEL)
+    assert url in text and 'docs/serving.md' in text
+
+
+def test_a_server_that_goes_away_is_named_and_found_again(server, reasoner):
+    server.listing = server.answer = lambda request: request.connection.close()
+    with pytest.raises(ReasonerUnavailable, match='No server answers'):
+        reasoner.reason(FRAME, QUERY)
+    assert answers_again(server, reasoner)
+
+
+def test_a_model_that_is_not_served_is_answered_with_the_served_ones(server):
+    text = refused(server.url, 'VisionReasoner-3B')
+    assert "'VisionReasoner-3B'" in text and f"'{MODEL}'" in text and server.url in text
+
+
+def test_without_a_name_the_only_served_model_is_taken(server):
+    made = OpenAIReasoner(server.url)
+    assert made.name.startswith(MODEL)
+    made.close()
+
+
+def test_a_server_without_a_list_is_trusted_and_that_is_said(server, caplog):
+    server.listing = lambda request: request.reply(404, {'detail': 'Not Found'})
+    with caplog.at_level(logging.WARNING):
+        made = OpenAIReasoner(server.url, 'any')
+    assert 'lists no models' in caplog.text
+    assert made.reason(FRAME, QUERY).objects == FOUND
+    made.close()
+    assert 'none was named' in refused(server.url)
+
+
+@pytest.mark.parametrize(
+    'status, body, said',
+    [
+        (200, b'<html>', 'OpenAI-compatible'),
+        (200, b'[1, 2]', 'OpenAI-compatible'),
+        (200, b'{"models": []}', 'OpenAI-compatible'),
+        (500, b'oops', '500'),
+        (401, b'{"error": "no key"}', 'OPENAI_API_KEY'),
+    ],
+)
+def test_a_list_that_is_none_is_named(server, status, body, said):
+    for kind in ('application/json', 'text/html'):
+        server.listing = lambda request, kind=kind: request.reply(status, body, kind)
+        text = refused(server.url, MODEL)
+        assert server.url in text and said in text
+
+
+@pytest.mark.parametrize(
+    'url', ['', 'localhost:8000', 'ftp://x/v1', 'http://', 'http://x:99999/v1']
+)
+def test_an_address_that_is_none_is_refused_before_anything_is_sent(url):
+    assert 'base_url' in refused(url, MODEL)
+
+
+def test_wrong_options_are_answered_with_the_right_ones(server):
+    assert 'seg_zero' in refused(server.url, MODEL, dialect='esperanto')
+    assert 'strict' in refused(server.url, MODEL, answer_parser='loose')
+
+
+def test_the_key_comes_from_the_named_variable_and_appears_nowhere(server, monkeypatch, caplog):
+    monkeypatch.setenv('OUR_KEY', 'sk-very-secret')
+    monkeypatch.setenv('OPENAI_API_KEY', 'sk-of-somebody-else')
+    caplog.set_level(logging.DEBUG)
+    made = OpenAIReasoner(server.url, MODEL, api_key_env='OUR_KEY')
+    made.reason(FRAME, QUERY)
+    assert {seen[1]['Authorization'] for seen in server.seen} == {'Bearer sk-very-secret'}
+    server.answer = lambda request: request.reply(401, {'error': 'wrong key'})
+    with pytest.raises(ReasonerUnavailable) as caught:
+        made.reason(FRAME, QUERY)
+    assert 'OUR_KEY' in str(caught.value)
+    assert 'secret' not in caplog.text + str(caught.value) + made.name
+    made.close()
+
+
+def test_a_server_without_a_key_gets_none_of_somebody_else(server, monkeypatch):
+    monkeypatch.setenv('OPENAI_API_KEY', 'sk-of-somebody-else')
+    monkeypatch.delenv('OUR_KEY', raising=False)
+    OpenAIReasoner(server.url, MODEL, api_key_env='OUR_KEY').close()
+    assert server.seen[-1][1]['Authorization'] == 'Bearer none'
+
+
+def test_a_password_in_the_address_is_not_published(server):
+    made = OpenAIReasoner(server.url.replace('http://', 'http://me:pass@'), MODEL)
+    assert 'pass' not in made.name
+    made.close()
+
+
+def test_the_answer_can_be_constrained_where_the_server_can_do_it(server):
+    made = OpenAIReasoner(server.url, MODEL, constrain_answer=True)
+    made.reason(FRAME, QUERY)
+    constraint = server.seen[-1][2]['response_format']
+    assert constraint['type'] == 'structural_tag' and constraint['triggers'] == ['<answer>']
+    (structure,) = constraint['structures']
+    assert (structure['begin'], structure['end']) == ('<answer>', '</answer>')
+    item = structure['schema']['items']
+    assert item['required'] == ['bbox_2d', 'point_2d']
+    assert item['properties']['bbox_2d']['minItems'] == 4
+    made.close()
+    assert 'qwen2_5_vl' in refused(server.url, MODEL, 'qwen2_5_vl', constrain_answer=True)
+    server.owner = 'llamacpp'
+    assert 'constrain_answer' in refused(server.url, MODEL, constrain_answer=True)
+
+
+def test_the_factory_hands_every_option_on(server):
+    options = ReasonerOptions(
+        'openai', MODEL, 'seg_zero', base_url=server.url, max_new_tokens=77, seed=5
+    )
+    made = load_reasoner(options)
+    single = (
+        '<think>It.</think><answer>{"bbox": [84,84,420,420], "points_1": [252,252], '
+        '"points_2": [168,168]}</answer>'
+    )
+    server.answer = lambda request: request.stream([piece(single), piece(finish='stop'), DONE])
+    (found,) = made.reason(FRAME, QUERY).objects
+    assert found.box == (20.0, 10.0, 100.0, 50.0) and len(found.points) == 2
+    body = server.seen[-1][2]
+    assert body['max_tokens'] == 77 and body['seed'] == 5
+    assert body['messages'][0]['content'][1]['text'].startswith("Please find 'something")
+    made.close()
+
+
+def test_nothing_of_a_query_stays_behind_when_the_next_one_begins(server, reasoner):
+    for _ in range(3):
+        server.answer = lambda request: request.stream(HALF)
+        with pytest.raises(MalformedAnswer):
+            reasoner.reason(FRAME, QUERY)
+        grounding = reasoner.reason(FRAME, QUERY) if answers_again(server, reasoner) else None
+        assert grounding is not None and grounding.raw_answer == ANSWER
+
+
+def wait_for_server(url: str, process: subprocess.Popen, log: Path) -> None:
+    """Wait until a server answers; fail with its output if it ends."""
+    deadline = time.monotonic() + 120
+    pause = threading.Event()
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            pause.wait(0.2)
+    raise AssertionError(f'no server at {url}: {log.read_text()}')
+
+
+@pytest.fixture(scope='module')
+def transformers_server(tiny_qwen2_5_vl, tmp_path_factory) -> Iterator[str]:
+    """Address of `transformers serve` with a real, small Qwen2.5-VL in a process of its own."""
+    folder = tmp_path_factory.mktemp('server')
+    (folder / 'hub').mkdir()
+    port = free_port()
+    command = [Path(sys.executable).with_name('transformers'), 'serve', tiny_qwen2_5_vl]
+    command += ['--host', '127.0.0.1', '--port', port, '--device', 'cpu']
+    environment = {**os.environ, 'HF_HOME': str(folder), 'HF_HUB_OFFLINE': '1'}
+    log = folder / 'log'
+    with log.open('w') as output:
+        process = subprocess.Popen(
+            [str(word) for word in command], stdout=output, stderr=output, env=environment
+        )
+    try:
+        wait_for_server(f'http://127.0.0.1:{port}/health', process, log)
+        yield f'http://127.0.0.1:{port}/v1'
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope='module')
+def served(transformers_server, tiny_qwen2_5_vl) -> Iterator[OpenAIReasoner]:
+    made = OpenAIReasoner(transformers_server, str(tiny_qwen2_5_vl))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope='module')
+def pairs() -> list:
+    """Pictures and queries that the small checkpoint knows, with its answers."""
+    path = Path(__file__).resolve().parents[2] / 'scripts' / 'make_tiny_checkpoints.py'
+    spec = importlib.util.spec_from_file_location('make_tiny_checkpoints', path)
+    maker = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = maker
+    spec.loader.exec_module(maker)
+    return maker.example_pairs()
+
+
+def test_a_real_server_with_a_real_model_answers_over_the_network(served, pairs):
+    for pair in pairs[:2]:
+        words: list[str] = []
+        grounding = served.reason(Frame(pair.image), Query(pair.query), words.append)
+        assert grounding.raw_answer == pair.answer
+        (found,) = grounding.objects
+        assert 0 <= found.box[0] < found.box[2] <= pair.image.shape[1]
+        assert len(words) > 1 and ''.join(words) == grounding.reasoning
+        assert grounding.generated_tokens > 10
+
+
+def test_a_real_server_that_finds_nothing_says_so(served, pairs):
+    pair = pairs[-1]
+    grounding = served.reason(Frame(pair.image), Query(pair.query))
+    assert grounding.objects == () and grounding.raw_answer == pair.answer
+
+
+def test_a_real_server_stops_when_it_is_cancelled_and_answers_the_next(served, pairs):
+    pair = pairs[0]
+    told: list[str] = []
+    with pytest.raises(Cancelled):
+        served.reason(Frame(pair.image), Query(pair.query), told.append, lambda: len(told) > 1)
+    assert served.reason(Frame(pair.image), Query(pair.query)).raw_answer == pair.answer
+
+
+def test_a_real_server_refuses_another_model(transformers_server, pairs):
+    made = OpenAIReasoner(transformers_server, 'Ricky06662/VisionReasoner-7B')
+    with pytest.raises(ReasonerUnavailable, match='pinned'):
+        made.reason(Frame(pairs[0].image), QUERY)
+    made.close()
