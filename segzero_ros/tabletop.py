@@ -61,7 +61,7 @@ class Support:
         above = (smooth > np.maximum(0.0015, 3.2 * self.noise)) | (
             self.heights > np.maximum(0.012, 8.0 * self.noise)
         )
-        return np.asarray(cv2.morphologyEx(above.astype(np.uint8), cv2.MORPH_OPEN, _SMALL) > 0)
+        return np.asarray(above)
 
     @cached_property
     def axes(self) -> Array:
@@ -88,9 +88,6 @@ class Support:
         depth = np.maximum(points[:, 2], 1e-3)
         pixels = np.stack([points[:, 0] / depth * k.fx + k.cx, points[:, 1] / depth * k.fy + k.cy])
         return np.asarray(pixels.T, np.float32)
-
-
-_SMALL = np.ones((2, 2), np.uint8)
 
 
 def working_step(height: int, width: int) -> int:

@@ -143,3 +143,32 @@ def means(labels: Labels, values: NDArray[np.generic], count: int) -> Array:
         for channel in range(values.shape[2])
     ]
     return np.stack(columns, axis=1)
+
+
+def compact(labels: Labels) -> Labels:
+    """Return the labels with the numbers that occur renumbered from 1; 0 stays."""
+    present = np.flatnonzero(np.bincount(labels.ravel()))
+    numbers = np.zeros(int(labels.max()) + 1, np.int32)
+    present = present[present > 0]
+    numbers[present] = np.arange(1, len(present) + 1)
+    return np.asarray(numbers[labels], np.int32)
+
+
+def without_slivers(labels: Labels, contact: float = 0.3) -> Labels:
+    """Drop what is nowhere three pixels thick and lies along something else: smeared borders."""
+    count = int(labels.max())
+    padded = np.pad(labels, 1, mode='edge')
+    middle = padded[1:-1, 1:-1]
+    height, width = labels.shape
+    thick, border, beside = np.ones(labels.shape, np.bool_), np.zeros(count + 1), np.zeros(count + 1)
+    for down, across in ((0, 1), (2, 1), (1, 0), (1, 2), (0, 0), (0, 2), (2, 0), (2, 2)):
+        neighbour = padded[down : down + height, across : across + width]
+        same = neighbour == middle
+        thick &= same
+        if 1 in (down, across):
+            border += np.bincount(middle[~same], minlength=count + 1)
+            beside += np.bincount(middle[~same & (neighbour > 0)], minlength=count + 1)
+    solid = np.bincount(labels[thick], minlength=count + 1) > 0
+    sliver = ~solid & (beside > contact * np.maximum(border, 1))
+    sliver[0] = False
+    return compact(np.where(sliver[labels], 0, labels).astype(np.int32))

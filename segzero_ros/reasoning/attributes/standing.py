@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from segzero_ros.reasoning.attributes.fragments import (
     Array,
     Bytes,
+    compact,
     cut,
     Groups,
     Labels,
     means,
     meetings,
     Meetings,
+    without_slivers,
 )
 from segzero_ros.tabletop import Support, Values
 from segzero_ros.types import Mask
@@ -40,6 +42,10 @@ class _Outline:
     sample: Values
     area: float
     top: float
+    rim: Values
+    pixels: int
+    low: float
+    lab: Array
 
 
 def standing_things(support: Support, lab: Bytes) -> Labels:
@@ -61,12 +67,10 @@ def standing_things(support: Support, lab: Bytes) -> Labels:
     groups = Groups(count)
     _join_alike(groups, met, gaps, means(pieces, lab, count))
     room = _is_room(groups.all()[pieces], inside)
-    _join_bodies(groups, met, gaps, pieces, support, room)
+    _join_bodies(groups, met, gaps, pieces, lab, support, room)
     numbers = groups.all()
     numbers[room[numbers]] = 0
-    numbers[0] = 0
-    _, compact = np.unique(np.append(numbers, 0), return_inverse=True)
-    return np.asarray(compact[:-1][pieces], np.int32)
+    return without_slivers(compact(numbers[pieces].astype(np.int32)))
 
 
 def _large_parts(mask: Mask) -> Mask:
@@ -129,14 +133,20 @@ def _is_room(labels: NDArray[np.intp], inside: Mask) -> Mask:
 
 
 def _join_bodies(
-    groups: Groups, met: Meetings, gaps: Array, pieces: Labels, support: Support, room: Mask
+    groups: Groups,
+    met: Meetings,
+    gaps: Array,
+    pieces: Labels,
+    lab: Bytes,
+    support: Support,
+    room: Mask,
 ) -> None:
     """Put together neighbours that are one body, until there are none."""
     rows, columns = np.nonzero(pieces)
     first, second = support.plan()
     places = np.stack([first[rows, columns], second[rows, columns]], axis=1)
     heights, numbers = support.heights[rows, columns], pieces[rows, columns]
-    inner = _inner(pieces)[rows, columns]
+    inner, colours = _inner(pieces)[rows, columns], lab[rows, columns]
     outlines: dict[int, _Outline] = {}
     for _ in range(4):
         owners = groups.all()
@@ -144,7 +154,7 @@ def _join_bodies(
         pairs = _group_pairs(owners, met, gaps, room)
         wanted = {group for pair in pairs for group in pair}
         for group in wanted - outlines.keys():
-            outlines[group] = _outline(places, heights, inner, now == group)
+            outlines[group] = _outline(places, heights, colours, inner, now == group)
         found = []
         for (one, other), gap in pairs.items():
             likeness = _one_body(support, outlines[one], outlines[other], gap)
@@ -186,15 +196,25 @@ def _group_pairs(
     return {pair: gap / length for pair, (length, gap) in totals.items() if length >= 2}
 
 
-def _outline(places: Values, heights: Values, inner: Mask, member: Mask) -> _Outline:
+def _outline(
+    places: Values, heights: Values, lab: Bytes, inner: Mask, member: Mask
+) -> _Outline:
     chosen = member & inner
     if chosen.sum() < 12:
         chosen = member
     points = np.ascontiguousarray(places[chosen])
     hull = cv2.convexHull(points)[:, 0]
-    area = max(float(cv2.contourArea(hull)), 1e-6)
     top = float(np.percentile(heights[chosen], 95))
-    return _Outline(hull, points[:: max(1, len(points) // 32)], area, top)
+    return _Outline(
+        hull,
+        points[:: max(1, len(points) // 32)],
+        max(float(cv2.contourArea(hull)), 1e-6),
+        top,
+        points[heights[chosen] > top - max(0.006, 0.1 * top)],
+        int(member.sum()),
+        float(np.percentile(heights[chosen], 5)),
+        lab[chosen].mean(axis=0),
+    )
 
 
 def _one_body(support: Support, one: _Outline, other: _Outline, gap: float) -> float:
@@ -202,13 +222,39 @@ def _one_body(support: Support, one: _Outline, other: _Outline, gap: float) -> f
     inside = max(_share_inside(one.hull, other.sample), _share_inside(other.hull, one.sample))
     if inside > 0.75:
         return 1.0 + inside
-    # Across a gap in depth only the two sides of one rim belong together: they end equally high.
-    if gap >= 0.4 and abs(one.top - other.top) >= 0.012:
+    if gap < 0.85 and _is_handle(one, other):
+        return 1.0
+    # Across a gap in depth only the inside and the outside of one rim belong together.
+    level = abs(one.top - other.top) < 0.012
+    if gap >= 0.4 and not level:
         return 0.0
+    if gap >= 0.4 and _is_rim(np.concatenate([one.rim, other.rim])):
+        return 1.0
     both = cv2.convexHull(np.concatenate([one.hull, other.hull]))[:, 0]
     if _plane_between(support, both, one.hull, other.hull) >= 0.12:
         return 0.0
     return min((one.area + other.area) / max(float(cv2.contourArea(both)), 1e-6), 1.0)
+
+
+def _is_handle(one: _Outline, other: _Outline) -> bool:
+    """Whether the smaller piece hangs beside the larger, in its colour, and does not reach down."""
+    small, large = (one, other) if one.pixels < other.pixels else (other, one)
+    floats = small.low > max(0.011, 0.15 * small.top) and small.top < large.top + 0.01
+    alike = float(np.hypot(*(small.lab - large.lab)[1:])) < 12
+    return floats and alike and small.pixels < 0.4 * large.pixels
+
+
+def _is_rim(points: Values) -> bool:
+    """Whether points, seen from above, go around a circle."""
+    centred = points - points.mean(axis=0)
+    system = np.column_stack([2 * centred, np.ones(len(centred))])
+    x, y, rest = np.linalg.lstsq(system, (centred**2).sum(axis=1), rcond=None)[0]
+    radius = float(np.sqrt(max(rest + x * x + y * y, 1e-9)))
+    offset = centred - (x, y)
+    spread = float(np.std(np.hypot(offset[:, 0], offset[:, 1])))
+    sectors = np.floor(np.arctan2(offset[:, 1], offset[:, 0]) / (np.pi / 4)).astype(int) % 8
+    around = np.bincount(sectors, minlength=8) >= 2
+    return spread < 0.12 * radius and int(around.sum()) >= 6
 
 
 def _share_inside(hull: Values, points: Values) -> float:
