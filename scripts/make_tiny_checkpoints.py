@@ -1,0 +1,312 @@
+"""Make small Qwen2-VL and Qwen2.5-VL checkpoints that know a handful of answers by heart.
+
+They have the published architectures, processors, chat template and prompts, and are laid out as
+the hub lays such repositories out, so that everything which loads and asks a published checkpoint
+can be tried without one. About twenty seconds each on one core.
+
+    python scripts/make_tiny_checkpoints.py out/tiny
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from segzero_ros.reasoning.dialects import dialect_named
+from segzero_ros.reasoning.resizing import seen_by
+from segzero_ros.types import RgbImage
+
+ARCHITECTURES = ('qwen2_5_vl', 'qwen2_vl')
+SPECIAL_TOKENS = [
+    '<|endoftext|>',
+    '<|im_start|>',
+    '<|im_end|>',
+    '<|vision_start|>',
+    '<|vision_end|>',
+    '<|image_pad|>',
+    '<|video_pad|>',
+]
+# As the published checkpoints' template, for messages with images, videos and text.
+CHAT_TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}"
+    '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}'
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] in ('image', 'image_url') %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    '<|im_end|>\n{% endfor %}'
+    '{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}'
+)
+_WIDTH = 64
+# Wide enough that the random eyes tell images apart and the answers are learnt quickly.
+_SPREAD = 0.15
+_SURE = 0.95
+_MOST_STEPS = 600
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """What a checkpoint shall say when it is asked about an image.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB order.
+        query: the question, as a user puts it.
+        answer: the model's whole text, without the end token.
+        dialect: the prompt that it is asked with.
+    """
+
+    image: RgbImage
+    query: str
+    answer: str
+    dialect: str = 'vision_reasoner'
+
+
+def scene(width: int, height: int, *rectangles: tuple[int, int, int, int, str]) -> RgbImage:
+    """Draw rectangles (x1, y1, x2, y2, colour) on a grey floor.
+
+    Returns:
+        (height, width, 3) uint8, RGB order.
+    """
+    image = np.full((height, width, 3), 110, np.uint8)
+    image[height // 2 :] = 140
+    colours = {'red': (200, 30, 30), 'blue': (30, 60, 200), 'green': (20, 150, 60)}
+    for x1, y1, x2, y2, colour in rectangles:
+        image[y1:y2, x1:x2] = colours[colour]
+    return image
+
+
+def written(image: RgbImage, thought: str, *boxes: tuple[int, int, int, int]) -> str:
+    """Write an answer as VisionReasoner does: boxes of the image, in pixels of 840 by 840."""
+    height, width = image.shape[:2]
+    scale = np.array([840 / width, 840 / height] * 2)
+    items = []
+    for box in boxes:
+        x1, y1, x2, y2 = (int(value) for value in np.rint(np.array(box) * scale))
+        middle = [(x1 + x2) // 2, (y1 + y2) // 2]
+        items.append({'bbox_2d': [x1, y1, x2, y2], 'point_2d': middle})
+    return f'<think>{thought}</think><answer>{json.dumps(items)}</answer>'
+
+
+def example_pairs() -> list[Pair]:
+    """Return questions about three scenes: the same one twice, many objects, and none."""
+    red, blue, green = (80, 150, 240, 330), (400, 180, 560, 380), (60, 40, 180, 200)
+    left = scene(640, 480, (*red, 'red'), (*blue, 'blue'))
+    right = scene(640, 480, (*blue, 'red'), (*green, 'green'))
+    tall = scene(300, 700, (*green, 'blue'), (90, 400, 220, 600, 'blue'))
+    return [
+        Pair(left, 'the red box', written(left, 'The red box stands on the left.', red)),
+        Pair(left, 'What is blue?', written(left, 'Blue is the box on the right.', blue)),
+        Pair(right, 'the red box', written(right, 'Here the red box is on the right.', blue)),
+        Pair(
+            tall,
+            'all boxes',
+            written(tall, 'There are two boxes, both blue.', green, (90, 400, 220, 600)),
+        ),
+        Pair(tall, 'a zebra', written(tall, 'There is no zebra.')),
+    ]
+
+
+def make_tiny_qwen(
+    folder: Path | str,
+    architecture: str = 'qwen2_5_vl',
+    pairs: Sequence[Pair] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Make a checkpoint that gives these answers, and save it as the hub lays one out.
+
+    Args:
+        folder: where to; made if missing.
+        architecture: `qwen2_5_vl` or `qwen2_vl`.
+        pairs: what it shall know; `example_pairs()` by default.
+        seed: of the weights.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RuntimeError: it did not learn the answers.
+    """
+    pairs = list(pairs if pairs is not None else example_pairs())
+    torch.manual_seed(seed)
+    processor = _processor(architecture, pairs)
+    model = _model(architecture, processor.tokenizer)
+    _learn(model, processor, pairs)
+    folder = Path(folder)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _processor(architecture: str, pairs: Sequence[Pair]) -> Any:
+    kind = {'qwen2_5_vl': Qwen2_5_VLProcessor, 'qwen2_vl': Qwen2VLProcessor}[architecture]
+    return kind(
+        image_processor=Qwen2VLImageProcessor(),
+        tokenizer=_tokenizer(pairs),
+        video_processor=Qwen2VLVideoProcessor(),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _tokenizer(pairs: Sequence[Pair]) -> Any:
+    """Train a byte-level BPE on what will be said; it can write every other text as well."""
+    from tokenizers import decoders, models, pre_tokenizers, Tokenizer, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=768,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    said = [dialect_named(pair.dialect).prompt(pair.query) + pair.answer for pair in pairs]
+    tokenizer.train_from_iterator([*said, 'system user assistant You are a helpful'], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token='<|im_end|>',
+        pad_token='<|endoftext|>',
+        padding_side='left',
+    )
+
+
+def _model(architecture: str, tokenizer: Any) -> Any:
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    text = {
+        'vocab_size': len(tokenizer),
+        'hidden_size': _WIDTH,
+        'intermediate_size': 2 * _WIDTH,
+        'num_hidden_layers': 2,
+        'num_attention_heads': 2,
+        'num_key_value_heads': 1,
+        'initializer_range': _SPREAD,
+        'rope_parameters': {
+            'rope_type': 'default',
+            'rope_theta': 10_000.0,
+            'mrope_section': [4, 6, 6],
+        },
+        'max_position_embeddings': 32_768,
+        'bos_token_id': None,
+        'eos_token_id': ids['<|im_end|>'],
+        'pad_token_id': ids['<|endoftext|>'],
+    }
+    vision: dict[str, Any] = {'depth': 3, 'num_heads': 2, 'initializer_range': _SPREAD}
+    named_ids = {
+        'image_token_id': ids['<|image_pad|>'],
+        'video_token_id': ids['<|video_pad|>'],
+        'vision_start_token_id': ids['<|vision_start|>'],
+        'vision_end_token_id': ids['<|vision_end|>'],
+        'tie_word_embeddings': False,
+        'initializer_range': _SPREAD,
+    }
+    if architecture == 'qwen2_5_vl':
+        vision |= {'hidden_size': 48, 'intermediate_size': 96, 'out_hidden_size': _WIDTH}
+        vision |= {'fullatt_block_indexes': [2], 'window_size': 112}
+        config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **named_ids)
+        model: Any = Qwen2_5_VLForConditionalGeneration(config)
+    else:
+        vision |= {'embed_dim': 48, 'hidden_size': _WIDTH, 'mlp_ratio': 2}
+        config = Qwen2VLConfig(text_config=text, vision_config=vision, **named_ids)
+        model = Qwen2VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = [ids['<|im_end|>'], ids['<|endoftext|>']]
+    model.generation_config.pad_token_id = ids['<|endoftext|>']
+    model.generation_config.bos_token_id = None
+    return model
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """One pair as the model reads it: everything but the pixels, and how long the answer is."""
+
+    inputs: dict[str, Any]
+    answer: torch.Tensor
+
+    def logits(self, model: Any) -> torch.Tensor:
+        """Return what the model would write at each place of the answer, (tokens, vocabulary)."""
+        # One lesson at a time: without padding there is no mask, and attention is far quicker.
+        count = len(self.answer)
+        output = model(**self.inputs, use_cache=False, logits_to_keep=count + 1)
+        logits: torch.Tensor = output.logits[0, :-1]
+        return logits
+
+
+def _learn(model: Any, processor: Any, pairs: Sequence[Pair]) -> None:
+    """Train the language model on the answers until every token is sure; the eyes stay random."""
+    model.model.visual.requires_grad_(False)
+    lessons = [_lesson(model, processor, pair) for pair in pairs]
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=4e-3, betas=(0.9, 0.98), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=10)
+    for _ in range(_MOST_STEPS):
+        optimizer.zero_grad()
+        least = 1.0
+        for lesson in lessons:
+            logits = lesson.logits(model)
+            torch.nn.functional.cross_entropy(logits, lesson.answer).backward()
+            chances = logits.detach().softmax(-1).gather(1, lesson.answer[:, None])
+            least = min(least, float(chances.min()))
+        if least > _SURE:
+            model.eval().requires_grad_(True)
+            return
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+    raise RuntimeError(f'The answers were not learnt in {_MOST_STEPS} steps; surest {least:.2f}')
+
+
+def _lesson(model: Any, processor: Any, pair: Pair) -> _Lesson:
+    dialect = dialect_named(pair.dialect)
+    content = [{'type': 'image'}, {'type': 'text', 'text': dialect.prompt(pair.query)}]
+    prompt = processor.apply_chat_template(
+        [{'role': 'user', 'content': content}], tokenize=False, add_generation_prompt=True
+    )
+    answer = f'{pair.answer}<|im_end|>'
+    image = seen_by(dialect, pair.image).copy()
+    inputs = dict(processor(text=[prompt + answer], images=[image], return_tensors='pt'))
+    del inputs['attention_mask']
+    with torch.no_grad():
+        seen = model.get_image_features(
+            inputs.pop('pixel_values'), inputs['image_grid_thw'], return_dict=True
+        )
+    count = len(processor.tokenizer(answer)['input_ids'])
+    return _Lesson(
+        inputs | {'mm_encoder_outputs': {'image': seen}}, inputs['input_ids'][0, -count:]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the checkpoints that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument('folder', type=Path, help='where to; one folder per architecture')
+    parser.add_argument('--architecture', nargs='+', choices=ARCHITECTURES, default=ARCHITECTURES)
+    arguments = parser.parse_args(argv)
+    for architecture in arguments.architecture:
+        folder = make_tiny_qwen(arguments.folder / architecture, architecture)
+        print(folder)
+
+
+if __name__ == '__main__':
+    main()
