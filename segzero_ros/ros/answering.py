@@ -28,6 +28,8 @@ from segzero_ros.types import Answer, BadImage, Query, Status, Timing
 
 Deliver = Callable[[SegmentationResult], None]
 
+SUCCESSES = (Status.OK, Status.NOT_FOUND)
+FAILURES = (Status.ERROR, Status.MALFORMED_ANSWER, Status.TIMEOUT, Status.NO_IMAGE)
 _logger = logging.getLogger(__name__)
 
 
@@ -42,6 +44,7 @@ class Answering:
         image_max_age: how old a frame may be when a query is accepted, seconds; 0 for any age.
         counts: how many queries ended with each status.
         last_timing: of the last query that a model answered.
+        last_error: the message of the last query if it failed; empty when it did not.
     """
 
     def __init__(self, desk: Desk, worker: Worker, outlets: Outlets, clock: Clock) -> None:
@@ -52,6 +55,7 @@ class Answering:
         self.image_max_age = 0.0
         self.counts: Counter[Status] = Counter()
         self.last_timing: Timing | None = None
+        self.last_error = ''
         self._worker = worker
         self._outlets = outlets
         self._clock = clock
@@ -157,6 +161,10 @@ class Answering:
         """Publish the result and hand it to who asked."""
         message = result_of(answer)
         self.counts[Status(message.status)] += 1
+        if message.status in FAILURES:
+            self.last_error = message.message
+        elif message.status in SUCCESSES:
+            self.last_error = ''
         try:
             self._outlets.result(message)
         except RuntimeError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 import logging
+import math
 from typing import Any, NamedTuple
 
 from rclpy.node import Node
@@ -66,6 +67,10 @@ class Camera:
         self.store = store = FrameStore(round(max_offset * NANO))
         self._clock = clock = node.get_clock()
         self._made: tuple[Shot, TakenFrame] | None = None
+        # What diagnostics tell about the last image that was decoded.
+        self.encoding = ''
+        self.size = (0, 0)
+        self.error = ''
         self._image = FollowingSubscription(
             node,
             image_type,
@@ -93,6 +98,11 @@ class Camera:
         """The resolved name of the image's topic."""
         return self._image.topic
 
+    @property
+    def qos(self) -> str:
+        """How the image's topic is subscribed to, such as `best_effort`."""
+        return self._image.qos
+
     def look(self) -> None:
         """Follow what the publishers offer now."""
         for subscription in (self._image, self._depth, self._info):
@@ -109,11 +119,11 @@ class Camera:
         for subscription in (self._image, self._depth, self._info):
             subscription.close()
 
-    def age(self) -> float | None:
-        """Return the seconds since the newest image was taken, None while there is none."""
+    def age(self) -> float:
+        """Return the seconds since the newest image was taken, NaN while there is none."""
         newest = self.store.newest()
         if newest is None:
-            return None
+            return math.nan
         return (self._clock.now().nanoseconds - newest.time_ns) / NANO
 
     def absence(self, max_age: float) -> str:
@@ -123,7 +133,7 @@ class Camera:
             max_age: how old the newest image may be, seconds; 0 for any age.
         """
         age = self.age()
-        if age is None:
+        if math.isnan(age):
             return f'There is no image: {self._image.silence()}'
         if not max_age or age <= max_age:
             return ''
@@ -151,12 +161,18 @@ class Camera:
         if shot is None:
             raise NoImage(f'There is no image: {self._image.silence()}')
         if self._made is None or self._made[0] != shot:
-            frame, remark = self._decode(shot)
+            try:
+                frame, remark = self._decode(shot)
+            except BadImage as error:
+                self.error = str(error)
+                raise
+            self.error, self.size = '', (frame.width, frame.height)
             self._made = shot, TakenFrame(frame, shot.image.time_ns, remark)
         return self._made[1]
 
     def _decode(self, shot: Shot) -> tuple[Frame, str]:
         message = self._read(self._image, shot.image)
+        self.encoding = message.encoding if isinstance(message, Image) else message.format
         frame = replace(frame_of(message), intrinsics=self._intrinsics(shot.info))
         try:
             depth = self._depth_image(shot.depth)

@@ -69,6 +69,11 @@ class FollowingSubscription:
         """Unsubscribe."""
         self._node.destroy_subscription(self._subscription)
 
+    @property
+    def qos(self) -> str:
+        """How the topic is subscribed to, such as `best_effort`."""
+        return self._offer[0].name.lower()
+
     def publishers(self) -> list[TopicEndpointInfo]:
         """Return who publishes messages of the expected type."""
         return [info for info in self._infos() if info.topic_type == self._type_name]

@@ -28,6 +28,8 @@ from segzero_ros.ros.outlets import BURST
 from segzero_ros.srv import SegmentOnce
 from segzero_ros.types import Stage, Status
 
+# ROS's own default of 10 loses requests that come in a burst.
+DEEP = QoSProfile(depth=BURST)
 # How long a goal's result is kept for its client, in seconds; it may hold images.
 RESULT_TIMEOUT = 10
 
@@ -70,8 +72,7 @@ class TopicEntrance:
 
     def __init__(self, node: Node, answering: Answering) -> None:
         self._answering = answering
-        # Deep enough that a burst of queries is not lost while the executor is busy.
-        node.create_subscription(String, 'query', self._heard, QoSProfile(depth=BURST))
+        node.create_subscription(String, 'query', self._heard, DEEP)
 
     def _heard(self, message: String) -> None:
         self._answering.ask(message.data)
@@ -85,7 +86,11 @@ class ServiceEntrance:
         self._replies = replies
         # Reentrant: other callers are served while one waits.
         node.create_service(
-            SegmentOnce, 'segment_once', self._serve, callback_group=ReentrantCallbackGroup()
+            SegmentOnce,
+            'segment_once',
+            self._serve,
+            qos_profile=DEEP,
+            callback_group=ReentrantCallbackGroup(),
         )
 
     async def _serve(
@@ -118,6 +123,10 @@ class ActionEntrance:
             self._execute,
             handle_accepted_callback=self._accepted,
             cancel_callback=self._cancel,
+            goal_service_qos_profile=DEEP,
+            result_service_qos_profile=DEEP,
+            cancel_service_qos_profile=DEEP,
+            feedback_pub_qos_profile=DEEP,
             result_timeout=RESULT_TIMEOUT,
         )
 

@@ -19,7 +19,7 @@ from visualization_msgs.msg import MarkerArray
 
 from segzero_ros.drawing import draw_overlay
 from segzero_ros.msg import SegmentationResult
-from segzero_ros.ros import messages
+from segzero_ros.ros import displays, messages
 from segzero_ros.types import Answer, Status
 
 # Deep enough that a burst of queries loses neither a result nor a word.
@@ -41,7 +41,7 @@ class Outlets:
         self._on_demand: list[tuple[Publisher, MakeMessage]] = [
             (self._publisher(Image, 'label_image', PICTURES), messages.label_image),
             (self._publisher(Image, 'overlay', PICTURES), _overlay),
-            (self._publisher(MarkerArray, 'markers', PICTURES), messages.markers),
+            (self._publisher(MarkerArray, 'markers', PICTURES), displays.markers),
         ]
         self._add_detections()
 
@@ -67,8 +67,8 @@ class Outlets:
         except ImportError:
             return
         self._on_demand += [
-            (self._publisher(Detection2DArray, 'detections', PICTURES), messages.detections),
-            (self._publisher(Detection3DArray, 'detections_3d', PICTURES), messages.detections_3d),
+            (self._publisher(Detection2DArray, 'detections', PICTURES), displays.detections),
+            (self._publisher(Detection3DArray, 'detections_3d', PICTURES), displays.detections_3d),
         ]
 
     def _publisher(self, message_type: Any, topic: str, depth: int) -> Publisher:

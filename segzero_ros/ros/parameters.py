@@ -167,6 +167,11 @@ SPECS = (
     Spec('fast', _REASONER.fast, 'The fast paths of the reasoning model; same tokens either way.'),
     Spec('base_url', _REASONER.base_url, 'Where an OpenAI-compatible server listens.'),
     Spec('api_key_env', _REASONER.api_key_env, "Environment variable with the server's key."),
+    Spec(
+        'constrain_answer',
+        _REASONER.constrain_answer,
+        'Have the server hold the answer to its JSON schema; vLLM and SGLang.',
+    ),
     Spec('segmenter', 'sam2', 'What makes the masks.', choices=SEGMENTERS),
     Spec('segmenter_model', _SEGMENTER.model, 'Hub name or local checkpoint of the segmenter.'),
     Spec(
@@ -181,7 +186,7 @@ SPECS = (
         'Number format of the segmenter.',
         choices=('auto', 'bfloat16', 'float32'),
     ),
-    Spec('device', _REASONER.device, 'Where the models run: auto, cpu, cuda, cuda:1 …'),
+    Spec('device', _REASONER.device, 'Where the models run, such as auto, cpu, cuda or cuda:1.'),
     Spec('offline', _REASONER.offline, 'Never ask the hub; use what is on this machine.'),
     Spec(
         'image_transport',
@@ -246,15 +251,17 @@ SPECS = (
 BY_NAME = {spec.name: spec for spec in SPECS}
 
 
-def declare(node: Node, specs: Sequence[Spec] = SPECS) -> list[str]:
+def declare(node: Node, specs: Sequence[Spec] = SPECS, arguments: Sequence[str] = ()) -> list[str]:
     """Declare every parameter on the node with the value that it was started with.
 
     Args:
         node: the node.
         specs: its parameters.
+        arguments: the process's, to see whether params files were given.
 
     Returns:
-        A warning for each value that was given for a parameter that does not exist.
+        A warning for each value that was given for a parameter that does not exist, or one for
+        params files that are about other nodes only.
 
     Raises:
         ParameterError: a value that was given cannot be used.
@@ -264,6 +271,11 @@ def declare(node: Node, specs: Sequence[Spec] = SPECS) -> list[str]:
     for spec in specs:
         value = spec.read(overrides[spec.name].value) if spec.name in overrides else spec.default
         node.declare_parameter(spec.name, value, spec.descriptor(), ignore_override=True)
+    if '--params-file' in arguments and not overrides:
+        return [
+            f'No params file names parameters for {node.get_fully_qualified_name()}: begin it '
+            'with /**: and below that ros__parameters:, or with the full name of the node.'
+        ]
     return [
         _unknown(name, [spec.name for spec in specs])
         for name in overrides
@@ -321,6 +333,7 @@ def reasoner_options(node: Node) -> ReasonerOptions:
         fast=value('fast'),
         base_url=value('base_url'),
         api_key_env=value('api_key_env'),
+        constrain_answer=value('constrain_answer'),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import logging
+import math
 import os
 import signal
 import socket
@@ -18,8 +19,8 @@ from types import FrameType
 
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
-# After so many failures in a row the process gives up: something is broken that will not mend.
-MOST_FAILURES = 100
+# How often a failing callback is reported at most, seconds: its traceback must not fill the log.
+REPORT_PERIOD = 1.0
 
 _logger = logging.getLogger(__name__)
 
@@ -61,26 +62,38 @@ def _heard_elsewhere(number: int, frame: FrameType | None) -> None:
     """Do nothing: the thread of StopSignals acts."""
 
 
-def spin(executor: SingleThreadedExecutor, stopped: Callable[[], bool]) -> bool:
-    """Execute callbacks until `stopped`; log what one raises and go on.
+def spin(executor: SingleThreadedExecutor, stopped: Callable[[], bool]) -> None:
+    """Execute callbacks until `stopped`; report what one raises and go on.
 
-    Returns:
-        False when it gave up after too many failures in a row.
+    rclpy raises whatever a callback raises, and what it meets itself, such as a message on some
+    topic that cannot be read or a caller that has gone before its reply.
     """
-    failures = 0
+    reports = Reports()
     while not stopped():
         try:
             executor.spin_once()
-            failures = 0
         except ExternalShutdownException:
-            return True
+            return
         except Exception:
-            failures += 1
-            _logger.exception('A callback failed')
-            if failures == MOST_FAILURES:
-                _logger.critical('Giving up after %d failures in a row', failures)
-                return False
-    return True
+            reports.failed()
+
+
+class Reports:
+    """Logs failures with their traceback, one a second at most, and how many there were."""
+
+    def __init__(self) -> None:
+        self._unreported = 0
+        self._reported_at = -math.inf
+
+    def failed(self) -> None:
+        """Report the exception that is being handled, now or by counting it next time."""
+        self._unreported += 1
+        now = time.monotonic()
+        if now - self._reported_at < REPORT_PERIOD:
+            return
+        _logger.exception('A callback failed (%d since the last report)', self._unreported)
+        self._unreported = 0
+        self._reported_at = now
 
 
 def spin_while(
@@ -91,6 +104,7 @@ def spin_while(
     Returns:
         Whether the condition came to an end.
     """
+    reports = Reports()
     end = time.monotonic() + seconds
     while condition():
         if time.monotonic() > end:
@@ -100,7 +114,7 @@ def spin_while(
         except ExternalShutdownException:
             return False
         except Exception:
-            _logger.exception('A callback failed while the node ends')
+            reports.failed()
     return True
 
 
