@@ -104,7 +104,6 @@ def start(context: LaunchContext) -> list[Node]:
 
 
 def perception(given: dict[str, str], share: Path) -> Node:
-    topics = remappings(given)
     logger = '.'.join([*(part for part in given['namespace'].split('/') if part), 'perception'])
     return Node(
         package='segzero_ros',
@@ -112,7 +111,7 @@ def perception(given: dict[str, str], share: Path) -> Node:
         name='perception',
         namespace=given['namespace'],
         parameters=[*params_files(given, share), parameters(given)],
-        remappings=list(topics.items()),
+        remappings=list(remappings(given).items()),
         arguments=['--ros-args', '--log-level', f'{logger}:={given["log_level"]}'],
         output='screen',
         emulate_tty=True,
@@ -120,10 +119,6 @@ def perception(given: dict[str, str], share: Path) -> Node:
 
 
 def rviz(given: dict[str, str], share: Path) -> Node:
-    namespace = '/' + given['namespace'].strip('/')
-    moved = [
-        (f'{RVIZ_NAMESPACE}/{topic}', f'{namespace.rstrip("/")}/{topic}') for topic in RVIZ_TOPICS
-    ]
     return Node(
         package='rviz2',
         executable='rviz2',
@@ -131,9 +126,17 @@ def rviz(given: dict[str, str], share: Path) -> Node:
         namespace=given['namespace'],
         arguments=['-d', str(share / 'rviz' / 'perception.rviz')],
         parameters=[{'use_sim_time': is_on(given['use_sim_time'])}],
-        remappings=[] if namespace == RVIZ_NAMESPACE else moved,
+        remappings=rviz_remappings(given['namespace']),
         output='log',
     )
+
+
+def rviz_remappings(namespace: str) -> list[tuple[str, str]]:
+    """Return what makes the displays look into another namespace."""
+    prefix = f'/{namespace.strip("/")}'.rstrip('/')
+    if prefix == RVIZ_NAMESPACE:
+        return []
+    return [(f'{RVIZ_NAMESPACE}/{topic}', f'{prefix}/{topic}') for topic in RVIZ_TOPICS]
 
 
 def params_files(given: dict[str, str], share: Path) -> list[str]:

@@ -104,6 +104,12 @@ CASES = {
             'Slow: 14 answered, 1 failed, 2 waiting; the last took 2.00 s, more than 1.5 s.',
         ),
     ),
+    'any time is fine': (
+        replace(WELL, slow_after_s=0.0),
+        (OK, 'VisionReasoner-7B and sam2-hiera-large are ready.'),
+        (OK, '30.0 Hz on /camera/image_raw.'),
+        (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),
+    ),
     'the last query failed': (
         replace(WELL, last_error='The server\0is gone.'),
         (OK, 'VisionReasoner-7B and sam2-hiera-large are ready.'),

@@ -1,0 +1,288 @@
+"""`ros2 launch segzero_ros perception.launch.py` starts the node that its arguments ask for.
+
+Needs the real launch packages and the `ros2` command of a ROS 2 installation; skipped without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+import importlib.util
+from pathlib import Path
+import re
+import shutil
+import signal
+import subprocess
+import time
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+# Not `launch` itself: the repository's folder of that name would do.
+pytest.importorskip('launch.actions', reason='needs the packages launch and launch_ros')
+pytest.importorskip('launch_ros.actions', reason='needs the packages launch and launch_ros')
+ROS2 = shutil.which('ros2')
+if ROS2 is None:
+    pytest.skip('needs the command ros2', allow_module_level=True)
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FILE = ROOT / 'launch' / 'perception.launch.py'
+PROFILES = ('robot', 'remote', 'offline')
+CHOICES = {
+    'profile': ['robot', 'remote', 'offline'],
+    'image_transport': ['', 'raw', 'compressed'],
+    'log_level': ['debug', 'info', 'warn', 'error', 'fatal'],
+    'track': ['', 'true', 'false', 'True', 'False'],
+    'autostart': ['', 'true', 'false', 'True', 'False'],
+    'use_sim_time': ['', 'true', 'false', 'True', 'False'],
+    'rviz': ['true', 'false', 'True', 'False'],
+}
+DEFAULTS = {'profile': 'robot', 'namespace': 'segzero', 'log_level': 'info', 'rviz': 'false'}
+ARGUMENTS = [
+    'profile',
+    'image',
+    'depth',
+    'camera_info',
+    'image_transport',
+    'reasoner_model',
+    'segmenter_model',
+    'device',
+    'base_url',
+    'params_file',
+    'namespace',
+    'track',
+    'autostart',
+    'log_level',
+    'rviz',
+    'use_sim_time',
+]
+
+
+class Launch:
+    """A running `ros2 launch` and what it prints."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self._log = log
+        command = [str(ROS2), 'launch', 'segzero_ros', 'perception.launch.py', *arguments]
+        with log.open('w') as stream:
+            self.process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text(errors='replace')
+
+    def stop(self) -> float:
+        """Press Ctrl-C; return the seconds that the end took."""
+        started = time.monotonic()
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(30)
+        return time.monotonic() - started
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.stop()
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
+    """Give a function that launches with arguments such as `profile:=offline`."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str) -> Launch:
+            running = Launch(list(arguments), tmp_path / 'launch.log')
+            stack.callback(running.close)
+            return running
+
+        yield start
+
+
+@pytest.fixture(scope='module')
+def launch_file() -> ModuleType:
+    """Give the launch file as a module."""
+    spec = importlib.util.spec_from_file_location('perception_launch', FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_argument_is_there_with_default_choices_and_description(
+    launch_file: ModuleType,
+) -> None:
+    description = launch_file.generate_launch_description()
+    declared = {argument.name: argument for argument in description.get_launch_arguments()}
+    assert list(declared) == ARGUMENTS
+    for name, argument in declared.items():
+        default = ''.join(part.text for part in argument.default_value)
+        assert default == DEFAULTS.get(name, '')
+        assert argument.choices == CHOICES.get(name)
+        assert len(argument.description) > 20
+
+
+def given(**arguments: str) -> dict[str, str]:
+    return {**dict.fromkeys(ARGUMENTS, ''), **DEFAULTS, **arguments}
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'topics'),
+    [
+        ({}, {}),
+        (
+            {'image': '/cam/image_raw'},
+            {'image': '/cam/image_raw', 'camera_info': '/cam/camera_info'},
+        ),
+        ({'image': 'image_raw'}, {'image': 'image_raw', 'camera_info': 'camera_info'}),
+        (
+            {'image': '/image/image', 'camera_info': '/info', 'depth': '/depth'},
+            {'image': '/image/image', 'camera_info': '/info', 'depth': '/depth'},
+        ),
+        (
+            {'image': '/cam/image_raw', 'image_transport': 'compressed'},
+            {'image': '/cam/image_raw/compressed', 'camera_info': '/cam/camera_info'},
+        ),
+        (
+            {'image': '/cam/image_raw/compressed'},
+            {'image': '/cam/image_raw/compressed', 'camera_info': '/cam/camera_info'},
+        ),
+        (
+            {'image': '/cam/compressed_image', 'image_transport': 'compressed'},
+            {'image': '/cam/compressed_image', 'camera_info': '/cam/camera_info'},
+        ),
+        ({'image_transport': 'compressed'}, {}),
+        ({'depth': '/depth'}, {'depth': '/depth'}),
+    ],
+)
+def test_topics_are_remapped_where_they_are_given(
+    launch_file: ModuleType, arguments: dict[str, str], topics: dict[str, str]
+) -> None:
+    assert launch_file.remappings(given(**arguments)) == topics
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        ({}, {}),
+        ({'image': '/cam/image_raw', 'depth': '/depth/image_rect'}, {}),
+        ({'image': '/cam/image_raw/compressed'}, {'image_transport': 'compressed'}),
+        ({'image': '/cam/compressed', 'image_transport': 'raw'}, {}),
+        ({'depth': '/depth/compressedDepth'}, {'depth_transport': 'compressedDepth'}),
+    ],
+)
+def test_the_name_of_a_topic_says_how_it_comes(
+    launch_file: ModuleType, arguments: dict[str, str], said: dict[str, str]
+) -> None:
+    assert launch_file.transports(given(**arguments)) == said
+
+
+def test_rviz_is_started_when_asked_for_and_looks_into_the_namespace(
+    launch_file: ModuleType,
+) -> None:
+    def looks(**arguments: str) -> list[tuple[str, str]]:
+        node = launch_file.rviz(given(**arguments), ROOT)
+        assert (node.node_package, node.node_executable) == ('rviz2', 'rviz2')
+        return launch_file.rviz_remappings(arguments['namespace'])
+
+    assert looks(namespace='segzero') == looks(namespace='/segzero') == []
+    assert looks(namespace='robot1/eyes') == [
+        (f'/segzero/{topic}', f'/robot1/eyes/{topic}')
+        for topic in ('overlay', 'label_image', 'markers')
+    ]
+    assert looks(namespace='')[2] == ('/segzero/markers', '/markers')
+
+
+def test_the_displays_of_rviz_listen_to_what_is_remapped(launch_file: ModuleType) -> None:
+    config = yaml.safe_load((ROOT / 'rviz' / 'perception.rviz').read_text())
+    displays = config['Visualization Manager']['Displays']
+    topics = {display['Topic']['Value'] for display in displays if 'Topic' in display}
+    assert topics == {f'/segzero/{topic}' for topic in launch_file.RVIZ_TOPICS}
+
+
+def of_profile(profile: str) -> dict[str, Any]:
+    text = (ROOT / 'config' / f'{profile}.yaml').read_text()
+    parameters: dict[str, Any] = yaml.safe_load(text)['/**']['ros__parameters']
+    return parameters
+
+
+@pytest.mark.parametrize('profile', PROFILES)
+def test_a_profile_gives_the_node_its_parameters(
+    launch: Callable[..., Launch], new_client: Callable[..., Any], profile: str
+) -> None:
+    running = launch(f'profile:={profile}', 'autostart:=false')
+    client = new_client('segzero')
+    expected = {**of_profile(profile), 'autostart': False, 'use_sim_time': False}
+    assert {name: client.get_parameter(name) for name in expected} == expected
+    assert client.state() == 'unconfigured'
+    assert running.stop() < 2 + 1, "launch's own second"
+    assert running.process.returncode == 0
+    assert 'process has finished cleanly' in running.output
+    assert 'There is no parameter' not in running.output
+
+
+def test_arguments_go_before_the_users_file_and_that_before_the_profile(
+    launch: Callable[..., Launch], new_client: Callable[..., Any], tmp_path: Path
+) -> None:
+    own = tmp_path / 'own.yaml'
+    parameters = {'device': 'cuda:7', 'image_max_age': 9.5, 'base_url': 'http://own:1/v1'}
+    own.write_text(yaml.safe_dump({'/**': {'ros__parameters': parameters}}))
+    launch(
+        'profile:=remote',
+        f'params_file:={own}',
+        'namespace:=robot1/eyes',
+        'base_url:=http://argument:2/v1',
+        'reasoner_model:=7',
+        'autostart:=False',
+        'use_sim_time:=true',
+        'log_level:=debug',
+    )
+    client = new_client('robot1/eyes')
+    expected = {
+        **of_profile('remote'),
+        'device': 'cuda:7',
+        'image_max_age': 9.5,
+        'base_url': 'http://argument:2/v1',
+        'reasoner_model': '7',
+        'autostart': False,
+        'use_sim_time': True,
+    }
+    assert {name: client.get_parameter(name) for name in expected} == expected
+
+
+def test_the_node_listens_where_the_arguments_say(
+    launch: Callable[..., Launch], new_client: Callable[..., Any]
+) -> None:
+    launch(
+        'profile:=offline', 'image:=/cam/image_raw/compressed', 'depth:=/cam/depth/compressedDepth'
+    )
+    client = new_client('segzero')
+    client.wait_for_state('active')
+    for topic, kind in (
+        ('/cam/image_raw/compressed', 'CompressedImage'),
+        ('/cam/depth/compressedDepth', 'CompressedImage'),
+        ('/cam/camera_info', 'CameraInfo'),
+    ):
+        (listener,) = client.until(
+            lambda topic=topic: client.node.get_subscriptions_info_by_topic(topic),
+            f'somebody listens to {topic}',
+        )
+        assert listener.topic_type == f'sensor_msgs/msg/{kind}'
+        assert (listener.node_name, listener.node_namespace) == ('perception', '/segzero')
+
+
+@pytest.mark.parametrize(
+    ('argument', 'complaint'),
+    [
+        ('profile:=robto', "\"profile\" .*\"robto\" is not valid.*'robot', 'remote', 'offline'"),
+        ('log_level:=loud', '"log_level" .*"loud" is not valid'),
+        ('params_file:=/nowhere/own.yaml', 'params_file: there is no file /nowhere/own.yaml'),
+    ],
+)
+def test_what_cannot_be_is_said_at_once(
+    launch: Callable[..., Launch], argument: str, complaint: str
+) -> None:
+    running = launch(argument)
+    assert running.process.wait(30) != 0
+    assert re.search(complaint, running.output.replace('\n', ' '))
+    assert 'process started' not in running.output
