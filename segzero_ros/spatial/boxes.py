@@ -1,0 +1,99 @@
+"""Oriented boxes around visible points.
+
+A camera sees the front of things only. For what stands on a plane it is assumed that it reaches
+down to it, that its sides are upright, and that its footprint is either a circle or a rectangle:
+seen from above, the half of the outline that faces the camera and the top are visible, and they
+tell which. What hangs in the air, and what has no plane under it, gets the box of its visible
+points alone: its hidden side is not guessed.
+
+Imports `types`, NumPy and OpenCV.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segzero_ros.spatial.footprints import footprint_of
+from segzero_ros.spatial.plane import Plane, Points
+from segzero_ros.spatial.support import stands_on
+from segzero_ros.types import Pose3D
+
+Array = NDArray[np.float64]
+
+# Share of the points that may lie beyond each side of a box: what is left of noise.
+_BEYOND = 0.0015
+
+
+def standing_box(points: Points, plane: Plane) -> Pose3D:
+    """Return the box of an object that stands on a plane or hangs above it.
+
+    Its z axis is the plane's normal; its x axis is the side that points most to the right.
+
+    Args:
+        points: (N, 3) visible points, metres, in the optical frame.
+        plane: under it.
+    """
+    axes = _plane_axes(plane.normal)
+    heights = plane.heights(points)
+    # What lies on the plane itself was taken off, so the object begins at the plane, not above it.
+    bottom = 0.0 if stands_on(plane, points) else float(np.quantile(heights, _BEYOND))
+    top = max(float(np.quantile(heights, 1 - _BEYOND)), bottom + 0.002)
+    flat = points @ axes[:, :2]
+    footprint = footprint_of(flat, camera=-flat.mean(axis=0))
+    x, y = footprint.axis
+    along = axes[:, 0] * x + axes[:, 1] * y
+    across = np.cross(plane.normal, along)
+    centre = axes[:, :2] @ footprint.centre
+    centre = centre + plane.normal * ((bottom + top) / 2 - plane.offset)
+    rotation = np.stack([along, across, plane.normal], axis=1)
+    return _pose(centre, rotation, (*footprint.sides, top - bottom))
+
+
+def free_box(points: Points) -> Pose3D:
+    """Return the box of (N, 3) visible points along their principal axes, longest first.
+
+    Nothing is assumed about what is hidden: the thinnest side is that of the visible surface.
+    """
+    middle = points.mean(axis=0)
+    offsets = points - middle
+    vectors = np.linalg.eigh(offsets.T @ offsets)[1][:, ::-1]
+    strongest = np.abs(vectors).argmax(axis=0)
+    vectors = vectors * np.sign(vectors[strongest, range(3)])
+    vectors[:, 2] = np.cross(vectors[:, 0], vectors[:, 1])
+    low, high = _limits(offsets @ vectors)
+    centre = middle + vectors @ ((low + high) / 2)
+    sides = high - low
+    return _pose(centre, vectors, (float(sides[0]), float(sides[1]), float(sides[2])))
+
+
+def _plane_axes(normal: Array) -> Array:
+    """Return (3, 3) columns: the camera's right laid into the plane, across it, and the normal."""
+    right = np.array([1.0, 0.0, 0.0]) - normal[0] * normal
+    if np.linalg.norm(right) < 0.1:
+        right = np.array([0.0, 1.0, 0.0]) - normal[1] * normal
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(normal, right), normal], axis=1)
+
+
+def _limits(values: Array) -> tuple[Array, Array]:
+    low, high = np.quantile(values, (_BEYOND, 1 - _BEYOND), axis=0)
+    return low, high
+
+
+def _pose(centre: Array, rotation: Array, size: tuple[float, float, float]) -> Pose3D:
+    x, y, z = (float(value) for value in centre)
+    return Pose3D((x, y, z), quaternion(rotation), size)
+
+
+def quaternion(rotation: Array) -> tuple[float, float, float, float]:
+    """Return the unit quaternion (x, y, z, w), w >= 0, of a (3, 3) rotation matrix."""
+    vector = cv2.Rodrigues(np.ascontiguousarray(rotation))[0][:, 0]
+    angle = float(np.linalg.norm(vector))
+    if angle < 1e-12:
+        return 0.0, 0.0, 0.0, 1.0
+    x, y, z = (float(value) for value in math.sin(angle / 2) * vector / angle)
+    return x, y, z, math.cos(angle / 2)

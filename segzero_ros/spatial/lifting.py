@@ -1,0 +1,104 @@
+"""From a mask and a depth image to a box in 3-D, or the reason why there is none.
+
+What is assumed is said in `boxes`. Imports `types` and, when there is depth to lift, `surface`,
+`support` and `boxes` with OpenCV: importing this module alone costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import math
+
+import numpy as np
+
+from segzero_ros.types import Frame, Intrinsics, Mask, Pose3D, PoseStatus
+
+# What is lower above the plane than this, in metres, may be the plane.
+_SPILL = 0.006
+
+
+def lift(mask: Mask, frame: Frame) -> tuple[Pose3D | None, PoseStatus]:
+    """Return the oriented box of what a mask covers.
+
+    The same mask and frame give the same box, whatever was lifted before.
+
+    Args:
+        mask: (H, W) bool, of the frame's size.
+        frame: with depth and intrinsics; else the status says which is missing.
+
+    Returns:
+        The box in the frame's optical frame and POSE_OK, or None and the reason. The box's z axis
+        points away from the surface that the object stands on, where one was found.
+    """
+    if frame.depth is None:
+        return None, PoseStatus.NO_DEPTH
+    intrinsics = fitting_intrinsics(frame)
+    if intrinsics is None:
+        return None, PoseStatus.NO_INTRINSICS
+    # OpenCV is loaded with these, and only where there is depth.
+    from segzero_ros.spatial.boxes import free_box, standing_box
+    from segzero_ros.spatial.support import plane_under
+    from segzero_ros.spatial.surface import FEWEST, visible_surface
+
+    surface = visible_surface(mask, frame.depth, intrinsics)
+    if surface is None:
+        return None, PoseStatus.DEPTH_TOO_SPARSE
+    points = surface.points()
+    plane = plane_under(points, mask, frame, intrinsics)
+    if plane is None:
+        return free_box(surface.smooth_points()), PoseStatus.POSE_OK
+    # A mask that spills over onto the plane must not widen the object.
+    top = float(np.quantile(plane.heights(points), 0.97))
+    body = surface.above(plane, min(_SPILL, 0.25 * top))
+    if body.steady.sum() < FEWEST:
+        return None, PoseStatus.DEPTH_TOO_SPARSE
+    return standing_box(body.smooth_points(), plane), PoseStatus.POSE_OK
+
+
+def fitting_intrinsics(frame: Frame) -> Intrinsics | None:
+    """Return the intrinsics for the frame's own size, or None where there are none that fit.
+
+    A picture that was resized by the same factor in both directions keeps its calibration, scaled;
+    for any other size nobody can know what was cut off.
+    """
+    given = frame.intrinsics
+    if given is None or not _usable(given):
+        return None
+    if (given.width, given.height) == (frame.width, frame.height):
+        return given
+    if frame.width * given.height != frame.height * given.width:
+        return None
+    scale = frame.width / given.width
+    # Pixel centres are at integers, so the picture's corner is at -0.5.
+    return replace(
+        given,
+        fx=given.fx * scale,
+        fy=given.fy * scale,
+        cx=(given.cx + 0.5) * scale - 0.5,
+        cy=(given.cy + 0.5) * scale - 0.5,
+        width=frame.width,
+        height=frame.height,
+    )
+
+
+def rectification_remark(frame: Frame) -> str:
+    """Return a sentence for a person if poses are off because the lens distorts, else nothing.
+
+    Poses treat the picture as a pinhole camera's; towards the borders of an unrectified wide-angle
+    picture that is wrong by many pixels.
+    """
+    given = frame.intrinsics
+    if given is None or not any(given.distortion):
+        return ''
+    return (
+        'The image is not rectified (its camera_info has distortion coefficients that are not '
+        'zero), so poses are less exact towards its borders; use the rectified image and its '
+        'camera_info.'
+    )
+
+
+def _usable(intrinsics: Intrinsics) -> bool:
+    """Return whether a camera is calibrated at all: an uncalibrated one says 0."""
+    numbers = (intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy)
+    positive = min(intrinsics.fx, intrinsics.fy, intrinsics.width, intrinsics.height) > 0
+    return positive and all(map(math.isfinite, numbers))

@@ -1,0 +1,180 @@
+"""The flat surface that an object stands on: planes in a frame's depth by RANSAC, fixed seed.
+
+Imports `types`, NumPy and OpenCV.
+"""
+
+from __future__ import annotations
+
+import threading
+from weakref import WeakKeyDictionary
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segzero_ros.spatial.plane import Plane, Points
+from segzero_ros.spatial.surface import back_project
+from segzero_ros.types import Frame, Intrinsics, Mask
+
+_SAMPLES = 2500
+_HYPOTHESES = 100
+_PLANES = 3
+_FEWEST = 40
+# How far from a plane its own points may be measured: metres, and a share of the range squared.
+_NEAR, _NEAR_SQUARED = 0.006, 0.004
+
+
+_known: WeakKeyDictionary[Frame, tuple[Plane, ...]] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def plane_under(points: Points, mask: Mask, frame: Frame, k: Intrinsics) -> Plane | None:
+    """Return the plane that the object with these visible points stands on, or None.
+
+    Tried are the frame's large planes, then planes of the mask's surroundings only: a shelf, a box
+    below, a tray. A plane counts if it is there around the mask, if the object is on the camera's
+    side of it, and if it reaches down to it.
+
+    Args:
+        points: (N, 3) visible points of the object, metres.
+        mask: (H, W) bool, of the object.
+        frame: with depth.
+        k: intrinsics that fit the frame.
+    """
+    around = _surroundings(mask, frame, k)
+    if len(around) < _FEWEST:
+        return None
+    supports = [_support(plane, points, around) for plane in _large_planes(frame, k)]
+    best = max(supports, key=lambda support: support[0], default=(0.0, None))
+    if best[0] < 0.35:
+        local = [_support(plane, points, around) for plane in find_planes(around, 2)]
+        best = max([best, *local], key=lambda support: support[0])
+    return best[1]
+
+
+def find_planes(points: Points, most: int) -> tuple[Plane, ...]:
+    """Return the largest planes among (N, 3) points, largest first, at most so many."""
+    planes: list[Plane] = []
+    rest = points
+    while len(planes) < most and len(rest) >= max(_FEWEST, 0.08 * len(points)):
+        plane = _largest_plane(rest)
+        if plane is None:
+            break
+        planes.append(plane)
+        rest = rest[np.abs(plane.heights(rest)) > 2 * _tolerance(rest)]
+    return tuple(planes)
+
+
+def _large_planes(frame: Frame, k: Intrinsics) -> tuple[Plane, ...]:
+    with _lock:
+        planes = _known.get(frame)
+    if planes is None:
+        assert frame.depth is not None
+        planes = find_planes(_sampled(np.ones(frame.depth.shape, np.bool_), frame, k), _PLANES)
+        with _lock:
+            _known[frame] = planes
+    return planes
+
+
+def _surroundings(mask: Mask, frame: Frame, k: Intrinsics) -> Points:
+    """Return points around the mask, to about its own size away, none of the mask or its rim."""
+    x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
+    margin = int(max(16, 0.45 * max(width, height)))
+    rows = slice(max(y - margin, 0), min(y + height + margin, mask.shape[0]))
+    columns = slice(max(x - margin, 0), min(x + width + margin, mask.shape[1]))
+    near = mask[rows, columns].astype(np.uint8)
+    around = np.zeros(mask.shape, np.bool_)
+    around[rows, columns] = cv2.dilate(near, np.ones((7, 7), np.uint8)) == 0
+    return _sampled(around, frame, k)
+
+
+def _sampled(where: Mask, frame: Frame, k: Intrinsics) -> Points:
+    """Return about _SAMPLES of the measured points of a region, in a regular grid."""
+    assert frame.depth is not None
+    step = max(1, int(np.sqrt(where.sum() / _SAMPLES)))
+    grid = frame.depth[::step, ::step]
+    rows, columns = np.nonzero(where[::step, ::step] & np.isfinite(grid) & (grid > 0))
+    return back_project(rows * step, columns * step, grid[rows, columns], k)
+
+
+def _tolerance(points: Points) -> NDArray[np.float64]:
+    return np.asarray(_NEAR + _NEAR_SQUARED * points[:, 2] ** 2)
+
+
+def _largest_plane(points: Points) -> Plane | None:
+    """Return the plane with most points near it, fitted to them, or None for points on a line."""
+    rng = np.random.default_rng(0)
+    chosen = points[rng.integers(len(points), size=(_HYPOTHESES, 3))]
+    normals = np.cross(chosen[:, 1] - chosen[:, 0], chosen[:, 2] - chosen[:, 0])
+    lengths = np.linalg.norm(normals, axis=1)
+    usable = lengths > 1e-8
+    if not usable.any():
+        return None
+    normals = normals[usable] / lengths[usable, None]
+    offsets = -np.einsum('ij,ij->i', normals, chosen[usable, 0])
+    few = points[:: max(1, len(points) // 800)]
+    near = np.abs(few @ normals.T + offsets) < _tolerance(few)[:, None]
+    best = int(near.sum(axis=0).argmax())
+    plane = Plane(normals[best], float(offsets[best]))
+    for _ in range(3):
+        plane = _fitted(points[np.abs(plane.heights(points)) < _tolerance(points)]) or plane
+    return plane
+
+
+def _fitted(points: Points) -> Plane | None:
+    """Return the least-squares plane of (N, 3) points, or None for fewer than three."""
+    if len(points) < 3:
+        return None
+    middle = points.mean(axis=0)
+    offsets = points - middle
+    normal = np.linalg.eigh(offsets.T @ offsets)[1][:, 0]
+    offset = -float(normal @ middle)
+    sign = 1.0 if offset >= 0 else -1.0
+    return Plane(sign * normal, sign * offset)
+
+
+def _support(plane: Plane, points: Points, around: Points) -> tuple[float, Plane | None]:
+    """Return how well a plane carries the object, 0 for not at all, and the plane, fitted here."""
+    near = np.abs(plane.heights(around)) < 1.5 * _tolerance(around)
+    share = float(near.mean())
+    if near.sum() < _FEWEST or share < 0.12:
+        return 0.0, None
+    local = _fitted(around[near]) or plane
+    # A narrow ring of points says little about a slope: then the large plane is better.
+    if abs(local.normal @ plane.normal) < 0.9986:
+        local = plane
+    heights = local.heights(points)
+    tolerance = float(_tolerance(points).mean())
+    low, high = np.quantile(heights, (0.03, 0.97))
+    if low < -3 * tolerance or high < tolerance:
+        return 0.0, None
+    # The nearer a plane is to the object, the more it is the one that carries it.
+    gap = max(float(low) - 2 * tolerance, 0.0)
+    width = _narrow_side(points, local)
+    if gap > 0.05 + 1.5 * width:
+        return 0.0, None
+    return share / (1.0 + gap / (0.02 + 0.5 * width)), local
+
+
+def stands_on(plane: Plane, points: Points) -> bool:
+    """Return whether an object with these visible points stands on a plane, or hangs above it.
+
+    A ball, or anything seen from above, shows nothing of its lower part: unless the gap is wide
+    for the object's size and its side would have to be seen, it stands.
+    """
+    heights = plane.heights(points)
+    low, high = np.quantile(heights, (0.02, 0.98))
+    middle = points.mean(axis=0)
+    elevation = -float(plane.normal @ middle) / float(np.linalg.norm(middle))
+    steep = elevation > np.sin(np.radians(65))
+    reach = max(float(high - low), _narrow_side(points, plane))
+    return bool(steep or low < 0.02 + 0.5 * reach)
+
+
+def _narrow_side(points: Points, plane: Plane) -> float:
+    """Return about how wide the object is along the plane where it is narrowest, metres."""
+    flat = points - plane.heights(points)[:, None] * plane.normal
+    flat = flat - flat.mean(axis=0)
+    spread = np.linalg.eigvalsh(flat.T @ flat / len(flat))
+    # The smallest is 0, across the plane; a uniform bar of length 1 has a variance of 1/12.
+    return float(np.sqrt(12 * max(spread[1], 0.0)))

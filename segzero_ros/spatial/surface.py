@@ -1,0 +1,143 @@
+"""The visible surface of an object in 3-D: the depth inside its mask, cleaned.
+
+Imports `types`, NumPy and OpenCV.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segzero_ros.spatial.plane import Plane, Points
+from segzero_ros.types import DepthImage, Intrinsics, Mask
+
+# Fewer measured pixels than this, or a smaller share of the mask, say nothing about a shape.
+FEWEST = 30
+_LEAST_SHARE = 0.08
+# More points than this change nothing but the time it takes.
+_MOST = 6000
+# Among a pixel's neighbours depth may change by this much, in metres plus a share of the depth, on
+# a slanted surface; beyond, one of the two lies behind the other.
+_STEP, _STEP_SHARE = 0.012, 0.012
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """The depth inside one mask, in the window of the picture that holds the mask.
+
+    Attributes:
+        inside: (h, w) bool, the mask.
+        depth: (h, w) metres as measured.
+        steady: (h, w) bool, measured in the mask and not at a depth edge.
+        origin: the window's first row and column in the picture.
+        intrinsics: of the picture.
+    """
+
+    inside: Mask
+    depth: DepthImage
+    steady: Mask
+    origin: tuple[int, int]
+    intrinsics: Intrinsics
+
+    def points(self) -> Points:
+        """Return the (N, 3) points of steady pixels as measured, metres in the optical frame."""
+        return self._points(self.depth, self.steady)
+
+    def above(self, plane: Plane, height: float) -> Surface:
+        """Return the surface without what lies on a plane or below that height above it."""
+        rows, columns = np.nonzero(self.steady)
+        heights = plane.heights(self._project(self.depth, rows, columns))
+        low = heights <= height
+        steady, inside = self.steady.copy(), self.inside.copy()
+        steady[rows[low], columns[low]] = False
+        inside[rows[low], columns[low]] = False
+        return replace(self, steady=steady, inside=inside)
+
+    def smooth_points(self) -> Points:
+        """Return (N, 3) points with noise averaged away.
+
+        Pixels at depth edges, which lie on neither surface, and holes beside measured pixels
+        get the depth of the steady pixels beside them: the outline stays where the mask has it.
+        """
+        weight = self.steady.astype(np.float32)
+        depth = np.where(self.steady, self.depth, np.float32(0))
+        total = cv2.GaussianBlur(depth, (7, 7), 1.4)
+        share = cv2.GaussianBlur(weight, (7, 7), 1.4)
+        smooth = np.asarray(total / np.maximum(share, 1e-6), np.float32)
+        return self._points(smooth, np.asarray(self.inside & (share > 0.05)))
+
+    def _points(self, depth: DepthImage, where: Mask) -> Points:
+        rows, columns = np.nonzero(where)
+        step = -(-len(rows) // _MOST) or 1
+        return self._project(depth, rows[::step], columns[::step])
+
+    def _project(
+        self, depth: DepthImage, rows: NDArray[np.int_], columns: NDArray[np.int_]
+    ) -> Points:
+        top, left = self.origin
+        return back_project(rows + top, columns + left, depth[rows, columns], self.intrinsics)
+
+
+def visible_surface(mask: Mask, depth: DepthImage, intrinsics: Intrinsics) -> Surface | None:
+    """Return the surface that a mask covers, or None if too little of it was measured.
+
+    Args:
+        mask: (H, W) bool.
+        depth: (H, W) metres, NaN where unknown.
+        intrinsics: of the picture.
+    """
+    window = _window(mask)
+    if window is None:
+        return None
+    inside, near = mask[window], depth[window]
+    measured = np.asarray(inside & np.isfinite(near) & (near > 0))
+    steady = np.asarray(measured & ~_edges(near, measured))
+    if steady.sum() < 0.3 * measured.sum():
+        # A thing of a few pixels' width is all edge.
+        steady = measured
+    steady = np.asarray(steady & _close_to_most(near, steady))
+    if steady.sum() < max(FEWEST, _LEAST_SHARE * inside.sum()):
+        return None
+    return Surface(inside, near, steady, (window[0].start, window[1].start), intrinsics)
+
+
+def back_project(
+    rows: NDArray[np.int_], columns: NDArray[np.int_], depth: DepthImage, k: Intrinsics
+) -> Points:
+    """Return the (N, 3) points of N pixels with N depths, metres in the optical frame."""
+    z = depth.astype(np.float64)
+    return np.stack([(columns - k.cx) / k.fx * z, (rows - k.cy) / k.fy * z, z], axis=1)
+
+
+def _window(mask: Mask) -> tuple[slice, slice] | None:
+    """Return the rows and columns that hold the mask and a margin, or None for an empty mask."""
+    x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
+    if not width:
+        return None
+    rows, columns = mask.shape
+    return (
+        slice(max(y - 2, 0), min(y + height + 2, rows)),
+        slice(max(x - 2, 0), min(x + width + 2, columns)),
+    )
+
+
+def _edges(depth: DepthImage, measured: Mask) -> Mask:
+    """Return where depth jumps within a pixel's 3 × 3 neighbours, whether in the mask or not."""
+    known = np.isfinite(depth) & (depth > 0)
+    kernel = np.ones((3, 3), np.uint8)
+    far = cv2.dilate(np.where(known, depth, np.float32(0)), kernel)
+    near = cv2.erode(np.where(known, depth, np.float32(1e6)), kernel)
+    return np.asarray(measured & (far - near > _STEP + _STEP_SHARE * np.where(known, depth, 0)))
+
+
+def _close_to_most(depth: DepthImage, steady: Mask) -> Mask:
+    """Return where depth is not far from that of most of the mask (median absolute deviation)."""
+    values = depth[steady]
+    if not values.size:
+        return steady
+    middle = np.median(values)
+    spread = 1.4826 * np.median(np.abs(values - middle))
+    return np.asarray(np.abs(depth - middle) <= 4.0 * spread + 0.03)
