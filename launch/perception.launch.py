@@ -13,7 +13,6 @@ from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription
 
@@ -153,11 +152,8 @@ def params_files(given: dict[str, str], share: Path) -> list[str]:
 def parameters(given: dict[str, str]) -> dict[str, Any]:
     """Return the node's parameters that were given as arguments, in their own types."""
     texts = {name: given[name] for name in TEXTS} | transports(given)
-    # As they are: without the type, a device `0` or a model `7` would become a number.
-    values: dict[str, Any] = {
-        name: ParameterValue(text, value_type=str) for name, text in texts.items() if text
-    }
-    return values | {name: is_on(given[name]) for name in SWITCHES if given[name]}
+    switches = {name: is_on(given[name]) for name in SWITCHES if given[name]}
+    return {name: text for name, text in texts.items() if text} | switches
 
 
 def transports(given: dict[str, str]) -> dict[str, str]:

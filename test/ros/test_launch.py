@@ -234,7 +234,7 @@ def test_arguments_go_before_the_users_file_and_that_before_the_profile(
         'base_url:=http://argument:2/v1',
         'reasoner_model:=7',
         'autostart:=False',
-        'use_sim_time:=true',
+        'use_sim_time:=True',
         'log_level:=debug',
     )
     client = new_client('robot1/eyes')
