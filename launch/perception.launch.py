@@ -139,7 +139,7 @@ def rviz_remappings(namespace: str) -> list[tuple[str, str]]:
 
 
 def params_files(given: dict[str, str], share: Path) -> list[str]:
-    """Return the profile's file and the user's own; the later one goes before."""
+    """Return the profile's file and the user's own; the later one overrules."""
     files = [share / 'config' / f'{given["profile"]}.yaml']
     if given['params_file']:
         own = Path(given['params_file']).expanduser().absolute()
