@@ -24,6 +24,7 @@ from segzero_ros.msg import SegmentationResult
 from segzero_ros.pipeline import Listeners
 from segzero_ros.ros.answering import Answering, Deliver
 from segzero_ros.ros.desk import Ticket
+from segzero_ros.ros.messages import clean_text
 from segzero_ros.ros.outlets import BURST
 from segzero_ros.srv import SegmentOnce
 from segzero_ros.types import Stage, Status
@@ -186,7 +187,9 @@ class FeedbackWriter:
 
     def _publish(self, piece: str) -> None:
         elapsed = time.perf_counter() - self._started
-        feedback = Segment.Feedback(stage=int(self._stage), reasoning_delta=piece, elapsed=elapsed)
+        feedback = Segment.Feedback(
+            stage=int(self._stage), reasoning_delta=clean_text(piece), elapsed=elapsed
+        )
         try:
             self._goal.publish_feedback(feedback)
         except RuntimeError as error:

@@ -51,7 +51,7 @@ class Outlets:
 
     def reasoning(self, piece: str) -> None:
         """Publish a further piece of the reasoning."""
-        self._reasoning.publish(String(data=piece))
+        self._reasoning.publish(String(data=messages.clean_text(piece)))
 
     def show(self, answer: Answer) -> None:
         """Publish everything about an answer that somebody listens to, besides the result."""

@@ -1,8 +1,9 @@
 """The real node with a reasoner that does what the query tells it, as models do too rarely.
 
 The query is the script: `count to 20` writes twenty words, `count for ever` writes until it is
-cancelled, `get stuck` hears nothing any more, `explode`, `babble` and `dawdle` fail; anything
-else finds one object in the middle of the image. `reasoner_model` scripts the loading.
+cancelled, `get stuck` hears nothing any more, `stammer` writes what is no text, `explode`,
+`babble` and `dawdle` fail; anything else finds one object in the middle of the image.
+`reasoner_model` scripts the loading.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class ScriptedReasoner:
             self._count(count(), on_text, cancelled)
         elif query.text == 'get stuck':
             threading.Event().wait()
+        elif query.text == 'stammer':
+            on_text('half a smile \ud83d, nothing \0 and the end')
         elif query.text == 'explode':
             raise RuntimeError('exploded as told')
         elif query.text == 'babble':

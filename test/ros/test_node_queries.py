@@ -265,3 +265,12 @@ def test_pictures_are_made_only_for_who_subscribes(client):
     assert overlay.encoding == 'rgb8'
     assert (labels.encoding, labels.width, labels.height) == ('mono16', 320, 240)
     assert set(labels.data) == {0, 1}
+
+
+def test_what_is_no_text_in_the_reasoning_is_passed_on_as_missing(client):
+    feedback = client.new_inbox()
+    status, result = client.outcome(client.send_goal('stammer', feedback=feedback))
+    assert (status, result.status) == (SUCCEEDED, Result.OK)
+    readable = 'half a smile \ufffd, nothing \ufffd and the end'
+    assert feedback.wait_for(lambda message: message.reasoning_delta).reasoning_delta == readable
+    assert client.reasoning.wait_for(lambda message: message.data != '\n').data == readable
