@@ -2,24 +2,30 @@
 
 import base64
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-import importlib.util
+from contextlib import ExitStack
 import io
-import json
 import logging
-import os
-from pathlib import Path
-import socket
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
-import urllib.request
 
 import numpy as np
 from PIL import Image
 import pytest
+from scripted_server import (
+    ANSWER,
+    DONE,
+    free_port,
+    HALF,
+    MODEL,
+    piece,
+    pieces_of,
+    Request,
+    running,
+    Server,
+    THINKING,
+    WELL,
+)
 
 from segzero_ros.loading import load_reasoner, ReasonerOptions
 from segzero_ros.reasoning.openai_reasoner import OpenAIReasoner
@@ -33,11 +39,6 @@ from segzero_ros.types import (
     ReasonerUnavailable,
 )
 
-MODEL = 'VisionReasoner-7B'
-THINKING = '<think>The mug is the only vessel here.</think>'
-OBJECTS = '[{"bbox_2d": [84,84,420,420], "point_2d": [252,252]}, '
-OBJECTS += '{"bbox_2d": [0,0,840,840], "point_2d": [1,2]}]'
-ANSWER = f'{THINKING}<answer>{OBJECTS}</answer>'
 # In a picture of 200 by 100 pixels.
 FOUND = (
     GroundedObject((20.0, 10.0, 100.0, 50.0), ((60.0, 30.0),), 'Something to drink from?'),
@@ -48,89 +49,10 @@ QUERY = Query('Something to drink from?', 'q1')
 PROMPT_BEGIN = 'Please find "something to drink from" with bboxs and points.Compare'
 
 
-def piece(text: str = '', finish: str | None = None, **more: Any) -> bytes:
-    """One event of a streamed chat completion."""
-    choice = {'index': 0, 'delta': {'content': text}, 'finish_reason': finish}
-    body = {'id': 'c', 'object': 'chat.completion.chunk', 'created': 0, 'model': MODEL}
-    return f'data: {json.dumps({**body, "choices": [choice], **more})}\n\n'.encode()
-
-
-def pieces_of(text: str, size: int = 7) -> list[bytes]:
-    return [piece(text[start : start + size]) for start in range(0, len(text), size)]
-
-
-USAGE = piece(choices=[], usage={'prompt_tokens': 9, 'completion_tokens': 41, 'total_tokens': 50})
-DONE = b'data: [DONE]\n\n'
-WELL = [*pieces_of(ANSWER), piece(finish='stop'), USAGE, DONE]
-
-
-class Request(BaseHTTPRequestHandler):
-    """One request to the server under the test's control."""
-
-    server: 'Server'
-
-    def do_GET(self) -> None:
-        self.server.seen.append((self.path, self.headers, None))
-        self.server.listing(self)
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
-        self.server.seen.append((self.path, self.headers, body))
-        self.server.answer(self)
-
-    def reply(self, status: int, body: bytes | dict, kind: str = 'application/json') -> None:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header('Content-Type', kind)
-        self.send_header('Content-Length', str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def stream(self, events: list[bytes]) -> None:
-        """Send events and end the connection, as a server does that closes after the answer."""
-        self.send_response(200)
-        self.send_header('Content-Type', 'text/event-stream')
-        self.end_headers()
-        for event in events:
-            self.wfile.write(event)
-
-    def hung_up(self) -> bool:
-        """Wait until the client closes the connection; whether it did."""
-        self.connection.settimeout(20)
-        return self.connection.recv(1) == b''
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    """Speaks HTTP on a free port; tests say what it answers."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(('127.0.0.1', 0), Request)
-        self.url = f'http://127.0.0.1:{self.server_port}/v1'
-        self.seen: list[tuple[str, Any, Any]] = []
-        self.owner = 'vllm'
-        self.listing: Callable[[Request], None] = self.list_the_model
-        self.answer: Callable[[Request], None] = lambda request: request.stream(WELL)
-        self.done = threading.Event()
-
-    def list_the_model(self, request: Request) -> None:
-        entry = {'id': MODEL, 'object': 'model', 'created': 0, 'owned_by': self.owner}
-        request.reply(200, {'object': 'list', 'data': [entry]})
-
-    def handle_error(self, *_: Any) -> None:
-        """Clients that hang up are what is tested here."""
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as made:
-        threading.Thread(target=made.serve_forever, args=(0.02,)).start()
+    with running() as made:
         yield made
-        made.shutdown()
 
 
 @pytest.fixture
@@ -290,7 +212,6 @@ def break_off(request: Request) -> None:
     request.close_connection = True
 
 
-HALF = pieces_of(ANSWER)[:6]
 MALFORMED = {
     'the connection breaks': (break_off, 'broke in the middle'),
     'the stream ends early': (lambda request: request.stream(HALF), 'broke off in the middle'),
@@ -377,36 +298,15 @@ def test_a_listener_that_fails_is_not_taken_for_the_server(server, reasoner):
     assert answers_again(server, reasoner)
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(('127.0.0.1', 0))
-        return taken.getsockname()[1]
-
-
 def test_a_server_that_comes_up_while_it_is_asked_is_found():
     port = free_port()
-    made: list[Server] = []
-
-    class Late(Server):
-        def __init__(self) -> None:
-            ThreadingHTTPServer.__init__(self, ('127.0.0.1', port), Request)
-            self.seen = []
-            self.owner = 'vllm'
-            self.listing = self.list_the_model
-            self.answer = lambda request: request.stream(WELL)
-
-    def start() -> None:
-        made.append(Late())
-        made[0].serve_forever(0.02)
-
-    timer = threading.Timer(0.6, start)
-    timer.start()
-    reasoner = OpenAIReasoner(f'http://127.0.0.1:{port}/v1', MODEL)
-    assert reasoner.reason(FRAME, QUERY).objects == FOUND
-    reasoner.close()
-    made[0].shutdown()
-    made[0].server_close()
-    timer.join()
+    with ExitStack() as stack:
+        timer = threading.Timer(0.6, lambda: stack.enter_context(running(port)))
+        timer.start()
+        reasoner = OpenAIReasoner(f'http://127.0.0.1:{port}/v1', MODEL)
+        assert reasoner.reason(FRAME, QUERY).objects == FOUND
+        reasoner.close()
+        timer.join()
 
 
 def refused(*args: Any, **options: Any) -> str:
@@ -549,42 +449,6 @@ def test_nothing_of_a_query_stays_behind_when_the_next_one_begins(server, reason
         assert grounding is not None and grounding.raw_answer == ANSWER
 
 
-def wait_for_server(url: str, process: subprocess.Popen, log: Path) -> None:
-    """Wait until a server answers; fail with its output if it ends."""
-    deadline = time.monotonic() + 120
-    pause = threading.Event()
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            pause.wait(0.2)
-    raise AssertionError(f'no server at {url}: {log.read_text()}')
-
-
-@pytest.fixture(scope='module')
-def transformers_server(tiny_qwen2_5_vl, tmp_path_factory) -> Iterator[str]:
-    """Address of `transformers serve` with a real, small Qwen2.5-VL in a process of its own."""
-    folder = tmp_path_factory.mktemp('server')
-    (folder / 'hub').mkdir()
-    port = free_port()
-    command = [Path(sys.executable).with_name('transformers'), 'serve', tiny_qwen2_5_vl]
-    command += ['--host', '127.0.0.1', '--port', port, '--device', 'cpu']
-    environment = {**os.environ, 'HF_HOME': str(folder), 'HF_HUB_OFFLINE': '1'}
-    log = folder / 'log'
-    with log.open('w') as output:
-        process = subprocess.Popen(
-            [str(word) for word in command], stdout=output, stderr=output, env=environment
-        )
-    try:
-        wait_for_server(f'http://127.0.0.1:{port}/health', process, log)
-        yield f'http://127.0.0.1:{port}/v1'
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
 @pytest.fixture(scope='module')
 def served(transformers_server, tiny_qwen2_5_vl) -> Iterator[OpenAIReasoner]:
     made = OpenAIReasoner(transformers_server, str(tiny_qwen2_5_vl))
@@ -593,16 +457,13 @@ def served(transformers_server, tiny_qwen2_5_vl) -> Iterator[OpenAIReasoner]:
 
 
 @pytest.fixture(scope='module')
-def pairs() -> list:
+def pairs(make_tiny_checkpoints) -> list:
     """Pictures and queries that the small checkpoint knows, with its answers."""
-    path = Path(__file__).resolve().parents[2] / 'scripts' / 'make_tiny_checkpoints.py'
-    spec = importlib.util.spec_from_file_location('make_tiny_checkpoints', path)
-    maker = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = maker
-    spec.loader.exec_module(maker)
-    return maker.example_pairs()
+    return make_tiny_checkpoints.example_pairs()
 
 
+# The model is trained on the spot and the server loads torch: minutes on a busy machine.
+@pytest.mark.timeout(600)
 def test_a_real_server_with_a_real_model_answers_over_the_network(served, pairs):
     for pair in pairs[:2]:
         words: list[str] = []

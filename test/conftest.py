@@ -1,0 +1,53 @@
+"""What tests of several rooms share: small models of the real architectures, each made once."""
+
+from collections.abc import Iterator
+import importlib.util
+from pathlib import Path
+import sys
+from types import ModuleType
+
+import pytest
+from scripted_server import transformers_serve
+
+SCRIPTS = Path(__file__).resolve().parent.parent / 'scripts'
+
+
+def script(name: str) -> ModuleType:
+    """Import a script as a module."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='session')
+def make_tiny_checkpoints() -> ModuleType:
+    """The module that makes small checkpoints and knows what they answer."""
+    return script('make_tiny_checkpoints')
+
+
+@pytest.fixture(scope='session')
+def tiny_qwen2_5_vl(make_tiny_checkpoints, tmp_path_factory) -> Path:
+    """Folder of a small Qwen2.5-VL that knows the answers of `example_pairs`."""
+    return make_tiny_checkpoints.make_tiny_qwen(tmp_path_factory.mktemp('tiny') / 'qwen2_5_vl')
+
+
+@pytest.fixture(scope='session')
+def tiny_qwen2_vl(make_tiny_checkpoints, tmp_path_factory) -> Path:
+    """Folder of a small Qwen2-VL that knows the answers of `example_pairs`."""
+    folder = tmp_path_factory.mktemp('tiny') / 'qwen2_vl'
+    return make_tiny_checkpoints.make_tiny_qwen(folder, 'qwen2_vl')
+
+
+@pytest.fixture(scope='session')
+def tiny_sam2(tmp_path_factory) -> Path:
+    """Path of a SAM 2 with random weights; its configuration lies beside it, suffix .yaml."""
+    return script('make_tiny_sam2').make_tiny_sam2(tmp_path_factory.mktemp('tiny_sam2'))
+
+
+@pytest.fixture(scope='session')
+def transformers_server(tiny_qwen2_5_vl, tmp_path_factory) -> Iterator[str]:
+    """Address of a real server, with the small Qwen2.5-VL, in a process of its own."""
+    with transformers_serve(tiny_qwen2_5_vl, tmp_path_factory.mktemp('server')) as url:
+        yield url
