@@ -16,6 +16,7 @@ _LONGEST = 150
 _JOINTS = ('and', 'or', 'comma', 'but')
 _QUALITIES = ('shape', 'size', 'place')
 _HEADS = ('relation', 'except')
+_WHERE = ('in ', 'on ', 'at ', 'to ', 'towards ', 'toward ', 'near ')
 
 
 def read(text: str) -> Request:
@@ -116,7 +117,7 @@ class _Reader:
                 self._at -= 1
                 break
             self._at += 1
-            if role in _JOINTS:
+            if role in _JOINTS and not self._is_exception(role):
                 draft.joint = 'and' if role == 'but' else role
             elif not self._take_relation(draft, token, depth):
                 self._take(draft, token)
@@ -143,6 +144,10 @@ class _Reader:
         if draft.noun is not None:
             return bool(nouns) or first == 'article'
         return first == 'article' and not draft.empty
+
+    def _is_exception(self, role: str) -> bool:
+        """Whether a "but" takes something away: "all but the red one", not "red but not round"."""
+        return role == 'but' and self._next() in ('article', 'noun', 'colour', 'shape')
 
     def _is_another(self, draft: _Draft, token: Token) -> bool:
         """Whether a noun after the phrase's own noun names something else."""
@@ -207,6 +212,8 @@ class _Reader:
             draft.tone = token
         elif role == 'colour':
             _add_colour(draft, token)
+        elif name == 'centre' and draft.noun is None and not token.text.startswith(_WHERE):
+            draft.picks.append(Pick('middle', 1, 1, token.text))  # "the middle ball"
         elif role in _QUALITIES:
             _add_quality(draft, Quality(role, (name,), token.text, draft.negated))
         elif role == 'noun':
@@ -214,6 +221,8 @@ class _Reader:
             if draft.noun is None or name:
                 draft.noun = token
             draft.nouns_plural |= plural
+            if token.text == 'one' and draft.count is None:
+                draft.count = 1  # "one of the red balls"
             draft.negated = False
 
     def _finish(self, draft: _Draft) -> Phrase:

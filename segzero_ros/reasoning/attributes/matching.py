@@ -1,0 +1,391 @@
+"""Find which regions a request means, and remember why, for the prose. Imports NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+import math
+
+import numpy as np
+
+from segzero_ros.reasoning.attributes.phrases import Phrase, Pick, Quality, Relation, Request
+from segzero_ros.reasoning.attributes.regions import Region, View
+from segzero_ros.reasoning.attributes.shapes import down, up
+
+# A fit from which on a person would agree.
+FITS = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A region with how well it fits what has been asked so far, 0 to 1."""
+
+    region: Region
+    fit: float
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One condition of the sentence, and what it left.
+
+    Attributes:
+        condition: the sentence's own part: a Quality, Relation, Pick or Phrase (for its noun, for
+            an exclusion, and for the final choice).
+        before: how many regions there were.
+        kept: what is left, best first.
+        anchors: what a relation was measured from.
+    """
+
+    condition: Quality | Relation | Pick | Phrase
+    kind: str
+    before: int
+    kept: tuple[Candidate, ...]
+    anchors: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """What a phrase means in a view.
+
+    Attributes:
+        phrase: the phrase.
+        chosen: the regions, best first.
+        steps: how they were found.
+        fitting: how many regions fit before the final choice.
+        problem: why nothing could be chosen, else empty; a whole sentence.
+    """
+
+    phrase: Phrase
+    chosen: tuple[Region, ...]
+    steps: tuple[Step, ...] = field(default=())
+    fitting: int = 0
+    problem: str = ''
+
+
+class NoDepth(Exception):
+    """The sentence asks for a distance that the frame does not have."""
+
+
+def answer(view: View, request: Request) -> tuple[Match, ...]:
+    """Return what each of the request's phrases means."""
+    return tuple(find(view, phrase) for phrase in request.phrases)
+
+
+def find(view: View, phrase: Phrase) -> Match:
+    """Return what a phrase means in a view; never a region that does not fit."""
+    search = _Search(view, phrase)
+    try:
+        return search.run()
+    except NoDepth:
+        return search.failed(
+            'There is no depth image with this picture, so I cannot tell what is nearer.'
+        )
+
+
+class _Search:
+    """One phrase on its way through its conditions."""
+
+    def __init__(self, view: View, phrase: Phrase) -> None:
+        self._view = view
+        self._phrase = phrase
+        self._steps: list[Step] = []
+        self._left = [Candidate(region, 1.0) for region in view.regions]
+
+    def run(self) -> Match:
+        """Apply noun, qualities, relations, exclusions and picks, in this order."""
+        phrase = self._phrase
+        if phrase.kind:
+            self._keep(phrase, 'noun', lambda region: region.shape.fit(phrase.kind))
+        for quality in self._sharp_first(phrase.qualities):
+            self._apply_quality(quality)
+        for relation in phrase.relations:
+            problem = self._apply_relation(relation)
+            if problem:
+                return self.failed(problem)
+        for exclusion in phrase.exclusions:
+            others = find(self._view, _every(exclusion)).chosen
+            self._keep(exclusion, 'except', lambda region, o=others: float(region not in o))
+        fitting = len(self._left)
+        for pick in phrase.picks:
+            self._apply_pick(pick)
+        chosen = self._choose()
+        return Match(phrase, chosen, tuple(self._steps), fitting)
+
+    def failed(self, problem: str) -> Match:
+        """Return a match without regions, with the reason."""
+        return Match(self._phrase, (), tuple(self._steps), 0, problem)
+
+    def _sharp_first(self, qualities: tuple[Quality, ...]) -> list[Quality]:
+        """Order: colours and shapes are properties; sizes and places compare what has them."""
+        order = ('colour', 'shape', 'size', 'place')
+        return sorted(qualities, key=lambda quality: order.index(quality.kind))
+
+    def _keep(
+        self,
+        condition: Quality | Relation | Phrase,
+        kind: str,
+        fit: Callable[[Region], float],
+        anchors: tuple[Region, ...] = (),
+        least: float = FITS,
+    ) -> None:
+        fits = [(candidate, fit(candidate.region)) for candidate in self._left]
+        kept = [Candidate(old.region, old.fit * new) for old, new in fits if new >= least]
+        self._left, before = kept, len(self._left)
+        self._steps.append(Step(condition, kind, before, tuple(kept), anchors))
+
+    def _apply_quality(self, quality: Quality) -> None:
+        if quality.kind == 'size':
+            self._keep(quality, 'size', _size_fit(self._left, quality, self._phrase, self._view))
+            return
+        single = not self._phrase.plural and quality.kind == 'place'
+        rate = _PLACES if quality.kind == 'place' else None
+
+        def fit(region: Region) -> float:
+            if rate is not None:
+                best = max(rate(region, name) for name in quality.names)
+            elif quality.kind == 'colour':
+                best = max(region.colour.fit(name) for name in quality.names)
+            else:
+                best = max(region.shape.fit(name) for name in quality.names)
+            return 1.0 - best if quality.negated else best
+
+        # "The ball on the left" is the one that is most so; "the balls on the left" are all that are.
+        self._keep(quality, quality.kind, fit, least=0.05 if single else FITS)
+        if single and self._left:
+            self._left = [max(self._left, key=lambda candidate: candidate.fit)]
+
+    def _apply_relation(self, relation: Relation) -> str:
+        anchors: list[Region] = []
+        for other in relation.others:
+            found = find(self._view, other)
+            if not found.chosen:
+                return found.problem or f'I see no {other.text} that it could be measured from.'
+            anchors.extend(found.chosen)
+        if relation.kind == 'between' and len(anchors) < 2:
+            return f'Between needs two things, but I see only one {relation.others[0].text}.'
+        if relation.kind in ('near', 'far'):
+            self._apply_nearness(relation, anchors)
+            return ''
+        rate = RELATIONS[relation.kind]
+
+        def fit(region: Region) -> float:
+            if region in anchors:
+                return 0.0
+            if relation.kind == 'between':
+                best = _between(region, anchors[0], anchors[1], self._view)
+            else:
+                best = min(rate(region, anchor, self._view) for anchor in anchors)
+            return 1.0 - best if relation.negated else best
+
+        least = FITS if self._phrase.plural else 0.1
+        self._keep(relation, 'relation', fit, tuple(anchors), least)
+        self._best_only(relation)
+        return ''
+
+    def _best_only(self, relation: Relation) -> None:
+        """A singular phrase means the one for which the relation is most true."""
+        if self._phrase.count == 1 and not self._phrase.picks and self._left:
+            self._left = [max(self._left, key=lambda candidate: candidate.fit)]
+
+    def _apply_nearness(self, relation: Relation, anchors: list[Region]) -> None:
+        def away(region: Region) -> float:
+            return min(_apart(region, anchor, self._view) for anchor in anchors)
+
+        others = [candidate for candidate in self._left if candidate.region not in anchors]
+        others.sort(key=lambda candidate: away(candidate.region))
+        if relation.kind == 'far':
+            others.reverse()
+        if self._phrase.plural and not self._phrase.count and relation.kind == 'near':
+            others = [candidate for candidate in others if away(candidate.region) < 0.25]
+        elif others:
+            others = others[: max(self._phrase.count, 1)]
+        before, self._left = len(self._left), others
+        self._steps.append(Step(relation, 'relation', before, tuple(others), tuple(anchors)))
+
+    def _apply_pick(self, pick: Pick) -> None:
+        measure = MEASURES.get(pick.measure)
+        before = len(self._left)
+        if pick.measure == 'middle':
+            ordered = sorted(self._left, key=lambda candidate: candidate.region.centre[0])
+            self._left = [ordered[len(ordered) // 2]] if len(ordered) > 2 else []
+        elif measure is not None:
+            if pick.measure == 'depth' and not self._view.has_depth:
+                raise NoDepth
+            known = [c for c in self._left if math.isfinite(measure(c.region))]
+            ordered = sorted(known, key=lambda c: -pick.sign * measure(c.region))
+            last = pick.rank - 1 + max(self._phrase.count, 1)
+            self._left = ordered[pick.rank - 1 : last]
+        self._steps.append(Step(pick, 'pick', before, tuple(self._left)))
+
+    def _choose(self) -> tuple[Region, ...]:
+        """Take as many as are asked for."""
+        count = self._phrase.count
+        left = self._left
+        if not self._phrase.picks:
+            # The better fit first; of about equal ones the larger.
+            left = sorted(left, key=lambda c: (-round(c.fit, 1), -c.region.area))
+        if count:
+            left = left[:count]
+        return tuple(candidate.region for candidate in left)
+
+
+def _every(phrase: Phrase) -> Phrase:
+    return Phrase(
+        phrase.text, phrase.noun, phrase.kind, phrase.qualities, phrase.picks, phrase.relations,
+        phrase.exclusions, 0 if not phrase.picks else phrase.count, True,
+    )  # fmt: skip
+
+
+def _size_fit(
+    candidates: list[Candidate], quality: Quality, phrase: Phrase, view: View
+) -> Callable[[Region], float]:
+    """Return how big, small or medium things are among those that could be meant."""
+    name = quality.names[0]
+    areas = sorted(candidate.region.area for candidate in candidates)
+    everything = sorted(region.area for region in view.regions)
+    sign = -1.0 if quality.negated else 1.0
+    if len(areas) < 2:
+        # Nothing of its kind to compare with: compare it with whatever else there is.
+        median = everything[len(everything) // 2] if everything else 1.0
+        limits = {'big': (0.25, math.inf), 'small': (0.0, 4.0), 'medium': (0.3, 3.0)}[name]
+        low, high = (limit * median for limit in limits)
+        return lambda region: float(low <= region.area <= high)
+    if name == 'medium':
+        middle = areas[len(areas) // 2]
+        return lambda region: float(region.area == middle)
+    sign *= 1.0 if name == 'big' else -1.0
+    if phrase.plural:
+        limit = math.sqrt(areas[0] * areas[-1])
+        return lambda region: float(sign * (region.area - limit) >= 0)
+    best = areas[-1] if sign > 0 else areas[0]
+    return lambda region: float(region.area == best)
+
+
+def _place_fit(region: Region, name: str) -> float:
+    x, y = region.centre
+    sides, _, edge = name.partition(' edge')
+    if name in ('front', 'back'):
+        return up(y, 0.4, 0.7) if name == 'front' else down(y, 0.3, 0.6)
+    if name == 'corner':
+        return min(max(_side(x, 'left'), _side(x, 'right')), max(_side(y, 'top'), _side(y, 'bottom')))
+    if name == 'centre':
+        return down(max(abs(x - 0.5), abs(y - 0.5)), 0.08, 0.3)
+    if name == 'edge':
+        return max(_side(x, 'left'), _side(x, 'right'), _side(y, 'top'), _side(y, 'bottom'))
+    fits = [_side(x if side in ('left', 'right') else y, side) for side in sides.split()]
+    del edge
+    return min(fits)
+
+
+def _side(value: float, side: str) -> float:
+    share = value if side in ('left', 'top') else 1.0 - value
+    return down(share, 0.3, 0.56)
+
+
+_PLACES = _place_fit
+
+
+def _beside(region: Region, anchor: Region, view: View, axis: int, sign: float) -> float:
+    """Return whether a region is on one side of another in the picture; widths of the picture."""
+    offset = (
+        region.centre[0] - anchor.centre[0],
+        (region.centre[1] - anchor.centre[1]) * view.aspect,
+    )
+    along, across = sign * offset[axis], abs(offset[1 - axis])
+    if along < 0.035:
+        return 0.0
+    return up(along, 0.0, 0.07) * up(along / max(across, 1e-6), 0.0, 0.6)
+
+
+def _apart(region: Region, anchor: Region, view: View) -> float:
+    """Return how far apart two regions are: shares of the picture's width; by depth where known."""
+    flat = math.hypot(
+        region.centre[0] - anchor.centre[0], (region.centre[1] - anchor.centre[1]) * view.aspect
+    )
+    deep = float(np.linalg.norm(region.place - anchor.place))
+    if not math.isfinite(deep):
+        return flat
+    # As wide as the picture is at the anchor's distance, about.
+    return 0.5 * (flat + deep / max(anchor.distance, 1e-3))
+
+
+def _between(region: Region, one: Region, other: Region, view: View) -> float:
+    stretch = np.array([1.0, view.aspect])
+    start, end, at = (np.array(item.centre) * stretch for item in (one, other, region))
+    line = end - start
+    length = max(float(np.linalg.norm(line)), 1e-6)
+    along = float((at - start) @ line) / length**2
+    across = abs(float((at - start)[0] * line[1] - (at - start)[1] * line[0])) / length**2
+    inside = min(up(along, 0.0, 0.22), up(1.0 - along, 0.0, 0.22))
+    return inside * down(across, 0.2, 0.6)
+
+
+def _touching(region: Region, anchor: Region, view: View) -> float:
+    """Return whether a region lies on or in another: its middle is within the other's box."""
+    x1, y1, x2, y2 = anchor.box
+    x, y = region.point
+    del view
+    return float(x1 <= x <= x2 and y1 - 0.35 * (y2 - y1) <= y <= y2 and region.area < anchor.area)
+
+
+def _in_front(region: Region, anchor: Region, view: View) -> float:
+    return _beside(region, anchor, view, 1, 1.0)
+
+
+def _behind(region: Region, anchor: Region, view: View) -> float:
+    return _beside(region, anchor, view, 1, -1.0)
+
+
+RELATIONS: dict[str, Callable[[Region, Region, View], float]] = {
+    'left_of': lambda region, anchor, view: _beside(region, anchor, view, 0, -1.0),
+    'right_of': lambda region, anchor, view: _beside(region, anchor, view, 0, 1.0),
+    'above': _behind,
+    'below': _in_front,
+    'behind': _behind,
+    'in_front': _in_front,
+    'on': _touching,
+    'in': _touching,
+    'larger': lambda region, anchor, view: up(region.area / anchor.area, 1.0, 1.3),
+    'smaller': lambda region, anchor, view: up(anchor.area / region.area, 1.0, 1.3),
+    'same_colour': lambda region, anchor, view: region.colour.fit(anchor.colour.name),
+    'between': lambda region, anchor, view: 0.0,
+}
+
+
+def _length(region: Region) -> float:
+    body = region.shape.body
+    if body is not None:
+        return max(body.length, body.height)
+    return math.sqrt(region.area * region.shape.outline.elongation)
+
+
+def _height(region: Region) -> float:
+    body = region.shape.body
+    return body.height if body is not None else float(region.mask.shape[0])
+
+
+def _thickness(region: Region) -> float:
+    body = region.shape.body
+    if body is not None:
+        return min(body.width, body.height)
+    return math.sqrt(region.area / region.shape.outline.elongation)
+
+
+def _flatness(region: Region) -> float:
+    body = region.shape.body
+    return -body.slimness if body is not None else -region.shape.outline.upright
+
+
+MEASURES: dict[str, Callable[[Region], float]] = {
+    'x': lambda region: region.centre[0],
+    'y': lambda region: region.centre[1],
+    'size': lambda region: region.area,
+    'depth': lambda region: region.distance,
+    'length': _length,
+    'height': _height,
+    'thickness': _thickness,
+    'roundness': lambda region: region.shape.outline.circularity * region.shape.outline.ellipse,
+    'flatness': _flatness,
+    'brightness': lambda region: region.colour.lightness,
+    'centrality': lambda region: -math.hypot(region.centre[0] - 0.5, region.centre[1] - 0.5),
+}

@@ -1,0 +1,366 @@
+"""Measure a region's outline and, with depth, the body behind it, and tell balls from boxes.
+
+Outlines are in pixels of the working image. Bodies are in metres: heights above the plane they
+stand on, and places seen from above. Imports `tabletop`, NumPy and OpenCV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segzero_ros.tabletop import Values
+from segzero_ros.types import Mask
+
+_SLICES = 5
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A region's border in the picture.
+
+    Attributes:
+        elongation: length of its smallest rectangle over that one's width.
+        fill: share of that rectangle that it fills.
+        solidity: share of its convex hull that it fills.
+        circularity: 4π·area / perimeter² of its convex hull; 1 for a circle.
+        ellipse: 1 for an ellipse, less for what has corners or arms (area over 4π√det of moments).
+        upright: rows that it spans over columns that it spans.
+        taper: width of its upper third over that of its lower third.
+        waist: width of its upper quarter over its widest.
+    """
+
+    elongation: float
+    fill: float
+    solidity: float
+    circularity: float
+    ellipse: float
+    upright: float
+    taper: float
+    waist: float
+
+
+@dataclass(frozen=True)
+class Body:
+    """What depth says of a thing that stands on a plane; lengths in metres.
+
+    Attributes:
+        height: above the plane.
+        length: of its smallest rectangle seen from above.
+        width: of that rectangle.
+        fill: share of that rectangle that its convex outline fills.
+        widths: its width along the rows at four levels above the lowest fifth, bottom to top, over
+            the largest of them.
+        top_share: share of its pixels on its uppermost level.
+        top_fill: share of the smallest rectangle around that level that the level's outline fills.
+        top_area: area of that level's outline over that of the whole.
+        top_length: of that level, metres.
+        top_width: of that level, metres.
+        hollow: share of what is inside that level's outline that lies deep below it.
+    """
+
+    height: float
+    length: float
+    width: float
+    fill: float
+    widths: tuple[float, ...]
+    top_share: float
+    top_fill: float
+    top_area: float
+    top_length: float
+    top_width: float
+    hollow: float
+
+    @property
+    def slimness(self) -> float:
+        """Height over length: small for what is flat."""
+        return self.height / max(self.length, 1e-3)
+
+    @property
+    def elongation(self) -> float:
+        """Length over width, seen from above."""
+        return self.length / max(self.width, 1e-3)
+
+    @property
+    def top_elongation(self) -> float:
+        """Length over width of the uppermost level."""
+        return self.top_length / max(self.top_width, 1e-6)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A region's outline, and its body where depth shows it."""
+
+    outline: Outline
+    body: Body | None
+
+    def fit(self, kind: str) -> float:
+        """Return how well a shape's or noun's kind fits, 0 to 1; above 0.5 a person would agree."""
+        if kind in _ADJECTIVES:
+            return _ADJECTIVES[kind](self)
+        return self.kinds.get(kind, 0.0)
+
+    @property
+    def kinds(self) -> dict[str, float]:
+        """How well each kind of thing fits, against all others."""
+        scores = _body_kinds(self.body, self.outline) if self.body else _outline_kinds(self.outline)
+        best = sorted(scores.values(), reverse=True)
+        fits = {}
+        for kind, score in scores.items():
+            rival = best[1] if score == best[0] else best[0]
+            fits[kind] = score / (score + rival) * min(1.0, score / 0.1) if score > 0 else 0.0
+        return fits
+
+    @property
+    def kind(self) -> str:
+        """The kind that fits best, empty if none does."""
+        kind, fit = max(self.kinds.items(), key=lambda item: item[1])
+        return kind if fit > 0.5 else ''
+
+
+def up(value: float, low: float, high: float) -> float:
+    """Return 0 below `low`, 1 above `high`, and a straight line between."""
+    return min(max((value - low) / (high - low), 0.0), 1.0)
+
+
+def down(value: float, low: float, high: float) -> float:
+    """Return 1 below `low`, 0 above `high`, and a straight line between."""
+    return 1.0 - up(value, low, high)
+
+
+def _circle(fill: float) -> float:
+    """Whether an outline fills its rectangle as a circle does, by π/4."""
+    return up(fill, 0.70, 0.75) * down(fill, 0.845, 0.885)
+
+
+def _body_kinds(body: Body, outline: Outline) -> dict[str, float]:
+    slim, long, top = body.slimness, body.elongation, body.top_area
+    _, middle, high, highest = body.widths
+    depth = body.height / max(body.top_length, 1e-3)
+    lying = up(body.height, 0.0055, 0.0075) * down(long, 3.0, 4.0)
+    full = up(body.top_share, 0.20, 0.27) * down(body.hollow, 0.08, 0.25)
+    disc = max(
+        up(body.hollow, 0.25, 0.5), _circle(body.top_fill) * up(outline.ellipse, 0.985, 0.993)
+    )
+    off_cone = max(abs(middle - 0.80), abs(high - 0.59), abs(highest - 0.38))
+    return {
+        'stick': up(long, 4.0, 6.0) * down(slim, 0.2, 0.35),
+        'sheet': down(body.height, 0.0055, 0.0075) * down(long, 3.0, 4.0),
+        'plate': down(slim, 0.15, 0.2) * _circle(body.fill) * down(long, 1.3, 1.6) * lying * disc,
+        'book': down(slim, 0.31, 0.36) * up(max(body.fill, body.top_fill), 0.8, 0.88) * lying
+        * down(body.hollow, 0.2, 0.4) * up(body.top_fill, 0.82, 0.88),
+        'bowl': up(slim, 0.19, 0.24) * down(depth, 0.62, 0.72) * up(body.hollow, 0.5, 0.8)
+        * down(long, 1.7, 2.1) * up(outline.solidity, 0.86, 0.9),
+        'mug': up(slim, 0.34, 0.42) * up(depth, 0.62, 0.72) * up(body.top_share, 0.10, 0.14)
+        * down(body.top_share, 0.25, 0.3) * up(top, 0.3, 0.4) * _circle(body.top_fill)
+        * down(body.top_elongation, 1.35, 1.6) * down(slim, 1.5, 1.9),
+        'can': up(slim, 0.33, 0.42) * full * _circle(body.top_fill)
+        * down(body.top_elongation, 1.25, 1.5) * up(outline.elongation, 1.12, 1.25)
+        * up(highest, 0.55, 0.68),
+        'box': up(slim, 0.31, 0.36) * full * up(body.top_fill, 0.83, 0.89),
+        'ball': up(slim, 0.4, 0.55) * up(outline.circularity, 0.91, 0.945) * up(top, 0.09, 0.13)
+        * up(outline.ellipse, 0.975, 0.99) * down(outline.elongation, 1.15, 1.24)
+        * down(top, 0.6, 0.7) * down(body.hollow, 0.25, 0.4) * down(body.top_fill, 0.84, 0.88),
+        'cone': up(slim, 0.33, 0.42) * down(top, 0.09, 0.14) * down(off_cone, 0.12, 0.24),
+        'bottle': up(slim, 0.8, 1.2) * down(top, 0.36, 0.45) * down(highest, 0.62, 0.75)
+        * max(up(high, 0.64, 0.74), up(slim, 1.7, 2.2)),
+    }  # fmt: skip
+
+
+def _outline_kinds(outline: Outline) -> dict[str, float]:
+    """Guess from the outline alone: what looks the same from here gets the same score."""
+    long, fill, solid = outline.elongation, outline.fill, outline.solidity
+    oval = up(outline.ellipse, 0.975, 0.99) * up(solid, 0.93, 0.96)
+    round_ = oval * down(long, 1.15, 1.3)
+    lying = down(outline.upright, 0.85, 0.95)
+    angular = down(outline.ellipse, 0.985, 0.995) * up(solid, 0.9, 0.93)
+    standing = up(outline.upright, 0.95, 1.1)
+    pointed = down(outline.taper, 0.5, 0.62) * down(fill, 0.66, 0.78)
+    return {
+        'stick': up(long, 4.0, 5.0),
+        'ball': round_ * up(outline.upright, 0.85, 0.92),
+        'plate': oval * lying * down(long, 2.6, 3.2) * 0.8,
+        'bowl': up(solid, 0.9, 0.94) * lying * down(long, 1.9, 2.3) * down(outline.fill, 0.82, 0.88),
+        'cone': pointed * up(solid, 0.9, 0.94) * down(outline.waist, 0.45, 0.6),
+        'bottle': standing * down(outline.waist, 0.55, 0.68) * up(long, 1.6, 2.0)
+        * down(pointed, 0.4, 0.8),
+        'box': angular * down(long, 2.2, 2.8) * up(outline.waist, 0.5, 0.7),
+        'book': angular * lying * down(long, 2.8, 3.4) * 0.8,
+        'can': standing * up(fill, 0.76, 0.82) * up(outline.waist, 0.7, 0.8) * up(long, 1.15, 1.3)
+        * up(solid, 0.92, 0.95) * 0.9,
+        'mug': up(fill, 0.7, 0.76) * up(outline.waist, 0.6, 0.75) * down(long, 1.6, 1.9) * 0.7
+        * up(solid, 0.85, 0.9) * up(outline.upright, 0.75, 0.9),
+    }  # fmt: skip
+
+
+def _roundness(shape: Shape) -> float:
+    if shape.body is None:
+        oval = up(shape.outline.ellipse, 0.96, 0.985) * up(shape.outline.solidity, 0.9, 0.95)
+        return oval * down(shape.outline.elongation, 2.0, 2.6)
+    kinds = shape.kinds
+    likely = max(kinds['ball'], 0.9 * max(kinds['plate'], kinds['bowl']))
+    return max(likely, 0.6 * max(kinds[name] for name in ('can', 'mug', 'cone', 'bottle')))
+
+
+def _rectangular(shape: Shape) -> float:
+    if shape.body is None:
+        return max(
+            up(shape.outline.fill, 0.8, 0.9),
+            max(shape.kinds[name] for name in ('box', 'book')),
+        )
+    return max(shape.kinds[name] for name in ('box', 'book', 'sheet'))
+
+
+def _square(shape: Shape) -> float:
+    body = shape.body
+    long = body.elongation if body else shape.outline.elongation
+    return _rectangular(shape) * down(long, 1.3, 1.6)
+
+
+def _flatness(shape: Shape) -> float:
+    if shape.body is None:
+        return max(shape.kinds['plate'], shape.kinds['book'])
+    return down(shape.body.slimness, 0.3, 0.4) * down(shape.body.elongation, 3.0, 9.0)
+
+
+def _length(shape: Shape) -> float:
+    if shape.body is None:
+        return up(shape.outline.elongation, 1.8, 3.2)
+    return up(max(shape.body.elongation, shape.body.slimness), 2.0, 4.0)
+
+
+def _tallness(shape: Shape) -> float:
+    if shape.body is None:
+        return up(shape.outline.upright, 1.1, 1.9)
+    return up(shape.body.slimness, 0.8, 1.6)
+
+
+def _pointed(shape: Shape) -> float:
+    if shape.body is None:
+        outline = shape.outline
+        corner = down(outline.fill, 0.62, 0.72) * up(outline.solidity, 0.88, 0.93)
+        return max(shape.kinds['cone'], corner)
+    return max(shape.kinds['cone'], 0.6 * shape.kinds['stick'])
+
+
+def _cylindrical(shape: Shape) -> float:
+    return max(shape.kinds['can'], 0.6 * max(shape.kinds['mug'], shape.kinds['bottle']))
+
+
+_ADJECTIVES: dict[str, Callable[[Shape], float]] = {
+    'round': _roundness,
+    'rectangular': _rectangular,
+    'square': _square,
+    'flat': _flatness,
+    'long': _length,
+    'tall': _tallness,
+    'short': lambda shape: 1.0 - _tallness(shape),
+    'wide': lambda shape: 1.0 - _length(shape),
+    'triangular': _pointed,
+    'cylindrical': _cylindrical,
+}
+
+
+def measure_outline(mask: Mask) -> Outline:
+    """Measure a region's (h, w) mask."""
+    picture = mask.astype(np.uint8)
+    borders, _ = cv2.findContours(picture, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    border = max(borders, key=cv2.contourArea)
+    # A contour runs through pixel centres; half a pixel all around is missing from its area.
+    hull = cv2.convexHull(border)
+    perimeter = cv2.arcLength(hull, True)
+    area = float(cv2.contourArea(border)) + 0.5 * cv2.arcLength(border, True) + 1.0
+    hull_area = float(cv2.contourArea(hull)) + 0.5 * perimeter + 1.0
+    _, sides, _ = cv2.minAreaRect(hull)
+    long, short = max(sides) + 1.0, min(sides) + 1.0
+    rows, columns = picture.any(axis=1), picture.any(axis=0)
+    height, width = int(rows.sum()), int(columns.sum())
+    spans = picture[rows].sum(axis=1).astype(np.float64)
+    third, quarter = max(height // 3, 1), max(height // 4, 1)
+    return Outline(
+        elongation=long / short,
+        fill=min(area / (long * short), 1.0),
+        solidity=min(area / hull_area, 1.0),
+        circularity=min(4 * np.pi * hull_area / (perimeter + 4.0) ** 2, 1.0),
+        ellipse=_ellipse(picture),
+        upright=height / max(width, 1),
+        taper=float(spans[:third].mean() / max(spans[-third:].mean(), 1.0)),
+        waist=float(spans[:quarter].mean() / max(spans.max(), 1.0)),
+    )
+
+
+def _ellipse(picture: NDArray[np.uint8]) -> float:
+    moments = cv2.moments(picture, True)
+    # A pixel is a square, not a point: its own moments are a twelfth.
+    xx = moments['mu20'] / moments['m00'] + 1 / 12
+    yy = moments['mu02'] / moments['m00'] + 1 / 12
+    xy = moments['mu11'] / moments['m00']
+    spread = float(np.sqrt(max(xx * yy - xy * xy, 1e-9)))
+    return min(moments['m00'] / (4 * np.pi * spread), 1.0)
+
+
+def measure_body(places: Values, heights: Values, inner: Mask) -> Body:
+    """Measure a thing that stands on a plane.
+
+    Args:
+        places: (N, 2) metres of its pixels seen from above.
+        heights: (N,) metres of its pixels above the plane.
+        inner: (N,) pixels away from the region's border, where depth is surely its own.
+    """
+    chosen = inner if inner.sum() >= 20 else np.ones(len(heights), np.bool_)
+    height = max(float(np.percentile(heights, 97)), 1e-3)
+    seen, levels = np.ascontiguousarray(places[chosen]), heights[chosen]
+    _, sides, _ = cv2.minAreaRect(seen)
+    area = max(float(cv2.contourArea(cv2.convexHull(seen))), 1e-8)
+    across, level = seen[:, 0], levels / height
+    widths = np.array([_width_at(across, level, index) for index in range(1, _SLICES)])
+    widths = widths / max(float(np.nanmax(widths)), 1e-6)
+    top = levels > height - max(0.12 * height, 0.003)
+    top_fill, top_area, top_sides, hollow = _top(seen, levels, top, height)
+    return Body(
+        height=height,
+        length=max(sides),
+        width=max(min(sides), 1e-3),
+        fill=area / max(sides[0] * sides[1], 1e-8),
+        widths=tuple(float(width) for width in np.nan_to_num(widths, nan=1.0)),
+        top_share=float(top.mean()),
+        top_fill=top_fill,
+        top_area=top_area / area,
+        top_length=max(top_sides),
+        top_width=min(top_sides),
+        hollow=hollow,
+    )
+
+
+def _width_at(across: Values, level: Values, index: int) -> float:
+    chosen = across[(level >= index / _SLICES) & (level < (index + 1) / _SLICES)]
+    if len(chosen) < 5:
+        return float('nan')
+    low, high = np.percentile(chosen, (3, 97))
+    return float(high - low)
+
+
+def _top(
+    places: Values, heights: Values, top: Mask, height: float
+) -> tuple[float, float, tuple[float, float], float]:
+    """Return fill, area and sides of the uppermost level, and how hollow it is."""
+    if top.sum() < 5:
+        return 0.0, 0.0, (0.0, 0.0), 0.0
+    points = np.ascontiguousarray(places[top])
+    hull = cv2.convexHull(points)[:, 0]
+    area = float(cv2.contourArea(hull))
+    _, sides, _ = cv2.minAreaRect(points)
+    fill = area / max(sides[0] * sides[1], 1e-8)
+    along = np.roll(hull, -1, axis=0) - hull
+    length = np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)
+    offset = places[:, None] - hull[None]
+    across = (along[:, 0] * offset[..., 1] - along[:, 1] * offset[..., 0]) / length
+    turn = float(np.sign(cv2.contourArea(hull, oriented=True))) or 1.0
+    inside = (turn * across).min(axis=1) > 0.004
+    deep = heights < height - max(0.25 * height, 0.004)
+    hollow = float(deep[inside].mean()) if inside.sum() > 4 else 0.0
+    return fill, area, (float(sides[0]), float(sides[1])), hollow
