@@ -17,7 +17,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from segzero_ros.ros.camera_subscription import FollowingSubscription
 from segzero_ros.ros.frame_store import FrameStore, Shot, StoredMessage
-from segzero_ros.ros.image_codec import decode_depth, decode_image, intrinsics_from
+from segzero_ros.ros.image_codec import (
+    decode_depth,
+    decode_image,
+    intrinsics_from,
+    is_rectified,
+)
 from segzero_ros.types import BadImage, DepthImage, Frame, Intrinsics, SegZeroError
 
 NANO = 1_000_000_000
@@ -185,7 +190,10 @@ class Camera:
         return None if stored is None else decode_depth(self._read(self._depth, stored))
 
     def _intrinsics(self, stored: StoredMessage | None) -> Intrinsics | None:
-        return None if stored is None else intrinsics_from(self._read(self._info, stored))
+        if stored is None:
+            return None
+        info = self._read(self._info, stored)
+        return intrinsics_from(info, is_rectified(self.topic))
 
     def _read(self, subscription: FollowingSubscription, stored: StoredMessage) -> Any:
         kind = subscription.message_type

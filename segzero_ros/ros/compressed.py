@@ -14,11 +14,17 @@ from numpy.typing import NDArray
 
 from segzero_ros.types import BadImage
 
+_LONGEST_WORD = 60
 _PNG_BEGINS = b'\x89PNG\r\n\x1a\n'
 _JPEG_BEGINS = b'\xff\xd8\xff'
 _JPEG_ENDS = b'\xff\xd9'
 # The markers of JPEG frames: 0xC0 to 0xCF without those of tables (C4, C8, CC).
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+def quoted(text: str) -> str:
+    """Return a word of a message for a sentence: in quotes, cut where nobody would read on."""
+    return repr(text if len(text) <= _LONGEST_WORD else text[:_LONGEST_WORD] + '…')
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
@@ -51,7 +57,7 @@ def inflate(data: bytes, what: str, max_pixels: int) -> NDArray[Any]:
         width, height = _jpeg_size(data)
     else:
         raise BadImage(
-            f'The compressed image ({what!r}) is neither JPEG nor PNG; '
+            f'The compressed image ({quoted(what)}) is neither JPEG nor PNG; '
             f'its {len(data)} bytes begin with {data[:8].hex(" ") or "nothing"}.'
         )
     check_size(width, height, max_pixels)
@@ -59,9 +65,11 @@ def inflate(data: bytes, what: str, max_pixels: int) -> NDArray[Any]:
         # Unchanged: no rotation by EXIF, and 16 bits and alpha are seen for what they are.
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise BadImage(f'The compressed image ({what!r}) cannot be decoded: {error}') from error
+        raise BadImage(
+            f'The compressed image ({quoted(what)}) cannot be decoded: {error}'
+        ) from error
     if picture is None:
-        raise BadImage(f'The compressed image ({what!r}, {width}x{height}) is broken.')
+        raise BadImage(f'The compressed image ({quoted(what)}, {width}x{height}) is broken.')
     return np.asarray(picture)
 
 

@@ -13,6 +13,7 @@ sensor uses; alpha is dropped; YUV is BT.601 with luma 16 to 235, as video camer
 from __future__ import annotations
 
 import math
+import re
 import struct
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -20,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.ros.compressed import check_size, inflate
+from segzero_ros.ros.compressed import check_size, inflate, quoted
 from segzero_ros.types import BadImage, DepthImage, Intrinsics, RgbImage
 
 # No robot's camera has more pixels, and a compressed image can claim more than memory holds.
@@ -95,6 +96,8 @@ _YUV_TO_RGB = np.array(
     ]
 )
 
+# As in image_rect, image_rect_color, rect/image, image_rectified.
+_RECTIFIED = re.compile(r'(?:^|[/_])rect(?:ified)?(?:[/_]|$)')
 # compressed_depth_image_transport puts an int32 (the kind) and two float32 before its PNG.
 _DEPTH_HEADER = struct.Struct('<iff')
 
@@ -156,21 +159,27 @@ def decode_depth(
     if msg.encoding == _IN_METRES:
         return _only_positive(_pixels(msg, np.dtype(np.float32), 1).astype(np.float32))
     raise BadImage(
-        f'{msg.encoding!r} is no encoding of depth: it is 16UC1 (millimetres) or 32FC1 (metres).'
+        f'{quoted(msg.encoding)} is no encoding of depth: it is 16UC1 (millimetres) or 32FC1 '
+        '(metres).'
     )
 
 
-def intrinsics_from(msg: Any) -> Intrinsics | None:
+def intrinsics_from(msg: Any, rectified: bool = False) -> Intrinsics | None:
     """Read a camera's intrinsics.
 
     Args:
-        msg: sensor_msgs/CameraInfo. Its K is of the full sensor; binning and a region of interest
-            are applied, as the picture has been through them.
+        msg: sensor_msgs/CameraInfo. Its matrices are of the full sensor; binning and a region of
+            interest are applied, as the picture has been through them.
+        rectified: the picture is a rectified one. Those come with the raw picture's message, in
+            which P is what holds for them, and the distortion is undone.
 
     Returns:
-        The intrinsics of the picture; None for a camera without calibration (K zero or no number).
+        The intrinsics of the picture; None for a camera without calibration (zero or no number).
     """
-    fx, _, cx, _, fy, cy = (float(value) for value in msg.k[:6])
+    if rectified:
+        fx, _, cx, _, _, fy, cy = (float(value) for value in msg.p[:7])
+    else:
+        fx, _, cx, _, fy, cy = (float(value) for value in msg.k[:6])
     if not all(map(math.isfinite, (fx, fy, cx, cy))) or fx <= 0 or fy <= 0:
         return None
     # Zero means "not given" for both, as the message says.
@@ -183,8 +192,13 @@ def intrinsics_from(msg: Any) -> Intrinsics | None:
         cy=(cy - roi.y_offset) / down,
         width=(roi.width or msg.width) // across,
         height=(roi.height or msg.height) // down,
-        distortion=tuple(float(value) for value in msg.d),
+        distortion=() if rectified else tuple(float(value) for value in msg.d),
     )
+
+
+def is_rectified(topic: str) -> bool:
+    """Return whether a topic's name says, as names in ROS do, that its pictures are rectified."""
+    return _RECTIFIED.search(topic) is not None
 
 
 def _check_even(msg: ImageMessage, *sides: str) -> None:
@@ -229,7 +243,7 @@ def _find_packed(encoding: str) -> tuple[_Packed, np.dtype[Any]]:
     known = (*(f'{name}8' for name in _PACKED), *(f'{name}16' for name in _PACKED))
     others = (*_YUV_4_2_2, *_YUV_4_2_0, _YUV_4_4_4, *_GENERIC)
     raise BadImage(
-        f'The encoding {encoding!r} is not known; there are {", ".join((*known, *others))}.'
+        f'The encoding {quoted(encoding)} is not known; there are {", ".join((*known, *others))}.'
     )
 
 
@@ -266,7 +280,7 @@ def _decode_nv24(msg: ImageMessage) -> RgbImage:
 def _decode_compressed(msg: CompressedImageMessage, max_pixels: int) -> RgbImage:
     source, _, how = (part.strip() for part in msg.format.partition(';'))
     if 'compressedDepth' in how:
-        raise BadImage(f'{msg.format!r} is depth, no picture: give its topic as `depth`.')
+        raise BadImage(f'{quoted(msg.format)} is depth, no picture: give its topic as `depth`.')
     picture = inflate(bytes(msg.data), msg.format, max_pixels)
     channels = 1 if picture.ndim == 2 else picture.shape[2]
     name = {1: 'mono', 3: 'bgr', 4: 'bgra'}[channels]
@@ -285,24 +299,26 @@ def _decode_compressed_depth(msg: CompressedImageMessage, max_pixels: int) -> De
     source, _, how = (part.strip() for part in msg.format.partition(';'))
     if 'rvl' in how.lower():
         raise BadImage(
-            f'{msg.format!r} is compressed with RVL, which is not read here; set the '
+            f'{quoted(msg.format)} is compressed with RVL, which is not read here; set the '
             "publisher's parameter compressedDepth.format to png, or use the raw depth image."
         )
     if 'compressedDepth' in how:
         if len(data) < _DEPTH_HEADER.size:
-            raise BadImage(f'The depth image ({msg.format!r}) is cut short: {len(data)} bytes.')
+            raise BadImage(
+                f'The depth image ({quoted(msg.format)}) is cut short: {len(data)} bytes.'
+            )
         scale = _DEPTH_HEADER.unpack_from(data)[1:]
         data = data[_DEPTH_HEADER.size :]
     image = inflate(data, msg.format, max_pixels)
     if image.ndim != 2 or image.dtype != np.uint16:
         raise BadImage(
-            f'The depth image ({msg.format!r}) has {image.shape} {image.dtype}; '
+            f'The depth image ({quoted(msg.format)}) has {image.shape} {image.dtype}; '
             'depth is a PNG of one 16-bit channel.'
         )
     if source != _IN_METRES:
         return _from_millimetres(image)
     if scale is None:
-        raise BadImage(f'{msg.format!r} does not say how its metres were written.')
+        raise BadImage(f'{quoted(msg.format)} does not say how its metres were written.')
     return _from_inverse(image, *scale)
 
 

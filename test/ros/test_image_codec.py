@@ -22,7 +22,7 @@ from rosbags.image import message_to_cvimage
 from rosbags.typesys import get_typestore, Stores
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 
-from segzero_ros.ros.image_codec import decode_depth, decode_image, intrinsics_from
+from segzero_ros.ros.image_codec import decode_depth, decode_image, intrinsics_from, is_rectified
 from segzero_ros.types import BadImage
 
 HEIGHT, WIDTH = 48, 64
@@ -369,6 +369,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: changed(image_of('rgb8'), encoding='rgb9'),
         r"'rgb9' is not known; there are mono8, rgb8, .*nv24",
     ),
+    'an encoding without end': (
+        lambda: changed(image_of('rgb8'), encoding='x' * 100_000),
+        r"'x{60}…' is not known",
+    ),
+    'a format without end': (
+        lambda: CompressedImage(format='x' * 100_000, data=b'GIF89a'),
+        r"\('x{60}…'\) is neither",
+    ),
     'empty encoding': (lambda: changed(image_of('rgb8'), encoding=''), "encoding '' is not known"),
     'depth as picture': (
         lambda: changed(image_of('rgb8'), encoding='32FC1'),
@@ -649,6 +657,33 @@ def test_intrinsics_are_those_of_the_camera() -> None:
 @pytest.mark.parametrize('k', [[0.0] * 9, [math.nan] * 9, [-500.0, 0, 320, 0, 510, 240, 0, 0, 1]])
 def test_a_camera_without_calibration_has_no_intrinsics(k: list[float]) -> None:
     assert intrinsics_from(camera_info(k=[float(value) for value in k])) is None
+
+
+def test_a_rectified_picture_has_the_matrix_that_rectified_it() -> None:
+    p = [450.0, 0.0, 310.0, 25.0, 0.0, 460.0, 250.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    read = intrinsics_from(camera_info(p=p), rectified=True)
+    assert read is not None
+    assert (read.fx, read.fy, read.cx, read.cy) == (450.0, 460.0, 310.0, 250.0)
+    assert read.distortion == ()
+    assert intrinsics_from(camera_info(), rectified=True) is None, 'P is zero'
+
+
+@pytest.mark.parametrize(
+    ('topic', 'rectified'),
+    [
+        ('/camera/image_rect', True),
+        ('/camera/image_rect_color', True),
+        ('/camera/image_rect/compressed', True),
+        ('/left/rect/image', True),
+        ('/left/image_rectified', True),
+        ('/camera/image_raw', False),
+        ('/direct/image', False),
+        ('/correct/image', False),
+        ('/rectangles/image', False),
+    ],
+)
+def test_the_name_of_a_topic_tells_a_rectified_picture(topic: str, rectified: bool) -> None:
+    assert is_rectified(topic) is rectified
 
 
 def test_binning_and_region_of_interest_are_applied_to_intrinsics() -> None:
