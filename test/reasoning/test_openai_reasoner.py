@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 import io
 import logging
+import shutil
+import ssl
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -437,6 +441,33 @@ def test_the_factory_hands_every_option_on(server):
     body = server.seen[-1][2]
     assert body['max_tokens'] == 77 and body['seed'] == 5
     assert body['messages'][0]['content'][1]['text'].startswith("Please find 'something")
+    made.close()
+
+
+def test_without_the_package_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'openai', None)
+    monkeypatch.delitem(sys.modules, 'segzero_ros.reasoning.openai_reasoner')
+    monkeypatch.delitem(sys.modules, 'segzero_ros.reasoning.server_errors')
+    with pytest.raises(ReasonerUnavailable, match=r'segzero_ros\[openai\]'):
+        load_reasoner(ReasonerOptions('openai', MODEL, base_url='http://127.0.0.1:9/v1'))
+
+
+@pytest.mark.skipif(not shutil.which('openssl'), reason='needs openssl to make a certificate')
+def test_an_encrypted_server_is_trusted_only_with_its_certificate(server, tmp_path, monkeypatch):
+    certificate, key = tmp_path / 'certificate.pem', tmp_path / 'key.pem'
+    command = ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2']
+    command += ['-keyout', str(key), '-out', str(certificate), '-subj', '/CN=localhost']
+    command += ['-addext', 'subjectAltName=DNS:localhost']
+    subprocess.run(command, check=True, capture_output=True)
+    encrypted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    encrypted.load_cert_chain(certificate, key)
+    server.socket = encrypted.wrap_socket(server.socket, server_side=True)
+    url = f'https://localhost:{server.server_port}/v1'
+    monkeypatch.delenv('SSL_CERT_FILE', raising=False)
+    assert 'CERTIFICATE_VERIFY_FAILED' in refused(url, MODEL)
+    monkeypatch.setenv('SSL_CERT_FILE', str(certificate))
+    made = OpenAIReasoner(url, MODEL)
+    assert made.reason(FRAME, QUERY).objects == FOUND
     made.close()
 
 

@@ -389,6 +389,15 @@ for offline in (False, True):
     assert '100%' in done.stderr
 
 
+def test_without_the_packages_the_error_names_the_extra(tiny_sam2, monkeypatch):
+    monkeypatch.setattr(sam2_checkpoint, 'find_spec', lambda _: None)
+    assert 'segzero_ros[models]' in refused(str(tiny_sam2))
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    monkeypatch.delitem(sys.modules, 'segzero_ros.segmentation.sam2_segmenter')
+    with pytest.raises(SegmenterUnavailable, match=r'segzero_ros\[models\]'):
+        load_segmenter(SegmenterOptions('sam2', str(tiny_sam2), device='cpu'))
+
+
 def test_devices_and_formats_that_are_not_there_are_refused(tiny_sam2):
     beyond = f'cuda:{torch.cuda.device_count()}'
     assert 'GPUs here' in refused(str(tiny_sam2), device=beyond)
