@@ -60,7 +60,9 @@ class Meetings:
     sums: tuple[Array, ...]
 
 
-def cut(image: Bytes, inside: Mask, flat: int, least: int) -> tuple[Labels, int]:
+def cut(
+    image: Bytes, inside: Mask, flat: int, least: int, broken: Mask | None = None
+) -> tuple[Labels, int]:
     """Cut what is inside into pieces along the edges of a picture.
 
     Args:
@@ -68,16 +70,22 @@ def cut(image: Bytes, inside: Mask, flat: int, least: int) -> tuple[Labels, int]
         inside: (h, w) what to cut.
         flat: differences in a 3 × 3 neighbourhood below this are no edge.
         least: pixels of the smallest piece.
+        broken: (h, w) further places where no piece begins.
 
     Returns:
         The pieces and how many there are.
     """
     spread = cv2.subtract(cv2.dilate(image, _CROSS), cv2.erode(image, _CROSS)).max(axis=2)
-    calm = ((spread < flat) & inside).astype(np.uint8)
-    markers, count = _seeds(calm, least, 1, 4)
+    calm = (spread < flat) & inside
+    if broken is not None:
+        calm &= ~broken
+    markers, count = _seeds(calm.astype(np.uint8), least, 1, 4)
     # Thin things are all edge: what lies far from every calm place is a seed of its own.
     near = cv2.dilate((markers > 0).astype(np.uint8), np.ones((5, 5), np.uint8))
-    thin, count = _seeds((inside & (near == 0)).astype(np.uint8), least, count, 8)
+    rest = inside & (near == 0)
+    if broken is not None:
+        rest &= ~broken
+    thin, count = _seeds(rest.astype(np.uint8), least, count, 8)
     markers = np.where(thin > 0, thin, markers)
     markers[~inside] = 1
     cv2.watershed(image, markers)

@@ -28,8 +28,9 @@ from segzero_ros.reasoning.attributes.fragments import (
 from segzero_ros.tabletop import Support, Values
 from segzero_ros.types import Mask
 
-# Neighbours further apart along the ray than this, beyond their slope, have a gap between them.
-_GAP = 0.012
+# Neighbours further apart along the ray than this share of their depth, beyond their slope, have a
+# gap between them.
+_GAP = 0.015
 # How far outside another piece's outline, seen from above, a piece may reach and be part of it.
 _MARGIN = 0.008
 
@@ -61,11 +62,13 @@ def standing_things(support: Support, lab: Bytes) -> Labels:
     inside = _large_parts(support.standing)
     if not inside.any():
         return np.zeros(inside.shape, np.int32)
-    pieces, count = cut(_edges(support, lab, inside), inside, flat=9, least=8)
-    met = meetings(pieces, _gaps(support.near))
+    across = _gaps(support.near)
+    pieces, count = cut(_edges(support, lab, inside), inside, 9, 8, _at_gaps(support.near, across))
+    met = meetings(pieces, across)
     gaps = met.sums[0] / np.maximum(met.length, 1)
     groups = Groups(count)
-    _join_alike(groups, met, gaps, means(pieces, lab, count))
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1).astype(np.float64)
+    _join_alike(groups, met, gaps, means(pieces, lab, count), sizes)
     room = _is_room(groups.all()[pieces], inside)
     _join_bodies(groups, met, gaps, pieces, lab, support, room)
     numbers = groups.all()
@@ -101,18 +104,32 @@ def _gaps(near: Values) -> dict[int, tuple[Values, ...]]:
     for axis in (0, 1):
         z = np.pad(near if axis == 1 else near.T, ((0, 0), (2, 2)), mode='edge')
         left, right = z[:, 1:-4], z[:, 4:-1]
-        slope = np.minimum(np.abs(left - z[:, :-5]), np.abs(z[:, 5:] - right))
-        gap = (np.abs(right - left) - 3 * slope > _GAP).astype(np.float32)
+        slope = 0.5 * (np.abs(left - z[:, :-5]) + np.abs(z[:, 5:] - right))
+        gap = (np.abs(right - left) - 3 * slope > _GAP * left).astype(np.float32)
         found[axis] = (gap if axis == 1 else gap.T,)
     return found
 
 
-def _join_alike(groups: Groups, met: Meetings, gaps: Array, lab: Array) -> None:
+def _at_gaps(near: Values, gaps: dict[int, tuple[Values, ...]]) -> Mask:
+    """Return the pixels where a gap in depth is steepest."""
+    below = (gaps[0][0] > 0) & (np.abs(np.diff(near, axis=0)) > 0.5 * _GAP * near[1:])
+    beside = (gaps[1][0] > 0) & (np.abs(np.diff(near, axis=1)) > 0.5 * _GAP * near[:, 1:])
+    found = np.zeros(near.shape, np.bool_)
+    found[:-1] |= below
+    found[1:] |= below
+    found[:, :-1] |= beside
+    found[:, 1:] |= beside
+    return found
+
+
+def _join_alike(groups: Groups, met: Meetings, gaps: Array, lab: Array, sizes: Array) -> None:
     """Put together neighbours of about one colour without a gap in depth."""
     chroma = np.hypot(lab[:, 1] - 128, lab[:, 2] - 128)
     difference = np.hypot(*(lab[met.first] - lab[met.second])[:, 1:].T)
     allowed = 6 + 0.25 * np.minimum(chroma[met.first], chroma[met.second])
     cost = difference / allowed + 2 * gaps
+    smaller = np.minimum(sizes[met.first], sizes[met.second])
+    cost[met.length < 0.25 * np.sqrt(smaller)] = np.inf
     for index in np.argsort(cost):
         if cost[index] >= 1.2:
             break
@@ -151,7 +168,8 @@ def _join_bodies(
     for _ in range(4):
         owners = groups.all()
         now = owners[numbers]
-        pairs = _group_pairs(owners, met, gaps, room)
+        sizes = np.bincount(now, minlength=len(owners)).astype(np.float64)
+        pairs = _group_pairs(owners, sizes, met, gaps, room)
         wanted = {group for pair in pairs for group in pair}
         for group in wanted - outlines.keys():
             outlines[group] = _outline(places, heights, colours, inner, now == group)
@@ -182,9 +200,12 @@ def _inner(pieces: Labels) -> Mask:
 
 
 def _group_pairs(
-    owners: NDArray[np.intp], met: Meetings, gaps: Array, room: Mask
+    owners: NDArray[np.intp], sizes: Array, met: Meetings, gaps: Array, room: Mask
 ) -> dict[tuple[int, int], float]:
-    """Return which groups touch, with the share of their common edge that has a gap in depth."""
+    """Return which groups touch, with the share of their common edge that has a gap in depth.
+
+    Groups that touch in a corner only are not among them.
+    """
     totals: dict[tuple[int, int], list[float]] = {}
     for first, second, length, gap in zip(
         owners[met.first].tolist(), owners[met.second].tolist(), met.length, gaps, strict=True
@@ -193,7 +214,11 @@ def _group_pairs(
             total = totals.setdefault((min(first, second), max(first, second)), [0.0, 0.0])
             total[0] += length
             total[1] += length * gap
-    return {pair: gap / length for pair, (length, gap) in totals.items() if length >= 2}
+    return {
+        (one, other): gap / length
+        for (one, other), (length, gap) in totals.items()
+        if length >= max(2.0, 0.25 * min(sizes[one], sizes[other]) ** 0.5)
+    }
 
 
 def _outline(
@@ -212,7 +237,7 @@ def _outline(
         top,
         points[heights[chosen] > top - max(0.006, 0.1 * top)],
         int(member.sum()),
-        float(np.percentile(heights[chosen], 5)),
+        float(np.percentile(heights[chosen], 15)),
         lab[chosen].mean(axis=0),
     )
 
@@ -220,16 +245,14 @@ def _outline(
 def _one_body(support: Support, one: _Outline, other: _Outline, gap: float) -> float:
     """Return how surely two neighbours are one body, 0 if they are not."""
     inside = max(_share_inside(one.hull, other.sample), _share_inside(other.hull, one.sample))
-    if inside > 0.75:
+    if inside > 0.75 and gap < 0.6:
         return 1.0 + inside
     if gap < 0.85 and _is_handle(one, other):
         return 1.0
-    # Across a gap in depth only the inside and the outside of one rim belong together.
-    level = abs(one.top - other.top) < 0.012
-    if gap >= 0.4 and not level:
-        return 0.0
-    if gap >= 0.4 and _is_rim(np.concatenate([one.rim, other.rim])):
-        return 1.0
+    if gap >= 0.4:
+        # Across a gap in depth only the inside and the outside of one rim belong together.
+        level = abs(one.top - other.top) < 0.012
+        return float(level and _is_rim(np.concatenate([one.rim, other.rim])))
     both = cv2.convexHull(np.concatenate([one.hull, other.hull]))[:, 0]
     if _plane_between(support, both, one.hull, other.hull) >= 0.12:
         return 0.0
