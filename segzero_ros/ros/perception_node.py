@@ -321,6 +321,7 @@ class PerceptionNode(ManagedNode):
 
 def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:
     """Run the node until SIGINT or SIGTERM; return the process's exit code."""
+    signals = StopSignals()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = PerceptionNode(load, arguments=sys.argv if args is None else args)
@@ -330,7 +331,7 @@ def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:
         return 2
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    signals = StopSignals(executor.wake)
+    signals.wake = executor.wake
     node.start()
     spin(executor, lambda: signals.received or not rclpy.ok())
     signals.close()

@@ -32,13 +32,14 @@ class StopSignals:
     in the middleware's wait, which signals do not end. So a thread reads what Python writes to
     the wake-up socket at the very moment of the signal.
 
-    Args:
-        wake: makes the main thread come out of its wait.
+    Attributes:
+        received: whether one has come.
+        wake: makes the main thread come out of its wait; set it before the wait begins.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         self.received = False
-        self._wake = wake
+        self.wake: Callable[[], None] = _nobody_waits
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
@@ -55,7 +56,11 @@ class StopSignals:
     def _listen(self) -> None:
         self._reader.recv(1)
         self.received = True
-        self._wake()
+        self.wake()
+
+
+def _nobody_waits() -> None:
+    """Wake nobody."""
 
 
 def _heard_elsewhere(number: int, frame: FrameType | None) -> None:
@@ -65,8 +70,8 @@ def _heard_elsewhere(number: int, frame: FrameType | None) -> None:
 def spin(executor: SingleThreadedExecutor, stopped: Callable[[], bool]) -> None:
     """Execute callbacks until `stopped`; report what one raises and go on.
 
-    rclpy raises whatever a callback raises, and what it meets itself, such as a message on some
-    topic that cannot be read or a caller that has gone before its reply.
+    rclpy raises whatever a callback raises, and what it meets itself, such as a caller that has
+    gone before its reply.
     """
     reports = Reports()
     while not stopped():
