@@ -253,6 +253,7 @@ def _cylindrical(shape: Shape) -> float:
 
 _ADJECTIVES: dict[str, Callable[[Shape], float]] = {
     'round': _roundness,
+    'spherical': lambda shape: shape.kinds['ball'],
     'rectangular': _rectangular,
     'square': _square,
     'flat': _flatness,

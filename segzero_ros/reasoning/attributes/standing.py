@@ -181,8 +181,9 @@ def _join_bodies(
         if not found:
             break
         changed: set[int] = set()
-        for _, one, other in sorted(found, reverse=True):
-            if one not in changed and other not in changed:
+        for likeness, one, other in sorted(found, reverse=True):
+            # What is only likely is asked again once the surer pieces are together.
+            if likeness >= 1.0 or (one not in changed and other not in changed):
                 groups.join(one, other)
                 changed |= {one, other}
         outlines = {group: kept for group, kept in outlines.items() if group not in changed}
@@ -256,7 +257,7 @@ def _one_body(support: Support, one: _Outline, other: _Outline, gap: float) -> f
     both = cv2.convexHull(np.concatenate([one.hull, other.hull]))[:, 0]
     if _plane_between(support, both, one.hull, other.hull) >= 0.12:
         return 0.0
-    return min((one.area + other.area) / max(float(cv2.contourArea(both)), 1e-6), 1.0)
+    return min((one.area + other.area) / max(float(cv2.contourArea(both)), 1e-6), 0.99)
 
 
 def _is_handle(one: _Outline, other: _Outline) -> bool:
@@ -277,7 +278,8 @@ def _is_rim(points: Values) -> bool:
     spread = float(np.std(np.hypot(offset[:, 0], offset[:, 1])))
     sectors = np.floor(np.arctan2(offset[:, 1], offset[:, 0]) / (np.pi / 4)).astype(int) % 8
     around = np.bincount(sectors, minlength=8) >= 2
-    return spread < 0.12 * radius and int(around.sum()) >= 6
+    sides = int(around.sum())
+    return (spread < 0.12 * radius and sides >= 6) or (spread < 0.17 * radius and sides == 8)
 
 
 def _share_inside(hull: Values, points: Values) -> float:

@@ -80,7 +80,8 @@ _NOUNS = {
     'triangular': 'triangle',
 }
 _SHAPES = {
-    'round': 'round circular spherical rounded',
+    'round': 'round circular rounded',
+    'spherical': 'spherical globular',
     'square': 'square squarish cubic cubical',
     'rectangular': 'rectangular boxy oblong',
     'long': 'long elongated lengthy thin slim narrow slender skinny',
