@@ -84,11 +84,15 @@ def mug(rng: Rng, scale: float) -> Solid:
         Part(cylinder(inner, 0.006, height), INSIDE),
         Part(Ring(0.006, inner), INSIDE),
         Part(Ring(height, radius, inner)),
-        Part(cylinder(outer_grip, -half_width, half_width), BODY, centre, _ALONG_Y),
-        Part(cylinder(grip, -half_width, half_width), BODY, centre, _ALONG_Y),
-        Part(Ring(half_width, outer_grip, grip), BODY, centre, _ALONG_Y),
-        Part(Ring(-half_width, outer_grip, grip), BODY, centre, _ALONG_Y),
     ]
+    # The handle is a ring through the wall, of which only the outer part is there.
+    for surface in (
+        cylinder(outer_grip, -half_width, half_width),
+        cylinder(grip, -half_width, half_width),
+        Ring(half_width, outer_grip, grip),
+        Ring(-half_width, outer_grip, grip),
+    ):
+        parts.append(Part(surface, BODY, centre, _ALONG_Y, least_x=inner))
     reach = centre[0] + outer_grip
     return Solid('mug', tuple(parts), (-radius, -radius, 0.0), (reach, radius, height))
 

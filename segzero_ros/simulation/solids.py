@@ -126,12 +126,14 @@ class Part:
         paint: which of the object's paints it wears, see `paints`.
         offset: where the surface's origin is in the solid's frame.
         axes: the surface's x, y and z axis in the solid's frame, one a row.
+        least_x: what has a smaller x in the solid's frame is cut off.
     """
 
     surface: Surface
     paint: int = 0
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
     axes: tuple[tuple[float, float, float], ...] = _IDENTITY
+    least_x: float = -np.inf
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,9 @@ class Solid:
             axes = np.asarray(part.axes, np.float64)
             found, local = part.surface.hit((origins - part.offset) @ axes.T, rays @ axes.T)
             nearer = found < distance
+            if part.least_x > -np.inf:
+                x = origins[:, 0] + np.where(nearer, found, 0.0) * rays[:, 0]
+                nearer &= x >= part.least_x
             distance[nearer] = found[nearer]
             normals[nearer] = local[nearer] @ axes
             paint[nearer] = part.paint

@@ -110,9 +110,13 @@ def footprint_of(points: Array, camera: Array) -> Footprint:
     reach = np.quantile(points @ _UNITS.T, 1 - _BEYOND, axis=0)
     facing = _UNITS @ (camera / max(float(np.linalg.norm(camera)), 1e-9))
     rectangle = _rectangle(points, reach)
-    outlines: list[Outline] = [rectangle, _circle(reach, facing)]
-    outlines += [handled] if (handled := _with_handle(reach, facing)) else []
-    best = min(outlines, key=lambda outline: _misfit(reach, outline, facing)).box
+    plain: list[Outline] = [rectangle, _circle(reach, facing)]
+    misfits = [_misfit(reach, outline, facing) for outline in plain]
+    best = plain[int(np.argmin(misfits))].box
+    handled = _with_handle(points, reach, facing)
+    # It has more to adapt with, so it has to fit clearly better.
+    if handled and _misfit(reach, handled, facing) < 0.75 * min(misfits):
+        best = handled.box
     return Footprint(best.centre + middle, best.axis, best.sides)
 
 
@@ -139,7 +143,7 @@ def _circle(reach: Array, facing: Array, without: NDArray[np.bool_] | None = Non
     return Circle(np.array([x, y]), float(radius))
 
 
-def _with_handle(reach: Array, facing: Array) -> Handled | None:
+def _with_handle(points: Array, reach: Array, facing: Array) -> Handled | None:
     """Return the circle and handle that reach like this, or None if nothing sticks out of it."""
     circle = _circle(reach, facing)
     for _ in range(4):
@@ -149,7 +153,12 @@ def _with_handle(reach: Array, facing: Array) -> Handled | None:
     out = int(beyond.argmax())
     if not 0.25 * circle.radius < beyond[out] < 1.5 * circle.radius:
         return None
-    return Handled(circle, _UNITS[out] * (circle.radius + beyond[out]))
+    # The tip is blunt: its middle is where the points beyond the circle are, on average.
+    offsets = points - circle.centre
+    along = offsets @ _UNITS[out]
+    handle = offsets[along > 1.1 * circle.radius].mean(axis=0)
+    length = circle.radius + float(beyond[out])
+    return Handled(circle, handle / np.linalg.norm(handle) * length)
 
 
 def _along(centre: Array, axis: Array, length: float, width: float) -> Footprint:

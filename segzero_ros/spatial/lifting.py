@@ -46,10 +46,10 @@ def lift(mask: Mask, frame: Frame) -> tuple[Pose3D | None, PoseStatus]:
     points = surface.points()
     plane = plane_under(points, mask, frame, intrinsics)
     if plane is None:
-        return free_box(surface.smooth_points()), PoseStatus.POSE_OK
+        return free_box(surface.without_strays().smooth_points()), PoseStatus.POSE_OK
     # A mask that spills over onto the plane must not widen the object.
     top = float(np.quantile(plane.heights(points), 0.97))
-    body = surface.above(plane, min(_SPILL, 0.25 * top))
+    body = surface.above(plane, min(_SPILL, 0.25 * top)).without_strays()
     if body.steady.sum() < FEWEST:
         return None, PoseStatus.DEPTH_TOO_SPARSE
     return standing_box(body.smooth_points(), plane), PoseStatus.POSE_OK

@@ -6,6 +6,7 @@ Imports `types`, NumPy and OpenCV.
 from __future__ import annotations
 
 import threading
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import cv2
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from segzero_ros.spatial.plane import Plane, Points
 from segzero_ros.spatial.surface import back_project
-from segzero_ros.types import Frame, Intrinsics, Mask
+from segzero_ros.types import DepthImage, Frame, Intrinsics, Mask
 
 _SAMPLES = 2500
 _HYPOTHESES = 100
@@ -31,9 +32,9 @@ _lock = threading.Lock()
 def plane_under(points: Points, mask: Mask, frame: Frame, k: Intrinsics) -> Plane | None:
     """Return the plane that the object with these visible points stands on, or None.
 
-    Tried are the frame's large planes, then planes of the mask's surroundings only: a shelf, a box
-    below, a tray. A plane counts if it is there around the mask, if the object is on the camera's
-    side of it, and if it reaches down to it.
+    Tried are the frame's large planes and what may stand on them, a tray or a box, and else
+    planes of the mask's surroundings only. A plane counts if it is there around the mask, if the
+    object is on the camera's side of it, and if it reaches about down to it.
 
     Args:
         points: (N, 3) visible points of the object, metres.
@@ -41,15 +42,45 @@ def plane_under(points: Points, mask: Mask, frame: Frame, k: Intrinsics) -> Plan
         frame: with depth.
         k: intrinsics that fit the frame.
     """
-    around = _surroundings(mask, frame, k)
+    around, below = _surroundings(mask, frame, k)
     if len(around) < _FEWEST:
         return None
-    supports = [_support(plane, points, around) for plane in _large_planes(frame, k)]
-    best = max(supports, key=lambda support: support[0], default=(0.0, None))
-    if best[0] < 0.35:
-        local = [_support(plane, points, around) for plane in find_planes(around, 2)]
-        best = max([best, *local], key=lambda support: support[0])
-    return best[1]
+    seen = _Seen(points, around, below)
+    best = _best([_support(plane, seen) for plane in _large_planes(frame, k)])
+    if best[1] is None:
+        return _best([_support(plane, seen) for plane in find_planes(around, 3)])[1]
+    return _step(best[1], seen) or best[1]
+
+
+class _Seen(NamedTuple):
+    """Points of the object, of what is around it in the picture, and of what is just below it."""
+
+    points: Points
+    around: Points
+    below: Points
+
+
+def _step(plane: Plane, seen: _Seen) -> Plane | None:
+    """Return the top of something that stands on a plane and carries the object, or None.
+
+    It is level with the plane; a tray, a book, a box below.
+    """
+    heights = plane.heights(seen.below)
+    if len(heights) < _FEWEST:
+        return None
+    level = float(np.median(heights))
+    flat = np.abs(heights - level) < _tolerance(seen.below)
+    if flat.mean() < 0.6 or level < 1.5 * float(_tolerance(seen.below).mean()):
+        return None
+    raised = Plane(plane.normal, plane.offset - level)
+    # What reaches further down stands behind it, not on it.
+    if np.quantile(raised.heights(seen.points), 0.05) < -float(_tolerance(seen.points).mean()):
+        return None
+    return _support(raised, seen)[1] and raised
+
+
+def _best(supports: list[tuple[float, Plane | None]]) -> tuple[float, Plane | None]:
+    return max(supports, key=lambda support: support[0], default=(0.0, None))
 
 
 def find_planes(points: Points, most: int) -> tuple[Plane, ...]:
@@ -70,31 +101,41 @@ def _large_planes(frame: Frame, k: Intrinsics) -> tuple[Plane, ...]:
         planes = _known.get(frame)
     if planes is None:
         assert frame.depth is not None
-        planes = find_planes(_sampled(np.ones(frame.depth.shape, np.bool_), frame, k), _PLANES)
+        everywhere = np.ones(frame.depth.shape, np.bool_)
+        planes = find_planes(_sampled(everywhere, frame.depth, (0, 0), k), _PLANES)
         with _lock:
             _known[frame] = planes
     return planes
 
 
-def _surroundings(mask: Mask, frame: Frame, k: Intrinsics) -> Points:
-    """Return points around the mask, to about its own size away, none of the mask or its rim."""
+def _surroundings(mask: Mask, frame: Frame, k: Intrinsics) -> tuple[Points, Points]:
+    """Return points around the mask, to about half its size away, and those just below it.
+
+    Neither has any of the mask or of its rim, where depth is of neither side.
+    """
     x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
     margin = int(max(16, 0.45 * max(width, height)))
     rows = slice(max(y - margin, 0), min(y + height + margin, mask.shape[0]))
     columns = slice(max(x - margin, 0), min(x + width + margin, mask.shape[1]))
     near = mask[rows, columns].astype(np.uint8)
-    around = np.zeros(mask.shape, np.bool_)
-    around[rows, columns] = cv2.dilate(near, np.ones((7, 7), np.uint8)) == 0
-    return _sampled(around, frame, k)
+    outside = cv2.dilate(near, np.ones((7, 7), np.uint8)) == 0
+    reach = max(10, height // 8)
+    # The last row of the kernel is the pixel itself, so the mask spreads downwards only.
+    shadow = cv2.dilate(near, np.ones((reach, 1), np.uint8), anchor=(0, reach - 1)) > 0
+    origin = rows.start, columns.start
+    depth = frame.depth
+    assert depth is not None
+    around = _sampled(outside, depth[rows, columns], origin, k)
+    return around, _sampled(outside & shadow, depth[rows, columns], origin, k)
 
 
-def _sampled(where: Mask, frame: Frame, k: Intrinsics) -> Points:
+def _sampled(where: Mask, depth: DepthImage, origin: tuple[int, int], k: Intrinsics) -> Points:
     """Return about _SAMPLES of the measured points of a region, in a regular grid."""
-    assert frame.depth is not None
     step = max(1, int(np.sqrt(where.sum() / _SAMPLES)))
-    grid = frame.depth[::step, ::step]
+    grid = depth[::step, ::step]
     rows, columns = np.nonzero(where[::step, ::step] & np.isfinite(grid) & (grid > 0))
-    return back_project(rows * step, columns * step, grid[rows, columns], k)
+    top, left = origin
+    return back_project(rows * step + top, columns * step + left, grid[rows, columns], k)
 
 
 def _tolerance(points: Points) -> NDArray[np.float64]:
@@ -133,11 +174,12 @@ def _fitted(points: Points) -> Plane | None:
     return Plane(sign * normal, sign * offset)
 
 
-def _support(plane: Plane, points: Points, around: Points) -> tuple[float, Plane | None]:
+def _support(plane: Plane, seen: _Seen) -> tuple[float, Plane | None]:
     """Return how well a plane carries the object, 0 for not at all, and the plane, fitted here."""
+    points, around, below = seen
     near = np.abs(plane.heights(around)) < 1.5 * _tolerance(around)
     share = float(near.mean())
-    if near.sum() < _FEWEST or share < 0.12:
+    if near.sum() < _FEWEST or share < 0.06:
         return 0.0, None
     local = _fitted(around[near]) or plane
     # A narrow ring of points says little about a slope: then the large plane is better.
@@ -153,7 +195,10 @@ def _support(plane: Plane, points: Points, around: Points) -> tuple[float, Plane
     width = _narrow_side(points, local)
     if gap > 0.05 + 1.5 * width:
         return 0.0, None
-    return share / (1.0 + gap / (0.02 + 0.5 * width)), local
+    under = 0.0
+    if len(below):
+        under = float((np.abs(local.heights(below)) < 1.5 * _tolerance(below)).mean())
+    return (under + 0.3 * share) / (1.0 + gap / (0.02 + 0.5 * width)), local
 
 
 def stands_on(plane: Plane, points: Points) -> bool:

@@ -22,6 +22,11 @@ _MOST = 6000
 # Among a pixel's neighbours depth may change by this much, in metres plus a share of the depth, on
 # a slanted surface; beyond, one of the two lies behind the other.
 _STEP, _STEP_SHARE = 0.012, 0.012
+# How far a piece may lie before or behind its neighbour and still belong to it, metres.
+_ASIDE = 0.02
+# How far masks spill over, pixels.
+_RIM = 4
+_NEXT = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +59,12 @@ class Surface:
         steady, inside = self.steady.copy(), self.inside.copy()
         steady[rows[low], columns[low]] = False
         inside[rows[low], columns[low]] = False
+        return replace(self, steady=steady, inside=inside)
+
+    def without_strays(self) -> Surface:
+        """Return the surface without thin pieces of neighbours along the mask's border."""
+        stray = _strays(self.depth, self.steady, self.inside)
+        steady, inside = np.asarray(self.steady & ~stray), np.asarray(self.inside & ~stray)
         return replace(self, steady=steady, inside=inside)
 
     def smooth_points(self) -> Points:
@@ -127,9 +138,8 @@ def _window(mask: Mask) -> tuple[slice, slice] | None:
 def _edges(depth: DepthImage, measured: Mask) -> Mask:
     """Return where depth jumps within a pixel's 3 × 3 neighbours, whether in the mask or not."""
     known = np.isfinite(depth) & (depth > 0)
-    kernel = np.ones((3, 3), np.uint8)
-    far = cv2.dilate(np.where(known, depth, np.float32(0)), kernel)
-    near = cv2.erode(np.where(known, depth, np.float32(1e6)), kernel)
+    far = cv2.dilate(np.where(known, depth, np.float32(0)), _NEXT)
+    near = cv2.erode(np.where(known, depth, np.float32(1e6)), _NEXT)
     return np.asarray(measured & (far - near > _STEP + _STEP_SHARE * np.where(known, depth, 0)))
 
 
@@ -141,3 +151,34 @@ def _close_to_most(depth: DepthImage, steady: Mask) -> Mask:
     middle = np.median(values)
     spread = 1.4826 * np.median(np.abs(values - middle))
     return np.asarray(np.abs(depth - middle) <= 4.0 * spread + 0.03)
+
+
+def _strays(depth: DepthImage, steady: Mask, inside: Mask) -> Mask:
+    """Return pieces that belong to something else in front or behind: a mask may spill over.
+
+    A piece is what no depth edge cuts through. Strays are thin and lie along the mask's border; a
+    bowl's near wall stands as much in front of its inside, but it is wider.
+    """
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(steady.view(np.uint8))
+    areas = stats[:, cv2.CC_STAT_AREA]
+    core = cv2.erode(np.pad(inside.view(np.uint8), 1), _NEXT, iterations=_RIM)[1:-1, 1:-1]
+    thin = np.bincount(pieces[steady & (core > 0)], minlength=count) == 0
+    stray = np.zeros_like(steady)
+    if count <= 2:
+        return stray
+    largest = 1 + int(areas[1:].argmax())
+    for number in np.flatnonzero(thin & (areas < 0.25 * areas[largest])):
+        if number and _off(depth, pieces == largest, pieces == number, stats[number]):
+            stray |= pieces == number
+    return stray
+
+
+def _off(depth: DepthImage, largest: Mask, piece: Mask, box: NDArray[np.int32]) -> bool:
+    """Return whether a piece lies before or behind the part of the largest one beside it."""
+    x, y, width, height, area = (int(value) for value in box)
+    near = slice(max(y - 6, 0), y + height + 6), slice(max(x - 6, 0), x + width + 6)
+    wide = cv2.dilate(piece[near].view(np.uint8), _NEXT, iterations=5)
+    beside = depth[near][largest[near] & (wide > 0)]
+    if area < 8 or not beside.size:
+        return True
+    return bool(abs(np.median(depth[piece]) - np.median(beside)) > _ASIDE)
