@@ -7,7 +7,7 @@ it is asked for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from segzero_ros.reasoning.base import Reasoner
@@ -105,9 +105,27 @@ def load_reasoner(options: ReasonerOptions) -> Reasoner:
             options.api_key_env,
             options.constrain_answer,
         )
+    if options.backend == 'transformers':
+        return _load_transformers(options)
     raise ReasonerUnavailable(
         f'There is no reasoner {options.backend!r}; there are {", ".join(REASONERS)}.'
     )
+
+
+def _load_transformers(options: ReasonerOptions) -> Reasoner:
+    try:
+        from segzero_ros.reasoning.transformers_reasoner import (
+            TransformersOptions,
+            TransformersReasoner,
+        )
+    except ImportError as error:
+        raise ReasonerUnavailable(
+            f'The reasoner transformers needs packages that are not installed ({error}): '
+            'pip install "segzero_ros[models]", or take profile:=remote or profile:=offline.'
+        ) from error
+    wanted = {field.name for field in fields(TransformersOptions)}
+    chosen = {name: value for name, value in vars(options).items() if name in wanted}
+    return TransformersReasoner(TransformersOptions(**chosen))
 
 
 def load_segmenter(options: SegmenterOptions) -> Segmenter[Any]:

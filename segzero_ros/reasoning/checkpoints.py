@@ -1,0 +1,215 @@
+"""Find a checkpoint's files, here or on the hub, and know what is in them before they are loaded.
+
+Everything that can be wrong with them is said at once and by name: missing, incomplete, cut short,
+of another architecture than the dialect's. Imports `types`, `dialects` and huggingface_hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from segzero_ros.reasoning.dialects import Dialect
+from segzero_ros.types import ReasonerUnavailable
+
+ELSEWHERE = (
+    'profile:=remote asks a model server instead, profile:=offline needs neither weights nor a GPU'
+)
+# What a checkpoint of this kind is made of; weights as safetensors only, code never.
+_WANTED = ['*.json', '*.safetensors', '*.jinja', '*.txt', '*.model']
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a checkpoint: its name, how many numbers, and the bytes they take."""
+
+    name: str
+    count: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint in a local folder.
+
+    Attributes:
+        folder: where it is.
+        config: its `config.json`.
+        tensors: what its weights consist of.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has."""
+        return sum(tensor.count for tensor in self.tensors)
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        """The language model's part of the configuration; old files have it at the top."""
+        text: dict[str, Any] = self.config.get('text_config') or self.config
+        return text
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the weights were quantised before they were saved."""
+        return bool(self.config.get('quantization_config'))
+
+
+def local_folder(model: str) -> Path | None:
+    """Return the folder that holds a model, by path or in the hub's cache; None if there is none.
+
+    Raises:
+        ReasonerUnavailable: it is a path, and there is nothing.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or model.startswith(('.', '~')):
+        raise ReasonerUnavailable(
+            f'There is no folder {path}. Give the folder of a checkpoint or its name on the hub; '
+            f'{ELSEWHERE}.'
+        )
+    try:
+        folder = Path(snapshot_download(model, local_files_only=True, allow_patterns=_WANTED))
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise ReasonerUnavailable(
+            f'{model!r} is neither a folder here nor a name on the hub; {ELSEWHERE}.'
+        ) from error
+    # An interrupted download leaves a folder with holes.
+    return folder if not _missing(folder) else None
+
+
+def download(model: str) -> Path:
+    """Fetch a model from the hub, showing how far it is.
+
+    Raises:
+        ReasonerUnavailable: the hub cannot be reached or has no such model.
+    """
+    from huggingface_hub import snapshot_download
+
+    _logger.info('Fetching %s from the hub; later starts find it in the cache', model)
+    try:
+        return Path(snapshot_download(model, allow_patterns=_WANTED))
+    except Exception as error:
+        # The hub's client lets errors of three HTTP libraries through; each ends the same way.
+        raise ReasonerUnavailable(
+            f'{missing_weights(model)} Fetching them failed: {type(error).__name__}: '
+            f'{str(error).splitlines()[0] if str(error) else "no reason given"}'
+        ) from error
+
+
+def missing_weights(model: str) -> str:
+    """Return a sentence for a model whose weights are not on this machine."""
+    cache = os.environ.get('HF_HUB_CACHE') or os.environ.get('HF_HOME') or '~/.cache/huggingface'
+    return (
+        f'The weights of {model} are not on this machine (looked for a folder of that name and in '
+        f'{cache}). Fetch them once with "hf download {model}", or name the folder that holds '
+        f'them; {ELSEWHERE}.'
+    )
+
+
+def open_checkpoint(folder: Path, dialect: Dialect) -> Checkpoint:
+    """Read what a checkpoint consists of, without its weights.
+
+    Raises:
+        ReasonerUnavailable: a file is missing or cut short, or it is no model of this dialect.
+    """
+    missing = _missing(folder)
+    if missing:
+        raise ReasonerUnavailable(
+            f'The checkpoint in {folder} is incomplete: {", ".join(missing)} missing. Fetch it '
+            f'again; {ELSEWHERE}.'
+        )
+    config = _read_json(folder / 'config.json')
+    architecture = config.get('model_type')
+    if architecture not in dialect.architectures:
+        raise ReasonerUnavailable(
+            f'The checkpoint in {folder} is a {architecture!r}, but the dialect {dialect.name} is '
+            f'spoken by {" and ".join(dialect.architectures)}. Choose the dialect that the '
+            'checkpoint was trained on, or another checkpoint.'
+        )
+    tensors = tuple(tensor for shard in _shards(folder) for tensor in _tensors(folder / shard))
+    return Checkpoint(folder, config, tensors)
+
+
+def _missing(folder: Path) -> list[str]:
+    """Return the names of the files that a folder lacks to be a checkpoint."""
+    if not (folder / 'config.json').is_file():
+        return ['config.json']
+    choices = [
+        ('tokenizer.json', 'vocab.json'),
+        ('preprocessor_config.json', 'processor_config.json'),
+    ]
+    missing = [
+        ' or '.join(names)
+        for names in choices
+        if not any((folder / name).is_file() for name in names)
+    ]
+    if not (folder / 'model.safetensors').is_file():
+        if not (folder / 'model.safetensors.index.json').is_file():
+            return [*missing, 'model.safetensors or model.safetensors.index.json']
+        missing += [name for name in _shards(folder) if not (folder / name).is_file()]
+    return missing
+
+
+def _shards(folder: Path) -> list[str]:
+    index = folder / 'model.safetensors.index.json'
+    if not index.is_file():
+        return ['model.safetensors']
+    weight_map = _read_json(index).get('weight_map')
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ReasonerUnavailable(f'{index} names no weights. Fetch the checkpoint again.')
+    return sorted(set(weight_map.values()))
+
+
+def _tensors(path: Path) -> Iterator[Tensor]:
+    """Read the head of a safetensors file, and see that the file is as long as the head says."""
+    size = path.stat().st_size
+    with path.open('rb') as file:
+        length = int.from_bytes(file.read(8), 'little')
+        head = _parsed(file.read(length) if 8 + length <= size else b'', path)
+    entries = {name: entry for name, entry in head.items() if name != '__metadata__'}
+    end = max((entry['data_offsets'][1] for entry in entries.values()), default=0)
+    if 8 + length + end != size:
+        raise _cut_short(path, f'{size} bytes where {8 + length + end} belong')
+    for name, entry in entries.items():
+        start, stop = entry['data_offsets']
+        count = math.prod(entry['shape'])
+        yield Tensor(name, count, stop - start)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return _parsed(path.read_bytes(), path)
+
+
+def _parsed(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        raise _cut_short(path, 'it cannot be read') from None
+    if not isinstance(value, dict):
+        raise _cut_short(path, 'it is no JSON object')
+    return value
+
+
+def _cut_short(path: Path, why: str) -> ReasonerUnavailable:
+    return ReasonerUnavailable(
+        f'{path} is damaged or was not fetched to its end: {why}. Fetch the checkpoint again.'
+    )

@@ -1,0 +1,226 @@
+"""Greedy decoding with what was read before kept: the fast way to the tokens `generate` gives.
+
+One loop over the model's own parts: image features are kept per image, keys and values up to the
+first token that differs from the last prompt, positions are worked out here (the model's own
+memory of them goes stale when images alternate), and on a GPU each step is one compiled graph.
+Used from one thread: CUDA graphs live in the thread that recorded them. Imports torch and
+transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor, StaticCache
+
+# Settings of a generation_config that change greedy tokens and that this loop does not know.
+_UNKNOWN_HERE = {
+    'num_beams': 1,
+    'no_repeat_ngram_size': 0,
+    'encoder_no_repeat_ngram_size': 0,
+    'encoder_repetition_penalty': 1.0,
+    'bad_words_ids': None,
+    'min_length': 0,
+    'min_new_tokens': None,
+    'forced_bos_token_id': None,
+    'forced_eos_token_id': None,
+    'suppress_tokens': None,
+    'begin_suppress_tokens': None,
+    'sequence_bias': None,
+    'exponential_decay_length_penalty': None,
+    'guidance_scale': None,
+    'prompt_lookup_num_tokens': None,
+}
+
+
+@dataclass
+class Prompt:
+    """What the model is asked.
+
+    Attributes:
+        ids: tokens, the image's placeholders included.
+        image: (image tokens, width) features, on the model's device.
+        grid: (1, 3) patches of the image: 1, rows, columns.
+    """
+
+    ids: list[int]
+    image: torch.Tensor
+    grid: torch.Tensor
+
+
+class Decoder:
+    """Decodes greedily with one model and one cache."""
+
+    def __init__(
+        self, model: Any, longest_prompt: int, longest_answer: int, *, static: bool
+    ) -> None:
+        """Prepare decoding.
+
+        Args:
+            model: a loaded Qwen2-VL or Qwen2.5-VL.
+            longest_prompt: tokens that a static cache has room for; longer prompts are read into
+                one that grows.
+            longest_answer: most tokens that are asked for.
+            static: keep keys and values in a cache of fixed size and, on a GPU, compile the step.
+        """
+        self._model = model
+        self._longest_prompt = longest_prompt
+        text_config = model.config.get_text_config()
+        self._static = (
+            StaticCache(text_config, longest_prompt + longest_answer) if static else None
+        )
+        self._kept: list[int] = []
+        self._image: torch.Tensor | None = None
+        self._cache: Any = None
+        self._step = self._next_logits
+        if static and model.device.type == 'cuda':
+            self._step = torch.compile(self._next_logits, mode='reduce-overhead', dynamic=False)
+        penalty = model.generation_config.repetition_penalty or 1.0
+        self._penalty = RepetitionPenaltyLogitsProcessor(penalty) if penalty != 1.0 else None
+
+    @property
+    def kept(self) -> int:
+        """How many tokens of the last prompt and answer are kept."""
+        return len(self._kept)
+
+    def forget(self) -> None:
+        """Drop everything that is kept of the last prompt."""
+        self._kept = []
+        self._image = None
+        self._cache = None
+
+    def generate(self, prompt: Prompt, check: Callable[[], None]) -> Iterator[int]:
+        """Yield one token after the other, without end.
+
+        Args:
+            prompt: what the model is asked.
+            check: called between the layers while the prompt is read; what it raises ends that.
+        """
+        positions, offset = self._positions(prompt)
+        with between_layers(self._model, check):
+            hidden = self._read(prompt, positions)
+        logits = self._model.lm_head(hidden)[0].float()
+        seen = torch.tensor([prompt.ids], device=logits.device) if self._penalty else None
+        place = len(prompt.ids) + offset
+        while True:
+            if self._penalty is not None and seen is not None:
+                logits = self._penalty(seen, logits)
+            choice = logits.argmax(-1, keepdim=True)
+            token = int(choice)
+            yield token
+            if seen is not None:
+                seen = torch.cat([seen, choice.to(seen.device)], dim=1)
+            logits = self._advance(token, place)
+            place += 1
+
+    def _positions(self, prompt: Prompt) -> tuple[torch.Tensor, int]:
+        """Return (3, 1, tokens) positions and what to add to a later token's number."""
+        ids = torch.tensor([prompt.ids])
+        kinds = (ids == self._model.config.image_token_id).int()
+        positions, offset = self._model.model.get_rope_index(
+            ids, mm_token_type_ids=kinds, image_grid_thw=prompt.grid.cpu()
+        )
+        return positions, int(offset)
+
+    def _read(self, prompt: Prompt, positions: torch.Tensor) -> torch.Tensor:
+        """Read the prompt from the first token that is not kept; return the last hidden state."""
+        start = self._reuse(prompt)
+        # Should reading be interrupted, the cache is of no further use.
+        cache, self._cache, self._kept = self._cache, None, []
+        device = self._model.get_input_embeddings().weight.device
+        ids = torch.tensor([prompt.ids[start:]], device=device)
+        embeds = self._model.get_input_embeddings()(ids)
+        if not start:
+            places = (ids == self._model.config.image_token_id).unsqueeze(-1)
+            embeds = embeds.masked_scatter(places, prompt.image.to(embeds.device, embeds.dtype))
+        output = self._model.model.language_model(
+            inputs_embeds=embeds,
+            position_ids=positions[:, :, start:].to(device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        self._cache, self._kept, self._image = cache, list(prompt.ids), prompt.image
+        last: torch.Tensor = output.last_hidden_state[:, -1]
+        return last
+
+    def _reuse(self, prompt: Prompt) -> int:
+        """Cut the cache back to what the prompt shares with the last; return how much that is."""
+        ids = prompt.ids
+        shared = 0
+        if self._image is prompt.image and self._cache is not None:
+            pairs = zip(self._kept, ids[:-1], strict=False)
+            differing = (at for at, (kept, asked) in enumerate(pairs) if kept != asked)
+            shared = next(differing, min(len(self._kept), len(ids) - 1))
+        image_token = self._model.config.image_token_id
+        if image_token in ids[shared:]:
+            shared = 0
+        return self._rewind(shared, len(ids))
+
+    def _rewind(self, shared: int, wanted: int) -> int:
+        """Have a cache that holds the first `shared` tokens; return how many it does hold."""
+        fits = self._static is not None and wanted <= self._longest_prompt
+        if fits != (self._cache is self._static):
+            shared = 0
+        if self._static is not None and fits:
+            # There is no public way back in a static cache; what lies behind is overwritten.
+            layers: Any = self._static.layers
+            for layer in layers:
+                layer.cumulative_length.fill_(shared)
+            self._cache = self._static
+        elif not shared:
+            self._cache = DynamicCache(config=self._model.config.get_text_config())
+        elif len(self._kept) > shared:
+            self._cache.crop(shared - len(self._kept))
+        return shared
+
+    def _advance(self, token: int, place: int) -> torch.Tensor:
+        """Read one more token; return the logits after it, (1, vocabulary) float32."""
+        device = self._model.get_input_embeddings().weight.device
+        step = self._step if self._cache is self._static else self._next_logits
+        if self._cache is self._static:
+            compiler: Any = torch.compiler
+            compiler.cudagraph_mark_step_begin()
+        ids = torch.tensor([[token]], device=device)
+        positions = torch.full((3, 1, 1), place, device=device)
+        # Should the step fail, nobody knows what the cache holds.
+        kept, self._kept = self._kept, []
+        logits = step(ids, positions)
+        kept.append(token)
+        self._kept = kept
+        return logits
+
+    def _next_logits(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        output = self._model.model.language_model(
+            input_ids=ids, position_ids=positions, past_key_values=self._cache, use_cache=True
+        )
+        logits: torch.Tensor = self._model.lm_head(output.last_hidden_state[:, -1]).float()
+        return logits
+
+
+def unknown_settings(generation_config: Any) -> list[str]:
+    """Return the settings of a checkpoint's generation_config that `Decoder` does not follow."""
+    return [
+        name
+        for name, neutral in _UNKNOWN_HERE.items()
+        if getattr(generation_config, name, None) not in (None, neutral)
+    ]
+
+
+@contextmanager
+def between_layers(model: Any, check: Callable[[], None]) -> Iterator[None]:
+    """Call `check` before each layer of the eyes and of the language model."""
+
+    def before(*_: Any) -> None:
+        check()
+
+    layers = [*model.model.visual.blocks, *model.model.language_model.layers]
+    handles = [layer.register_forward_pre_hook(before) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,137 @@
+"""Attention within image windows, all windows of a size at once.
+
+Without flash-attention, Qwen2.5-VL's vision tower attends to one window after the other: 1796
+calls for an image of 840 by 840. Windows of one size can share a call, which leaves three sizes in
+such an image (inner, edge, corner). The numbers are the same. Imports torch.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+import sys
+from types import MethodType
+from typing import Any, NamedTuple
+
+import torch
+
+
+class _Plan(NamedTuple):
+    """How the windows of an image are put together.
+
+    Attributes:
+        bounds: the tensor of window bounds that it was made from.
+        groups: where the patches of windows of one length stand, (windows, length) each; empty
+            when all windows are equally long.
+        length: of every window, when all are equal.
+        back: where each patch's result stands after the groups.
+    """
+
+    bounds: torch.Tensor
+    groups: tuple[torch.Tensor, ...]
+    length: int
+    back: torch.Tensor
+
+
+def attend_by_window_size(model: Any) -> int:
+    """Make a loaded model's vision tower attend to windows of a size at once.
+
+    Returns:
+        How many of its blocks do so: 0 where the tower has no windows, attends by other means
+        than torch's own, or is spread over devices.
+    """
+    tower = model.model.visual
+    if not hasattr(tower, 'fullatt_block_indexes') or tower.config._attn_implementation != 'sdpa':
+        return 0
+    blocks = [block.attn for block in tower.blocks]
+    if any(hasattr(attention, '_hf_hook') for attention in blocks):
+        return 0
+    windows = _Windows(sys.modules[type(blocks[0]).__module__].apply_rotary_pos_emb_vision)
+    for attention in blocks:
+        attention.forward = MethodType(windows.forward(), attention)
+    return len(blocks)
+
+
+class _Windows:
+    """The attention of all blocks of one tower; they share the plans of the last image."""
+
+    def __init__(self, rotate: Any) -> None:
+        self._rotate = rotate
+        self._plans: list[_Plan] = []
+
+    def forward(self) -> Any:
+        """Return a block's forward, with the module as its first argument."""
+
+        def forward(
+            module: Any,
+            hidden_states: torch.Tensor,
+            cu_seqlens: torch.Tensor,
+            position_embeddings: tuple[torch.Tensor, torch.Tensor],
+            **_: Any,
+        ) -> torch.Tensor:
+            count = hidden_states.shape[0]
+            qkv = module.qkv(hidden_states).reshape(count, 3, module.num_heads, -1)
+            query, key, value = qkv.unbind(1)
+            query, key = self._rotate(query, key, *position_embeddings)
+            mixed = self._attend(query, key, value, cu_seqlens, module.scaling)
+            out: torch.Tensor = module.proj(mixed.reshape(count, -1))
+            return out
+
+        return forward
+
+    def _attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        bounds: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        """Attend within windows; all tensors are (patches, heads, width)."""
+        plan = self._plan(bounds)
+        if not plan.groups:
+            shape = (-1, plan.length, *query.shape[1:])
+            mixed = _attention(
+                query.reshape(shape), key.reshape(shape), value.reshape(shape), scale
+            )
+            return mixed.reshape(query.shape)
+        groups = [
+            _attention(query[index], key[index], value[index], scale).flatten(0, 1)
+            for index in plan.groups
+        ]
+        return torch.cat(groups)[plan.back]
+
+    def _plan(self, bounds: torch.Tensor) -> _Plan:
+        # All blocks of one pass are given the same two tensors, so this reads them back once each.
+        for plan in self._plans:
+            if plan.bounds is bounds:
+                return plan
+        plan = _make_plan(bounds)
+        self._plans = [*self._plans[-1:], plan]
+        return plan
+
+
+def _attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Attend within each window; tensors are (windows, length, heads, width)."""
+    mixed = torch.nn.functional.scaled_dot_product_attention(
+        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), scale=scale
+    )
+    return mixed.transpose(1, 2)
+
+
+def _make_plan(bounds: torch.Tensor) -> _Plan:
+    starts = bounds.tolist()
+    by_length: dict[int, list[int]] = {}
+    for start, stop in pairwise(starts):
+        if stop > start:
+            by_length.setdefault(stop - start, []).append(start)
+    if len(by_length) == 1:
+        return _Plan(bounds, (), next(iter(by_length)), bounds)
+    device = bounds.device
+    groups = tuple(
+        torch.tensor(begins, device=device)[:, None] + torch.arange(length, device=device)
+        for length, begins in by_length.items()
+    )
+    order = torch.cat([index.flatten() for index in groups])
+    return _Plan(bounds, groups, 0, torch.argsort(order))
