@@ -15,8 +15,6 @@ import threading
 import time
 from typing import Any
 
-import numpy as np
-
 from segzero_ros import spatial
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText, Reasoner
 from segzero_ros.segmentation.base import Segmenter

@@ -10,7 +10,16 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / 'segzero_ros'
 
 # For each room, the rooms it may import; a module directly in the package is a room of its own.
-OUTER = {'pipeline', 'reasoning', 'segmentation', 'spatial', 'types', 'loading', 'drawing'}
+OUTER = {
+    'pipeline',
+    'reasoning',
+    'segmentation',
+    'spatial',
+    'types',
+    'loading',
+    'drawing',
+    'following',
+}
 ALLOWED = {
     'types': set(),
     'spatial': {'types'},
@@ -20,6 +29,7 @@ ALLOWED = {
     'segmentation': {'types'},
     'loading': {'reasoning', 'segmentation', 'types'},
     'pipeline': {'reasoning', 'segmentation', 'spatial', 'types'},
+    'following': {'segmentation', 'spatial', 'types'},
     'simulation': {'types'},
     'ros': OUTER | {'simulation', 'replay'},
     'replay': OUTER,
