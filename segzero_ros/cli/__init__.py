@@ -1,1 +1,1 @@
-"""The console command `segzero`."""
+"""The command `segzero`: one module per subcommand, imported when it is called."""

@@ -1,0 +1,214 @@
+"""`segzero ask`: ask a running node, see it reason, get a table and a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+from segzero_ros.types import RgbImage, Segment, SegZeroError, Stage, Status
+
+if TYPE_CHECKING:
+    from segzero_ros.ros.client import PerceptionClient, Progress, Reply
+
+EXIT_CODES = {Status.OK: 0, Status.NOT_FOUND: 1, Status.CANCELED: 130}
+OTHER_STATUS = 3
+
+EPILOG = """\
+exit codes:
+  0    found
+  1    the image holds no such object, or the question was not understood (NOT_FOUND)
+  2    no node, no answer in time, or a file that cannot be read or written
+  3    the node answered with another status: NO_IMAGE, REJECTED, TIMEOUT, ERROR ...
+  130  cancelled with Ctrl-C
+
+examples:
+  segzero ask "the red cup"
+  segzero ask "the largest book" --image table.png --output answer.png
+  segzero ask "both eggs" --json | jq '.objects[].mask_pixels'
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.epilog = EPILOG
+    parser.add_argument('query', help='what to look for')
+    parser.add_argument(
+        '--namespace', default='segzero', help='where the node is (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--image', type=Path, help='ask about this picture instead of the newest camera frame'
+    )
+    parser.add_argument('--output', type=Path, help='save the picture of the answer here')
+    parser.add_argument(
+        '--timeout',
+        type=float,
+        default=120.0,
+        help='seconds for the answer (default: %(default)g)',
+    )
+    parser.add_argument(
+        '--wait',
+        type=float,
+        default=5.0,
+        help='seconds to wait for the node (default: %(default)g)',
+    )
+    parser.add_argument(
+        '--json', action='store_true', help='print the answer as JSON, and nothing else'
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask, print, save; return the exit code."""
+    from segzero_ros.ros.camera_sources import read_picture
+    from segzero_ros.ros.client import ignore, PerceptionClient
+
+    picture = None if options.image is None else read_picture(options.image)
+    with PerceptionClient(options.namespace, overlays=options.output is not None) as client:
+        client.wait_for_node(options.wait)
+        stream = None if options.json else ReasoningStream()
+        reply = client.ask(
+            options.query, picture, stream.show if stream else ignore, options.timeout
+        )
+        if stream:
+            stream.finish(reply.answer.reasoning)
+        if options.output:
+            save_picture(options.output, overlay_of(client, reply))
+        if options.json:
+            print(json.dumps(as_dictionary(reply), ensure_ascii=False, indent=2))
+        else:
+            show(reply, client.image_topics())
+    return EXIT_CODES.get(reply.answer.status, OTHER_STATUS)
+
+
+class ReasoningStream:
+    """Prints the reasoning as it comes."""
+
+    def __init__(self) -> None:
+        self._printed = ''
+
+    def show(self, progress: Progress) -> None:
+        """Print what is new."""
+        if progress.stage == Stage.REASONING and progress.text:
+            self._printed += progress.text
+            print(progress.text, end='', flush=True)
+
+    def finish(self, reasoning: str) -> None:
+        """Print the end that the stream may have left out, and end the line."""
+        if reasoning.startswith(self._printed):
+            print(reasoning[len(self._printed) :], end='')
+            self._printed = reasoning
+        if self._printed:
+            print('\n', flush=True)
+
+
+def show(reply: Reply, image_topics: list[str]) -> None:
+    """Print the status and a table of the objects."""
+    from rich.console import Console
+
+    console, answer = Console(highlight=False), reply.answer
+    if answer.segments:
+        console.print(object_table(reply))
+    colour = {Status.OK: 'green', Status.NOT_FOUND: 'yellow'}.get(answer.status, 'red')
+    console.print(f'[bold {colour}]{answer.status.name}[/]', end=' ')
+    console.print(f'in {answer.timing.total * 1000:.0f} ms', answer.message, markup=False)
+    if answer.status is Status.NO_IMAGE and image_topics:
+        console.print(
+            f'Images are published on {", ".join(image_topics)}: start the node with '
+            f'image:={image_topics[0]}.',
+            markup=False,
+        )
+
+
+def object_table(reply: Reply) -> Any:
+    """Return a table of the objects of an answer."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ('id', 'label', 'box x, y, w, h', 'mask', 'score', 'position (m)'):
+        right = heading in ('id', 'mask', 'score')
+        table.add_column(heading, justify='right' if right else 'left')
+    for segment in reply.answer.segments:
+        table.add_row(
+            str(segment.id),
+            Text(segment.label),
+            ', '.join(map(str, segment.box)),
+            f'{segment.mask.sum()} px',
+            '' if math.isnan(segment.score) else f'{segment.score:.2f}',
+            ', '.join(f'{value:.3f}' for value in segment.pose.position) if segment.pose else '',
+        )
+    return table
+
+
+def as_dictionary(reply: Reply) -> dict[str, Any]:
+    """Return an answer as JSON holds it; masks are left out, their sizes told."""
+    answer = reply.answer
+    return {
+        'query_id': answer.query.id,
+        'query': answer.query.text,
+        'status': answer.status.name,
+        'message': answer.message,
+        'reasoning': answer.reasoning,
+        'reasoner': answer.reasoner,
+        'segmenter': answer.segmenter,
+        'stamp_ns': reply.stamp_ns,
+        'frame_id': reply.frame_id,
+        'image_size': [reply.width, reply.height],
+        'objects': [_object(segment) for segment in answer.segments],
+        'seconds': {
+            name: _number(getattr(answer.timing, name))
+            for name in ('queued', 'reasoning', 'encoding', 'segmenting', 'total', 'frame_age')
+        },
+        'generated_tokens': answer.timing.generated_tokens,
+    }
+
+
+def _object(segment: Segment) -> dict[str, Any]:
+    return {
+        'id': segment.id,
+        'label': segment.label,
+        'score': _number(segment.score),
+        'box': list(segment.box),
+        'points': [list(point) for point in segment.points],
+        'mask_pixels': int(segment.mask.sum()),
+        'position': list(segment.pose.position) if segment.pose else None,
+        'size': list(segment.pose.size) if segment.pose else None,
+    }
+
+
+def _number(value: float) -> float | None:
+    """Return a float32 field's value as a person would write it; None for NaN."""
+    return None if math.isnan(value) else float(f'{value:.6g}')
+
+
+def overlay_of(client: PerceptionClient, reply: Reply) -> RgbImage:
+    """Return the picture of an answer: drawn here on one's own picture, else the node's own."""
+    from segzero_ros.drawing import draw_overlay
+
+    answer = reply.answer
+    if answer.frame is None and answer.status in (Status.OK, Status.NOT_FOUND):
+        return client.overlay(reply)
+    return draw_overlay(answer)
+
+
+def save_picture(path: Path, picture: RgbImage) -> None:
+    """Write a picture in the format that the file's ending says; raise CannotWrite if not."""
+    import cv2
+
+    try:
+        done, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        if not done:
+            raise CannotWrite(f'{path} cannot be encoded.')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data.tobytes())
+    except cv2.error as error:
+        raise CannotWrite(f'{path} has no ending of a picture, such as .png or .jpg.') from error
+    except OSError as error:
+        raise CannotWrite(f'{path} cannot be written: {error.strerror}.') from error
+
+
+class CannotWrite(SegZeroError):
+    """A file cannot be written."""

@@ -1,0 +1,58 @@
+"""The command `segzero`: finds the subcommand's module and runs it.
+
+A subcommand is a module of this package with `add_arguments(parser)` and `run(options) -> int`; it
+imports what it needs inside `run`, so that `segzero --help` needs neither ROS nor a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module, metadata
+import sys
+
+from segzero_ros.types import SegZeroError
+
+# Each subcommand, which is a module of this package too, and what it is for.
+COMMANDS = {
+    'ask': 'ask a running node about its camera, or about a picture file',
+    'demo': 'run the real node on real photographs and generated scenes',
+}
+FAILED = 2
+INTERRUPTED = 130
+
+
+def make_parser(commands: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser, with the arguments of some of the subcommands."""
+    parser = argparse.ArgumentParser(
+        prog='segzero', description="Ask a robot's camera in plain language."
+    )
+    parser.add_argument(
+        '--version', action='version', version=f'segzero {metadata.version("segzero_ros")}'
+    )
+    subparsers = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    for name, purpose in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=purpose,
+            description=purpose[0].upper() + purpose[1:] + '.',
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name in commands:
+            import_module(f'segzero_ros.cli.{name}').add_arguments(subparser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; return its exit code, 2 after an error, 130 after Ctrl-C."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = make_parser([word for word in words if word in COMMANDS][:1]).parse_args(words)
+    try:
+        code: int = import_module(f'segzero_ros.cli.{options.command}').run(options)
+    except SegZeroError as error:
+        print(f'segzero {options.command}: {error}', file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f'segzero {options.command}: interrupted', file=sys.stderr)
+        return INTERRUPTED
+    return code

@@ -1,0 +1,123 @@
+"""A bag as a camera: its image, depth and camera_info messages as they came, with new stamps.
+
+Imports rclpy's serialization and the messages; bags of every kind are read by `replay.bag`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rclpy.serialization import deserialize_message
+from rclpy.time import Time
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from segzero_ros.replay.bag import BagMessage, BagReader
+from segzero_ros.ros.camera_sources import CameraError
+
+_TYPES = {
+    'sensor_msgs/msg/Image': Image,
+    'sensor_msgs/msg/CompressedImage': CompressedImage,
+    'sensor_msgs/msg/CameraInfo': CameraInfo,
+}
+# Between two playings; a bag may hold a single picture.
+_PAUSE_NS = 100_000_000
+# A message to publish, and on which topic.
+Shown = tuple[str, Any]
+_DEPTH_ENCODINGS = ('16UC1', '32FC1', 'mono16')
+
+
+class BagReel:
+    """The camera that a bag recorded.
+
+    Args:
+        path: the bag.
+        item: the image topic, where the bag holds several; empty for the first.
+        loop: whether it starts again when it is through.
+    """
+
+    def __init__(self, path: Path, item: str, *, loop: bool) -> None:
+        self._bag = BagReader(path)
+        try:
+            self._roles = self._find_roles(item)
+        except CameraError:
+            self._bag.close()
+            raise
+        self._loop = loop
+        self._due: BagMessage | None = None
+        self._rewind()
+
+    def close(self) -> None:
+        """Close the bag."""
+        self._bag.close()
+
+    def next(self, now: Time) -> tuple[list[Shown], int | None]:
+        """Return the message that is due, and after how long the next one is; None at the end.
+
+        Stamps are moved to now by one offset for each playing, so that their distances stay.
+        """
+        shown = []
+        before = self._due
+        if before is not None:
+            shown.append((self._roles[before.topic], self._restamped(_message(before), now)))
+        self._due = next(self._messages, None)
+        if self._due is not None:
+            return shown, max(0, self._due.stamp_ns - before.stamp_ns) if before else 0
+        if not self._loop:
+            return shown, None
+        self._rewind()
+        return shown, _PAUSE_NS
+
+    def _rewind(self) -> None:
+        self._messages = self._bag.messages(set(self._roles))
+        self._offset_ns: int | None = None
+
+    def _restamped(self, message: Any, now: Time) -> Any:
+        old = Time.from_msg(message.header.stamp).nanoseconds
+        if self._offset_ns is None:
+            self._offset_ns = now.nanoseconds - old
+        message.header.stamp = Time(nanoseconds=old + self._offset_ns).to_msg()
+        return message
+
+    def _find_roles(self, item: str) -> dict[str, str]:
+        """Return which topic of the bag is published as `image`, `depth` and `camera_info`."""
+        topics = {topic: kind for topic, kind in self._bag.topics.items() if kind in _TYPES}
+        first = {
+            topic: next(self._bag.messages({topic})) for topic in topics if self._holds(topic)
+        }
+        pictures = [topic for topic in first if topics[topic] != 'sensor_msgs/msg/CameraInfo']
+        depths = [topic for topic in pictures if _is_depth(_message(first[topic]))]
+        colours = [topic for topic in pictures if topic not in depths]
+        if not colours:
+            raise CameraError(f'{self._bag.path} holds no colour images.')
+        if item and item not in colours:
+            raise CameraError(
+                f'{self._bag.path} holds no images on {item!r}; on {", ".join(colours)} it does.'
+            )
+        image = item or colours[0]
+        compressed = topics[image] == 'sensor_msgs/msg/CompressedImage'
+        roles = {image: 'image/compressed' if compressed else 'image'}
+        infos = [topic for topic in first if topics[topic] == 'sensor_msgs/msg/CameraInfo']
+        for role, candidates in (('depth', depths), ('camera_info', infos)):
+            if candidates:
+                roles[max(candidates, key=lambda topic: _kinship(topic, image))] = role
+        return roles
+
+    def _holds(self, topic: str) -> bool:
+        return next(self._bag.messages({topic}), None) is not None
+
+
+def _message(recorded: BagMessage) -> Any:
+    return deserialize_message(recorded.data, _TYPES[recorded.type])
+
+
+def _is_depth(message: Any) -> bool:
+    if isinstance(message, CompressedImage):
+        return 'compressedDepth' in message.format
+    return message.encoding in _DEPTH_ENCODINGS
+
+
+def _kinship(topic: str, image: str) -> int:
+    """Return how many leading parts of their names two topics share."""
+    parts = zip(topic.split('/'), image.split('/'), strict=False)
+    return next((index for index, (a, b) in enumerate(parts) if a != b), 99)

@@ -1,0 +1,288 @@
+"""A camera that looks at photographs, pictures in a folder, generated scenes or a bag.
+
+    ros2 run segzero_ros camera_sim --ros-args -r __ns:=/camera -p item:=coffee
+    ros2 param set /camera/camera_sim item astronaut
+
+publishes `image` (and `image/compressed` when asked), `depth` and `camera_info` with one stamp, as
+a depth camera's driver does. Imports rclpy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rcl_interfaces.msg import SetParametersResult
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.time import Time
+from rclpy.utilities import try_shutdown
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from segzero_ros.ros.camera_bag import BagReel, Shown
+from segzero_ros.ros.camera_messages import (
+    camera_info_message,
+    compressed_message,
+    depth_message,
+    ENCODINGS,
+    image_message,
+)
+from segzero_ros.ros.camera_sources import open_source
+from segzero_ros.ros.parameters import declare, Spec, Takes
+from segzero_ros.types import SegZeroError
+
+NANO = 1_000_000_000
+_DEPTH = 5
+
+SPECS = (
+    Spec(
+        'source',
+        'photograph',
+        'What the camera looks at; setting it alone goes to its first item.',
+        Takes.AT_ONCE,
+        choices=('photograph', 'folder', 'scene', 'bag'),
+    ),
+    Spec(
+        'item',
+        '',
+        'Which of them: a name of a photograph, a file in the folder, scene_7 for the '
+        'scene of seed 7, an image topic of the bag. Empty: the first.',
+        Takes.AT_ONCE,
+    ),
+    Spec('path', '', 'The folder, or the bag.', Takes.AT_ONCE),
+    Spec(
+        'item_period',
+        0.0,
+        'Seconds until the camera looks at the next item; 0: it stays.',
+        Takes.AT_ONCE,
+        least=0,
+        most=86400,
+    ),
+    Spec(
+        'rate',
+        10.0,
+        'Pictures per second; a bag keeps its own pace.',
+        Takes.AT_ONCE,
+        least=0.1,
+        most=240,
+    ),
+    Spec('loop', True, 'Whether a bag starts again when it is through.', Takes.AT_ONCE),
+    Spec('encoding', 'rgb8', "The images' encoding.", Takes.AT_ONCE, choices=ENCODINGS),
+    Spec(
+        'compression',
+        '',
+        'Publish on image/compressed too, as jpeg or png.',
+        Takes.AT_ONCE,
+        choices=('', 'jpeg', 'png'),
+    ),
+    Spec(
+        'depth_encoding',
+        '16UC1',
+        "The depth images' encoding: millimetres or metres; none: no depth.",
+        Takes.AT_ONCE,
+        choices=('16UC1', '32FC1', 'none'),
+    ),
+    Spec('frame_id', 'camera_color_optical_frame', 'Where the camera is.', Takes.AT_ONCE),
+    Spec(
+        'reliability',
+        'reliable',
+        'What the publishers offer.',
+        Takes.AT_START,
+        choices=('reliable', 'best_effort'),
+    ),
+)
+_BY_NAME = {spec.name: spec for spec in SPECS}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters' values."""
+
+    source: str
+    item: str
+    path: str
+    item_period: float
+    rate: float
+    loop: bool
+    encoding: str
+    compression: str
+    depth_encoding: str
+    frame_id: str
+    reliability: str
+
+
+class Reel(Protocol):
+    """What the camera shows, one after the other."""
+
+    def next(self, now: Time) -> tuple[list[Shown], int | None]:
+        """Return what is published now, and after how many ns to ask again; None: never."""
+        ...
+
+    def close(self) -> None:
+        """Close the files."""
+        ...
+
+
+class StillReel:
+    """Pictures that stand still, each for a while, each time with a new stamp."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._source = open_source(settings.source, settings.path)
+        self._item = settings.item or self._source.items()[0]
+        self._since: Time | None = None
+        self._messages = self._make()
+
+    def close(self) -> None:
+        """Do nothing: no file is open."""
+
+    def next(self, now: Time) -> tuple[list[Shown], int | None]:
+        """Return the picture's messages with this stamp, and the time between two pictures."""
+        self._since = self._since or now
+        period = self._settings.item_period
+        if period and (now - self._since).nanoseconds >= period * NANO:
+            self._go_on()
+            self._since = now
+        stamp = now.to_msg()
+        for _, message in self._messages:
+            message.header.stamp = stamp
+        return self._messages, round(NANO / self._settings.rate)
+
+    def _go_on(self) -> None:
+        items = self._source.items()
+        index = items.index(self._item) + 1 if self._item in items else 0
+        self._item = items[index % len(items)]
+        self._messages = self._make()
+
+    def _make(self) -> list[Shown]:
+        """Make the picture's messages once; only their stamps change from time to time."""
+        frame, settings = self._source.frame(self._item), self._settings
+        header = Header(frame_id=settings.frame_id)
+        made: list[Shown] = []
+        if frame.intrinsics is not None:
+            made.append(('camera_info', camera_info_message(frame.intrinsics, header)))
+        if frame.depth is not None and settings.depth_encoding != 'none':
+            made.append(('depth', depth_message(frame.depth, settings.depth_encoding, header)))
+        if settings.compression:
+            message = compressed_message(frame.image, settings.compression, header)
+            made.append(('image/compressed', message))
+        # The picture last: with it, all that belongs to it is there.
+        made.append(('image', image_message(frame.image, settings.encoding, header)))
+        return made
+
+
+def open_reel(settings: Settings) -> Reel:
+    """Return what the settings name; raise SegZeroError if it cannot be had."""
+    if settings.source == 'bag':
+        return BagReel(Path(settings.path).expanduser(), settings.item, loop=settings.loop)
+    return StillReel(settings)
+
+
+class CameraSim(Node):
+    """Publishes what a camera does; every parameter but the QoS can be set while it runs."""
+
+    def __init__(self) -> None:
+        super().__init__('camera_sim')
+        for warning in declare(self, SPECS):
+            self.get_logger().warning(warning)
+        settings = self._settings([])
+        self._reel = open_reel(settings)
+        self._next_reel: Reel | None = None
+        reliability = ReliabilityPolicy[settings.reliability.upper()]
+        qos = QoSProfile(depth=_DEPTH, reliability=reliability)
+        self._outlets = {
+            name: self.create_publisher(kind, name, qos)
+            for name, kind in (
+                ('image', Image),
+                ('image/compressed', CompressedImage),
+                ('depth', Image),
+                ('camera_info', CameraInfo),
+            )
+        }
+        self._timer = self.create_timer(0.0, self._tick)
+        self.add_pre_set_parameters_callback(_complete)
+        self.add_on_set_parameters_callback(self._check)
+        self.add_post_set_parameters_callback(self._change)
+
+    def destroy_node(self) -> None:
+        """Close the files and leave the graph."""
+        self._reel.close()
+        super().destroy_node()
+
+    def _settings(self, changes: list[Parameter]) -> Settings:
+        """Return the settings with some parameters changed; raise ParameterError where wrong."""
+        values = {name: self.get_parameter(name).value for name in _BY_NAME}
+        values.update({p.name: p.value for p in changes if p.name in _BY_NAME})
+        checked: dict[str, Any] = {
+            name: _BY_NAME[name].read(value) for name, value in values.items()
+        }
+        return Settings(**checked)
+
+    def _check(self, changes: list[Parameter]) -> SetParametersResult:
+        try:
+            self._next_reel = open_reel(self._settings(changes))
+        except SegZeroError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _change(self, _: list[Parameter]) -> None:
+        if self._next_reel is not None:
+            self._reel.close()
+            self._reel, self._next_reel = self._next_reel, None
+            self._schedule(0)
+
+    def _tick(self) -> None:
+        try:
+            shown, delay_ns = self._reel.next(self.get_clock().now())
+        except SegZeroError as error:
+            self.get_logger().error(str(error))
+            delay_ns, shown = None, []
+        for topic, message in shown:
+            self._outlets[topic].publish(message)
+        if delay_ns is None:
+            self.get_logger().info('There is nothing more to show.')
+            self._timer.cancel()
+        else:
+            self._schedule(delay_ns)
+
+    def _schedule(self, delay_ns: int) -> None:
+        self._timer.timer_period_ns = delay_ns
+        self._timer.reset()
+
+
+def _complete(changes: list[Parameter]) -> list[Parameter]:
+    """Go to the first item of a new source, and read whole numbers where a number is due."""
+    changes = [
+        Parameter(change.name, value=float(change.value))
+        if type(change.value) is int and change.name in ('rate', 'item_period')
+        else change
+        for change in changes
+    ]
+    names = {change.name for change in changes}
+    if names & {'source', 'path'} and 'item' not in names:
+        return [*changes, Parameter('item', value='')]
+    return changes
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the camera until Ctrl-C; return 1 after saying why there is nothing to look at."""
+    rclpy.init(args=args)
+    try:
+        node = CameraSim()
+    except SegZeroError as error:
+        rclpy.logging.get_logger('camera_sim').fatal(str(error))
+        try_shutdown()
+        return 1
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        try_shutdown()
+    return 0

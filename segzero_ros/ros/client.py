@@ -1,0 +1,345 @@
+"""Ask a running perception node, by its action, its topic or its service.
+
+For programs that are not ROS nodes themselves: calls wait, and may be interrupted with Ctrl-C.
+Imports rclpy and the messages.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+import math
+import os
+import queue
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rclpy.action import ActionClient, get_action_names_and_types
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header, String
+
+from segzero_ros.action import Segment
+from segzero_ros.msg import SegmentationResult
+from segzero_ros.ros.background import BackgroundNode, wait_for_future, wait_for_graph
+from segzero_ros.ros.messages import answer_from, rgb_image, to_ns
+from segzero_ros.ros.query_text import tidy
+from segzero_ros.srv import SegmentOnce
+from segzero_ros.types import Answer, Frame, RgbImage, SegZeroError, Stage
+
+# How long the node may take to stop a goal that was given up.
+_CANCEL_TIME = 5.0
+# How often a waiting client looks whether the node still lives.
+_LIFE_PERIOD = 0.5
+_KEPT_OVERLAYS = 8
+
+
+class ClientError(SegZeroError):
+    """The node cannot be asked; the text names the cause and what is there instead."""
+
+
+class NoNode(ClientError):
+    """There is no perception node under this name."""
+
+
+class NoAnswer(ClientError):
+    """The node did not answer in the time it was given."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the node is with a query.
+
+    Attributes:
+        stage: what it is doing.
+        text: what the model wrote since the last one.
+        elapsed: seconds since acceptance; NaN where only the text is known.
+    """
+
+    stage: Stage
+    text: str
+    elapsed: float
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """An answer, with what its message said about the frame.
+
+    Attributes:
+        answer: the answer; its frame is there when the picture came from this client.
+        stamp_ns: when the frame was taken.
+        frame_id: the optical frame that poses are given in.
+        width: of the frame, pixels; 0 where there was none.
+        height: of the frame, pixels; 0 where there was none.
+    """
+
+    answer: Answer
+    stamp_ns: int
+    frame_id: str
+    width: int
+    height: int
+
+
+OnProgress = Callable[[Progress], None]
+# What a waiting call hears; None: its result is there.
+_News = queue.SimpleQueue[Progress | SegmentationResult | None]
+
+
+def ignore(_: Progress) -> None:
+    """Listen to nothing."""
+
+
+class PerceptionClient:
+    """A client of one perception node, on the graph until `close()`.
+
+    Args:
+        namespace: where the node is, as `segzero`; its topics are below it.
+        overlays: whether to keep the node's pictures of its answers, for `overlay`.
+    """
+
+    def __init__(self, namespace: str = 'segzero', *, overlays: bool = False) -> None:
+        self.namespace = '/' + namespace.strip('/')
+        self._background = BackgroundNode(f'segzero_client_{os.getpid()}', self.namespace)
+        self._node = node = self._background.node
+        deep = QoSProfile(depth=1000)
+        self._action = ActionClient(node, Segment, 'segment')
+        self._service = node.create_client(SegmentOnce, 'segment_once')
+        self._queries = node.create_publisher(String, 'query', deep)
+        self._heard: _News | None = None
+        node.create_subscription(SegmentationResult, 'result', self._hear, deep)
+        node.create_subscription(String, 'reasoning', self._hear_reasoning, deep)
+        self._overlays: deque[Image] = deque(maxlen=_KEPT_OVERLAYS)
+        self._overlay_came = threading.Condition()
+        if overlays:
+            # From the start, so that the node hears of it in time for the first answer.
+            node.create_subscription(
+                Image, 'overlay', self._keep_overlay, QoSProfile(depth=_KEPT_OVERLAYS)
+            )
+
+    def __enter__(self) -> PerceptionClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._background.close()
+
+    def wait_for_node(self, timeout: float = 10.0) -> None:
+        """Wait until the node hears this client and is heard; raise NoNode after `timeout` s."""
+
+        def connected() -> bool:
+            return bool(
+                self._action.server_is_ready()
+                and self._service.service_is_ready()
+                and self._queries.get_subscription_count()
+                and self._node.count_publishers('result')
+            )
+
+        if not wait_for_graph(connected, timeout):
+            raise NoNode(
+                f'No perception node answers in the namespace {self.namespace} '
+                f'(waited {timeout:g} s for the action {self.namespace}/segment). '
+                + self._surroundings()
+            )
+
+    def ask(
+        self,
+        text: str,
+        image: RgbImage | None = None,
+        on_progress: OnProgress = ignore,
+        timeout: float = 120.0,
+    ) -> Reply:
+        """Ask by the action.
+
+        Ctrl-C while waiting cancels the goal; the result then says CANCELED.
+
+        Args:
+            text: the query.
+            image: (H, W, 3) uint8 RGB to ask about; None for the newest camera frame.
+            on_progress: called in this thread with each feedback of the node.
+            timeout: seconds until the goal is given up.
+
+        Returns:
+            What the node answered, whatever its status.
+
+        Raises:
+            NoNode: the node is not there, or left.
+            NoAnswer: the time is over; the goal was cancelled.
+        """
+        goal = Segment.Goal(query=text, image=_message(image))
+        news: _News = queue.SimpleQueue()
+
+        def hear(message: Any) -> None:
+            feedback = message.feedback
+            news.put(Progress(Stage(feedback.stage), feedback.reasoning_delta, feedback.elapsed))
+
+        deadline = time.monotonic() + timeout
+        sent = self._action.send_goal_async(goal, feedback_callback=hear)
+        self._wait(sent, timeout, text)
+        handle = sent.result()
+        if not handle.accepted:
+            raise ClientError(f'The node in {self.namespace} did not accept the goal.')
+        outcome = handle.get_result_async()
+        outcome.add_done_callback(lambda _: news.put(None))
+        try:
+            while isinstance(progress := self._next(news, deadline), Progress):
+                on_progress(progress)
+        except (KeyboardInterrupt, queue.Empty) as reason:
+            handle.cancel_goal_async()
+            if not wait_for_future(outcome, _CANCEL_TIME) or isinstance(reason, queue.Empty):
+                raise self._no_answer(text, timeout) from None
+        return _reply(outcome.result().result.result, image)
+
+    def ask_by_topic(
+        self, text: str, on_progress: OnProgress = ignore, timeout: float = 120.0
+    ) -> Reply:
+        """Publish a query on `query` and wait for its result on `result`.
+
+        A result carries no more than the query's text, so another program that asks the same at
+        the same time may be answered in its place; the action has no such doubt. The same holds
+        for what comes on `reasoning`.
+        """
+        heard: _News = queue.SimpleQueue()
+        self._heard = heard
+        deadline = time.monotonic() + timeout
+        wanted = tidy(text)
+        self._queries.publish(String(data=text))
+        try:
+            while True:
+                news = self._next(heard, deadline)
+                if isinstance(news, Progress):
+                    on_progress(news)
+                elif news is not None and news.query == wanted:
+                    return _reply(news, None)
+        except queue.Empty:
+            raise self._no_answer(text, timeout) from None
+        finally:
+            self._heard = None
+
+    def ask_by_service(
+        self, text: str, image: RgbImage | None = None, timeout: float = 120.0
+    ) -> Reply:
+        """Ask by the service `segment_once`."""
+        request = SegmentOnce.Request(query=text, image=_message(image))
+        future = self._service.call_async(request)
+        self._wait(future, timeout, text)
+        return _reply(future.result().result, image)
+
+    def overlay(self, reply: Reply, timeout: float = 10.0) -> RgbImage:
+        """Return the node's picture of the newest answer about the reply's frame.
+
+        Raises:
+            NoAnswer: none came; the client has to be made with `overlays`.
+        """
+
+        def found() -> Image | None:
+            pictures = reversed(self._overlays)
+            return next((p for p in pictures if to_ns(p.header.stamp) == reply.stamp_ns), None)
+
+        with self._overlay_came:
+            self._overlay_came.wait_for(lambda: found() is not None, timeout)
+            message = found()
+        if message is None:
+            raise NoAnswer(f'No picture came on {self.namespace}/overlay in {timeout:g} s.')
+        pixels = np.frombuffer(message.data, np.uint8)
+        return pixels.reshape(message.height, message.width, 3).copy()
+
+    def image_topics(self) -> list[str]:
+        """Return the topics on the graph that carry images."""
+        return sorted(
+            topic
+            for topic, types in self._node.get_topic_names_and_types()
+            if {'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'} & set(types)
+            and self._node.count_publishers(topic)
+            and not topic.startswith(f'{self.namespace}/')
+        )
+
+    def _keep_overlay(self, message: Image) -> None:
+        with self._overlay_came:
+            self._overlays.append(message)
+            self._overlay_came.notify_all()
+
+    def _hear(self, news: Progress | SegmentationResult) -> None:
+        if (heard := self._heard) is not None:
+            heard.put(news)
+
+    def _hear_reasoning(self, message: String) -> None:
+        self._hear(Progress(Stage.REASONING, message.data, math.nan))
+
+    def _next(self, news: _News, deadline: float) -> Progress | SegmentationResult | None:
+        """Return what comes next; raise queue.Empty after the deadline, NoNode without a node."""
+        while True:
+            patience = deadline - time.monotonic()
+            try:
+                return news.get(timeout=max(0.0, min(patience, _LIFE_PERIOD)))
+            except queue.Empty:
+                self._must_be_there()
+                if patience <= _LIFE_PERIOD:
+                    raise
+
+    def _wait(self, future: Any, timeout: float, text: str) -> None:
+        deadline = time.monotonic() + timeout
+        while not wait_for_future(future, min(_LIFE_PERIOD, deadline - time.monotonic())):
+            self._must_be_there()
+            if time.monotonic() >= deadline:
+                raise self._no_answer(text, timeout)
+
+    def _must_be_there(self) -> None:
+        if not self._action.server_is_ready():
+            raise NoNode(
+                f'The node in {self.namespace} is no longer there. ' + self._surroundings()
+            )
+
+    def _no_answer(self, text: str, timeout: float) -> NoAnswer:
+        return NoAnswer(
+            f'{self.namespace} did not answer {text!r} within {timeout:g} s. Its state is on '
+            '/diagnostics; a larger timeout may do.'
+        )
+
+    def _surroundings(self) -> str:
+        """Say what else is on the graph."""
+        others = sorted(
+            name.removesuffix('/segment') or '/'
+            for name, types in get_action_names_and_types(self._node)
+            if 'segzero_ros/action/Segment' in types and not name.startswith(self.namespace + '/')
+        )
+        if others:
+            return f'There are perception nodes in {", ".join(others)}.'
+        own = self._node.get_fully_qualified_name()
+        nodes = sorted(
+            f'{namespace.rstrip("/")}/{name}'
+            for name, namespace in self._node.get_node_names_and_namespaces()
+        )
+        nodes = [name for name in nodes if name != own]
+        there = f'The graph holds {", ".join(nodes)}' if nodes else 'The graph is empty'
+        domain = os.environ.get('ROS_DOMAIN_ID', '0')
+        return (
+            f'{there} (ROS_DOMAIN_ID {domain}). Start one with '
+            '`ros2 launch segzero_ros perception.launch.py`.'
+        )
+
+
+def _message(image: RgbImage | None) -> Image:
+    return Image() if image is None else rgb_image(image, Header())
+
+
+def _reply(result: SegmentationResult, image: RgbImage | None) -> Reply:
+    header = result.header
+    return Reply(
+        answer_from(result, None if image is None else Frame(image)),
+        to_ns(header.stamp),
+        header.frame_id,
+        result.image_width,
+        result.image_height,
+    )

@@ -1,0 +1,101 @@
+"""Record what programs say to each other into a bag, as they say it.
+
+Imports rclpy; the bag itself is `replay.bag`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import importlib
+import logging
+from types import TracebackType
+
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from segzero_ros.replay.bag import BagError, BagWriter
+from segzero_ros.ros.background import BackgroundNode, wait_for_graph
+
+_logger = logging.getLogger(__name__)
+
+_LOOK_PERIOD = 0.25
+_DEPTH = 100
+
+
+class Recorder:
+    """Subscribes to every topic of some namespaces as soon as somebody publishes it.
+
+    Messages are written serialized, as they came, with the time at which they came. A topic whose
+    type has no definition here is left out with a warning.
+    """
+
+    def __init__(
+        self, bag: BagWriter, namespaces: Iterable[str], topics: Iterable[str] = ()
+    ) -> None:
+        """Start to record.
+
+        Args:
+            bag: an open bag; it has to outlive the recorder.
+            namespaces: as `/segzero`; every topic below them is recorded.
+            topics: full names of further topics.
+        """
+        self._bag = bag
+        self._prefixes = tuple(f'{name.rstrip("/")}/' for name in namespaces)
+        self._topics = set(topics)
+        self._seen: set[str] = set()
+        self._background = BackgroundNode('segzero_recorder')
+        self._node = self._background.node
+        self._node.create_timer(_LOOK_PERIOD, self._look)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop to record; the bag stays open."""
+        self._background.close()
+
+    def wait_for(self, topics: Iterable[str], timeout: float) -> bool:
+        """Wait until these topics are recorded; return whether they are after `timeout` s."""
+        wanted = set(topics)
+        return wait_for_graph(lambda: wanted <= self._seen, timeout)
+
+    def _look(self) -> None:
+        for topic, types in self._node.get_topic_names_and_types():
+            wanted = topic in self._topics or topic.startswith(self._prefixes)
+            if wanted and topic not in self._seen and self._node.count_publishers(topic):
+                self._record(topic, types[0])
+                self._seen.add(topic)
+
+    def _record(self, topic: str, message_type: str) -> None:
+        offers = [info.qos_profile for info in self._node.get_publishers_info_by_topic(topic)]
+        reliable = all(offer.reliability == ReliabilityPolicy.RELIABLE for offer in offers)
+        lasting = all(offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
+        try:
+            self._bag.add_topic(topic, message_type, reliable=reliable)
+            message_class = _message_class(message_type)
+        except (BagError, ImportError, AttributeError) as error:
+            _logger.warning('%s is not recorded: %s', topic, error)
+            return
+        qos = QoSProfile(
+            depth=_DEPTH,
+            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if lasting else DurabilityPolicy.VOLATILE,
+        )
+
+        def write(message: bytes) -> None:
+            self._bag.write(topic, message, self._node.get_clock().now().nanoseconds)
+
+        self._node.create_subscription(message_class, topic, write, qos, raw=True)
+
+
+def _message_class(message_type: str) -> type:
+    package, _, name = message_type.split('/')
+    message_class: type = getattr(importlib.import_module(f'{package}.msg'), name)
+    return message_class
