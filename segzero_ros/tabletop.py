@@ -27,8 +27,9 @@ WORKING_SIDE = 400
 _SAMPLES = 2000
 _RANKING = 500
 _HYPOTHESES = 96
-_INLIER = 0.006  # of the inverse depth: 5 mm at 0.8 m
-_LEAST_INLIERS = 0.2
+# Of the inverse depth: 5 mm at 0.8 m, for a table; else 1.2 cm, for a floor as stereo sees it.
+_INLIERS = (0.006, 0.015)
+_LEAST_INLIERS = 0.15
 _LEAST_VALID = 0.25
 
 
@@ -169,18 +170,29 @@ def _fit(inverse: Values, usable: Mask, k: Intrinsics) -> Array | None:
     x, y = columns[chosen].astype(np.float64), rows[chosen].astype(np.float64)
     values = inverse[rows[chosen], columns[chosen]].astype(np.float64)
     planes = _hypotheses(rng, x, y, values, 0.002 * usable.size)
+    for tolerance in _INLIERS:
+        plane = _best_plane(planes, x, y, values, k, tolerance)
+        if plane is not None:
+            return plane
+    return None
+
+
+def _best_plane(
+    planes: Array, x: Array, y: Array, values: Array, k: Intrinsics, tolerance: float
+) -> Array | None:
+    """Return the best hypothesis, fitted to all that agree with it; None if too few do."""
     # A part of the samples ranks the hypotheses; all of them fit the best.
     few = slice(0, _RANKING)
     expected = planes[:, :1] * x[few] + planes[:, 1:2] * y[few] + planes[:, 2:]
-    inliers = (np.abs(expected - values[few]) < _INLIER * values[few]).sum(axis=1)
+    inliers = (np.abs(expected - values[few]) < tolerance * values[few]).sum(axis=1)
     scaled = np.stack([_metric(plane, k) for plane in planes])
     facing_up = scaled[:, 1] / np.maximum(np.linalg.norm(scaled, axis=1), 1e-9)
     # Things stand on what rises towards the bottom of the picture; a wall is only the next best.
     weights = np.select([facing_up > 0.25, facing_up > -0.1], [1.5, 1.0], 0.2)
     plane = planes[int((inliers * weights).argmax())]
-    for tolerance in (_INLIER, 0.7 * _INLIER, 0.5 * _INLIER):
-        close = np.abs(plane[0] * x + plane[1] * y + plane[2] - values) < tolerance * values
-        if close.mean() < _LEAST_INLIERS:
+    for share in (1.0, 0.7, 0.5):
+        close = np.abs(plane[0] * x + plane[1] * y + plane[2] - values) < share * tolerance * values
+        if close.mean() < _LEAST_INLIERS * share:
             return None
         basis = np.stack([x[close], y[close], np.ones(int(close.sum()))])
         plane = np.linalg.solve(basis @ basis.T, basis @ values[close])
