@@ -146,10 +146,16 @@ def make_tiny_qwen(
         RuntimeError: it did not learn the answers.
     """
     pairs = list(pairs if pairs is not None else example_pairs())
-    torch.manual_seed(seed)
     processor = _processor(architecture, pairs)
-    model = _model(architecture, processor.tokenizer)
-    _learn(model, processor, pairs)
+    threads = torch.get_num_threads()
+    # So small a model learns no faster on more threads, and wastes them.
+    torch.set_num_threads(1)
+    try:
+        torch.manual_seed(seed)
+        model = _model(architecture, processor.tokenizer)
+        _learn(model, processor, pairs)
+    finally:
+        torch.set_num_threads(threads)
     folder = Path(folder)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

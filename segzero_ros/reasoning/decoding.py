@@ -103,7 +103,7 @@ class Decoder:
         positions, offset = self._positions(prompt)
         with between_layers(self._model, check):
             hidden = self._read(prompt, positions)
-        logits = self._model.lm_head(hidden)[0].float()
+        logits = self._model.lm_head(hidden).float()
         seen = torch.tensor([prompt.ids], device=logits.device) if self._penalty else None
         place = len(prompt.ids) + offset
         while True:
