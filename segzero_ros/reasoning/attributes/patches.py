@@ -1,12 +1,204 @@
-"""Find things in a picture without depth."""
+"""Find things in a picture without depth: what differs from what surrounds everything.
+
+Colours that line the picture on several of its sides are those of a table, a wall or the ground.
+What is left is cut along edges; neighbours of one paint are put together, and so is what lies
+inside or makes a compact whole. Imports NumPy and OpenCV.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from segzero_ros.reasoning.attributes.fragments import Bytes, Labels
+from segzero_ros.reasoning.attributes.fragments import (
+    Array,
+    Bytes,
+    compact,
+    cut,
+    Groups,
+    Labels,
+    means,
+    Meetings,
+    meetings,
+    without_slivers,
+)
+from segzero_ros.types import Mask
+
+# Lightness is coarse: light and shadow change it, paint does not.
+_LIGHT_STEP, _COLOUR_STEP, _BINS = 22, 5, (12, 32, 32)
+# A colour covers a side of the picture from this share of its pixels on.
+_COVERS = 0.12
+# A colour that covers so many of the four sides is not a thing's.
+_SIDES = 2.0
+# A thing made of several paints is taken as one if it fills this share of its convex outline.
+_COMPACT = 0.86
+_LARGEST = 0.45
 
 
-def coloured_patches(rgb: Bytes, lab: Bytes) -> Labels:
-    """Number the patches."""
-    return np.zeros(rgb.shape[:2], np.int32)
+@dataclass(frozen=True, eq=False)
+class _Pieces:
+    """The picture in pieces; arrays have a row for each piece, 0 unused.
+
+    Attributes:
+        labels: (h, w) the piece of each pixel.
+        lab: (N, 3) mean colours: L 0 to 255, a and b around 0.
+        size: (N,) pixels.
+        background: (N,) whether it is of what surrounds everything.
+        met: which pieces touch.
+    """
+
+    labels: Labels
+    lab: Array
+    size: Array
+    background: Mask
+    met: Meetings
+
+    @property
+    def chroma(self) -> Array:
+        """(N,) distance from grey."""
+        return np.asarray(np.hypot(self.lab[:, 1], self.lab[:, 2]))
+
+
+def coloured_patches(lab: Bytes) -> Labels:
+    """Number the things in a picture.
+
+    Args:
+        lab: (h, w, 3) uint8 the working picture in OpenCV's Lab.
+
+    Returns:
+        (h, w) int32: 0 for what surrounds everything, else a thing's number.
+    """
+    smooth = np.asarray(cv2.medianBlur(cv2.bilateralFilter(lab, 7, 28, 5), 5), np.uint8)
+    pieces = _cut_up(smooth)
+    _fade_shadows(pieces)
+    groups = Groups(len(pieces.size) - 1)
+    _join_paint(groups, pieces)
+    _join_enclosed(groups, pieces)
+    numbers = groups.all()
+    numbers[pieces.background] = 0
+    parts = compact(numbers[pieces.labels].astype(np.int32))
+    return _without_room(without_slivers(_whole(parts)))
+
+
+def surroundings(lab: Bytes) -> NDArray[np.float32]:
+    """Return (h, w) how many of the picture's four sides each pixel's colour covers, 0 to 4."""
+    depth = max(4, lab.shape[0] // 40)
+    bins = [lab[..., 0] // _LIGHT_STEP]
+    bins += [np.clip((lab[..., i].astype(np.int16) - 128) // _COLOUR_STEP + 16, 0, 31) for i in (1, 2)]
+    index = (bins[0].astype(np.int32) * _BINS[1] + bins[1]) * _BINS[2] + bins[2]
+    cover = np.zeros(_BINS, np.float32)
+    for side in (index[:depth], index[-depth:], index[:, :depth], index[:, -depth:]):
+        counts = np.bincount(side.ravel(), minlength=cover.size).astype(np.float32)
+        around = np.pad(counts.reshape(_BINS), 1)
+        for axis in range(3):
+            around = around + np.roll(around, 1, axis) + np.roll(around, -1, axis)
+        cover += np.clip(around[1:-1, 1:-1, 1:-1] / (side.size * _COVERS), 0, 1)
+    return np.asarray(cover.ravel()[index], np.float32)
+
+
+def _cut_up(smooth: Bytes) -> _Pieces:
+    """Cut the picture along its edges."""
+    light, a, b = (smooth[..., channel].astype(np.float32) for channel in range(3))
+    stretched = [0.55 * light, 1.5 * (a - 128) + 128, 1.5 * (b - 128) + 128]
+    edges = np.clip(np.stack(stretched, axis=-1), 0, 255).astype(np.uint8)
+    labels, count = cut(edges, np.ones(light.shape, np.bool_), 10, 12)
+    cover = cv2.blur(surroundings(smooth), (5, 5))
+    values = np.dstack([smooth.astype(np.float32), cover])
+    averages = means(labels, values, count)
+    averages[:, 1:3] -= 128
+    steps = {
+        axis: (np.abs(np.diff(light, axis=axis)).astype(np.float32),) for axis in (0, 1)
+    }
+    return _Pieces(
+        labels,
+        averages[:, :3],
+        np.bincount(labels.ravel(), minlength=count + 1).astype(np.float64),
+        np.asarray(averages[:, 3] > _SIDES),
+        meetings(labels, steps),
+    )
+
+
+def _fade_shadows(pieces: _Pieces) -> None:
+    """Take for background what is the background beside it, only darker."""
+    lab, background, met = pieces.lab, pieces.background, pieces.met
+    for _ in range(2):
+        for first, second in zip(met.first.tolist(), met.second.tolist(), strict=True):
+            for one, other in ((first, second), (second, first)):
+                if background[one] or not background[other]:
+                    continue
+                ratio = lab[one, 0] / max(lab[other, 0], 1.0)
+                # A shadow takes light and colour off alike.
+                shift = np.hypot(*(lab[one, 1:] - ratio * lab[other, 1:]))
+                if 0.42 < ratio < 1.0 and shift < 5.0 and lab[one, 0] > 45:
+                    background[one] = True
+
+
+def _join_paint(groups: Groups, pieces: _Pieces) -> None:
+    """Put together neighbours of one paint, in light and in shadow."""
+    met, lab = pieces.met, pieces.lab
+    chroma = np.minimum(pieces.chroma[met.first], pieces.chroma[met.second])
+    offset = lab[met.first] - lab[met.second]
+    # In shadow, colours are nearer to grey: what counts is the angle of hue.
+    angle = np.arctan2(lab[:, 2], lab[:, 1])
+    turn = np.abs((angle[met.first] - angle[met.second] + np.pi) % (2 * np.pi) - np.pi)
+    colourful = (chroma > 14) & (turn < 0.22) & (np.abs(offset[:, 0]) < 75)
+    alike = (np.hypot(offset[:, 1], offset[:, 2]) < 7) & (np.abs(offset[:, 0]) < 28)
+    inside = ~pieces.background[met.first] & ~pieces.background[met.second]
+    long = met.length > 0.25 * np.sqrt(np.minimum(pieces.size[met.first], pieces.size[met.second]))
+    for index in np.flatnonzero((colourful | alike) & inside & long):
+        groups.join(int(met.first[index]), int(met.second[index]))
+
+
+def _join_enclosed(groups: Groups, pieces: _Pieces) -> None:
+    """Put highlights, holes and prints to what they lie in."""
+    met = pieces.met
+    for _ in range(2):
+        owners = groups.all()
+        border: dict[int, dict[int, float]] = {}
+        for first, second, length in zip(
+            owners[met.first].tolist(), owners[met.second].tolist(), met.length, strict=True
+        ):
+            if first != second:
+                for one, other in ((first, second), (second, first)):
+                    border.setdefault(one, {}).setdefault(other, 0.0)
+                    border[one][other] += length
+        sizes = np.bincount(owners, pieces.size, minlength=len(owners))
+        for group, sides in border.items():
+            around, length = max(sides.items(), key=lambda item: item[1])
+            if pieces.background[group] or pieces.background[around]:
+                continue
+            share = length / sum(sides.values())
+            if sizes[group] < 0.35 * sizes[around] and share > 0.7:
+                groups.join(group, around)
+
+
+def _whole(parts: Labels) -> Labels:
+    """Take touching parts as one thing where together they are compact."""
+    count, bodies = cv2.connectedComponents((parts > 0).astype(np.uint8), connectivity=4)
+    result = parts.copy()
+    offset = int(parts.max())
+    for number in range(1, count):
+        body = bodies == number
+        borders, _ = cv2.findContours(
+            body.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+        )
+        border = max(borders, key=cv2.contourArea)
+        hull = max(float(cv2.contourArea(cv2.convexHull(border))), 1.0)
+        if cv2.contourArea(border) > _COMPACT * hull and body.mean() < 0.35:
+            result[body] = offset + number
+    return compact(result)
+
+
+def _without_room(labels: Labels) -> Labels:
+    """Drop what is too large for a thing, or goes on beyond three sides of the picture."""
+    count = int(labels.max()) + 1
+    share = np.bincount(labels.ravel(), minlength=count) / labels.size
+    sides = np.zeros(count, np.int64)
+    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        sides += np.bincount(side, minlength=count) > 3
+    room = (share > _LARGEST) | (sides > 2)
+    room[0] = False
+    return compact(np.where(room[labels], 0, labels).astype(np.int32))

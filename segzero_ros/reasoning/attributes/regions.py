@@ -111,7 +111,7 @@ def look(frame: Frame, checkpoint: Checkpoint) -> View:
     checkpoint()
     support = find_support(frame)
     checkpoint()
-    labels = standing_things(support, lab) if support else coloured_patches(rgb, lab)
+    labels = standing_things(support, lab) if support else coloured_patches(lab)
     checkpoint()
     regions = _describe(labels, rgb, lab, frame, support, step)
     checkpoint()
