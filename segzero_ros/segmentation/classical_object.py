@@ -209,7 +209,7 @@ class FollowedObject:
             self._rivals = self._look_alikes()
         self.age += 1
         self._drift = np.zeros(2)
-        self.mask = np.zeros(picture.gray.shape, np.bool_)
+        self.picture, self.mask = picture, np.zeros(picture.gray.shape, np.bool_)
 
     def _look_alikes(self) -> NDArray[np.float64]:
         """Return where else in the last picture with the object it would have been found."""
