@@ -30,6 +30,7 @@ ALLOWED = {
     'loading': {'reasoning', 'segmentation', 'types'},
     'pipeline': {'reasoning', 'segmentation', 'spatial', 'types'},
     'following': {'segmentation', 'spatial', 'types'},
+    'wire': {'types'},
     'simulation': {'types'},
     'ros': OUTER | {'simulation', 'replay'},
     'replay': OUTER,

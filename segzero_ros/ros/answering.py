@@ -18,13 +18,14 @@ from sensor_msgs.msg import Image
 
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.pipeline import Listeners, Pipeline
-from segzero_ros.ros.camera import Camera, frame_of, NANO, NoImage, TakenFrame
+from segzero_ros.ros.camera import Camera, NANO, NoImage, TakenFrame
 from segzero_ros.ros.desk import Desk, SILENT, Ticket
 from segzero_ros.ros.messages import to_result
 from segzero_ros.ros.outlets import Outlets
-from segzero_ros.ros.query_text import read_query
 from segzero_ros.ros.worker import Worker
 from segzero_ros.types import Answer, BadImage, Query, Status, Timing
+from segzero_ros.wire.frames import frame_of
+from segzero_ros.wire.query_text import read_query
 
 Deliver = Callable[[SegmentationResult], None]
 

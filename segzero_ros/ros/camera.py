@@ -1,13 +1,11 @@
 """The camera as the node sees it: three subscriptions, and a frame when one is asked for.
 
 Storing happens in the executor's thread, decoding in the worker's. Imports rclpy, the messages,
-`image_codec` and `types`.
+`wire` and `types`.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-import logging
 import math
 from typing import Any, NamedTuple
 
@@ -16,20 +14,14 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from segzero_ros.ros.camera_subscription import FollowingSubscription
-from segzero_ros.ros.frame_store import FrameStore, Shot, StoredMessage
-from segzero_ros.ros.image_codec import (
-    decode_depth,
-    decode_image,
-    intrinsics_from,
-    is_rectified,
-)
-from segzero_ros.types import BadImage, DepthImage, Frame, Intrinsics, SegZeroError
+from segzero_ros.types import BadImage, Frame, SegZeroError
+from segzero_ros.wire.frame_store import FrameStore, Shot, StoredMessage
+from segzero_ros.wire.frames import make_frame
+from segzero_ros.wire.image_codec import is_rectified
 
 NANO = 1_000_000_000
 # A stamp this far from the clock, in seconds, was made by another clock.
 OTHER_CLOCK = 3600.0
-
-_logger = logging.getLogger(__name__)
 
 
 class NoImage(SegZeroError):
@@ -178,22 +170,12 @@ class Camera:
     def _decode(self, shot: Shot) -> tuple[Frame, str]:
         message = self._read(self._image, shot.image)
         self.encoding = message.encoding if isinstance(message, Image) else message.format
-        frame = replace(frame_of(message), intrinsics=self._intrinsics(shot.info))
-        try:
-            depth = self._depth_image(shot.depth)
-            return replace(frame, depth=depth), ''
-        except BadImage as error:
-            _logger.warning('Answering without depth: %s', error)
-            return frame, f'There are no poses, for the depth image cannot be used: {error}'
-
-    def _depth_image(self, stored: StoredMessage | None) -> DepthImage | None:
-        return None if stored is None else decode_depth(self._read(self._depth, stored))
-
-    def _intrinsics(self, stored: StoredMessage | None) -> Intrinsics | None:
-        if stored is None:
-            return None
-        info = self._read(self._info, stored)
-        return intrinsics_from(info, is_rectified(self.topic))
+        return make_frame(
+            message,
+            lambda: None if shot.depth is None else self._read(self._depth, shot.depth),
+            None if shot.info is None else self._read(self._info, shot.info),
+            rectified=is_rectified(self.topic),
+        )
 
     def _read(self, subscription: FollowingSubscription, stored: StoredMessage) -> Any:
         kind = subscription.message_type
@@ -204,9 +186,3 @@ class Camera:
                 f'The newest message on {subscription.topic} ({len(stored.data)} bytes) is no '
                 f'whole sensor_msgs/{kind.__name__}: {error}'
             ) from error
-
-
-def frame_of(message: Image | CompressedImage) -> Frame:
-    """Return the picture of a message, with its stamp and frame_id; raises BadImage."""
-    stamp = message.header.stamp
-    return Frame(decode_image(message), stamp.sec * NANO + stamp.nanosec, message.header.frame_id)

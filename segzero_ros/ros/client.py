@@ -27,9 +27,9 @@ from segzero_ros.action import Segment
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.ros.background import BackgroundNode, wait_for_future, wait_for_graph
 from segzero_ros.ros.messages import answer_from, rgb_image, to_ns
-from segzero_ros.ros.query_text import tidy
 from segzero_ros.srv import SegmentOnce
 from segzero_ros.types import Answer, Frame, RgbImage, SegZeroError, Stage
+from segzero_ros.wire.query_text import tidy
 
 # How long the node may take to stop a goal that was given up.
 _CANCEL_TIME = 5.0

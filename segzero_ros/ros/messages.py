@@ -1,256 +1,97 @@
-"""Between answers and messages, both ways.
+"""Answers as rclpy's messages; what is in them is told by `wire.results`.
 
-Imports `types`, the message classes and NumPy; what RViz and vision_msgs want is in `displays`.
+Imports `types`, `wire` and the message classes; what RViz and vision_msgs want is in `displays`.
 """
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
-import numpy as np
-from numpy.typing import NDArray
 from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
-from segzero_ros import types
 from segzero_ros.msg import Pixel, SegmentationResult, SegmentedObject, Timing
-from segzero_ros.types import Answer, BadImage, Frame, Mask, Pose3D, RgbImage, Roi, Segment
+from segzero_ros.types import Answer, Pose3D, RgbImage, Segment
+from segzero_ros.wire import results
+from segzero_ros.wire.results import answer_from, clean_text, mask_from, segments_from, to_ns
 
-NANO = 1_000_000_000
-_MASK_ENCODING = 'mono8'
+__all__ = [
+    'answer_from',
+    'clean_text',
+    'header_of',
+    'label_image',
+    'mask_from',
+    'rgb_image',
+    'segments_from',
+    'to_ns',
+    'to_object',
+    'to_pose',
+    'to_result',
+    'to_time',
+    'to_vector',
+]
+
+_CLASSES = {
+    'builtin_interfaces/msg/Time': Time,
+    'geometry_msgs/msg/Point': Point,
+    'geometry_msgs/msg/Pose': Pose,
+    'geometry_msgs/msg/Quaternion': Quaternion,
+    'geometry_msgs/msg/Vector3': Vector3,
+    'segzero_ros/msg/Pixel': Pixel,
+    'segzero_ros/msg/SegmentationResult': SegmentationResult,
+    'segzero_ros/msg/SegmentedObject': SegmentedObject,
+    'segzero_ros/msg/Timing': Timing,
+    'sensor_msgs/msg/Image': Image,
+    'sensor_msgs/msg/RegionOfInterest': RegionOfInterest,
+    'std_msgs/msg/Header': Header,
+}
+
+
+def _make(name: str, /, **fields: Any) -> Any:
+    if 'data' in fields:
+        # Anything but an array would be copied element by element.
+        fields['data'] = array('B', fields['data'])
+    return _CLASSES[name](**fields)
 
 
 def to_time(stamp_ns: int) -> Time:
     """Return nanoseconds as a message."""
-    seconds, nanoseconds = divmod(stamp_ns, NANO)
-    return Time(sec=seconds, nanosec=nanoseconds)
-
-
-def to_ns(time: Time) -> int:
-    """Return a time message in nanoseconds."""
-    return int(time.sec) * NANO + int(time.nanosec)
-
-
-def clean_text(text: str) -> str:
-    """Return text that a ROS string can carry.
-
-    Models write what they like: NUL would end the string in C, and a lone surrogate is no UTF-8.
-    Both become U+FFFD; the two halves of one character are put together.
-    """
-    whole = text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
-    return whole.replace('\0', '\N{REPLACEMENT CHARACTER}')
+    return results.to_time(_make, stamp_ns)
 
 
 def header_of(answer: Answer) -> Header:
     """Return the header of the answered frame; an empty one for an answer without a frame."""
-    if answer.frame is None:
-        return Header()
-    frame = answer.frame
-    return Header(stamp=to_time(frame.stamp_ns), frame_id=clean_text(frame.frame_id))
+    return results.header_of(_make, answer)
 
 
 def to_result(answer: Answer) -> SegmentationResult:
     """Return an answer as the message of the topic, the action and the service."""
-    header = header_of(answer)
-    height, width = (answer.frame.height, answer.frame.width) if answer.frame else (0, 0)
-    return SegmentationResult(
-        header=header,
-        query_id=clean_text(answer.query.id),
-        query=clean_text(answer.query.text),
-        status=int(answer.status),
-        message=clean_text(answer.message),
-        reasoning=clean_text(answer.reasoning),
-        raw_answer=clean_text(answer.raw_answer),
-        reasoner=clean_text(answer.reasoner),
-        segmenter=clean_text(answer.segmenter),
-        image_height=height,
-        image_width=width,
-        objects=[to_object(segment, header) for segment in answer.segments],
-        timing=_to_timing(answer.timing),
-    )
+    return results.to_result(_make, answer)
 
 
 def to_object(segment: Segment, header: Header) -> SegmentedObject:
     """Return one object of an answer; header is the result's."""
-    found = SegmentedObject(
-        id=segment.id,
-        label=clean_text(segment.label),
-        score=float(segment.score),
-        bbox=_to_region(segment.box),
-        points=[Pixel(x=float(x), y=float(y)) for x, y in segment.points],
-        mask_roi=_to_region(segment.mask_roi),
-        mask=_image(segment.mask.astype(np.uint8) * np.uint8(255), _MASK_ENCODING, header),
-        pose_status=int(segment.pose_status),
-    )
-    if segment.pose is not None:
-        found.pose = to_pose(segment.pose)
-        found.size = to_vector(segment.pose.size)
-    return found
+    return results.to_object(_make, segment, header)
 
 
 def to_pose(pose: Pose3D) -> Pose:
     """Return centre and axes of a box."""
-    x, y, z = map(float, pose.position)
-    qx, qy, qz, qw = map(float, pose.orientation)
-    return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+    return results.to_pose(_make, pose)
 
 
 def to_vector(values: tuple[float, float, float]) -> Vector3:
     """Return three numbers as a message."""
-    x, y, z = map(float, values)
-    return Vector3(x=x, y=y, z=z)
+    return results.to_vector(_make, values)
 
 
 def label_image(answer: Answer) -> Image:
-    """Return the objects' ids, pixel by pixel, as mono16; 0 is background.
-
-    Where masks overlap, the object that comes first in the answer, the better one, has the pixel.
-    """
-    frame = _frame_of(answer)
-    labels = np.zeros((frame.height, frame.width), np.uint16)
-    for segment in reversed(answer.segments):
-        labels[segment.mask_roi.slices][segment.mask] = segment.id
-    return _image(labels, 'mono16', header_of(answer))
+    """Return the objects' ids, pixel by pixel, as mono16; 0 is background."""
+    return results.label_image(_make, answer)
 
 
 def rgb_image(rgb: RgbImage, header: Header) -> Image:
     """Return an (H, W, 3) uint8 RGB picture as a message."""
-    return _image(rgb, 'rgb8', header)
-
-
-def mask_from(found: SegmentedObject) -> Mask:
-    """Return an object's mask, (mask_roi.height, mask_roi.width) bool.
-
-    Raises:
-        BadImage: it is not what mask_roi says.
-    """
-    mask, roi = found.mask, found.mask_roi
-    size = (roi.height, roi.width)
-    right = mask.encoding == _MASK_ENCODING and (mask.height, mask.width) == size
-    if not right or mask.step < mask.width or len(mask.data) < mask.height * mask.step:
-        raise BadImage(
-            f'The mask of object {found.id} must be {_MASK_ENCODING} of {roi.width}x{roi.height} '
-            f'pixels as its mask_roi says, but it is {mask.encoding or "empty"} of '
-            f'{mask.width}x{mask.height} with step {mask.step} and {len(mask.data)} bytes.'
-        )
-    if not mask.data:
-        return np.zeros(size, np.bool_)
-    rows = np.frombuffer(mask.data, np.uint8, mask.height * mask.step)
-    return rows.reshape(mask.height, mask.step)[:, : mask.width] > 0
-
-
-def segments_from(result: SegmentationResult) -> tuple[Segment, ...]:
-    """Return the objects of a received result; raise BadImage for one that does not fit it."""
-    return tuple(_segment_from(found, result) for found in result.objects)
-
-
-def answer_from(result: SegmentationResult, frame: Frame | None = None) -> Answer:
-    """Return a received result as the answer that it was made of.
-
-    Args:
-        result: as received.
-        frame: the picture it is about, for drawing; the message does not carry it.
-
-    Raises:
-        BadImage: the frame or a mask is not of the size that the result names.
-    """
-    size = (result.image_width, result.image_height)
-    if frame is not None and size not in ((frame.width, frame.height), (0, 0)):
-        raise BadImage(
-            f'The result is about an image of {size[0]}x{size[1]} pixels, not about one of '
-            f'{frame.width}x{frame.height}.'
-        )
-    return Answer(
-        query=types.Query(result.query, result.query_id),
-        status=types.Status(result.status),
-        message=result.message,
-        frame=frame,
-        reasoning=result.reasoning,
-        raw_answer=result.raw_answer,
-        segments=segments_from(result),
-        reasoner=result.reasoner,
-        segmenter=result.segmenter,
-        timing=_timing_from(result.timing),
-    )
-
-
-def _frame_of(answer: Answer) -> Frame:
-    if answer.frame is None:
-        raise BadImage(f'The answer to query {answer.query.id!r} is about no image.')
-    return answer.frame
-
-
-def _image(pixels: NDArray[Any], encoding: str, header: Header) -> Image:
-    height, width = pixels.shape[:2]
-    packed = np.ascontiguousarray(pixels)
-    message = Image(header=header, height=height, width=width, encoding=encoding)
-    message.is_bigendian = int(not np.little_endian)
-    message.step = width * packed.itemsize * (packed.shape[2] if packed.ndim == 3 else 1)
-    # Into the message's own array: assigning an ndarray or a list would copy element by element.
-    message.data.frombytes(packed.reshape(-1).view(np.uint8))
-    return message
-
-
-def _to_region(roi: Roi) -> RegionOfInterest:
-    x, y, width, height = map(int, roi)
-    return RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height)
-
-
-def _roi_from(region: RegionOfInterest) -> Roi:
-    return Roi(region.x_offset, region.y_offset, region.width, region.height)
-
-
-def _to_timing(timing: types.Timing) -> Timing:
-    return Timing(
-        queued=float(timing.queued),
-        reasoning=float(timing.reasoning),
-        encoding=float(timing.encoding),
-        segmenting=float(timing.segmenting),
-        total=float(timing.total),
-        frame_age=float(timing.frame_age),
-        generated_tokens=timing.generated_tokens,
-    )
-
-
-def _timing_from(timing: Timing) -> types.Timing:
-    return types.Timing(
-        queued=timing.queued,
-        reasoning=timing.reasoning,
-        encoding=timing.encoding,
-        segmenting=timing.segmenting,
-        total=timing.total,
-        frame_age=timing.frame_age,
-        generated_tokens=timing.generated_tokens,
-    )
-
-
-def _segment_from(found: SegmentedObject, result: SegmentationResult) -> Segment:
-    roi = _roi_from(found.mask_roi)
-    if roi.x + roi.width > result.image_width or roi.y + roi.height > result.image_height:
-        raise BadImage(
-            f'The mask of object {found.id} ({roi}) reaches out of the image of '
-            f'{result.image_width}x{result.image_height} pixels.'
-        )
-    status = types.PoseStatus(found.pose_status)
-    return Segment(
-        id=found.id,
-        label=found.label,
-        score=found.score,
-        box=_roi_from(found.bbox),
-        points=tuple((point.x, point.y) for point in found.points),
-        mask_roi=roi,
-        mask=mask_from(found),
-        pose=_pose_from(found) if status is types.PoseStatus.POSE_OK else None,
-        pose_status=status,
-    )
-
-
-def _pose_from(found: SegmentedObject) -> Pose3D:
-    position, turn, size = found.pose.position, found.pose.orientation, found.size
-    return Pose3D(
-        position=(position.x, position.y, position.z),
-        orientation=(turn.x, turn.y, turn.z, turn.w),
-        size=(size.x, size.y, size.z),
-    )
+    return results.rgb_image(_make, rgb, header)

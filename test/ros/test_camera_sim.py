@@ -26,9 +26,9 @@ from segzero_ros.ros.camera_sources import (
     open_source,
     Photographs,
 )
-from segzero_ros.ros.image_codec import decode_depth, decode_image, intrinsics_from
 from segzero_ros.simulation import make_scene
 from segzero_ros.types import Intrinsics
+from segzero_ros.wire.image_codec import decode_depth, decode_image, intrinsics_from
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'scripts' / 'camera_sim'
 pytest.importorskip('skimage', reason='the photographs come with scikit-image')

@@ -15,7 +15,6 @@ from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import String
 
 from segzero_ros.msg import SegmentationResult
-from segzero_ros.ros.image_codec import decode_image
 from segzero_ros.ros.messages import (
     answer_from,
     clean_text,
@@ -38,6 +37,7 @@ from segzero_ros.types import (
     Status,
     Timing,
 )
+from segzero_ros.wire.image_codec import decode_image
 
 HEIGHT, WIDTH = 30, 50
 STAMP = 1_700_000_000_123_456_789

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from segzero_ros.ros.frame_store import FrameStore, read_stamp
+from segzero_ros.wire.frame_store import FrameStore, read_stamp
 
 SECOND = 1_000_000_000
 FRAME = SECOND // 30

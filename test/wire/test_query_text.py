@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from segzero_ros.ros.query_text import read_query
+from segzero_ros.wire.query_text import read_query
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.ros.compressed import check_size, inflate, quoted
 from segzero_ros.types import BadImage, DepthImage, Intrinsics, RgbImage
+from segzero_ros.wire.compressed import check_size, inflate, quoted
 
 # No robot's camera has more pixels, and a compressed image can claim more than memory holds.
 MAX_PIXELS = 64_000_000
@@ -229,7 +229,7 @@ def _pixels(msg: ImageMessage, dtype: np.dtype[Any], channels: int) -> NDArray[A
     """Return (H, W) or (H, W, channels) without padding, a view of the message."""
     row_bytes = msg.width * channels * dtype.itemsize
     rows = _rows(msg, msg.height, row_bytes, msg.step)[:, :row_bytes]
-    pixels = rows.view(dtype.newbyteorder('>' if msg.is_bigendian else '<'))
+    pixels: NDArray[Any] = rows.view(dtype.newbyteorder('>' if msg.is_bigendian else '<'))
     return pixels if channels == 1 else pixels.reshape(msg.height, msg.width, channels)
 
 

@@ -22,8 +22,8 @@ from rosbags.image import message_to_cvimage
 from rosbags.typesys import get_typestore, Stores
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 
-from segzero_ros.ros.image_codec import decode_depth, decode_image, intrinsics_from, is_rectified
 from segzero_ros.types import BadImage
+from segzero_ros.wire.image_codec import decode_depth, decode_image, intrinsics_from, is_rectified
 
 HEIGHT, WIDTH = 48, 64
 
