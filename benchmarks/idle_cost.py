@@ -3,8 +3,8 @@
 Run `python -m benchmarks.idle_cost --size 1920x1080 --rate 30 --seconds 10`.
 
 A camera process publishes raw images, reliable, depth 1. In turns, so that a change of the
-machine's load meets both, a process with nothing but `create_subscription(Image, ...)` and the node
-(profile `offline`, active) hear it. Measured is their CPU time, user and system, from
+machine's load meets both, a process with nothing but `create_subscription(Image, ...)` and the
+node (profile `offline`, active) hear it. Measured is their CPU time, user and system, from
 /proc/<pid>/stat, and how many images a second each hears: the subscriber counts, the node says it
 on /diagnostics. The ratio is of CPU time per image heard.
 """

@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.pipeline import Listeners, Pipeline
 from segzero_ros.ros.camera import Camera, NANO, NoImage, TakenFrame
-from segzero_ros.ros.desk import Desk, SILENT, Ticket
+from segzero_ros.ros.desk import describe, Desk, SILENT, Ticket
 from segzero_ros.ros.messages import to_result
 from segzero_ros.ros.outlets import Outlets
 from segzero_ros.ros.worker import Worker
@@ -161,11 +161,7 @@ class Answering:
     def _deliver(self, ticket: Ticket, answer: Answer, deliver: Deliver | None) -> None:
         """Publish the result and hand it to who asked."""
         message = result_of(answer)
-        self.counts[Status(message.status)] += 1
-        if message.status in FAILURES:
-            self.last_error = message.message
-        elif message.status in SUCCESSES:
-            self.last_error = ''
+        self._keep_count(message)
         try:
             self._outlets.result(message)
         except RuntimeError:
@@ -175,6 +171,23 @@ class Answering:
             deliver(message)
         with self._open_lock:
             self._open.discard(ticket)
+
+    def _keep_count(self, result: SegmentationResult) -> None:
+        status = Status(result.status)
+        self.counts[status] += 1
+        query = describe(Query(result.query, result.query_id))
+        if status in FAILURES:
+            self.last_error = result.message
+            _logger.warning('Query %s: %s, %s', query, status.name, result.message)
+        else:
+            self.last_error = '' if status in SUCCESSES else self.last_error
+            _logger.info(
+                'Query %s: %s, %d objects, %.3f s',
+                query,
+                status.name,
+                len(result.objects),
+                result.timing.total,
+            )
 
 
 class Relay:

@@ -59,9 +59,9 @@ Load = Callable[[ReasonerOptions, SegmenterOptions], Pipeline]
 GRACE = 0.8
 LAST_REPLIES = 0.3
 LAST_WORDS = 0.1
-OTHER_PROFILES = (
-    'What needs less: the profile `remote` (a reasoning model behind an OpenAI-compatible server) '
-    'and the profile `offline` (no weights, no GPU): profile:=offline with ros2 launch, or '
+REMOTE = 'the profile `remote` (a reasoning model behind an OpenAI-compatible server) and '
+OFFLINE = (
+    'the profile `offline` (no weights, no GPU): profile:=offline with ros2 launch, or '
     '--params-file <share of segzero_ros>/config/offline.yaml.'
 )
 _logger = logging.getLogger(__name__)
@@ -79,6 +79,13 @@ def load_pipeline(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pip
     except BaseException:
         loaded.close()
         raise
+
+
+def less_demanding(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> str:
+    """Name the profiles that need less than these models; empty when none does."""
+    if reasoner.backend == 'attributes' and segmenter.backend == 'grabcut':
+        return ''
+    return f'What needs less: {REMOTE if reasoner.backend == "transformers" else ""}{OFFLINE}'
 
 
 class PerceptionNode(ManagedNode):
@@ -162,7 +169,7 @@ class PerceptionNode(ManagedNode):
         try:
             pipeline = await self._in_worker(lambda: self._load(reasoner, segmenter))
         except (ReasonerUnavailable, SegmenterUnavailable) as error:
-            self._fail(f'{error} {OTHER_PROFILES}')
+            self._fail(f'{error} {less_demanding(reasoner, segmenter)}'.rstrip())
             raise NotConfigured(self._last_error) from error
         except Exception as error:
             self._fail(f'{type(error).__name__}: {error}')

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+import fcntl
 import os
 from pathlib import Path
 import random
@@ -16,9 +17,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from typing import Any
+from typing import Any, IO
 import uuid
 
 import numpy as np
@@ -32,19 +34,24 @@ SCRIPTED_NODE = Path(__file__).resolve().parent / 'scripted_node.py'
 DEADLINE = 40.0
 
 
-def free_domain() -> int:
-    """Return a ROS domain whose first participant's port nobody holds."""
+def free_domain() -> tuple[int, IO[str]]:
+    """Return a ROS domain that nobody uses, and the lock that keeps other test runs out of it."""
     for domain in random.sample(range(1, 102), 101):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
+        lock = (Path(tempfile.gettempdir()) / f'segzero_ros_domain_{domain}.lock').open('w')
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                # The port of the domain's first participant.
                 probe.bind(('', 7400 + 250 * domain + 10))
-            except OSError:
-                continue
-        return domain
+        except OSError:
+            lock.close()
+        else:
+            return domain, lock
     raise RuntimeError('every ROS domain of this machine is in use')
 
 
-os.environ['ROS_DOMAIN_ID'] = str(free_domain())
+DOMAIN, DOMAIN_LOCK = free_domain()
+os.environ['ROS_DOMAIN_ID'] = str(DOMAIN)
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 
 rclpy = pytest.importorskip('rclpy', reason='needs ROS 2')

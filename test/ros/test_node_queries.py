@@ -245,6 +245,34 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(client, new_client):
     assert client.ask('still here').status == Result.OK
 
 
+def test_the_health_is_on_diagnostics(client):
+    from diagnostic_msgs.msg import DiagnosticArray
+
+    health = client.listen(DiagnosticArray, '/diagnostics')
+    client.once('babble')
+    failed = health.wait_for(lambda message: 'no box in it' in message.status[2].message)
+    models, camera, queries = failed.status
+    assert models.message == 'scripted and boxes are ready.'
+    values = {value.key: value.value for value in camera.values}
+    assert (values['topic'], values['image'], values['qos']) == (
+        '/image',
+        'rgb8 320x240',
+        'reliable',
+    )
+    assert float(values['rate'].removesuffix(' Hz')) > 1
+    assert queries.level == b'\x01'
+    client.once('all is well again')
+    well = health.wait_for(lambda message: message.status[2].level == b'\x00')
+    assert int({value.key: value.value for value in well.status[2].values}['failed']) >= 1
+
+
+def test_every_query_is_logged_with_its_outcome(node, client):
+    client.once('log me')
+    node.wait_for_output(r'\[INFO\].*“log me”.*OK, 1 objects')
+    client.once('babble')
+    node.wait_for_output(r'\[WARN\].*“babble”.*MALFORMED_ANSWER.*no box in it')
+
+
 def test_pictures_are_made_only_for_who_subscribes(client):
     from sensor_msgs.msg import Image
     from visualization_msgs.msg import MarkerArray
