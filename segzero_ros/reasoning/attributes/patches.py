@@ -176,20 +176,63 @@ def _join_enclosed(groups: Groups, pieces: _Pieces) -> None:
 
 
 def _whole(parts: Labels) -> Labels:
-    """Take touching parts as one thing where together they are compact."""
-    count, bodies = cv2.connectedComponents((parts > 0).astype(np.uint8), connectivity=4)
+    """Take parts that touch, or nearly, as one thing where together they are compact.
+
+    What lies between such parts and looks like the surroundings (a pale label on a pale cloth)
+    belongs to the thing as well.
+    """
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
+    near = cv2.morphologyEx((parts > 0).astype(np.uint8), cv2.MORPH_CLOSE, kernel)
+    _, bodies, stats, _ = cv2.connectedComponentsWithStats(near, connectivity=4)
     result = parts.copy()
-    offset = int(parts.max())
-    for number in range(1, count):
-        body = bodies == number
-        borders, _ = cv2.findContours(
-            body.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-        )
-        border = max(borders, key=cv2.contourArea)
-        hull = max(float(cv2.contourArea(cv2.convexHull(border))), 1.0)
-        if cv2.contourArea(border) > _COMPACT * hull and body.mean() < 0.35:
-            result[body] = offset + number
+    free = int(parts.max()) + 1
+    for number, (x, y, width, height, _) in enumerate(stats[1:].tolist(), start=1):
+        window = slice(y, y + height), slice(x, x + width)
+        body = bodies[window] == number
+        numbers = np.unique(parts[window][body])
+        numbers = numbers[numbers > 0]
+        if len(numbers) < 2:
+            continue
+        for together in _compact_unions(parts[window], numbers, kernel):
+            result[window][together] = free
+            free += 1
     return compact(result)
+
+
+def _compact_unions(parts: Labels, numbers: NDArray[np.int32], kernel: Bytes) -> list[Mask]:
+    """Return masks of parts that are compact together: all of them, or neighbours."""
+    everything = _closed(np.isin(parts, numbers), kernel)
+    if _solidity(everything) > _COMPACT:
+        return [everything]
+    if len(numbers) > 12:
+        return []
+    groups: list[list[int]] = [[int(number)] for number in numbers]
+    merged = True
+    while merged:
+        merged = False
+        best = (0.92, -1, -1)
+        for i in range(len(groups)):
+            for j in range(i):
+                union = np.isin(parts, groups[i] + groups[j])
+                closed = _closed(union, kernel)
+                if cv2.connectedComponents(closed.astype(np.uint8))[0] == 2:
+                    best = max(best, (_solidity(closed), i, j))
+        if best[1] >= 0:
+            groups[best[2]] += groups.pop(best[1])
+            merged = True
+    return [_closed(np.isin(parts, group), kernel) for group in groups if len(group) > 1]
+
+
+def _closed(mask: Mask, kernel: Bytes) -> Mask:
+    padded = np.pad(mask.astype(np.uint8), 4)
+    return np.asarray(cv2.morphologyEx(padded, cv2.MORPH_CLOSE, kernel)[4:-4, 4:-4] > 0)
+
+
+def _solidity(mask: Mask) -> float:
+    """Return which share of its convex outline a mask's largest part fills."""
+    borders, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    border = max(borders, key=cv2.contourArea)
+    return float(cv2.contourArea(border)) / max(float(cv2.contourArea(cv2.convexHull(border))), 1.0)
 
 
 def _without_room(labels: Labels) -> Labels:

@@ -106,12 +106,17 @@ class Shape:
 
     @property
     def kinds(self) -> dict[str, float]:
-        """How well each kind of thing fits, against all others."""
-        scores = _body_kinds(self.body, self.outline) if self.body else _outline_kinds(self.outline)
-        best = sorted(scores.values(), reverse=True)
+        """How well each kind of thing fits: against all others, or as well as any."""
+        if self.body is None:
+            # Many things have the same outline from here: whatever looks as likely will do.
+            scores = _outline_kinds(self.outline)
+            best = max(*scores.values(), 0.2)
+            return {kind: score / best for kind, score in scores.items()}
+        scores = _body_kinds(self.body, self.outline)
+        ranked = sorted(scores.values(), reverse=True)
         fits = {}
         for kind, score in scores.items():
-            rival = best[1] if score == best[0] else best[0]
+            rival = ranked[1] if score == ranked[0] else ranked[0]
             fits[kind] = score / (score + rival) * min(1.0, score / 0.1) if score > 0 else 0.0
         return fits
 
@@ -172,28 +177,30 @@ def _body_kinds(body: Body, outline: Outline) -> dict[str, float]:
 
 
 def _outline_kinds(outline: Outline) -> dict[str, float]:
-    """Guess from the outline alone: what looks the same from here gets the same score."""
-    long, fill, solid = outline.elongation, outline.fill, outline.solidity
-    oval = up(outline.ellipse, 0.975, 0.99) * up(solid, 0.93, 0.96)
-    round_ = oval * down(long, 1.15, 1.3)
-    lying = down(outline.upright, 0.85, 0.95)
-    angular = down(outline.ellipse, 0.985, 0.995) * up(solid, 0.9, 0.93)
-    standing = up(outline.upright, 0.95, 1.1)
-    pointed = down(outline.taper, 0.5, 0.62) * down(fill, 0.66, 0.78)
+    """Guess from the outline alone what stands or lies on a table seen from above at a slant."""
+    long, fill, solid, high = outline.elongation, outline.fill, outline.solidity, outline.upright
+    oval, round_, taper, waist = outline.ellipse, outline.circularity, outline.taper, outline.waist
+    smooth = up(oval, 0.978, 0.988) * up(solid, 0.93, 0.955)
+    even = up(taper, 0.72, 0.85) * down(taper, 1.15, 1.3)
     return {
-        'stick': up(long, 4.0, 5.0),
-        'ball': round_ * up(outline.upright, 0.85, 0.92),
-        'plate': oval * lying * down(long, 2.6, 3.2) * 0.8,
-        'bowl': up(solid, 0.9, 0.94) * lying * down(long, 1.9, 2.3) * down(outline.fill, 0.82, 0.88),
-        'cone': pointed * up(solid, 0.9, 0.94) * down(outline.waist, 0.45, 0.6),
-        'bottle': standing * down(outline.waist, 0.55, 0.68) * up(long, 1.6, 2.0)
-        * down(pointed, 0.4, 0.8),
-        'box': angular * down(long, 2.2, 2.8) * up(outline.waist, 0.5, 0.7),
-        'book': angular * lying * down(long, 2.8, 3.4) * 0.8,
-        'can': standing * up(fill, 0.76, 0.82) * up(outline.waist, 0.7, 0.8) * up(long, 1.15, 1.3)
-        * up(solid, 0.92, 0.95) * 0.9,
-        'mug': up(fill, 0.7, 0.76) * up(outline.waist, 0.6, 0.75) * down(long, 1.6, 1.9) * 0.7
-        * up(solid, 0.85, 0.9) * up(outline.upright, 0.75, 0.9),
+        'stick': up(long, 3.2, 4.0),
+        'ball': smooth * down(long, 1.1, 1.17) * up(high, 0.86, 0.92) * down(high, 1.08, 1.16)
+        * up(round_, 0.9, 0.925),
+        'plate': up(oval, 0.985, 0.994) * up(solid, 0.93, 0.96) * down(high, 0.89, 0.94)
+        * down(long, 2.6, 3.2) * even,
+        'bowl': smooth * down(high, 0.97, 1.03) * down(long, 1.7, 2.0) * up(taper, 0.88, 0.98),
+        'cone': down(taper, 0.6, 0.85) * down(waist, 0.45, 0.55) * up(solid, 0.9, 0.93)
+        * up(high, 0.85, 0.95) * down(long, 1.8, 2.2),
+        'bottle': up(high, 1.05, 1.2) * up(long, 1.35, 1.5) * down(waist, 0.66, 0.78)
+        * up(solid, 0.87, 0.9) * down(long, 2.9, 3.4) * up(taper, 0.5, 0.6),
+        'box': down(oval, 0.987, 0.994) * up(fill, 0.76, 0.8) * down(long, 1.7, 2.0)
+        * up(high, 0.82, 0.92) * up(solid, 0.94, 0.955) * even * up(round_, 0.79, 0.82),
+        'book': down(oval, 0.975, 0.985) * down(high, 0.98, 1.08) * up(fill, 0.7, 0.75)
+        * down(long, 2.3, 2.8) * up(solid, 0.91, 0.94) * down(round_, 0.865, 0.89),
+        'can': up(high, 1.05, 1.2) * up(long, 1.28, 1.4) * up(waist, 0.58, 0.68)
+        * up(fill, 0.76, 0.79) * even * down(long, 1.9, 2.2),
+        'mug': up(round_, 0.87, 0.895) * down(round_, 0.945, 0.955) * down(long, 1.4, 1.5)
+        * up(high, 0.9, 0.97) * down(oval, 0.985, 0.99) * down(fill, 0.84, 0.87) * even,
     }  # fmt: skip
 
 
