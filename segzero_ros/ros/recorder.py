@@ -68,8 +68,13 @@ class Recorder:
 
     def _look(self) -> None:
         for topic, types in self._node.get_topic_names_and_types():
-            wanted = topic in self._topics or topic.startswith(self._prefixes)
-            if wanted and topic not in self._seen and self._node.count_publishers(topic):
+            # A name's part that begins with an underscore hides it, as an action's own topics.
+            visible = topic.startswith(self._prefixes) and '/_' not in topic
+            if (
+                (visible or topic in self._topics)
+                and topic not in self._seen
+                and self._node.count_publishers(topic)
+            ):
                 self._record(topic, types[0])
                 self._seen.add(topic)
 
