@@ -90,6 +90,7 @@ class _Search:
         self._phrase = phrase
         self._steps: list[Step] = []
         self._left = [Candidate(region, 1.0) for region in view.regions]
+        self._less_fit = 0
 
     def run(self) -> Match:
         """Apply noun, qualities, relations, exclusions and picks, in this order."""
@@ -105,7 +106,7 @@ class _Search:
         for exclusion in phrase.exclusions:
             others = find(self._view, _every(exclusion)).chosen
             self._keep(exclusion, 'except', lambda region, o=others: float(region not in o))
-        fitting = len(self._left)
+        fitting = len(self._left) + self._less_fit
         for pick in phrase.picks:
             self._apply_pick(pick)
         chosen = self._choose()
@@ -149,10 +150,21 @@ class _Search:
                 best = max(region.shape.fit(name) for name in quality.names)
             return 1.0 - best if quality.negated else best
 
-        # "The ball on the left" is the one that is most so; "the balls on the left" are all that are.
+        # "The ball on the left" is the one that is most so; "the balls on the left" are all.
         self._keep(quality, quality.kind, fit, least=0.05 if single else FITS)
-        if single and self._left:
-            self._left = [max(self._left, key=lambda candidate: candidate.fit)]
+        if single:
+            self._best_only()
+        if quality.kind == 'colour' and not self._left:
+            self._try_parts(quality)
+
+    def _try_parts(self, quality: Quality) -> None:
+        """Where no thing has the colour asked for, a part of one may: only if any thing will do."""
+        if self._phrase.kind or quality.negated or len(self._steps) > 1:
+            return
+        parts = [part for name in quality.names for part in self._view.parts(name)]
+        self._left = [Candidate(part, part.colour.fit(quality.names[0])) for part in parts]
+        if parts:
+            self._steps.append(Step(quality, 'part', len(parts), tuple(self._left)))
 
     def _apply_relation(self, relation: Relation) -> str:
         anchors: list[Region] = []
@@ -179,12 +191,14 @@ class _Search:
 
         least = FITS if self._phrase.plural else 0.1
         self._keep(relation, 'relation', fit, tuple(anchors), least)
-        self._best_only(relation)
+        if self._phrase.count == 1 and not self._phrase.picks:
+            self._best_only()
         return ''
 
-    def _best_only(self, relation: Relation) -> None:
-        """A singular phrase means the one for which the relation is most true."""
-        if self._phrase.count == 1 and not self._phrase.picks and self._left:
+    def _best_only(self) -> None:
+        """A singular phrase means the one for which the condition is most true."""
+        if self._left:
+            self._less_fit = len(self._left) - 1
             self._left = [max(self._left, key=lambda candidate: candidate.fit)]
 
     def _apply_nearness(self, relation: Relation, anchors: list[Region]) -> None:

@@ -68,7 +68,7 @@ class Phrase:
     Attributes:
         text: its words as the sentence has them, without the article.
         noun: what is asked for, in the singular; a generic word if the sentence has none.
-        kind: the shape that the noun implies, a key of the shapes' table; empty for things, objects.
+        kind: the shape that the noun implies, a key of the shapes' table; empty for things.
         qualities: all of these must fit.
         picks: applied in this order to what fits.
         relations: all of these must hold.
@@ -86,6 +86,12 @@ class Phrase:
     exclusions: tuple[Phrase, ...] = ()
     count: int = 1
     plural: bool = False
+
+    @property
+    def label(self) -> str:
+        """What it is called: "dark red ball"."""
+        said = [q.word for q in self.qualities if q.kind != 'place' and not q.negated]
+        return ' '.join([*said, self.noun])
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.reasoning.attributes.colours import ColourSummary, name_pixels, summarise
+from segzero_ros.reasoning.attributes.colours import (
+    ColourSummary,
+    name_pixels,
+    NAMES,
+    summarise,
+)
 from segzero_ros.reasoning.attributes.fragments import Bytes, Labels
 from segzero_ros.reasoning.attributes.patches import coloured_patches
 from segzero_ros.reasoning.attributes.shapes import measure_body, measure_outline, Shape
 from segzero_ros.reasoning.attributes.standing import standing_things
-from segzero_ros.tabletop import find_support, Support, Values, working_step
+from segzero_ros.reasoning.attributes.tabletop import find_support, Support, Values, working_step
 from segzero_ros.types import Box, Frame, Mask, Point
 
 # Of the picture: what is smaller is a crumb or noise.
@@ -80,6 +85,31 @@ class Region:
 
 
 @dataclass(frozen=True, eq=False)
+class Working:
+    """The working pictures of a frame, all (h, w) or (h, w, 3).
+
+    Attributes:
+        frame: the frame.
+        rgb: uint8.
+        lab: uint8, OpenCV's Lab.
+        names: uint8, each pixel's colour as an index into NAMES.
+        labels: int32, the thing that each pixel belongs to.
+        support: the plane under things, where depth shows one.
+        plan: (h, w, 2) places seen from above, where there is such a plane.
+        step: source pixels per working pixel.
+    """
+
+    frame: Frame
+    rgb: Bytes
+    lab: Bytes
+    names: Bytes
+    labels: Labels
+    support: Support | None
+    plan: Values | None
+    step: int
+
+
+@dataclass(frozen=True, eq=False)
 class View:
     """A frame's things.
 
@@ -88,12 +118,24 @@ class View:
         aspect: height of the picture over its width.
         has_depth: whether distances are known.
         standing: whether these are things that stand on a plane, found by depth.
+        working: the pictures that regions were measured in.
     """
 
     regions: tuple[Region, ...]
     aspect: float
     has_depth: bool
     standing: bool
+    working: Working
+
+    def parts(self, colour: str) -> tuple[Region, ...]:
+        """Return the parts of things that have a colour: a white rim, a red tank."""
+        name = NAMES.index(colour.rpartition(' ')[2]) if colour.rpartition(' ')[2] in NAMES else -1
+        names = cv2.medianBlur(self.working.names, 5)
+        coloured = ((names == name) & (self.working.labels > 0)).astype(np.uint8)
+        coloured = cv2.morphologyEx(coloured, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+        _, labels = cv2.connectedComponents(coloured, connectivity=4, ltype=cv2.CV_32S)
+        found = describe(np.asarray(labels, np.int32), self.working)
+        return tuple(region for region in found if region.colour.fit(colour) >= 0.5)
 
 
 def look(frame: Frame, checkpoint: Checkpoint) -> View:
@@ -113,22 +155,22 @@ def look(frame: Frame, checkpoint: Checkpoint) -> View:
     checkpoint()
     labels = standing_things(support, lab) if support else coloured_patches(lab)
     checkpoint()
-    regions = _describe(labels, rgb, lab, frame, support, step)
+    plan = np.stack(support.plan(), axis=-1) if support else None
+    working = Working(frame, rgb, lab, name_pixels(rgb), labels, support, plan, step)
+    regions = describe(labels, working)
     checkpoint()
     return View(
         tuple(sorted(regions, key=lambda region: region.centre[0])),
         frame.height / frame.width,
         frame.depth is not None,
         support is not None,
+        working,
     )
 
 
-def _describe(
-    labels: Labels, rgb: Bytes, lab: Bytes, frame: Frame, support: Support | None, step: int
-) -> list[Region]:
-    names = name_pixels(rgb)
-    plan = np.stack(support.plan(), axis=-1) if support else None
-    points = _Points(frame, labels.shape, step)
+def describe(labels: Labels, working: Working) -> list[Region]:
+    """Return a region for each label above 0 that is not too small for a thing."""
+    points = _Points(working.frame, labels.shape, working.step)
     height, width = labels.shape
     regions = []
     for number, window in windows(labels):
@@ -137,22 +179,25 @@ def _describe(
         if area < _LEAST_SHARE * labels.size:
             continue
         inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0) > 0
-        body = None
-        if support is not None and plan is not None:
-            heights = support.heights[window][mask]
-            body = measure_body(plan[window][mask], heights, inner[mask])
         core = inner if inner.sum() >= 20 else mask
+        body = None
+        if working.support is not None and working.plan is not None:
+            heights = working.support.heights[window][mask]
+            body = measure_body(working.plan[window][mask], heights, inner[mask])
         rows, columns = np.nonzero(mask)
         top, left = window[0].start, window[1].start
         place = points.middle(window, core)
+        colour = summarise(
+            working.names[window][core], working.rgb[window][core], working.lab[window][core]
+        )
         regions.append(
             Region(
                 mask,
                 (left, top),
-                step,
+                working.step,
                 ((left + columns.mean() + 0.5) / width, (top + rows.mean() + 0.5) / height),
                 area / labels.size,
-                summarise(names[window][core], rgb[window][core], lab[window][core]),
+                colour,
                 Shape(measure_outline(mask), body),
                 float(np.linalg.norm(place)),
                 place,

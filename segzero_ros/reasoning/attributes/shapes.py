@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.tabletop import Values
+from segzero_ros.reasoning.attributes.tabletop import Values
 from segzero_ros.types import Mask
 
 _SLICES = 5

@@ -25,7 +25,7 @@ from segzero_ros.reasoning.attributes.fragments import (
     Meetings,
     without_slivers,
 )
-from segzero_ros.tabletop import Support, Values
+from segzero_ros.reasoning.attributes.tabletop import Support, Values
 from segzero_ros.types import Mask
 
 # Neighbours further apart along the ray than this share of their depth, beyond their slope, have a
@@ -69,9 +69,11 @@ def standing_things(support: Support, lab: Bytes) -> Labels:
     groups = Groups(count)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1).astype(np.float64)
     _join_alike(groups, met, gaps, means(pieces, lab, count), sizes)
-    room = _is_room(groups.all()[pieces], inside)
+    room = _is_room(groups.all()[pieces], count + 1)
     _join_bodies(groups, met, gaps, pieces, lab, support, room)
     numbers = groups.all()
+    # Bodies that were joined may reach further than their pieces did.
+    room |= _is_room(numbers[pieces], count + 1)
     numbers[room[numbers]] = 0
     return without_slivers(compact(numbers[pieces].astype(np.int32)))
 
@@ -137,10 +139,9 @@ def _join_alike(groups: Groups, met: Meetings, gaps: Array, lab: Array, sizes: A
             groups.join(int(met.first[index]), int(met.second[index]))
 
 
-def _is_room(labels: NDArray[np.intp], inside: Mask) -> Mask:
+def _is_room(labels: NDArray[np.intp], count: int) -> Mask:
     """Return for each group whether it is a wall or the like: it goes on beyond the picture."""
     height, width = labels.shape
-    count = int(labels.max()) + 1
     top = np.bincount(labels[0], minlength=count) > 0.25 * width
     left = np.bincount(labels[:, 0], minlength=count) > 0.02 * height
     right = np.bincount(labels[:, -1], minlength=count) > 0.02 * height
