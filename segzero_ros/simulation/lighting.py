@@ -119,8 +119,12 @@ def _shine(camera: Camera, view: View, light: Light, shiny: Mask) -> Values:
     middle = to_camera + light.towards.astype(np.float32)
     middle /= np.sqrt(np.einsum('ij,ij->i', middle, middle))[:, None]
     cosine = np.maximum(np.einsum('ij,ij->i', view.normals[shiny], middle), 0)
-    power = cosine**32
-    return np.asarray(0.4 * power + 0.9 * power**5, np.float32)
+    # The 32nd and the 160th power, by squaring: np.power takes far longer.
+    wide = cosine
+    for _ in range(5):
+        wide = wide * wide
+    narrow = wide * wide * wide * wide * wide
+    return np.asarray(0.4 * wide + 0.9 * narrow, np.float32)
 
 
 def _on_table(camera: Camera, view: View, things: Sequence[Thing], light: Light) -> Values:

@@ -198,7 +198,7 @@ def _ordinal(d: Describer, rng: Rng) -> Sentence | None:
     places = d.x[order]
     gaps = np.abs(np.diff(places))
     around = gaps[max(0, number - 2) : number]
-    if (around < 0.05).any():
+    if (around < 0.05).any() or not _same_by_border(d, order, number - 1, side):
         return None
     if len(order) == 3 and number == 2 and rng.random() < 0.4 and gaps.min() > 0.07:
         return _sentence(f'middle {phrase.one}', (order[1],), phrase.properties + 1)
@@ -218,6 +218,17 @@ def _plural(d: Describer, rng: Rng) -> Sentence | None:
         texts.append(f'the {_NUMBERS[count]} {phrase.many}')
     difficulty = 'easy' if phrase.properties <= 1 else 'composed'
     return Sentence(_pick(rng, texts), '', difficulty, phrase.targets)
+
+
+def _same_by_border(d: Describer, order: list[int], place: int, side: str) -> bool:
+    """Return whether counting by the objects' borders instead of their middles finds the same."""
+    corner = 0 if side == 'left' else 2
+    sign = 1.0 if side == 'left' else -1.0
+    borders = {i: sign * d.objects[i].box[corner] / d.scene.labels.shape[1] for i in order}
+    own = borders[order[place]]
+    return all(borders[i] < own - 0.015 for i in order[:place]) and all(
+        borders[i] > own + 0.015 for i in order[place + 1 :]
+    )
 
 
 _NUMBERS = ('', 'one', 'two', 'three', 'four', 'five', 'six')
