@@ -1,0 +1,265 @@
+"""Say in sentences what was seen, what fits and what does not. Imports nothing outside this room.
+
+Every sentence states what was measured: counts, colours, shapes, places. Where shapes are only
+outlines, because there is no depth, regions are called patches.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from segzero_ros.reasoning.attributes.matching import Match, Step
+from segzero_ros.reasoning.attributes.phrases import Phrase, Pick, Quality, Relation, Request
+from segzero_ros.reasoning.attributes.regions import Region, View
+from segzero_ros.reasoning.attributes.words import number_word, plural_of
+
+CAN_READ = (
+    'I can read colours, shapes, sizes, positions, relations such as "left of the blue box", '
+    'ordinals and counts.'
+)
+_THINGS = {
+    'stick': 'stick-shaped thing', 'sheet': 'flat sheet', 'can': 'cylinder', 'book': 'flat box',
+    'ball': 'ball', 'box': 'box', 'mug': 'mug', 'cone': 'cone', 'bottle': 'bottle', 'bowl': 'bowl',
+    'plate': 'plate',
+}  # fmt: skip
+_MOST_LISTED = 8
+_MOST_WORDS = 5
+
+_RELATIONS = {
+    'left_of': 'left of', 'right_of': 'right of', 'above': 'above', 'below': 'below',
+    'behind': 'further up in the picture than', 'in_front': 'further down in the picture than',
+    'near': 'nearest to', 'far': 'farthest from', 'between': 'between', 'on': 'on', 'in': 'in',
+    'larger': 'larger in the picture than', 'smaller': 'smaller in the picture than',
+    'same_colour': 'of the same colour as',
+}  # fmt: skip
+_MEASURES = {
+    ('x', -1): 'furthest to the left', ('x', 1): 'furthest to the right',
+    ('y', -1): 'highest in the picture', ('y', 1): 'lowest in the picture',
+    ('size', 1): 'largest in the picture', ('size', -1): 'smallest in the picture',
+    ('length', 1): 'longest', ('length', -1): 'shortest', ('height', 1): 'tallest',
+    ('height', -1): 'lowest', ('thickness', 1): 'thickest', ('thickness', -1): 'thinnest',
+    ('roundness', 1): 'roundest', ('flatness', 1): 'flattest', ('brightness', 1): 'brightest',
+    ('brightness', -1): 'darkest', ('depth', -1): 'nearest to the camera',
+    ('depth', 1): 'farthest from the camera', ('centrality', 1): 'nearest to the middle',
+    ('centrality', -1): 'farthest from the middle', ('middle', 1): 'in the middle of their row',
+}  # fmt: skip
+_ORDINALS = ('', 'first', 'second', 'third', 'fourth', 'fifth', 'sixth', 'seventh', 'eighth')
+
+
+def unreadable(request: Request) -> str:
+    """Return why a sentence cannot be answered."""
+    if request.problem:
+        return f'{request.problem} {CAN_READ}'
+    shown = [f'"{_shortened(word)}"' for word in request.unknown[:_MOST_WORDS]]
+    more = len(request.unknown) - len(shown)
+    listed = ', '.join(shown) + (f' and {more} more' if more else '')
+    words = 'word' if len(request.unknown) == 1 else 'words'
+    return f'I do not know the {words} {listed}. {CAN_READ}'
+
+
+def overview(view: View) -> str:
+    """Return what is in the picture."""
+    count = len(view.regions)
+    if view.standing:
+        seen = f'By depth, {_count(count, "thing")} {_stands(count)} on the surface'
+    else:
+        why = 'The depth shows no surface' if view.has_depth else 'There is no depth'
+        out = f'{_stands(count)} out from what lines the picture'
+        seen = f'{why}, so I go by colour: {_count(count, "patch")} {out}'
+    if not count:
+        return f'{seen}.'
+    if count > _MOST_LISTED:
+        return f'{seen}; by colour, {_colours(view)}.'
+    listed = [_article(name_of(region, view)) for region in view.regions]
+    return f'{seen}; from the left: {_list(listed)}.'
+
+
+def findings(match: Match, view: View) -> Iterator[str]:
+    """Yield a sentence for each condition of a phrase, and one for what it comes to."""
+    for step in match.steps:
+        if not step.before:
+            break
+        yield _finding(step, view)
+    yield conclusion(match, view)
+
+
+def conclusion(match: Match, view: View) -> str:
+    """Return what a phrase comes to."""
+    if match.problem:
+        return match.problem
+    if not match.chosen:
+        return f'So I find no {match.phrase.text}.'
+    shown = [f'the {name_of(region, view)} {_where(region)}' for region in match.chosen]
+    if len(shown) > _MOST_LISTED:
+        return f'So I mean {_count(len(shown), "thing")}.'
+    others = match.fitting - len(match.chosen)
+    rest = ''
+    if others > 0 and match.phrase.count == 1 and not match.phrase.picks:
+        fit = 'fits' if others == 1 else 'fit'
+        rest = f'; {number_word(others)} more {fit} too, but less well or smaller'
+    return f'So I mean {_list(shown)}{rest}.'
+
+
+def counted(matches: Sequence[Match], view: View) -> str:
+    """Return the answer to "how many"."""
+    del view
+    found = [_count(len(match.chosen), match.phrase.label) for match in matches]
+    return f'I count {_list(found)}.'
+
+
+def not_found(match: Match, view: View) -> str:
+    """Return, for a person, what was looked for and why there is none."""
+    looked = f'I looked for {sought(match.phrase)}'
+    if match.problem:
+        return f'{looked}. {match.problem}'
+    if not view.regions:
+        return f'{looked}, but nothing stands out in this picture.'
+    empty = next((step for step in match.steps if not step.kept), None)
+    reason = f' {_finding(empty, view)}' if empty else ''
+    return f'{looked}, but found none.{reason}'
+
+
+def remark(match: Match) -> str:
+    """Return what a person should know about an answer that is not quite what was asked for."""
+    asked, got = match.phrase.count, len(match.chosen)
+    if asked > 1 and got < asked:
+        return f'You asked for {number_word(asked)}, but I find only {number_word(got)}.'
+    if asked > 1 and match.fitting > asked and not match.phrase.picks:
+        return f'You asked for {number_word(asked)}, but {number_word(match.fitting)} fit.'
+    return ''
+
+
+def name_of(region: Region, view: View) -> str:
+    """Return what a region is, as far as can be told: "dark red ball", "white patch"."""
+    if not view.standing:
+        return f'{region.colour.described} patch'
+    return f'{region.colour.described} {_THINGS.get(region.shape.kind, "thing")}'
+
+
+def _finding(step: Step, view: View) -> str:
+    condition = step.condition
+    if isinstance(condition, Relation):
+        return _relation(step, condition, view)
+    if isinstance(condition, Pick):
+        return _pick(step, condition, view)
+    if isinstance(condition, Quality):
+        return _quality(step, condition, view)
+    if step.kind == 'except':
+        return f'Without the {condition.text}, {_left(step)}.'
+    return f'{_share(step, f"{_article(condition.noun)} by shape", f"{plural_of(condition.noun)} by shape")}.'
+
+
+def _quality(step: Step, quality: Quality, view: View) -> str:
+    word = f'not {quality.word}' if quality.negated else quality.word
+    if step.kind == 'part':
+        shown = [f'one {_where(region.region)}' for region in step.kept[:_MOST_LISTED]]
+        return f'But {_count(len(step.kept), "part")} of them {_is(len(step.kept))} {word}: {_list(shown)}.'
+    if quality.kind == 'colour' and not step.kept and not quality.negated:
+        return f'{_share(step, word, word)}; by colour, I see {_colours(view)}.'
+    return f'{_share(step, word, word)}{_listed(step, view)}.'
+
+
+def _relation(step: Step, relation: Relation, view: View) -> str:
+    anchors = [f'the {name_of(region, view)} {_where(region)}' for region in step.anchors]
+    how = ('not ' if relation.negated else '') + _RELATIONS[relation.kind]
+    where = f'{how} {_list(anchors)}'
+    return f'{_share(step, where, where)}{_listed(step, view)}.'
+
+
+def _pick(step: Step, pick: Pick, view: View) -> str:
+    what = _MEASURES[pick.measure, pick.sign]
+    if pick.rank > 1:
+        what = f'the {_ordinal(pick.rank)} in order, counted from the one {what}'
+        if not step.kept:
+            return f'There is no {_ordinal(pick.rank)}: only {_count(step.before, "thing")} {_fits(step.before)}.'
+    if not step.kept:
+        return f'Nothing is left to choose the one {what} from.'
+    shown = [f'the {name_of(candidate.region, view)}' for candidate in step.kept]
+    return f'Of {_count(step.before, "thing")}, {_list(shown)} {_is(len(shown))} {what}.'
+
+
+def _share(step: Step, one: str, many: str) -> str:
+    kept = len(step.kept)
+    if not step.before:
+        return f'Nothing is left that could be {one}'
+    if not kept:
+        nobody = 'it is not' if step.before == 1 else 'none of them is'
+        return f'Of {_count(step.before, "thing")}, {nobody} {one}'
+    if kept == step.before == 1:
+        return f'The one that is left is {one}'
+    return f'{number_word(kept).capitalize()} of {number_word(step.before)} {_is(kept)} {one if kept == 1 else many}'
+
+
+def _listed(step: Step, view: View) -> str:
+    if not 0 < len(step.kept) <= 4 or len(step.kept) == step.before:
+        return ''
+    shown = [f'the {name_of(c.region, view)} {_where(c.region)}' for c in step.kept]
+    return f': {_list(shown)}'
+
+
+def _colours(view: View) -> str:
+    """Count what is seen by its colour, the commonest first."""
+    colours = Counter(region.colour.name for region in view.regions)
+    seen = [f'{number_word(count)} {name}' for name, count in colours.most_common(_MOST_WORDS)]
+    more = len(view.regions) - sum(count for _, count in colours.most_common(_MOST_WORDS))
+    return _list([*seen, f'{number_word(more)} others'] if more else seen)
+
+
+def _left(step: Step) -> str:
+    return f'{_count(len(step.kept), "thing")} {_is(len(step.kept))} left'
+
+
+def _where(region: Region) -> str:
+    x, y = region.centre
+    across = 'left' if x < 0.37 else 'right' if x > 0.63 else ''
+    along = 'upper' if y < 0.37 else 'lower' if y > 0.63 else ''
+    if across and along:
+        return f'at the {along} {across}'
+    if across:
+        return f'on the {across}'
+    return {'upper': 'at the top', 'lower': 'at the bottom'}.get(along, 'in the middle')
+
+
+def _count(count: int, noun: str) -> str:
+    if count == 1:
+        return f'one {noun}'
+    return f'{number_word(count) if count else "no"} {plural_of(noun)}'
+
+
+def _list(items: Iterable[str]) -> str:
+    listed = list(items)
+    if len(listed) < 2:
+        return ''.join(listed)
+    return f'{", ".join(listed[:-1])} and {listed[-1]}'
+
+
+def _article(noun: str) -> str:
+    return f'{"an" if noun[:1] in "aeiou" else "a"} {noun}'
+
+
+def _ordinal(rank: int) -> str:
+    return _ORDINALS[rank] if rank < len(_ORDINALS) else f'{rank}th'
+
+
+def _shortened(word: str) -> str:
+    return word if len(word) <= 30 else f'{word[:29]}…'
+
+
+def _is(count: int) -> str:
+    return 'is' if count == 1 else 'are'
+
+
+def _fits(count: int) -> str:
+    return 'fits' if count == 1 else 'fit'
+
+
+def _stands(count: int) -> str:
+    return 'stands' if count == 1 else 'stand'
+
+
+def sought(phrase: Phrase) -> str:
+    """Return what a phrase asks for, to begin with."""
+    if phrase.plural or not phrase.count:
+        return phrase.text
+    return _article(phrase.text) if not phrase.picks else f'the {phrase.text}'
