@@ -46,7 +46,7 @@ class ColourSummary:
         lightness: CIE L of the lit part of that colour, 0 to 100.
         saturation: HSV saturation of that colour, 0 to 1.
         lab: CIE Lab mean of that colour's pixels.
-        grey_levels: CIE L of the darker (30 %) and the lighter (75 %) of the colourless pixels.
+        grey_levels: CIE L of the darker (30 %) and the lighter (65 %) of the colourless pixels.
     """
 
     shares: dict[str, float]
@@ -107,7 +107,8 @@ class ColourSummary:
         if self.name in _GREYS:
             # A bowl that is white inside may show little of its own colour.
             coloured = sum(part for other, part in self.shares.items() if other not in _GREYS)
-            return 0.6 if share > max(0.06, 0.6 * coloured) else 0.45 * min(1.0, 4 * share)
+            least = 0.15 if name in _FAINT else 0.05
+            return 0.6 if share > max(least, 0.6 * coloured) else 0.45 * min(1.0, 4 * share)
         total = self.shares[self.name] + share
         if name in _CLOSE[self.name] and share > 0.3 * total:
             return 0.35 + 0.5 * share / total
@@ -137,6 +138,8 @@ class ColourSummary:
         return float(np.clip(fit, 0, 1))
 
 
+# Warm light lends these to what is white.
+_FAINT = ('yellow', 'beige', 'brown', 'orange')
 # CIE L of a colour's lit part below which people say "dark".
 _DARK_BELOW = {'yellow': 45, 'orange': 42, 'turquoise': 35, 'red': 29, 'brown': 18, 'purple': 25}
 
@@ -229,7 +232,7 @@ def summarise(
 
 def _grey_levels(names: NDArray[np.uint8], lightness: NDArray[np.uint8]) -> tuple[float, float]:
     grey = lightness[np.isin(names, [_INDEX[name] for name in _GREYS])]
-    shadow, lit = np.percentile(grey if grey.size else lightness, (30, 75)) / 2.55
+    shadow, lit = np.percentile(grey if grey.size else lightness, (30, 65)) / 2.55
     return float(shadow), float(lit)
 
 

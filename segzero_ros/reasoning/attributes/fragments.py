@@ -163,7 +163,7 @@ def compact(labels: Labels) -> Labels:
 
 
 def without_slivers(labels: Labels, contact: float = 0.3) -> Labels:
-    """Drop what is nowhere three pixels thick and lies along something else: smeared borders."""
+    """Drop what is nowhere three pixels thick and lies along a thing or the picture's border."""
     count = int(labels.max())
     padded = np.pad(labels, 1, mode='edge')
     middle = padded[1:-1, 1:-1]
@@ -177,6 +177,9 @@ def without_slivers(labels: Labels, contact: float = 0.3) -> Labels:
             border += np.bincount(middle[~same], minlength=count + 1)
             beside += np.bincount(middle[~same & (neighbour > 0)], minlength=count + 1)
     solid = np.bincount(labels[thick], minlength=count + 1) > 0
-    sliver = ~solid & (beside > contact * np.maximum(border, 1))
+    edge = np.zeros(count + 1)
+    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        edge += np.bincount(side, minlength=count + 1)
+    sliver = ~solid & (beside + edge > contact * np.maximum(border + edge, 1))
     sliver[0] = False
     return compact(np.where(sliver[labels], 0, labels).astype(np.int32))

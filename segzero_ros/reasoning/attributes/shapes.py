@@ -151,7 +151,11 @@ def _body_kinds(body: Body, outline: Outline) -> dict[str, float]:
     disc = max(
         up(body.hollow, 0.25, 0.5), _circle(body.top_fill) * up(outline.ellipse, 0.985, 0.993)
     )
-    off_cone = max(abs(middle - 0.80), abs(high - 0.59), abs(highest - 0.38))
+    off_cone = min(
+        max(abs(middle - 0.80), abs(high - 0.59), abs(highest - 0.38)),
+        # Where something hides its foot.
+        max(abs(high - 0.74), abs(highest - 0.46)) if middle > 0.99 else 1.0,
+    )
     return {
         'stick': up(long, 4.0, 6.0) * down(slim, 0.2, 0.35),
         'sheet': down(body.height, 0.0055, 0.0075) * down(long, 3.0, 4.0),
@@ -165,14 +169,14 @@ def _body_kinds(body: Body, outline: Outline) -> dict[str, float]:
         * down(body.top_elongation, 1.35, 1.6) * down(slim, 1.5, 1.9),
         'can': up(slim, 0.33, 0.42) * full * _circle(body.top_fill)
         * down(body.top_elongation, 1.25, 1.5) * up(outline.elongation, 1.12, 1.25)
-        * up(highest, 0.55, 0.68),
+        * up(highest, 0.55, 0.68) * up(outline.solidity, 0.89, 0.93),
         'box': up(slim, 0.31, 0.36) * full * up(body.top_fill, 0.83, 0.89),
-        'ball': up(slim, 0.4, 0.55) * up(outline.circularity, 0.91, 0.945) * up(top, 0.09, 0.13)
-        * up(outline.ellipse, 0.975, 0.99) * down(outline.elongation, 1.15, 1.24)
+        'ball': up(slim, 0.4, 0.55) * up(outline.circularity, 0.9, 0.935) * up(top, 0.09, 0.13)
+        * up(outline.ellipse, 0.945, 0.98) * down(outline.elongation, 1.15, 1.24)
         * down(top, 0.6, 0.7) * down(body.hollow, 0.25, 0.4) * down(body.top_fill, 0.84, 0.88),
         'cone': up(slim, 0.33, 0.42) * down(top, 0.09, 0.14) * down(off_cone, 0.12, 0.24),
         'bottle': up(slim, 0.8, 1.2) * down(top, 0.36, 0.45) * down(highest, 0.62, 0.75)
-        * max(up(high, 0.64, 0.74), up(slim, 1.7, 2.2)),
+        * max(up(high, 0.64, 0.74) * up(top, 0.08, 0.12), up(slim, 1.7, 2.2)),
     }  # fmt: skip
 
 
@@ -325,8 +329,8 @@ def measure_body(places: Values, heights: Values, inner: Mask) -> Body:
     _, sides, _ = cv2.minAreaRect(seen)
     area = max(float(cv2.contourArea(cv2.convexHull(seen))), 1e-8)
     across, level = seen[:, 0], levels / height
-    widths = np.array([_width_at(across, level, index) for index in range(1, _SLICES)])
-    widths = widths / max(float(np.nanmax(widths)), 1e-6)
+    widths = [_width_at(across, level, index) for index in range(1, _SLICES)]
+    widest = max(*widths, 1e-6)
     top = levels > height - max(0.12 * height, 0.003)
     top_fill, top_area, top_sides, hollow = _top(seen, levels, top, height)
     return Body(
@@ -334,7 +338,7 @@ def measure_body(places: Values, heights: Values, inner: Mask) -> Body:
         length=max(sides),
         width=max(min(sides), 1e-3),
         fill=area / max(sides[0] * sides[1], 1e-8),
-        widths=tuple(float(width) for width in np.nan_to_num(widths, nan=1.0)),
+        widths=tuple(width / widest if width else 1.0 for width in widths),
         top_share=float(top.mean()),
         top_fill=top_fill,
         top_area=top_area / area,
@@ -347,7 +351,7 @@ def measure_body(places: Values, heights: Values, inner: Mask) -> Body:
 def _width_at(across: Values, level: Values, index: int) -> float:
     chosen = across[(level >= index / _SLICES) & (level < (index + 1) / _SLICES)]
     if len(chosen) < 5:
-        return float('nan')
+        return 0.0
     low, high = np.percentile(chosen, (3, 97))
     return float(high - low)
 
