@@ -145,7 +145,7 @@ def look(frame: Frame, checkpoint: Checkpoint) -> View:
         frame: colour, and depth where there is one.
         checkpoint: called between steps; raises to stop.
     """
-    step = working_step(frame.height, frame.width)
+    step = min(working_step(frame.height, frame.width), frame.height, frame.width)
     height, width = frame.height // step, frame.width // step
     source = frame.image[: height * step, : width * step]
     rgb = np.asarray(cv2.resize(source, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
