@@ -22,6 +22,10 @@ from segzero_ros.types import Frame, Mask, RgbImage, Roi, Segment
 
 # The longest side of an object in its own grid, and the margin around it, in cells.
 GRID, MARGIN = 80, 20
+# The longest side that a growing shape may take there, in cells.
+LARGEST = 160
+# Share of an object that has to be visible for its turn and scale to be measured.
+TURNING = 0.8
 # How far from the template's edge the outline may be, in cells.
 SOFTNESS = 2.0
 # What the shape alone says of a cell far inside and far outside it, as probability.
@@ -35,6 +39,10 @@ LEAST = -1.0
 # An object's longest side in the picture that is searched for it, and that picture's, in pixels.
 SEARCH_SIZE, SEARCH_PICTURE = 16, 320
 BLUR = 1.2
+# How fast looks, surroundings and shape are learnt, as shares per frame. A shape shrinks slowly:
+# something that creeps over the object must not eat it up.
+RATE_LOOKS, RATE_AROUND = 0.05, 0.2
+RATE_GROW, RATE_SHRINK = 0.12, 0.03
 # The brush that draws what lies close around the object, in cells of its grid.
 RING = 9
 
@@ -98,6 +106,7 @@ class FollowedObject:
         picture: where it was looked for last.
         mask: what was visible of it there, (H, W); all False while it is lost.
         age: followed frames since it was seen.
+        visible: share of it that was visible when it was seen last.
         fit: how well its colours fitted in the answer's picture, log odds.
         agreement: how well its shape and colours agreed there, log odds.
     """
@@ -108,6 +117,7 @@ class FollowedObject:
         self.picture = picture
         self.mask: Mask = segment.full_mask(height, width)
         self.age = 0
+        self.visible = 1.0
         self._drift = np.zeros(2)
         self._place, shape = _grid_over(segment.mask_roi)
         self._template = np.asarray(
@@ -143,7 +153,13 @@ class FollowedObject:
         guess = image_motion.shift(*self._drift)
         moved = None
         if not self.age:
-            moved = image_motion.motion(self.picture.gray, picture.gray, self.mask, guess)
+            moved = image_motion.motion(
+                self.picture.gray,
+                picture.gray,
+                self.mask,
+                guess,
+                rigid=self.visible < TURNING,
+            )
         place = image_motion.compose(guess if moved is None else moved, self._place)
         return self.look_at(picture, place, COST_BLIND if moved is None else COST)
 
@@ -186,22 +202,36 @@ class FollowedObject:
             return None
         return self._moved_to(np.array([x, y]) * factor)
 
-    def see(self, picture: Picture, sighting: Sighting, mask: Mask) -> None:
+    def see(self, picture: Picture, sighting: Sighting, mask: Mask, visible: float) -> None:
         """Take a sighting for true."""
         moved = self._centre(sighting.place) - self.centre
         self._drift = moved if not self.age else np.zeros(2)
         self._place = sighting.place
-        self.picture, self.mask, self.age = picture, mask, 0
+        self.picture, self.mask, self.age, self.visible = picture, mask, 0, visible
         self._rivals = np.zeros((0, 2))
 
-    def learn(self, sighting: Sighting, looks: float, around: float, shape: float) -> None:
-        """Learn looks, surroundings and shape from a sighting, each at its rate."""
+    def learn(self, sighting: Sighting, looks: bool, shape: bool) -> None:
+        """Learn from a sighting: the surroundings always, looks and shape where they are seen."""
         seen = (sighting.odds > 0).astype(np.float32)
-        self._colours.learn_around(sighting.bins, self._around(), around)
+        self._colours.learn_around(sighting.bins, self._around(), RATE_AROUND)
         if looks:
-            self._colours.learn_object(sighting.bins, seen * self._template, looks)
+            self._colours.learn_object(sighting.bins, seen * self._template, RATE_LOOKS)
         if shape:
-            self._template += shape * (seen - self._template)
+            rate = np.where(seen > self._template, RATE_GROW, RATE_SHRINK).astype(np.float32)
+            self._template += rate * (seen - self._template)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Lay the grid anew around the shape when it has grown into the margin."""
+        rows, columns = self._template.shape
+        x, y, width, height = Roi.around(self._template > 0.5)
+        gap = min(x, y, columns - x - width, rows - y - height)
+        if gap >= MARGIN // 2 or not width or max(width, height) > LARGEST:
+            return
+        offset = image_motion.shift(MARGIN - x, MARGIN - y)
+        size = (width + 2 * MARGIN, height + 2 * MARGIN)
+        self._template = np.asarray(cv2.warpAffine(self._template, offset, size), np.float32)
+        self._place = image_motion.compose(self._place, image_motion.shift(x - MARGIN, y - MARGIN))
 
     def miss(self, picture: Picture) -> None:
         """Take it for lost in this picture."""

@@ -41,10 +41,8 @@ class Bar(NamedTuple):
 STAY = Bar(0.12, 0.35, -math.inf, 0.0)
 APPEAR = Bar(0.45, 0.6, 0.25, 0.6)
 TURN_UP = Bar(0.6, 0.7, 0.65, 0.8)
-# How much of the object has to be visible for its looks to be learnt, and for its shape; and the
-# rates at which they and its surroundings are.
+# How much of the object has to be visible for its looks to be learnt, and for its shape.
 LOOKS, SHAPE = 0.7, 0.88
-RATE_LOOKS, RATE_AROUND, RATE_SHAPE = 0.05, 0.2, 0.12
 # Parts of a mask smaller than this share of it are no part of the object.
 SPECK = 0.05
 
@@ -123,13 +121,8 @@ class ClassicalTracker:
             or sighting.likeness < bar.likeness
         ):
             return False
-        known.see(picture, sighting, mask)
-        known.learn(
-            sighting,
-            looks=RATE_LOOKS if visible >= LOOKS else 0.0,
-            around=RATE_AROUND,
-            shape=RATE_SHAPE if visible >= SHAPE else 0.0,
-        )
+        known.see(picture, sighting, mask, visible)
+        known.learn(sighting, looks=visible >= LOOKS, shape=visible >= SHAPE)
         np.copyto(rival, sighting.claim, where=mask[sighting.roi.slices])
         return True
 

@@ -5,6 +5,8 @@ Imports OpenCV and NumPy only.
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +22,16 @@ FEWEST_POINTS = 6
 WINDOW = 15
 # A point that does not come back to where it started, this near in pixels, was lost on the way.
 WAY_BACK = 1.0
-# How far from the common motion, in pixels, a point may be that follows it.
-TOLERANCE = 2.0
+# How far from the common motion, in pixels, a point may be that follows it: what passes in front
+# slowly must not be taken for a part of the object.
+TOLERANCE = 0.6
 # The motion of one step that is believed: change of scale, and turn in radians.
 MOST_SCALE, MOST_TURN = 1.15, 0.35
 
 
-def motion(before: GrayImage, after: GrayImage, mask: Mask, guess: Matrix) -> Matrix | None:
+def motion(
+    before: GrayImage, after: GrayImage, mask: Mask, guess: Matrix, *, rigid: bool = False
+) -> Matrix | None:
     """Return the shift, turn and scale that the points inside a mask share.
 
     Points on something that passes in front of the object disagree with the others and are left
@@ -37,6 +42,8 @@ def motion(before: GrayImage, after: GrayImage, mask: Mask, guess: Matrix) -> Ma
         after: (H, W) the later one.
         mask: (H, W) where the object was visible in the earlier one.
         guess: where it is expected to have moved.
+        rigid: look for a shift only. Of an object that is hidden in part, the points near what
+            hides it are dragged along, and would make it turn and shrink.
 
     Returns:
         The motion; None where too few points agree on one.
@@ -51,17 +58,30 @@ def motion(before: GrayImage, after: GrayImage, mask: Mask, guess: Matrix) -> Ma
     start, end = _follow(before[window.slices], after[window.slices], start, window, guess)
     if len(start) < FEWEST_POINTS:
         return None
+    return _shared_shift(start, end) if rigid else _shared_motion(start, end)
+
+
+def _shared_shift(start: Points, end: Points) -> Matrix | None:
+    x, y = np.median(end - start, axis=0).tolist()
+    agree = np.linalg.norm(end - start - [x, y], axis=1) < TOLERANCE
+    return shift(x, y) if agree.sum() >= _enough(len(start)) else None
+
+
+def _shared_motion(start: Points, end: Points) -> Matrix | None:
     found, agree = cv2.estimateAffinePartial2D(
         start, end, method=cv2.RANSAC, ransacReprojThreshold=TOLERANCE
     )
-    if found is None or agree.sum() < max(FEWEST_POINTS, 0.5 * len(start)):
-        return None
-    scale = float(np.hypot(found[0, 0], found[1, 0]))
-    turn = abs(float(np.arctan2(found[1, 0], found[0, 0])))
-    if not 1 / MOST_SCALE < scale < MOST_SCALE or turn > MOST_TURN:
+    if np.ndim(found) == 0 or agree.sum() < _enough(len(start)):
         return None
     matrix: Matrix = np.asarray(found, np.float64)
+    turn = abs(math.atan2(matrix[1, 0], matrix[0, 0]))
+    if not 1 / MOST_SCALE < scale_of(matrix) < MOST_SCALE or turn > MOST_TURN:
+        return None
     return matrix
+
+
+def _enough(points: int) -> float:
+    return max(FEWEST_POINTS, 0.5 * points)
 
 
 def shift(x: float, y: float) -> Matrix:

@@ -171,6 +171,8 @@ def test_two_of_the_same_colour_that_pass_each_other_keep_their_ids():
     for number in range(1, 50):
         frame, masks = stage.picture(*things(number))
         tracks = tracker.step(frame)
+        one, other = (full(track, frame) for track in tracks)
+        assert not (one & other).any(), 'a pixel belongs to one object'
     assert [track.segment.id for track in tracks] == [1, 2]
     for track, mask in zip(tracks, masks, strict=True):
         assert iou(full(track, frame), mask) > 0.8
@@ -207,6 +209,37 @@ def test_what_turns_and_comes_nearer_keeps_a_fitting_mask():
             continue
         (track,) = tracker.step(frame)
         assert iou(full(track, frame), mask) > 0.85
+
+
+def growing_box(stage, number):
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    cv2.rectangle(mask, (100, 90), (130 + number // 2, 140), 1, cv2.FILLED)
+    image = stage.table + stage.noise
+    image[mask > 0] = RED
+    return Frame(image.clip(0, 255).astype(np.uint8)), mask > 0
+
+
+def test_the_shape_is_learnt_as_another_side_comes_into_view():
+    stage = Stage(12)
+    frame, mask = growing_box(stage, 0)
+    tracker = ClassicalTracker()
+    tracker.start(frame, [segment_of(1, mask)])
+    for number in range(1, 80):
+        frame, mask = growing_box(stage, number)
+        (track,) = tracker.step(frame)
+        assert iou(full(track, frame), mask) > 0.8
+
+
+def test_what_hides_a_part_for_long_does_not_change_the_shape():
+    stage = Stage(13)
+    card = ('card', BLUE, 150, 100)
+    tracker = started(stage, card)
+    for number in range(60):
+        # It creeps over half of the card and stays there.
+        tracker.step(stage.picture(card, (20, BOARD, min(100 + 2 * number, 140), 100))[0])
+    frame, masks = stage.picture(card)
+    (track,) = tracker.step(frame)
+    assert iou(full(track, frame), masks[0]) > 0.9
 
 
 def test_what_leaves_the_picture_is_lost():
