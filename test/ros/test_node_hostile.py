@@ -29,7 +29,7 @@ def client(node, new_client, red_and_blue):
     client.wait_for_server()
     client.wait_for_state('active')
     client.good = client.camera(red_and_blue)
-    client.until(lambda: client.once('the red disc').status != Result.NO_IMAGE, 'a frame')
+    client.until(lambda: client.once('the red thing').status != Result.NO_IMAGE, 'a frame')
     return client
 
 
@@ -38,7 +38,7 @@ def well_afterwards(node, client):
     """See that the node lives and answers, whatever the test did to it."""
     yield
     assert node.running, node.output
-    result = client.once('the red disc')
+    result = client.once('the red thing')
     assert result.status == Result.OK, result.message
     assert len(result.objects) == 1
 
@@ -139,7 +139,7 @@ BAD_PARAMETERS = {
 
 @pytest.mark.parametrize('what', BAD_IMAGES)
 def test_a_bad_image_is_answered_with_what_is_wrong(client, what):
-    result = client.once('the red disc', BAD_IMAGES[what]())
+    result = client.once('the red thing', BAD_IMAGES[what]())
     assert result.status == Result.ERROR
     assert len(result.message) > 20
     assert 'Traceback' not in result.message
@@ -149,7 +149,7 @@ def test_a_bad_image_is_answered_with_what_is_wrong(client, what):
 @pytest.mark.parametrize('what', ODD_IMAGES)
 def test_an_odd_image_is_answered(client, what):
     picture = ODD_IMAGES[what]()
-    result = client.once('the red disc', picture)
+    result = client.once('the red thing', picture)
     assert result.status in GOOD
     assert (result.image_width, result.image_height) == (picture.width, picture.height)
 
@@ -220,14 +220,14 @@ def test_garbage_from_the_camera_is_an_error_and_the_next_frame_is_read(client, 
 
     def heard():
         publisher.publish(data)
-        result = client.once('the red disc')
+        result = client.once('the red thing')
         return None if 'nothing has come' in result.message else result
 
     client.until(lambda: publisher.get_subscription_count(), 'the node listens')
     result = client.until(heard, 'the garbage has come')
     client.node.destroy_publisher(publisher)
     client.good = client.camera(client.good.message)
-    client.until(lambda: client.once('the red disc').status == Result.OK, 'a good frame')
+    client.until(lambda: client.once('the red thing').status == Result.OK, 'a good frame')
     # Where the stamp is garbage, the image counts as too old.
     assert result.status in (Result.ERROR, Result.NO_IMAGE) or what.startswith('changed')
     assert len(result.message) > 20 or result.status in GOOD
@@ -236,8 +236,8 @@ def test_garbage_from_the_camera_is_an_error_and_the_next_frame_is_read(client, 
 @pytest.mark.parametrize('what', SERIALISED)
 def test_garbage_instead_of_a_query_does_not_silence_the_topic(node, client, what):
     for _ in range(30):
-        client.queries.publish(SERIALISED[what](String(data='the red disc')))
-    text = f'the red disc {what}'
+        client.queries.publish(SERIALISED[what](String(data='the red thing')))
+    text = f'the red thing {what}'
     assert client.ask(text).query == text
 
 
@@ -248,11 +248,11 @@ def test_transitions_in_any_order_leave_a_node_that_can_be_activated(client, see
         number = random.choice([0, 1, 2, 3, 4, 4, 3, 97, 200])
         request = ChangeState.Request(transition=Transition(id=number))
         client.call(ChangeState, 'perception/change_state', request)
-        client.say(f'the red disc {random.random()}')
+        client.say(f'the red thing {random.random()}')
     for transition in ('configure', 'activate'):
         client.transition(transition)
     assert client.state() == 'active'
-    client.until(lambda: client.once('the red disc').status == Result.OK, 'a frame')
+    client.until(lambda: client.once('the red thing').status == Result.OK, 'a frame')
 
 
 def test_nothing_was_logged_twice_in_a_row_by_all_this(node):
