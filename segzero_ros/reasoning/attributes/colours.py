@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.reasoning.attributes.fragments import level
 from segzero_ros.types import RgbImage
 
 Array = NDArray[np.float64]
@@ -217,7 +218,7 @@ def summarise(
     chosen = names == best
     if not chosen.any():
         chosen = np.ones(len(names), np.bool_)
-    lit = chosen & (lab[:, 0] >= np.percentile(lab[chosen, 0], 50))
+    lit = chosen & (lab[:, 0] >= level(lab[chosen, 0], 0.5))
     peak, low = rgb[lit].max(axis=1).astype(np.float64), rgb[lit].min(axis=1)
     mean = lab[lit].mean(axis=0)
     return ColourSummary(
@@ -232,8 +233,8 @@ def summarise(
 
 def _grey_levels(names: NDArray[np.uint8], lightness: NDArray[np.uint8]) -> tuple[float, float]:
     grey = lightness[np.isin(names, [_INDEX[name] for name in _GREYS])]
-    shadow, lit = np.percentile(grey if grey.size else lightness, (30, 65)) / 2.55
-    return float(shadow), float(lit)
+    some = grey if grey.size else lightness
+    return level(some, 0.30) / 2.55, level(some, 0.65) / 2.55
 
 
 def _grey_name(shadow: float, lit: float) -> int:

@@ -16,6 +16,7 @@ _LONGEST = 150
 _JOINTS = ('and', 'or', 'comma', 'but')
 _QUALITIES = ('shape', 'size', 'place')
 _HEADS = ('relation', 'except')
+_NOBODYS = ('everything', 'stuff', 'anything', 'something', 'one', 'ones')
 _WHERE = ('in ', 'on ', 'at ', 'to ', 'towards ', 'toward ', 'near ')
 
 
@@ -45,7 +46,7 @@ def read(text: str) -> Request:
 
 
 class _TooDeep(Exception):
-    """Relations of relations of relations …"""
+    """There are relations of relations of relations and more."""
 
 
 @dataclass
@@ -70,7 +71,9 @@ class _Draft:
     @property
     def empty(self) -> bool:
         """Whether nothing has been said yet that a thing could be found by."""
-        said = self.noun or self.qualities or self.picks or self.relations or self.rank or self.tone
+        said = (
+            self.noun or self.qualities or self.picks or self.relations or self.rank or self.tone
+        )
         return not said and self.count is None and not self.exclusions
 
 
@@ -309,7 +312,7 @@ def _add_quality(draft: _Draft, quality: Quality) -> None:
 
 
 def _joined(draft: _Draft, plural: bool) -> tuple[Quality, ...]:
-    """Merge colours, shapes … that are alternatives: "red or blue", and "red and blue" of several."""
+    """Merge alternatives: "red or blue", and "red and blue" where it is said of several."""
     merged: list[Quality] = []
     for quality, joint in zip(draft.qualities, draft.joined_by, strict=True):
         last = merged[-1] if merged else None
@@ -326,8 +329,17 @@ def _joined(draft: _Draft, plural: bool) -> tuple[Quality, ...]:
 
 
 def _singular(noun: Token | None) -> str:
-    if noun is None or noun.text in ('everything', 'stuff', 'anything', 'something', 'one', 'ones'):
+    if noun is None or noun.text in (
+        'everything',
+        'stuff',
+        'anything',
+        'something',
+        'one',
+        'ones',
+    ):
         return 'thing'
     if not noun.part.plural:
         return noun.text
-    return noun.text[:-2] if noun.text.endswith(('xes', 'shes', 'ches', 'sses')) else noun.text[:-1]
+    return (
+        noun.text[:-2] if noun.text.endswith(('xes', 'shes', 'ches', 'sses')) else noun.text[:-1]
+    )

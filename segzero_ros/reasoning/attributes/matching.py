@@ -1,4 +1,4 @@
-"""Find which regions a request means, and remember why, for the prose. Imports NumPy."""
+"""Find which regions a request means, and remember why, for the prose. Imports this room only."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 import math
 
-import numpy as np
-
+from segzero_ros.reasoning.attributes.measures import (
+    apart,
+    between,
+    MEASURES,
+    place_fit,
+    RELATIONS,
+)
 from segzero_ros.reasoning.attributes.phrases import Phrase, Pick, Quality, Relation, Request
 from segzero_ros.reasoning.attributes.regions import Region, View
-from segzero_ros.reasoning.attributes.shapes import down, up
 
 # A fit from which on a person would agree.
 FITS = 0.5
@@ -104,8 +108,7 @@ class _Search:
             if problem:
                 return self.failed(problem)
         for exclusion in phrase.exclusions:
-            others = find(self._view, _every(exclusion)).chosen
-            self._keep(exclusion, 'except', lambda region, o=others: float(region not in o))
+            self._apply_exclusion(exclusion)
         fitting = len(self._left) + self._less_fit
         for pick in phrase.picks:
             self._apply_pick(pick)
@@ -139,11 +142,10 @@ class _Search:
             self._keep(quality, 'size', _size_fit(self._left, quality, self._phrase, self._view))
             return
         single = not self._phrase.plural and quality.kind == 'place'
-        rate = _PLACES if quality.kind == 'place' else None
 
         def fit(region: Region) -> float:
-            if rate is not None:
-                best = max(rate(region, name) for name in quality.names)
+            if quality.kind == 'place':
+                best = max(place_fit(region, name) for name in quality.names)
             elif quality.kind == 'colour':
                 best = max(region.colour.fit(name) for name in quality.names)
             else:
@@ -158,13 +160,17 @@ class _Search:
             self._try_parts(quality)
 
     def _try_parts(self, quality: Quality) -> None:
-        """Where no thing has the colour asked for, a part of one may: only if any thing will do."""
+        """Where no thing has the colour asked for, a part of one may, if any thing will do."""
         if self._phrase.kind or quality.negated or len(self._steps) > 1:
             return
         parts = [part for name in quality.names for part in self._view.parts(name)]
         self._left = [Candidate(part, part.colour.fit(quality.names[0])) for part in parts]
         if parts:
             self._steps.append(Step(quality, 'part', len(parts), tuple(self._left)))
+
+    def _apply_exclusion(self, exclusion: Phrase) -> None:
+        others = find(self._view, _every(exclusion)).chosen
+        self._keep(exclusion, 'except', lambda region: float(region not in others))
 
     def _apply_relation(self, relation: Relation) -> str:
         anchors: list[Region] = []
@@ -184,7 +190,7 @@ class _Search:
             if region in anchors:
                 return 0.0
             if relation.kind == 'between':
-                best = _between(region, anchors[0], anchors[1], self._view)
+                best = between(region, anchors[0], anchors[1], self._view)
             else:
                 best = min(rate(region, anchor, self._view) for anchor in anchors)
             return 1.0 - best if relation.negated else best
@@ -203,7 +209,7 @@ class _Search:
 
     def _apply_nearness(self, relation: Relation, anchors: list[Region]) -> None:
         def away(region: Region) -> float:
-            return min(_apart(region, anchor, self._view) for anchor in anchors)
+            return min(apart(region, anchor, self._view) for anchor in anchors)
 
         others = [candidate for candidate in self._left if candidate.region not in anchors]
         others.sort(key=lambda candidate: away(candidate.region))
@@ -273,133 +279,3 @@ def _size_fit(
         return lambda region: float(sign * (region.area - limit) >= 0)
     best = areas[-1] if sign > 0 else areas[0]
     return lambda region: float(region.area == best)
-
-
-def _place_fit(region: Region, name: str) -> float:
-    x, y = region.centre
-    sides, _, edge = name.partition(' edge')
-    if name in ('front', 'back'):
-        return up(y, 0.4, 0.7) if name == 'front' else down(y, 0.3, 0.6)
-    if name == 'corner':
-        return min(max(_side(x, 'left'), _side(x, 'right')), max(_side(y, 'top'), _side(y, 'bottom')))
-    if name == 'centre':
-        return down(max(abs(x - 0.5), abs(y - 0.5)), 0.08, 0.3)
-    if name == 'edge':
-        return max(_side(x, 'left'), _side(x, 'right'), _side(y, 'top'), _side(y, 'bottom'))
-    fits = [_side(x if side in ('left', 'right') else y, side) for side in sides.split()]
-    del edge
-    return min(fits)
-
-
-def _side(value: float, side: str) -> float:
-    share = value if side in ('left', 'top') else 1.0 - value
-    return down(share, 0.3, 0.56)
-
-
-_PLACES = _place_fit
-
-
-def _beside(region: Region, anchor: Region, view: View, axis: int, sign: float) -> float:
-    """Return whether a region is on one side of another in the picture; widths of the picture."""
-    offset = (
-        region.centre[0] - anchor.centre[0],
-        (region.centre[1] - anchor.centre[1]) * view.aspect,
-    )
-    along, across = sign * offset[axis], abs(offset[1 - axis])
-    if along < 0.035:
-        return 0.0
-    return up(along, 0.0, 0.07) * up(along / max(across, 1e-6), 0.0, 0.6)
-
-
-def _apart(region: Region, anchor: Region, view: View) -> float:
-    """Return how far apart two regions are: shares of the picture's width; by depth where known."""
-    flat = math.hypot(
-        region.centre[0] - anchor.centre[0], (region.centre[1] - anchor.centre[1]) * view.aspect
-    )
-    deep = float(np.linalg.norm(region.place - anchor.place))
-    if not math.isfinite(deep):
-        return flat
-    # As wide as the picture is at the anchor's distance, about.
-    return 0.5 * (flat + deep / max(anchor.distance, 1e-3))
-
-
-def _between(region: Region, one: Region, other: Region, view: View) -> float:
-    stretch = np.array([1.0, view.aspect])
-    start, end, at = (np.array(item.centre) * stretch for item in (one, other, region))
-    line = end - start
-    length = max(float(np.linalg.norm(line)), 1e-6)
-    along = float((at - start) @ line) / length**2
-    across = abs(float((at - start)[0] * line[1] - (at - start)[1] * line[0])) / length**2
-    inside = min(up(along, 0.0, 0.22), up(1.0 - along, 0.0, 0.22))
-    return inside * down(across, 0.2, 0.6)
-
-
-def _touching(region: Region, anchor: Region, view: View) -> float:
-    """Return whether a region lies on or in another: its middle is within the other's box."""
-    x1, y1, x2, y2 = anchor.box
-    x, y = region.point
-    del view
-    return float(x1 <= x <= x2 and y1 - 0.35 * (y2 - y1) <= y <= y2 and region.area < anchor.area)
-
-
-def _in_front(region: Region, anchor: Region, view: View) -> float:
-    return _beside(region, anchor, view, 1, 1.0)
-
-
-def _behind(region: Region, anchor: Region, view: View) -> float:
-    return _beside(region, anchor, view, 1, -1.0)
-
-
-RELATIONS: dict[str, Callable[[Region, Region, View], float]] = {
-    'left_of': lambda region, anchor, view: _beside(region, anchor, view, 0, -1.0),
-    'right_of': lambda region, anchor, view: _beside(region, anchor, view, 0, 1.0),
-    'above': _behind,
-    'below': _in_front,
-    'behind': _behind,
-    'in_front': _in_front,
-    'on': _touching,
-    'in': _touching,
-    'larger': lambda region, anchor, view: up(region.area / anchor.area, 1.0, 1.3),
-    'smaller': lambda region, anchor, view: up(anchor.area / region.area, 1.0, 1.3),
-    'same_colour': lambda region, anchor, view: region.colour.fit(anchor.colour.name),
-    'between': lambda region, anchor, view: 0.0,
-}
-
-
-def _length(region: Region) -> float:
-    body = region.shape.body
-    if body is not None:
-        return max(body.length, body.height)
-    return math.sqrt(region.area * region.shape.outline.elongation)
-
-
-def _height(region: Region) -> float:
-    body = region.shape.body
-    return body.height if body is not None else float(region.mask.shape[0])
-
-
-def _thickness(region: Region) -> float:
-    body = region.shape.body
-    if body is not None:
-        return min(body.width, body.height)
-    return math.sqrt(region.area / region.shape.outline.elongation)
-
-
-def _flatness(region: Region) -> float:
-    body = region.shape.body
-    return -body.slimness if body is not None else -region.shape.outline.upright
-
-
-MEASURES: dict[str, Callable[[Region], float]] = {
-    'x': lambda region: region.centre[0],
-    'y': lambda region: region.centre[1],
-    'size': lambda region: region.area,
-    'depth': lambda region: region.distance,
-    'length': _length,
-    'height': _height,
-    'thickness': _thickness,
-    'roundness': lambda region: region.shape.outline.circularity * region.shape.outline.ellipse,
-    'flatness': _flatness,
-    'brightness': lambda region: region.colour.lightness,
-    'centrality': lambda region: -math.hypot(region.centre[0] - 0.5, region.centre[1] - 0.5),
-}

@@ -87,7 +87,9 @@ def surroundings(lab: Bytes) -> NDArray[np.float32]:
     """Return (h, w) how many of the picture's four sides each pixel's colour covers, 0 to 4."""
     depth = max(4, lab.shape[0] // 40)
     bins = [lab[..., 0] // _LIGHT_STEP]
-    bins += [np.clip((lab[..., i].astype(np.int16) - 128) // _COLOUR_STEP + 16, 0, 31) for i in (1, 2)]
+    bins += [
+        np.clip((lab[..., i].astype(np.int16) - 128) // _COLOUR_STEP + 16, 0, 31) for i in (1, 2)
+    ]
     index = (bins[0].astype(np.int32) * _BINS[1] + bins[1]) * _BINS[2] + bins[2]
     cover = np.zeros(_BINS, np.float32)
     for side in (index[:depth], index[-depth:], index[:, :depth], index[:, -depth:]):
@@ -109,9 +111,7 @@ def _cut_up(smooth: Bytes) -> _Pieces:
     values = np.dstack([smooth.astype(np.float32), cover])
     averages = means(labels, values, count)
     averages[:, 1:3] -= 128
-    steps = {
-        axis: (np.abs(np.diff(light, axis=axis)).astype(np.float32),) for axis in (0, 1)
-    }
+    steps = {axis: (np.abs(np.diff(light, axis=axis)).astype(np.float32),) for axis in (0, 1)}
     return _Pieces(
         labels,
         averages[:, :3],
@@ -181,7 +181,7 @@ def _whole(parts: Labels) -> Labels:
     What lies between such parts and looks like the surroundings (a pale label on a pale cloth)
     belongs to the thing as well.
     """
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
+    kernel = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)), np.uint8)
     near = cv2.morphologyEx((parts > 0).astype(np.uint8), cv2.MORPH_CLOSE, kernel)
     _, bodies, stats, _ = cv2.connectedComponentsWithStats(near, connectivity=4)
     result = parts.copy()
@@ -189,7 +189,7 @@ def _whole(parts: Labels) -> Labels:
     for number, (x, y, width, height, _) in enumerate(stats[1:].tolist(), start=1):
         window = slice(y, y + height), slice(x, x + width)
         body = bodies[window] == number
-        numbers = np.unique(parts[window][body])
+        numbers = np.unique(parts[window][body]).astype(np.int32)
         numbers = numbers[numbers > 0]
         if len(numbers) < 2:
             continue
@@ -232,7 +232,9 @@ def _solidity(mask: Mask) -> float:
     """Return which share of its convex outline a mask's largest part fills."""
     borders, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     border = max(borders, key=cv2.contourArea)
-    return float(cv2.contourArea(border)) / max(float(cv2.contourArea(cv2.convexHull(border))), 1.0)
+    return float(cv2.contourArea(border)) / max(
+        float(cv2.contourArea(cv2.convexHull(border))), 1.0
+    )
 
 
 def _without_room(labels: Labels) -> Labels:

@@ -32,7 +32,7 @@ class Pick:
     """A choice along one measure.
 
     Attributes:
-        measure: a key of `matching.MEASURES`.
+        measure: a key of `measures.MEASURES`.
         sign: 1 for the largest value, -1 for the smallest.
         rank: 1 for the first.
         word: how the sentence says it.
@@ -49,7 +49,7 @@ class Relation:
     """Where a thing is, or how large, as seen from others.
 
     Attributes:
-        kind: a key of `matching.RELATIONS`.
+        kind: a key of `measures.RELATIONS`.
         word: how the sentence says it.
         others: what it is seen from; one phrase, two for `between`.
         negated: the relation must not hold.

@@ -147,14 +147,16 @@ def _finding(step: Step, view: View) -> str:
         return _quality(step, condition, view)
     if step.kind == 'except':
         return f'Without the {condition.text}, {_left(step)}.'
-    return f'{_share(step, f"{_article(condition.noun)} by shape", f"{plural_of(condition.noun)} by shape")}.'
+    one, many = f'{_article(condition.noun)} by shape', f'{plural_of(condition.noun)} by shape'
+    return f'{_share(step, one, many)}.'
 
 
 def _quality(step: Step, quality: Quality, view: View) -> str:
     word = f'not {quality.word}' if quality.negated else quality.word
     if step.kind == 'part':
         shown = [f'one {_where(region.region)}' for region in step.kept[:_MOST_LISTED]]
-        return f'But {_count(len(step.kept), "part")} of them {_is(len(step.kept))} {word}: {_list(shown)}.'
+        count = len(step.kept)
+        return f'But {_count(count, "part")} of them {_is(count)} {word}: {_list(shown)}.'
     if quality.kind == 'colour' and not step.kept and not quality.negated:
         return f'{_share(step, word, word)}; by colour, I see {_colours(view)}.'
     return f'{_share(step, word, word)}{_listed(step, view)}.'
@@ -172,7 +174,8 @@ def _pick(step: Step, pick: Pick, view: View) -> str:
     if pick.rank > 1:
         what = f'the {_ordinal(pick.rank)} in order, counted from the one {what}'
         if not step.kept:
-            return f'There is no {_ordinal(pick.rank)}: only {_count(step.before, "thing")} {_fits(step.before)}.'
+            only = f'{_count(step.before, "thing")} {_fits(step.before)}'
+            return f'There is no {_ordinal(pick.rank)}: only {only}.'
     if not step.kept:
         return f'Nothing is left to choose the one {what} from.'
     shown = [f'the {name_of(candidate.region, view)}' for candidate in step.kept]
@@ -188,7 +191,8 @@ def _share(step: Step, one: str, many: str) -> str:
         return f'Of {_count(step.before, "thing")}, {nobody} {one}'
     if kept == step.before == 1:
         return f'The one that is left is {one}'
-    return f'{number_word(kept).capitalize()} of {number_word(step.before)} {_is(kept)} {one if kept == 1 else many}'
+    what = one if kept == 1 else many
+    return f'{number_word(kept).capitalize()} of {number_word(step.before)} {_is(kept)} {what}'
 
 
 def _listed(step: Step, view: View) -> str:

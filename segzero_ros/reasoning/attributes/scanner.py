@@ -20,11 +20,11 @@ class Token(NamedTuple):
     part: Part
 
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?|[,.;:?!&]")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[,.;:?!&]")
 
 _CONTEXT = (
-    r'(?:(?:the|this|a|my|that|your) )?(?:table ?top|table|desk|image|picture|photo|photograph|scene|'
-    r'frame|view|screen|floor|room|ground|surface|workbench|counter|camera image)'
+    r'(?:(?:the|this|a|my|that|your) )?(?:table ?top|table|desk|image|picture|photo|photograph|'
+    r'scene|frame|view|screen|floor|room|ground|surface|workbench|counter|camera image)'
 )
 _SIDE = r'(?:left|right|top|bottom|upper|lower|lefthand|righthand|centre|center|middle)'
 _EDGE = r'(?: (?:edge|side|border|end|half|part|area|corner|hand side|hand corner|most))'
@@ -33,11 +33,13 @@ _MUCH = r'(?:farthest|furthest|far|most|closest|nearest|close)'
 _TO = r'(?: to| on| at| towards| toward| in)?(?: the)?'
 _END = r'(?= (?:[,.;:?!&]|and|or|of|in|on|but|is|are|that|which|please)(?: |$)|$)'
 
-# The parts that idioms play; the first pattern that matches wins. Capitals stand for the pieces above.
+# The parts that idioms play; the first pattern that matches wins. Capitals stand for the pieces
+# above.
 _IDIOMS: tuple[tuple[str, Part], ...] = (
     (r'(?:can|could|will|would) (?:you|i|we|they|it|the robot|see|be)|'
-     r'(?:you|i|we|what|how|it|robot) can|right (?:now|here|there)|over (?:here|there)|as well(?! as)|'
-     r'all right|thank you|(?:in|of) (?:colou?r|shape|size)|for me|to me|i would like|at all',
+     r'(?:you|i|we|what|how|it|robot) can|right (?:now|here|there)|over (?:here|there)|'
+     r'as well(?! as)|all right|thank you|(?:in|of) (?:colou?r|shape|size)|for me|to me|'
+     r'i would like|at all',
      Part('skip')),
     (r'(?:farthest|furthest|most distant)(?: away)? from the (?P<away>SIDE)EDGE?(?: of CONTEXT)?',
      Part('extreme')),
@@ -48,8 +50,10 @@ _IDIOMS: tuple[tuple[str, Part], ...] = (
     (r'(?P<side>left|right|top|bottom|upper|lower) most', Part('extreme')),
     (r'(?:closest|nearest|close|near) VIEWEREND', Part('extreme', 'depth', -1)),
     (r'(?:farthest|furthest|most distant)(?: away)? VIEWER', Part('extreme', 'depth', 1)),
-    (r'(?:(?:farthest|furthest) away|most distant)(?! (?:from|than))', Part('extreme', 'depth', 1)),
-    (r'(?:counting |counted )?from (?:the )?(?P<side>left|right|top|bottom)EDGE?(?: to (?:the )?SIDE)?END',
+    (r'(?:(?:farthest|furthest) away|most distant)(?! (?:from|than))',
+     Part('extreme', 'depth', 1)),
+    (r'(?:counting |counted )?from (?:the )?(?P<side>left|right|top|bottom)EDGE?'
+     r'(?: to (?:the )?SIDE)?END',
      Part('from')),
     (r'(?:counting |counted )?from (?:the )?(?:front|camera|here)', Part('from', 'depth', -1)),
     (r'(?:counting |counted )?from (?:the )?back', Part('from', 'depth', 1)),
@@ -61,21 +65,25 @@ _IDIOMS: tuple[tuple[str, Part], ...] = (
     (r'(?:(?:on|at|in|to|towards|toward|near) )?(?:the )?(?P<place>SIDE(?: hand)?(?: SIDE)?)'
      r'(?P<edge>EDGE)?(?: of CONTEXT)?(?! (?:of|than) )', Part('place')),
     (r'(?:in|at|near) (?:a|the|one|one of the) corners?(?: of CONTEXT)?', Part('place', 'corner')),
-    (r'(?:on|at|near|by|along) (?:the |an )?(?:edge|border|rim)(?: of CONTEXT)?', Part('place', 'edge')),
+    (r'(?:on|at|near|by|along) (?:the |an )?(?:edge|border|rim)(?: of CONTEXT)?',
+     Part('place', 'edge')),
     (r'(?:in|at) (?:the )?(?:front|foreground)(?! of)', Part('place', 'front')),
     (r'(?:in|at) (?:the )?(?:back|background)(?! of)', Part('place', 'back')),
-    (r'(?:lying |standing |sitting )?(?:on top of|on|in|of|at|from|across|over|within|inside) CONTEXT',
+    (r'(?:lying |standing |sitting )?(?:on top of|on|in|of|at|from|across|over|within|inside) '
+     r'CONTEXT',
      Part('skip')),
     (r'(?:(?:of |in |with |has |have )?the )?same colou?r (?:as|like)',
      Part('relation', 'same_colour')),
     (r'(?:in )?front of|before|(?:nearer|closer) than', Part('relation', 'in_front')),
-    (r'behind|(?:in|at) (?:the )?back of|(?:farther|further)(?: away)? than', Part('relation', 'behind')),
+    (r'behind|(?:in|at) (?:the )?back of|(?:farther|further)(?: away)? than',
+     Part('relation', 'behind')),
     (r'above|over|higher(?: up)? than', Part('relation', 'above')),
     (r'below|beneath|underneath|under|lower(?: down)? than', Part('relation', 'below')),
-    (r'(?:right |directly |immediately |just )?(?:next to|near to|nearby|near by|near|beside|close to|by|'
-     r'adjacent to|alongside|closest to|nearest to|nearer to|closer to|touching|around|'
-     r'in the vicinity of)', Part('relation', 'near')),
-    (r'(?:farthest|furthest|farther|further|far)(?: away)? from|away from', Part('relation', 'far')),
+    (r'(?:right |directly |immediately |just )?(?:next to|near to|nearby|near by|near|beside|'
+     r'close to|by|adjacent to|alongside|closest to|nearest to|nearer to|closer to|touching|'
+     r'around|in the vicinity of)', Part('relation', 'near')),
+    (r'(?:farthest|furthest|farther|further|far)(?: away)? from|away from',
+     Part('relation', 'far')),
     (r'(?:halfway |in )?between|among|amid', Part('relation', 'between')),
     (r'on top of|upon|atop|onto', Part('relation', 'on')),
     (r'inside of|inside|within|into', Part('relation', 'in')),
@@ -83,7 +91,8 @@ _IDIOMS: tuple[tuple[str, Part], ...] = (
     (r'smaller than', Part('relation', 'smaller')),
     (r'how many|(?:the )?(?:number|count) of', Part('count')),
     (r'except for|other than|apart from|aside from|rather than', Part('except')),
-    (r'of (?:the |these |those )?(?P<number>two|three|four|five|six|seven|eight)', Part('of_number')),
+    (r'of (?:the |these |those )?(?P<number>two|three|four|five|six|seven|eight)',
+     Part('of_number')),
     (r'(?:a )?(?:couple|pair) of', Part('number', sign=2)),
     (r'as well as|together with|along with', Part('and')),
     (r'(?P<like>ball|box|stick|cone|cylinder|disc|pen|cube) (?:shaped|like)', Part('shape')),
@@ -107,7 +116,7 @@ _TOWARDS = {
 
 def scan(text: str) -> list[Token]:
     """Cut a sentence into words and idioms; unknown words come out with the role `unknown`."""
-    plain = unicodedata.normalize('NFKC', text).lower().replace('’', "'")
+    plain = unicodedata.normalize('NFKC', text).lower().replace('\u2019', "'")
     pieces = _WORD.findall(plain)
     sentence = ' '.join(pieces)
     tokens: list[Token] = []

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.reasoning.attributes.fragments import level
 from segzero_ros.reasoning.attributes.tabletop import Values
 from segzero_ros.types import Mask
 
@@ -99,12 +101,12 @@ class Shape:
     body: Body | None
 
     def fit(self, kind: str) -> float:
-        """Return how well a shape's or noun's kind fits, 0 to 1; above 0.5 a person would agree."""
+        """Return how well the shape of an adjective or noun fits, 0 to 1; from 0.5 on it does."""
         if kind in _ADJECTIVES:
             return _ADJECTIVES[kind](self)
         return self.kinds.get(kind, 0.0)
 
-    @property
+    @cached_property
     def kinds(self) -> dict[str, float]:
         """How well each kind of thing fits: against all others, or as well as any."""
         if self.body is None:
@@ -328,8 +330,8 @@ def measure_body(places: Values, heights: Values, inner: Mask) -> Body:
     seen, levels = np.ascontiguousarray(places[chosen]), heights[chosen]
     _, sides, _ = cv2.minAreaRect(seen)
     area = max(float(cv2.contourArea(cv2.convexHull(seen))), 1e-8)
-    across, level = seen[:, 0], levels / height
-    widths = [_width_at(across, level, index) for index in range(1, _SLICES)]
+    across, share = seen[:, 0], levels / height
+    widths = [_width_at(across, share, index) for index in range(1, _SLICES)]
     widest = max(*widths, 1e-6)
     top = levels > height - max(0.12 * height, 0.003)
     top_fill, top_area, top_sides, hollow = _top(seen, levels, top, height)
@@ -348,12 +350,11 @@ def measure_body(places: Values, heights: Values, inner: Mask) -> Body:
     )
 
 
-def _width_at(across: Values, level: Values, index: int) -> float:
-    chosen = across[(level >= index / _SLICES) & (level < (index + 1) / _SLICES)]
+def _width_at(across: Values, share: Values, index: int) -> float:
+    chosen = across[(share >= index / _SLICES) & (share < (index + 1) / _SLICES)]
     if len(chosen) < 5:
         return 0.0
-    low, high = np.percentile(chosen, (3, 97))
-    return float(high - low)
+    return level(chosen, 0.97) - level(chosen, 0.03)
 
 
 def _top(
@@ -369,10 +370,11 @@ def _top(
     fill = area / max(sides[0] * sides[1], 1e-8)
     along = np.roll(hull, -1, axis=0) - hull
     length = np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)
-    offset = places[:, None] - hull[None]
+    some = slice(None, None, max(1, len(places) // 400))
+    offset = places[some, None] - hull[None]
     across = (along[:, 0] * offset[..., 1] - along[:, 1] * offset[..., 0]) / length
     turn = float(np.sign(cv2.contourArea(hull, oriented=True))) or 1.0
     inside = (turn * across).min(axis=1) > 0.004
-    deep = heights < height - max(0.25 * height, 0.004)
+    deep = heights[some] < height - max(0.25 * height, 0.004)
     hollow = float(deep[inside].mean()) if inside.sum() > 4 else 0.0
     return fill, area, (float(sides[0]), float(sides[1])), hollow

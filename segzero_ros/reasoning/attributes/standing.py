@@ -20,9 +20,10 @@ from segzero_ros.reasoning.attributes.fragments import (
     cut,
     Groups,
     Labels,
+    level,
     means,
-    meetings,
     Meetings,
+    meetings,
     without_slivers,
 )
 from segzero_ros.reasoning.attributes.tabletop import Support, Values
@@ -79,7 +80,7 @@ def standing_things(support: Support, lab: Bytes) -> Labels:
 
 
 def _large_parts(mask: Mask) -> Mask:
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     keep = stats[:, cv2.CC_STAT_AREA] >= max(12, 0.0003 * mask.size)
     keep[0] = False
     return np.asarray(keep[parts])
@@ -87,7 +88,7 @@ def _large_parts(mask: Mask) -> Mask:
 
 def _edges(support: Support, lab: Bytes, inside: Mask) -> Bytes:
     """Return a picture whose edges are those of colour (not of light) and of depth."""
-    nearest = float(np.percentile(support.near[inside], 1))
+    nearest = level(support.near[inside], 0.01)
     depth = np.clip((support.near - nearest) / np.float32(0.005), 0, 255).astype(np.uint8)
     a, b = (
         np.clip(1.6 * (lab[..., channel].astype(np.float32) - 128) + 128, 0, 255).astype(np.uint8)
@@ -223,15 +224,13 @@ def _group_pairs(
     }
 
 
-def _outline(
-    places: Values, heights: Values, lab: Bytes, inner: Mask, member: Mask
-) -> _Outline:
+def _outline(places: Values, heights: Values, lab: Bytes, inner: Mask, member: Mask) -> _Outline:
     chosen = member & inner
     if chosen.sum() < 12:
         chosen = member
     points = np.ascontiguousarray(places[chosen])
-    hull = cv2.convexHull(points)[:, 0]
-    top = float(np.percentile(heights[chosen], 95))
+    hull = np.asarray(cv2.convexHull(points)[:, 0], np.float32)
+    top = level(heights[chosen], 0.95)
     return _Outline(
         hull,
         points[:: max(1, len(points) // 32)],
@@ -239,7 +238,7 @@ def _outline(
         top,
         points[heights[chosen] > top - max(0.006, 0.1 * top)],
         int(member.sum()),
-        float(np.percentile(heights[chosen], 15)),
+        level(heights[chosen], 0.15),
         lab[chosen].mean(axis=0),
     )
 
@@ -255,14 +254,15 @@ def _one_body(support: Support, one: _Outline, other: _Outline, gap: float) -> f
         # Across a gap in depth only the inside and the outside of one rim belong together.
         level = abs(one.top - other.top) < 0.012
         return float(level and _is_rim(np.concatenate([one.rim, other.rim])))
-    both = cv2.convexHull(np.concatenate([one.hull, other.hull]))[:, 0]
+    corners = cv2.convexHull(np.concatenate([one.hull, other.hull]))
+    both = np.asarray(corners[:, 0], np.float32)
     if _plane_between(support, both, one.hull, other.hull) >= 0.12:
         return 0.0
     return min((one.area + other.area) / max(float(cv2.contourArea(both)), 1e-6), 0.99)
 
 
 def _is_handle(one: _Outline, other: _Outline) -> bool:
-    """Whether the smaller piece hangs beside the larger, in its colour, and does not reach down."""
+    """Whether the smaller piece hangs beside the larger, in its colour, above the ground."""
     small, large = (one, other) if one.pixels < other.pixels else (other, one)
     floats = small.low > max(0.011, 0.15 * small.top) and small.top < large.top + 0.01
     alike = float(np.hypot(*(small.lab - large.lab)[1:])) < 12

@@ -191,7 +191,9 @@ def _best_plane(
     weights = np.select([facing_up > 0.25, facing_up > -0.1], [1.5, 1.0], 0.2)
     plane = planes[int((inliers * weights).argmax())]
     for share in (1.0, 0.7, 0.5):
-        close = np.abs(plane[0] * x + plane[1] * y + plane[2] - values) < share * tolerance * values
+        close = (
+            np.abs(plane[0] * x + plane[1] * y + plane[2] - values) < share * tolerance * values
+        )
         if close.mean() < _LEAST_INLIERS * share:
             return None
         basis = np.stack([x[close], y[close], np.ones(int(close.sum()))])

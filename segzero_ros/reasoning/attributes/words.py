@@ -28,17 +28,18 @@ class Part(NamedTuple):
 
 
 _SKIPPED = """
-please kindly can could can would will shall should may might do does did is are was were be am been
-being it its it's that's what's where's there's here's who's i'm i'd we'd you'd let's lets i we you me
-us he she they them my your our their show find get give pick grab take hand bring pass point fetch
-reach hold lift touch grasp segment mark mask highlight outline select choose identify locate detect
-track follow look looking see seen tell say name want need like wish help try go move put search spot
-recognise recognize indicate picked what where who how there here to at for up out off now just only
-exactly then so too well if whether really quite very rather robot hey hi hello ok okay yes thanks
-thank sir have has having had with located placed lying lies standing stands sitting sits situated
-positioned found visible colour color coloured colored colours colors shade hue shaped sized size kind
-sort type looks appears seems called as about possible whose that which
-""".split()
+please kindly can could would will shall should may might do does did is are was were be am
+been being it its it's that's what's where's there's here's who's i'm i'd we'd you'd let's lets
+i we you me us he she they them my your our their show find get give pick grab take hand bring
+pass point fetch reach hold lift touch grasp segment mark mask highlight outline select choose
+identify locate detect track follow look looking see seen tell say name want need like wish
+help try go move put search spot recognise recognize indicate picked what where who how there
+here to at for up out off now just only exactly then so too well if whether really quite very
+rather robot hey hi hello ok okay yes thanks thank sir have has having had with located placed
+lying lies standing stands sitting sits situated positioned found visible colour color coloured
+colored colours colors shade hue shaped sized size kind sort type looks appears seems called as
+about possible whose that which
+"""
 
 _COLOURS = {
     'red': 'red scarlet crimson ruby vermilion reddish',
@@ -63,7 +64,7 @@ _TONES = {
     'bright': 'bright vivid brilliant',
 }
 _NOUNS = {
-    '': 'thing object item something anything piece part region area spot patch toy one shape element',
+    '': 'thing object item something anything piece part region area spot patch toy one element',
     'ball': 'ball sphere orb globe marble',
     'box': 'box cube block carton brick package parcel case packet cuboid',
     'can': 'can tin cylinder',
@@ -127,8 +128,15 @@ _PLACES = {
     'front': 'front foreground',
     'back': 'back background',
 }
-_NUMBERS = 'zero one two three four five six seven eight nine ten eleven twelve'.split()
-_ORDINALS = 'first second third fourth fifth sixth seventh eighth ninth tenth'.split()
+_NAMED = {
+    'colour': _COLOURS,
+    'tone': _TONES,
+    'shape': _SHAPES,
+    'size': _SIZES,
+    'place': _PLACES,
+}
+_NUMBERS = 'zero one two three four five six seven eight nine ten eleven twelve'
+_ORDINALS = 'first second third fourth fifth sixth seventh eighth ninth tenth'
 _SMALL = {
     'article': 'the a an this those these any another some',
     'all': 'all every each several many various',
@@ -147,7 +155,7 @@ _SMALL = {
 @cache
 def words() -> dict[str, Part]:
     """Return every known single word, lower-case, and the part it plays."""
-    table = {word: Part('skip') for word in _SKIPPED}
+    table = {word: Part('skip') for word in _SKIPPED.split()}
     for role, spelt in _SMALL.items():
         table |= {word: Part(role) for word in spelt.split()}
     for kind, spelt in _NOUNS.items():
@@ -155,16 +163,15 @@ def words() -> dict[str, Part]:
             table[noun] = Part('noun', kind)
             table[plural_of(noun)] = Part('noun', kind, plural=True)
     table |= dict.fromkeys(('everything', 'stuff'), Part('noun', plural=True))
-    for role, names in (
-        ('colour', _COLOURS), ('tone', _TONES), ('shape', _SHAPES), ('size', _SIZES), ('place', _PLACES),
-    ):  # fmt: skip
-        table |= {word: Part(role, name) for name, spelt in names.items() for word in spelt.split()}
+    for role, names in _NAMED.items():
+        for name, spelt in names.items():
+            table |= {word: Part(role, name) for word in spelt.split()}
     for (measure, sign), spelt in _EXTREMES.items():
         table |= {word: Part('extreme', measure, sign) for word in spelt.split()}
-    for rank, word in enumerate(_ORDINALS, start=1):
+    for rank, word in enumerate(_ORDINALS.split(), start=1):
         table[word] = table[f'{rank}{_ending(rank)}'] = Part('ordinal', sign=rank)
     table['last'] = Part('ordinal', sign=-1)
-    for value, word in enumerate(_NUMBERS):
+    for value, word in enumerate(_NUMBERS.split()):
         table[str(value)] = Part('number', sign=value)
         if word != 'one':
             table[word] = Part('number', sign=value)
@@ -178,7 +185,8 @@ def plural_of(noun: str) -> str:
 
 def number_word(value: int) -> str:
     """Return a number as prose has it: in words up to twelve."""
-    return _NUMBERS[value] if 0 <= value < len(_NUMBERS) else str(value)
+    words_for = _NUMBERS.split()
+    return words_for[value] if 0 <= value < len(words_for) else str(value)
 
 
 def _ending(rank: int) -> str:
