@@ -12,6 +12,7 @@ from typing import Any
 
 from segzero_ros.reasoning.base import Reasoner
 from segzero_ros.segmentation.base import Segmenter
+from segzero_ros.segmentation.tracking import Tracker
 from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable
 
 REASONERS = ('transformers', 'openai', 'attributes')
@@ -148,3 +149,16 @@ def load_segmenter(options: SegmenterOptions) -> Segmenter[Any]:
     raise SegmenterUnavailable(
         f'There is no segmenter {options.backend!r}; there are {", ".join(SEGMENTERS)}.'
     )
+
+
+def load_tracker(options: SegmenterOptions, segmenter: Segmenter[Any]) -> Tracker:
+    """Return the tracker that goes with a loaded segmenter; SAM 2's runs on the same weights."""
+    if options.backend == 'sam2':
+        from segzero_ros.segmentation.sam2_segmenter import Sam2Segmenter
+        from segzero_ros.segmentation.sam2_tracker import Sam2Tracker
+
+        assert isinstance(segmenter, Sam2Segmenter)
+        return Sam2Tracker(segmenter)
+    from segzero_ros.segmentation.classical_tracker import ClassicalTracker
+
+    return ClassicalTracker()

@@ -9,6 +9,7 @@ import pytest
 from skimage import measure
 import torch
 
+from segzero_ros.loading import load_segmenter, load_tracker, SegmenterOptions
 from segzero_ros.segmentation import sam2_checkpoint, sam2_tracker
 from segzero_ros.segmentation.sam2_segmenter import Sam2Segmenter
 from segzero_ros.segmentation.sam2_tracker import fill_holes, Sam2Tracker
@@ -282,6 +283,13 @@ def test_an_id_is_followed_once_and_an_empty_mask_not_at_all(segmenter, film):
         tracker.add(film[1], [FIRST])
     tracker.close()
     assert tracker.step(film[2]) == []
+
+
+def test_each_segmenter_has_its_tracker(segmenter):
+    tracker = load_tracker(SegmenterOptions('sam2'), segmenter)
+    assert isinstance(tracker, Sam2Tracker) and tracker.name == 'tiny_sam2.pt'
+    options = SegmenterOptions('grabcut')
+    assert load_tracker(options, load_segmenter(options)).name == 'classical'
 
 
 @pytest.mark.parametrize('area', [1, 8, 40])
