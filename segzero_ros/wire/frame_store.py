@@ -7,6 +7,7 @@ in which every message with a header begins; every method may be called from any
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 import struct
 import threading
 import time
@@ -112,10 +113,7 @@ class FrameStore:
         if not images:
             return None
         image = self._with_exact_depth(images, depths) or images[-1]
-        depth = nearest(image, depths)
-        if depth is not None and abs(depth.time_ns - image.time_ns) > self.max_offset_ns:
-            depth = None
-        return Shot(image, depth, nearest(image, infos))
+        return pair(image, depths, infos, self.max_offset_ns)
 
     def _with_exact_depth(
         self, images: list[StoredMessage], depths: list[StoredMessage]
@@ -140,7 +138,20 @@ def read_stamp(data: bytes) -> int | None:
     return int(seconds) * 1_000_000_000 + int(nanoseconds) or None
 
 
-def nearest(to: StoredMessage, messages: list[StoredMessage]) -> StoredMessage | None:
+def pair(
+    image: StoredMessage,
+    depths: Sequence[StoredMessage],
+    infos: Sequence[StoredMessage],
+    max_offset_ns: int,
+) -> Shot:
+    """Return the image with the nearest depth within max_offset_ns and the nearest intrinsics."""
+    depth = nearest(image, depths)
+    if depth is not None and abs(depth.time_ns - image.time_ns) > max_offset_ns:
+        depth = None
+    return Shot(image, depth, nearest(image, infos))
+
+
+def nearest(to: StoredMessage, messages: Sequence[StoredMessage]) -> StoredMessage | None:
     """Return the message whose time is nearest, of equally near ones the newest."""
     return min(
         reversed(messages), key=lambda message: abs(message.time_ns - to.time_ns), default=None
