@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import apsw
+from backports import zstd
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import (
     Connection,
@@ -37,14 +38,13 @@ from rosbags.rosbag2 import (
     Writer,
     WriterError,
 )
-from rosbags.rosbag2.storage_mcap import zstd
 from rosbags.serde import SerdeError
 from rosbags.typesys import get_types_from_msg, get_typestore, Stores, TypesysError
 from rosbags.typesys.store import Typestore
 
 from segzero_ros.types import SegZeroError
 
-# What rosbags and the libraries below it raise when they read bytes that are not what they should be.
+# What rosbags and the libraries below it raise over bytes that are not what they should be.
 DAMAGES = (
     AnyReaderError,
     Rosbag1Error,

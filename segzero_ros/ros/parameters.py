@@ -1,7 +1,8 @@
 """The node's parameters: one table of names, defaults, descriptions and limits.
 
 Descriptors, start-up checks, live checks and the options of the models are all read from it. What
-a model is made from has its default in `loading`. Imports rclpy's parameter types and `loading`.
+a model is made from has its default in `loading`. Imports rclpy's parameter types, `loading` and
+`profiles`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from segzero_ros import profiles
 from segzero_ros.loading import (
     ReasonerOptions,
     REASONERS,
@@ -317,37 +319,12 @@ def as_declared(parameters: list[Parameter]) -> list[Parameter]:
 
 def reasoner_options(node: Node) -> ReasonerOptions:
     """Return what the reasoner is made from."""
-    value = _reader(node)
-    return ReasonerOptions(
-        backend=value('reasoner'),
-        model=value('reasoner_model'),
-        dialect=value('dialect'),
-        answer_parser=value('answer_parser'),
-        device=value('reasoner_device') or value('device'),
-        dtype=value('reasoner_dtype'),
-        quantization=value('quantization'),
-        max_new_tokens=value('max_new_tokens'),
-        time_limit=value('time_limit'),
-        seed=value('seed'),
-        offline=value('offline'),
-        fast=value('fast'),
-        base_url=value('base_url'),
-        api_key_env=value('api_key_env'),
-        constrain_answer=value('constrain_answer'),
-    )
+    return profiles.reasoner_options(_reader(node))
 
 
 def segmenter_options(node: Node) -> SegmenterOptions:
     """Return what the segmenter is made from."""
-    value = _reader(node)
-    return SegmenterOptions(
-        backend=value('segmenter'),
-        model=value('segmenter_model'),
-        config=value('segmenter_config'),
-        device=value('segmenter_device') or value('device'),
-        dtype=value('segmenter_dtype'),
-        offline=value('offline'),
-    )
+    return profiles.segmenter_options(_reader(node))
 
 
 def _reader(node: Node) -> Callable[[str], Any]:

@@ -1,0 +1,166 @@
+"""Answers as lines of JSON, and back: `results.jsonl` holds all that the other outputs show.
+
+Nothing in a line depends on the clock of the machine, so the same bag and the same models give the
+same bytes. Imports `types` and `masks`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NamedTuple
+
+from segzero_ros.replay.masks import from_rle, to_rle
+from segzero_ros.types import (
+    Answer,
+    Frame,
+    Pose3D,
+    PoseStatus,
+    Query,
+    Roi,
+    Segment,
+    SegZeroError,
+    Status,
+    Timing,
+)
+
+
+class BadRecord(SegZeroError):
+    """A line of results cannot be read; the text names it."""
+
+
+class Record(NamedTuple):
+    """One answered query.
+
+    Attributes:
+        answer: without a frame, and without what depends on the machine's clock.
+        time_ns: when it was asked, by the recorder's clock.
+        stamp_ns: the image's stamp; None without an image.
+        frame_id: the image's.
+        size: (height, width) of the image; (0, 0) without one.
+    """
+
+    answer: Answer
+    time_ns: int
+    stamp_ns: int | None
+    frame_id: str
+    size: tuple[int, int]
+
+
+def record_of(answer: Answer, time_ns: int) -> Record:
+    """Return what is kept of an answer."""
+    frame, timing = answer.frame, answer.timing
+    kept = Timing(frame_age=timing.frame_age, generated_tokens=timing.generated_tokens)
+    values = {name: getattr(answer, name) for name in Answer.__dataclass_fields__}
+    bare = Answer(**{**values, 'frame': None, 'timing': kept})
+    if frame is None:
+        return Record(bare, time_ns, None, '', (0, 0))
+    return Record(bare, time_ns, frame.stamp_ns, frame.frame_id, (frame.height, frame.width))
+
+
+def with_frame(record: Record, frame: Frame | None) -> Answer:
+    """Return the record's answer about a frame."""
+    values = {name: getattr(record.answer, name) for name in Answer.__dataclass_fields__}
+    return Answer(**{**values, 'frame': frame})
+
+
+def to_line(record: Record) -> str:
+    """Return the line of a record, without its line end."""
+    answer = record.answer
+    line = {
+        'time_ns': record.time_ns,
+        'stamp_ns': record.stamp_ns,
+        'frame_id': record.frame_id,
+        'query_id': answer.query.id,
+        'query': answer.query.text,
+        'status': answer.status.name,
+        'message': answer.message,
+        'reasoning': answer.reasoning,
+        'raw_answer': answer.raw_answer,
+        'reasoner': answer.reasoner,
+        'segmenter': answer.segmenter,
+        'image_size': list(record.size),
+        'objects': [_object(segment, record.size) for segment in answer.segments],
+        'frame_age': _number(answer.timing.frame_age),
+        'generated_tokens': answer.timing.generated_tokens,
+    }
+    # ASCII, for a model may write half a character.
+    return json.dumps(line, allow_nan=False)
+
+
+def from_line(line: str) -> Record:
+    """Return the record of a line.
+
+    Raises:
+        BadRecord: it is none.
+    """
+    try:
+        fields = json.loads(line)
+        height, width = fields['image_size']
+        answer = Answer(
+            query=Query(fields['query'], fields['query_id']),
+            status=Status[fields['status']],
+            message=fields['message'],
+            reasoning=fields['reasoning'],
+            raw_answer=fields['raw_answer'],
+            segments=tuple(_segment(found) for found in fields['objects']),
+            reasoner=fields['reasoner'],
+            segmenter=fields['segmenter'],
+            timing=Timing(
+                frame_age=_or_nan(fields['frame_age']),
+                generated_tokens=fields['generated_tokens'],
+            ),
+        )
+        return Record(
+            answer, fields['time_ns'], fields['stamp_ns'], fields['frame_id'], (height, width)
+        )
+    except (ValueError, LookupError, TypeError) as error:
+        raise BadRecord(f'{line[:80]!r} … is no line of results: {error!r}') from error
+
+
+def _object(segment: Segment, size: tuple[int, int]) -> dict[str, Any]:
+    pose = segment.pose
+    return {
+        'id': segment.id,
+        'label': segment.label,
+        'score': _number(segment.score),
+        'box': list(map(int, segment.box)),
+        'points': [[float(x), float(y)] for x, y in segment.points],
+        'mask_roi': list(map(int, segment.mask_roi)),
+        'mask': {'size': list(size), 'counts': to_rle(segment.full_mask(*size))},
+        'pose_status': segment.pose_status.name,
+        'pose': None
+        if pose is None
+        else {
+            'position': list(map(float, pose.position)),
+            'orientation': list(map(float, pose.orientation)),
+            'size': list(map(float, pose.size)),
+        },
+    }
+
+
+def _segment(found: dict[str, Any]) -> Segment:
+    roi = Roi(*found['mask_roi'])
+    height, width = found['mask']['size']
+    pose = found['pose']
+    return Segment(
+        id=found['id'],
+        label=found['label'],
+        score=_or_nan(found['score']),
+        box=Roi(*found['box']),
+        points=tuple((x, y) for x, y in found['points']),
+        mask_roi=roi,
+        mask=from_rle(found['mask']['counts'], height, width)[roi.slices].copy(),
+        pose=None
+        if pose is None
+        else Pose3D(tuple(pose['position']), tuple(pose['orientation']), tuple(pose['size'])),
+        pose_status=PoseStatus[found['pose_status']],
+    )
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)

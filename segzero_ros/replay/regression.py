@@ -1,0 +1,143 @@
+"""Compare the answers of a replay with accepted ones.
+
+Imports `records` and `types`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from segzero_ros.replay.queries import NANO
+from segzero_ros.replay.records import BadRecord, from_line, Record
+from segzero_ros.types import Segment, SegZeroError
+
+
+class NoGolden(SegZeroError):
+    """There are no accepted answers to compare with; the text names the cause and the cure."""
+
+
+class Comparison(NamedTuple):
+    """What came of comparing.
+
+    Attributes:
+        differences: a sentence for each one.
+        compared: how many answers were accepted before.
+        differing: how many queries have a difference.
+    """
+
+    differences: list[str]
+    compared: int
+    differing: int
+
+
+Key = tuple[int | None, str, int]
+
+
+def read_golden(path: Path) -> Iterator[Record]:
+    """Give the accepted answers, which are the lines of a `results.jsonl`.
+
+    Raises:
+        NoGolden: there are none, or they cannot be read.
+    """
+    try:
+        with path.open(encoding='ascii') as lines:
+            for line in lines:
+                yield from_line(line)
+    except FileNotFoundError as error:
+        raise NoGolden(
+            f'{path} does not exist: make it with --accept {path}, and look at what it holds.'
+        ) from error
+    except (OSError, UnicodeDecodeError, BadRecord) as error:
+        raise NoGolden(f'{path} cannot be read: {error}') from error
+
+
+def compare(golden: Iterable[Record], found: Iterable[Record], least_iou: float) -> Comparison:
+    """Compare answers by status, number of objects, and the IoU of their masks.
+
+    Answers belong together by the image's stamp and the query, not by their order; objects by
+    their masks, whatever their ids. Words are not compared.
+
+    Args:
+        golden: what was accepted.
+        found: what is to be judged.
+        least_iou: that a mask must have with the accepted one, 0 to 1.
+    """
+    expected = _by_key(golden)
+    actual = _by_key(found)
+    differences: list[str] = []
+    differing = 0
+    for key in sorted({**expected, **actual}, key=lambda key: (key[0] or 0, key[1], key[2])):
+        lines = list(_differences(expected.get(key), actual.get(key), least_iou))
+        differing += bool(lines)
+        differences += [f'{_name(key)}: {line}' for line in lines]
+    return Comparison(differences, len(expected), differing)
+
+
+def _by_key(records: Iterable[Record]) -> dict[Key, Record]:
+    """Return the records by stamp and query; of equal ones, by which of them it is."""
+    seen: Counter[tuple[int | None, str]] = Counter()
+    keyed = {}
+    for record in records:
+        stamp_ns, text = name = record.stamp_ns, record.answer.query.text
+        keyed[stamp_ns, text, seen[name]] = record
+        seen[name] += 1
+    return keyed
+
+
+def _name(key: Key) -> str:
+    stamp_ns, text, again = key
+    stamp = 'no image' if stamp_ns is None else f'stamp {stamp_ns / NANO:.9f}'
+    return f'{stamp}, “{text}”' + (f', time {again + 1}' if again else '')
+
+
+def _differences(
+    expected: Record | None, actual: Record | None, least_iou: float
+) -> Iterator[str]:
+    if expected is None:
+        yield 'was not asked before'
+        return
+    if actual is None:
+        yield 'is not asked any more'
+        return
+    before, after = expected.answer, actual.answer
+    if before.status is not after.status:
+        message = f' ({after.message})' if after.message else ''
+        yield f'status is {after.status.name}{message}, was {before.status.name}'
+        return
+    if len(before.segments) != len(after.segments):
+        yield f'{len(after.segments)} objects, were {len(before.segments)}'
+    if expected.size != actual.size:
+        yield f'the image has {actual.size} pixels (height, width), had {expected.size}'
+        return
+    yield from _mask_differences(expected, actual, least_iou)
+
+
+def _mask_differences(expected: Record, actual: Record, least_iou: float) -> Iterator[str]:
+    """Pair objects by IoU, best first, and say which accepted one has no good partner."""
+    before, after = expected.answer.segments, actual.answer.segments
+    ious = np.array([[_iou(a, b, actual.size) for b in after] for a in before], np.float64)
+    ious = ious.reshape(len(before), len(after))
+    left = set(range(len(before)))
+    for _ in range(min(ious.shape)):
+        i, j = np.unravel_index(int(ious.argmax()), ious.shape)
+        if ious[i, j] < least_iou:
+            break
+        left.discard(int(i))
+        ious[i, :] = ious[:, j] = -1.0
+    for index in sorted(left):
+        segment = before[index]
+        best = max((_iou(segment, other, actual.size) for other in after), default=0.0)
+        yield (
+            f'object {segment.id} ({segment.label}): best IoU {best:.3f} is below {least_iou:g}'
+        )
+
+
+def _iou(a: Segment, b: Segment, size: tuple[int, int]) -> float:
+    first, second = a.full_mask(*size), b.full_mask(*size)
+    union = int((first | second).sum())
+    return float((first & second).sum() / union) if union else 1.0

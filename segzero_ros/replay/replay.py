@@ -1,0 +1,223 @@
+"""Replay a bag: ask, then write what came of it. What `segzero replay` runs.
+
+Asking can be interrupted and goes on where it was; everything else is written from the answers
+afterwards, so an interrupted replay ends with the same bytes as one that was not. Imports the rest
+of the room, `pipeline`, `loading` and `profiles`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
+from segzero_ros.pipeline import Pipeline
+from segzero_ros.profiles import reasoner_options, segmenter_options
+from segzero_ros.replay.asking import Asker, OnAnswer
+from segzero_ros.replay.bag import BagReader
+from segzero_ros.replay.folder import Folder
+from segzero_ros.replay.jobs import Jobs, Limits
+from segzero_ros.replay.queries import NANO, Plan
+from segzero_ros.replay.report import write_report
+from segzero_ros.replay.results_bag import write_bag
+from segzero_ros.replay.topics import find_topics, Topics
+from segzero_ros.replay.video import write_video
+from segzero_ros.types import SegZeroError
+
+# Raise it when the same bag and models give other bytes, so that no old half is continued.
+_FORMAT = 1
+OUTPUTS = ('bag', 'originals', 'overlays', 'video', 'report')
+
+
+class NothingToAsk(SegZeroError):
+    """No query was given; the text says how to give one."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a bag is replayed.
+
+    Attributes:
+        plan: what is asked; None for the queries that were recorded.
+        image: the topic of the colour images; empty to find it. The same for the others.
+        depth: the depth images' topic.
+        camera_info: the intrinsics' topic.
+        query_topic: the recorded queries' topic.
+        rate: seconds of the bag that may pass in one; 0 for as many as can be done.
+        namespace: of the results' topics.
+        overlay_topic: whether the pictures of the answers are in the bag too.
+        without: which of OUTPUTS are not made.
+        restart: whether an interrupted replay is begun anew.
+    """
+
+    plan: Plan | None = None
+    image: str = ''
+    depth: str = ''
+    camera_info: str = ''
+    query_topic: str = ''
+    rate: float = 0.0
+    namespace: str = '/segzero'
+    overlay_topic: bool = False
+    without: frozenset[str] = field(default=frozenset())
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who wants to hear how a replay goes.
+
+    Attributes:
+        on_remark: a sentence for a person.
+        on_begin: how many answers are there already, and how many there will be; 0: not known.
+        on_answer: after each answer.
+        on_write: what is written now.
+    """
+
+    on_remark: Callable[[str], None] = lambda _: None
+    on_begin: Callable[[int, int], None] = lambda *_: None
+    on_answer: OnAnswer = lambda *_: None
+    on_write: Callable[[str], None] = lambda _: None
+
+
+def replay(
+    path: Path,
+    output: Path,
+    parameters: Mapping[str, Any],
+    wishes: Wishes = Wishes(),
+    listener: Listener = Listener(),
+) -> Folder:
+    """Replay a bag into a folder.
+
+    Args:
+        path: the bag.
+        output: the folder; one with an interrupted replay of the same is continued.
+        parameters: the node's, as `profiles.read_profile` gives them.
+        wishes: what is asked, and what is made of it.
+        listener: hears how it goes.
+
+    Returns:
+        The folder with everything in it.
+
+    Raises:
+        SegZeroError: it cannot be done; the text names the cause and the cure.
+    """
+    with BagReader(path, salvage=True) as bag:
+        topics = find_topics(
+            bag, wishes.image, wishes.depth, wishes.camera_info, wishes.query_topic
+        )
+        plan = wishes.plan or _recorded(bag, topics)
+        folder = Folder(output)
+        manifest = _manifest(bag, topics, plan, parameters)
+        done = folder.begin(manifest, restart=wishes.restart)
+        limits = _limits(parameters)
+        jobs = Jobs(topics, plan, limits, bag.span_ns[0], lambda m: str(bag.parse(m).data))
+        pipeline = _load(parameters)
+        try:
+            listener.on_begin(done, _expected(bag, topics, plan))
+            asker = Asker(bag, topics, pipeline, folder, wishes.rate)
+            count = asker.run(jobs, done, listener.on_answer)
+        finally:
+            pipeline.close()
+        remarks = [*filter(None, [bag.damage]), *topics.remarks]
+        if jobs.restarts:
+            remarks.append(f'The stamps of {topics.image} start anew {jobs.restarts} times.')
+        remarks += _write(bag, folder, manifest, wishes, count, remarks, listener)
+        for remark in remarks:
+            listener.on_remark(remark)
+        folder.finish(manifest)
+    return folder
+
+
+def _recorded(bag: BagReader, topics: Topics) -> Plan:
+    if not topics.queries:
+        raise NothingToAsk(
+            f'{bag.path} holds no recorded queries: ask with --query TEXT, or --queries FILE.'
+        )
+    return Plan(recorded=True)
+
+
+def _load(parameters: Mapping[str, Any]) -> Pipeline:
+    reasoner = load_reasoner(reasoner_options(parameters.__getitem__))
+    try:
+        return Pipeline(reasoner, load_segmenter(segmenter_options(parameters.__getitem__)))
+    except SegZeroError:
+        reasoner.close()
+        raise
+
+
+def _limits(parameters: Mapping[str, Any]) -> Limits:
+    return Limits(
+        round(parameters['depth_max_offset'] * NANO),
+        round(parameters['image_max_age'] * NANO),
+        parameters['max_query_length'],
+    )
+
+
+def _manifest(
+    bag: BagReader, topics: Topics, plan: Plan, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the answers depend on; nothing in it depends on the machine."""
+    path = bag.path
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    reasoner: ReasonerOptions = reasoner_options(parameters.__getitem__)
+    segmenter: SegmenterOptions = segmenter_options(parameters.__getitem__)
+    return {
+        'format': _FORMAT,
+        'bag': {'name': path.name, 'files': [[file.name, file.stat().st_size] for file in files]},
+        'topics': {
+            'image': topics.image,
+            'depth': topics.depth,
+            'camera_info': topics.camera_info,
+            'query': topics.queries if plan.recorded else '',
+        },
+        'queries': hashlib.sha256(json.dumps(asdict(plan)).encode()).hexdigest(),
+        'models': {'reasoner': asdict(reasoner), 'segmenter': asdict(segmenter)},
+        'limits': asdict(_limits(parameters)),
+    }
+
+
+def _expected(bag: BagReader, topics: Topics, plan: Plan) -> int:
+    """Return how many answers there will be, as far as the bag tells."""
+    if plan.recorded:
+        return bag.counts[topics.queries]
+    frames = bag.counts[topics.image]
+    if plan.every_ns:
+        start_ns, end_ns = bag.span_ns
+        frames = min(frames, (end_ns - start_ns) // plan.every_ns + 1)
+    return frames * len(plan.texts) + len(plan.asks)
+
+
+def _write(
+    bag: BagReader,
+    folder: Folder,
+    manifest: dict[str, Any],
+    wishes: Wishes,
+    count: int,
+    remarks: list[str],
+    listener: Listener,
+) -> list[str]:
+    """Write everything that is made of the answers; return further remarks."""
+    further: list[str] = []
+    if 'bag' not in wishes.without:
+        listener.on_write(folder.bag.name)
+        further = write_bag(
+            bag,
+            folder,
+            wishes.namespace,
+            originals='originals' not in wishes.without,
+            overlays=wishes.overlay_topic,
+        )
+    if 'video' not in wishes.without:
+        listener.on_write(folder.video.name)
+        start_ns, end_ns = bag.span_ns
+        write_video(folder, count, count * NANO / max(end_ns - start_ns, 1))
+    if 'report' not in wishes.without:
+        listener.on_write(folder.report.name)
+        write_report(folder, manifest, [*remarks, *further])
+    if 'overlays' in wishes.without:
+        folder.remove_overlays()
+    return further

@@ -1,0 +1,168 @@
+"""A replay for people: one HTML file that needs nothing besides itself.
+
+Written as the answers are read, so that it takes no memory for a long bag. Imports `folder`,
+`records`, `results_bag`, `types` and OpenCV.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from html import escape
+from itertools import zip_longest
+import json
+from typing import Any
+
+import cv2
+import numpy as np
+
+from segzero_ros.replay.folder import Folder
+from segzero_ros.replay.queries import NANO
+from segzero_ros.replay.records import Record
+from segzero_ros.replay.results_bag import read_picture
+from segzero_ros.types import Status
+
+# Pictures in the file at most, chosen evenly, and their width in pixels: some 30 kB each.
+MOST_PICTURES = 200
+WIDTH = 480
+_QUALITY = 82
+_STAGES = ('reasoning', 'encoding', 'segmenting', 'total')
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --faint: #777; }
+body { font: 15px/1.5 system-ui, sans-serif; }
+body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; } td, th { padding: .2rem .8rem .2rem 0; text-align: left; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+article { border-top: 1px solid var(--line); padding: 1rem 0; }
+article { display: flex; gap: 1.2rem; flex-wrap: wrap; }
+article img { width: 30rem; max-width: 100%; align-self: flex-start; border-radius: 4px; }
+article div { flex: 1; min-width: 16rem; } .faint { color: var(--faint); }
+.status { font-weight: 600; padding: .05rem .5rem; border-radius: .6rem; }
+.status { color: #fff; background: #b34700; }
+.OK { background: #00714f; } .NOT_FOUND { background: #8a5a00; }
+.reasoning { white-space: pre-wrap; overflow-wrap: anywhere; }
+"""
+
+
+def write_report(folder: Folder, manifest: dict[str, Any], remarks: Sequence[str]) -> None:
+    """Write the report of the answers in a folder.
+
+    Args:
+        folder: holds results, timings and pictures.
+        manifest: what was replayed, and how.
+        remarks: sentences for a person, such as what is wrong with the bag.
+    """
+    path = folder.work / folder.report.name
+    with path.open('w', encoding='utf-8') as page:
+        for part in _parts(folder, manifest, remarks):
+            page.write(part)
+    path.replace(folder.report)
+
+
+def _parts(folder: Folder, manifest: dict[str, Any], remarks: Sequence[str]) -> Iterator[str]:
+    title = f'Replay of {manifest["bag"]["name"]}'
+    yield (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f'<title>{escape(title)}</title><style>{_STYLE}</style></head><body>'
+        f'<h1>{escape(title)}</h1>'
+    )
+    statuses = Counter(record.answer.status for record in folder.records())
+    timings = _read_timings(folder)
+    yield _summary(manifest, statuses)
+    yield ''.join(f'<p>⚠ {escape(remark)}</p>' for remark in remarks)
+    yield _latencies(timings)
+    yield '<h2>Answers</h2>'
+    count = sum(statuses.values())
+    shown = set(np.linspace(0, count - 1, min(count, MOST_PICTURES)).round().astype(int).tolist())
+    if count > MOST_PICTURES:
+        yield f'<p class="faint">Pictures of {len(shown)} of {count} answers.</p>'
+    begin_ns = None
+    for number, (record, total) in enumerate(zip_longest(folder.records(), timings['total'])):
+        begin_ns = record.time_ns if begin_ns is None else begin_ns
+        picture = _picture(folder, number) if number in shown else ''
+        yield _entry(record, record.time_ns - begin_ns, total, picture)
+    yield '</body></html>\n'
+
+
+def _summary(manifest: dict[str, Any], statuses: Counter[Status]) -> str:
+    rows = {
+        'camera': ', '.join(filter(None, manifest['topics'].values())),
+        'reasoner': manifest['models']['reasoner']['backend'],
+        'segmenter': manifest['models']['segmenter']['backend'],
+        'queries': str(sum(statuses.values())),
+        'answers': ', '.join(f'{n} {status.name}' for status, n in sorted(statuses.items())),
+    }
+    cells = ''.join(
+        f'<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows.items()
+    )
+    return f'<table>{cells}</table>'
+
+
+def _read_timings(folder: Folder) -> dict[str, list[float]]:
+    """Return what the answers took, in seconds, by stage."""
+    lines = [json.loads(line) for line in folder.timings.read_text('ascii').splitlines()]
+    return {stage: [line[stage] for line in lines] for stage in _STAGES}
+
+
+def _latencies(timings: dict[str, list[float]]) -> str:
+    rows = []
+    for stage, seconds in timings.items():
+        if seconds:
+            values = [*np.percentile(seconds, [50, 90, 99]), max(seconds)]
+            cells = ''.join(f'<td class="n">{value * 1000:.1f}</td>' for value in values)
+            rows.append(f'<tr><th>{stage}</th>{cells}</tr>')
+    heads = ''.join(f'<th class="n">{name}</th>' for name in ('median', '90 %', '99 %', 'longest'))
+    return f'<h2>Milliseconds</h2><table><tr><th></th>{heads}</tr>{"".join(rows)}</table>'
+
+
+def _picture(folder: Folder, number: int) -> str:
+    picture = read_picture(folder, number)
+    height = round(picture.shape[0] * WIDTH / picture.shape[1])
+    small = cv2.resize(picture, (WIDTH, height), interpolation=cv2.INTER_AREA)
+    quality = (cv2.IMWRITE_JPEG_QUALITY, _QUALITY)
+    _, data = cv2.imencode('.jpg', cv2.cvtColor(small, cv2.COLOR_RGB2BGR), quality)
+    text = base64.b64encode(data.tobytes()).decode('ascii')
+    return f'<img alt="" src="data:image/jpeg;base64,{text}">'
+
+
+def _entry(record: Record, since_ns: int, total: float | None, picture: str) -> str:
+    answer = record.answer
+    stamp = '' if record.stamp_ns is None else f' · stamp {record.stamp_ns / NANO:.3f}'
+    took = '' if total is None else f' · {total * 1000:.0f} ms'
+    status = answer.status.name
+    parts = [
+        f'<b>“{_safe(answer.query.text)}”</b> '
+        f'<span class="status {status}">{status.replace("_", " ")}</span>',
+        f'<span class="faint">{_safe(answer.query.id)} · '
+        f'at {since_ns / NANO:.3f} s{stamp}{took}</span>',
+        _safe(answer.message),
+        f'<div class="reasoning">{_safe(answer.reasoning)}</div>' if answer.reasoning else '',
+        _objects(record),
+    ]
+    return f'<article>{picture}<div>{"<br>".join(filter(None, parts))}</div></article>'
+
+
+def _objects(record: Record) -> str:
+    if not record.answer.segments:
+        return ''
+    rows = []
+    for segment in record.answer.segments:
+        pose = segment.pose
+        place = ', '.join(f'{value:.3f}' for value in pose.position) if pose else ''
+        score = '' if np.isnan(segment.score) else f'{segment.score:.2f}'
+        cells = (', '.join(map(str, segment.box)), str(int(segment.mask.sum())), score, place)
+        numbers = ''.join(f'<td class="n">{cell}</td>' for cell in cells)
+        rows.append(f'<tr><td>{segment.id}</td><td>{_safe(segment.label)}</td>{numbers}</tr>')
+    heads = ''.join(
+        f'<th class="n">{name}</th>'
+        for name in ('box x, y, w, h', 'mask px', 'score', 'x, y, z m')
+    )
+    return f'<table><tr><th>id</th><th>label</th>{heads}</tr>{"".join(rows)}</table>'
+
+
+def _safe(text: str) -> str:
+    """Return text for HTML; half a character, which a model may write, becomes a question mark."""
+    return escape(text.encode('utf-8', 'replace').decode('utf-8'))

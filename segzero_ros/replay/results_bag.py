@@ -1,0 +1,140 @@
+"""The bag of a replay: the original's messages, and the results among them at their times.
+
+Imports `bag`, `folder`, `records`, `topics`, `types` and `wire`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import heapq
+from typing import Any
+
+import cv2
+import numpy as np
+from rosbags.typesys.store import Typestore
+
+from segzero_ros.replay.bag import BagMessage, BagReader, BagWriter, Definitions, UnknownType
+from segzero_ros.replay.folder import Folder
+from segzero_ros.replay.records import Record, with_frame
+from segzero_ros.replay.topics import IMAGE, RESULT, TEXT
+from segzero_ros.types import Answer, Frame, RgbImage, Status
+from segzero_ros.wire import results
+
+# Of these, there is something to show; as in the node.
+_SHOWN = (Status.OK, Status.NOT_FOUND)
+
+
+class ResultMessages:
+    """Answers as serialized messages, on the node's topics."""
+
+    def __init__(self, namespace: str, folder: Folder, *, overlays: bool) -> None:
+        self._prefix = namespace.rstrip('/')
+        self._folder = folder
+        self._overlays = overlays
+        definitions = Definitions()
+        self._store: Typestore = definitions.require(RESULT)
+
+    @property
+    def topics(self) -> dict[str, str]:
+        """The type of each topic."""
+        types = {'result': RESULT, 'reasoning': TEXT, 'label_image': IMAGE}
+        if self._overlays:
+            types['overlay'] = IMAGE
+        return {f'{self._prefix}/{name}': kind for name, kind in types.items()}
+
+    def of(self, number: int, record: Record) -> Iterator[BagMessage]:
+        """Give the messages of an answer, by its number from 0."""
+        # The pixels are not needed, but what they are about is.
+        height, width = record.size
+        frame = None
+        if record.stamp_ns is not None:
+            blank = np.broadcast_to(np.zeros(3, np.uint8), (height, width, 3))
+            frame = Frame(blank, record.stamp_ns, record.frame_id)
+        answer = with_frame(record, frame)
+        if answer.reasoning:
+            text = self._make(TEXT, data=results.clean_text(answer.reasoning) + '\n')
+            yield self._message('reasoning', TEXT, text, record.time_ns)
+        yield self._message(
+            'result', RESULT, results.to_result(self._make, answer), record.time_ns
+        )
+        if answer.frame is None or answer.status not in _SHOWN:
+            return
+        labels = results.label_image(self._make, answer)
+        yield self._message('label_image', IMAGE, labels, record.time_ns)
+        if self._overlays:
+            yield self._message('overlay', IMAGE, self._overlay(number, answer), record.time_ns)
+
+    def _overlay(self, number: int, answer: Answer) -> Any:
+        picture = read_picture(self._folder, number)
+        return results.rgb_image(self._make, picture, results.header_of(self._make, answer))
+
+    def _message(self, name: str, kind: str, message: Any, time_ns: int) -> BagMessage:
+        data = bytes(self._store.serialize_cdr(message, kind))
+        return BagMessage(f'{self._prefix}/{name}', kind, data, time_ns)
+
+    def _make(self, name: str, /, **fields: Any) -> Any:
+        if isinstance(fields.get('data'), bytes):
+            fields['data'] = np.frombuffer(fields['data'], np.uint8)
+        return self._store.types[name](**fields)
+
+
+def read_picture(folder: Folder, number: int) -> RgbImage:
+    """Read the picture of an answer, by its number from 0."""
+    return np.asarray(cv2.imread(str(folder.overlay(number)), cv2.IMREAD_COLOR_RGB), np.uint8)
+
+
+def write_bag(
+    source: BagReader,
+    folder: Folder,
+    namespace: str,
+    *,
+    originals: bool = True,
+    overlays: bool = True,
+) -> list[str]:
+    """Write the bag with the results; it gets its name when it is complete.
+
+    Args:
+        source: the bag that was replayed.
+        folder: holds the results.
+        namespace: of the results' topics; topics of the original with the same names are replaced.
+        originals: whether the original's messages are in it too.
+        overlays: whether the pictures of the answers are.
+
+    Returns:
+        Remarks for a person, about what was left out.
+    """
+    made = ResultMessages(namespace, folder, overlays=overlays)
+    remarks: list[str] = []
+    path = folder.work / folder.bag.name
+    with BagWriter(path) as bag:
+        copied = _add_originals(source, bag, set(made.topics), remarks) if originals else set()
+        for topic, kind in made.topics.items():
+            bag.add_topic(topic, kind)
+        originals_in_order = source.messages(copied) if copied else iter(())
+        answers = (
+            message
+            for number, record in enumerate(folder.records())
+            for message in made.of(number, record)
+        )
+        for message in heapq.merge(originals_in_order, answers, key=lambda entry: entry.stamp_ns):
+            bag.write(message.topic, message.data, message.stamp_ns)
+    path.replace(folder.bag)
+    return remarks
+
+
+def _add_originals(
+    source: BagReader, bag: BagWriter, replaced: set[str], remarks: list[str]
+) -> set[str]:
+    copied = set()
+    for topic, kind in sorted(source.topics.items()):
+        if topic in replaced:
+            remarks.append(f'The recorded {topic} is replaced; --namespace keeps both.')
+            continue
+        try:
+            typestore = source.typestore_of(topic)
+        except UnknownType as error:
+            remarks.append(f'{topic} is not copied: {error}')
+            continue
+        bag.add_topic(topic, kind, typestore=typestore, qos=source.qos_of(topic))
+        copied.add(topic)
+    return copied
