@@ -245,10 +245,12 @@ def _outline(places: Values, heights: Values, lab: Bytes, inner: Mask, member: M
 
 def _one_body(support: Support, one: _Outline, other: _Outline, gap: float) -> float:
     """Return how surely two neighbours are one body, 0 if they are not."""
-    inside = max(_share_inside(one.hull, other.sample), _share_inside(other.hull, one.sample))
+    beyond = _outside(one.hull, other.sample), _outside(other.hull, one.sample)
+    inside = max(float((distance < _MARGIN).mean()) for distance in beyond)
     if inside > 0.75 and gap < 0.6:
         return 1.0 + inside
-    if gap < 0.85 and _is_handle(one, other):
+    touching = min(float(distance.min()) for distance in beyond) < 2 * _MARGIN
+    if gap < 0.85 and touching and _is_handle(one, other):
         return 1.0
     if gap >= 0.4:
         # Across a gap in depth only the inside and the outside of one rim belong together.
@@ -283,17 +285,16 @@ def _is_rim(points: Values) -> bool:
     return (spread < 0.12 * radius and sides >= 6) or (spread < 0.17 * radius and sides == 8)
 
 
-def _share_inside(hull: Values, points: Values) -> float:
-    """Return which share of the points is in the outline, or outside by less than the margin."""
+def _outside(hull: Values, points: Values) -> Values:
+    """Return about how far (N, 2) points are outside an outline seen from above, metres."""
     if len(hull) < 3:
-        distance = np.linalg.norm(points[:, None] - hull[None], axis=2).min(axis=1)
-        return float((distance < _MARGIN).mean())
+        return np.asarray(np.linalg.norm(points[:, None] - hull[None], axis=2).min(axis=1))
     along = np.roll(hull, -1, axis=0) - hull
     length = np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)
     offset = points[:, None] - hull[None]
     across = (along[:, 0] * offset[..., 1] - along[:, 1] * offset[..., 0]) / length
     turn = float(np.sign(cv2.contourArea(hull, oriented=True))) or 1.0
-    return float(((turn * across).min(axis=1) > -_MARGIN).mean())
+    return np.asarray((-turn * across).max(axis=1))
 
 
 def _plane_between(support: Support, both: Values, one: Values, other: Values) -> float:
