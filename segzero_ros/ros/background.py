@@ -9,19 +9,50 @@ from collections.abc import Callable
 import threading
 import time
 from types import TracebackType
-from typing import TypeVar
+from typing import Any
 
 import rclpy
+from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
-Value = TypeVar('Value')
-
 # The graph tells nobody that it changed, so it has to be asked.
 _GRAPH_PERIOD = 0.02
+
+
+class ThreadSafeActionClient(ActionClient):
+    """An action client that may be used while another thread spins its node.
+
+    rclpy notes a request only after sending it, so that an answer that is quicker is taken for a
+    stray one and dropped, and its future is never done. Here answers wait for the note.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        # Before rclpy's part: the node may already be spinning when that puts the client into it.
+        self._sending = threading.RLock()
+        super().__init__(*args, **options)
+
+    def send_goal_async(self, *args: Any, **options: Any) -> Future:
+        """Send a goal, as rclpy's."""
+        with self._sending:
+            return super().send_goal_async(*args, **options)
+
+    def _get_result_async(self, goal_handle: Any) -> Future:
+        with self._sending:
+            return super()._get_result_async(goal_handle)
+
+    def _cancel_goal_async(self, goal_handle: Any) -> Future:
+        with self._sending:
+            return super()._cancel_goal_async(goal_handle)
+
+    async def execute(self, taken_data: Any) -> None:
+        """Handle what came, as rclpy's, once no request is being sent."""
+        with self._sending:
+            pass
+        await super().execute(taken_data)
 
 
 class BackgroundNode:

@@ -17,15 +17,21 @@ import time
 from types import TracebackType
 from typing import Any
 
+from lifecycle_msgs.srv import GetState
 import numpy as np
-from rclpy.action import ActionClient, get_action_names_and_types
+from rclpy.action import get_action_names_and_types
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header, String
 
 from segzero_ros.action import Segment
 from segzero_ros.msg import SegmentationResult
-from segzero_ros.ros.background import BackgroundNode, wait_for_future, wait_for_graph
+from segzero_ros.ros.background import (
+    BackgroundNode,
+    ThreadSafeActionClient,
+    wait_for_future,
+    wait_for_graph,
+)
 from segzero_ros.ros.messages import answer_from, rgb_image, to_ns
 from segzero_ros.srv import SegmentOnce
 from segzero_ros.types import Answer, Frame, RgbImage, SegZeroError, Stage
@@ -106,8 +112,11 @@ class PerceptionClient:
         self._background = BackgroundNode(f'segzero_client_{os.getpid()}', self.namespace)
         self._node = node = self._background.node
         deep = QoSProfile(depth=1000)
-        self._action = ActionClient(node, Segment, 'segment')
+        self._action = ThreadSafeActionClient(
+            node, Segment, 'segment', feedback_sub_qos_profile=deep
+        )
         self._service = node.create_client(SegmentOnce, 'segment_once')
+        self._states = node.create_client(GetState, 'perception/get_state')
         self._queries = node.create_publisher(String, 'query', deep)
         self._heard: _News | None = None
         node.create_subscription(SegmentationResult, 'result', self._hear, deep)
@@ -135,13 +144,26 @@ class PerceptionClient:
         """Leave the graph."""
         self._background.close()
 
-    def wait_for_node(self, timeout: float = 10.0) -> None:
-        """Wait until the node hears this client and is heard; raise NoNode after `timeout` s."""
+    def wait_for_node(self, timeout: float = 10.0) -> str:
+        """Wait until the node hears this client, and then until it is active.
+
+        Args:
+            timeout: seconds for both.
+
+        Returns:
+            The node's lifecycle state: `active`, unless the time was over before; asked then, it
+            says itself why it does not answer.
+
+        Raises:
+            NoNode: it is not there.
+        """
+        deadline = time.monotonic() + timeout
 
         def connected() -> bool:
             return bool(
                 self._action.server_is_ready()
                 and self._service.service_is_ready()
+                and self._states.service_is_ready()
                 and self._queries.get_subscription_count()
                 and self._node.count_publishers('result')
             )
@@ -152,6 +174,15 @@ class PerceptionClient:
                 f'(waited {timeout:g} s for the action {self.namespace}/segment). '
                 + self._surroundings()
             )
+        wait_for_graph(lambda: self._state() == 'active', deadline - time.monotonic())
+        return self._state()
+
+    def _state(self) -> str:
+        """Return the label of the node's lifecycle state; empty while it does not say."""
+        future = self._states.call_async(GetState.Request())
+        if not wait_for_future(future, _LIFE_PERIOD):
+            return ''
+        return str(future.result().current_state.label)
 
     def ask(
         self,

@@ -59,7 +59,6 @@ rclpy = pytest.importorskip('rclpy', reason='needs ROS 2')
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
 from rcl_interfaces.srv import GetParameters, SetParameters  # noqa: E402
-from rclpy.action import ActionClient  # noqa: E402
 from rclpy.context import Context  # noqa: E402
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
@@ -69,6 +68,7 @@ from std_msgs.msg import String  # noqa: E402
 
 from segzero_ros.action import Segment  # noqa: E402
 from segzero_ros.msg import SegmentationResult  # noqa: E402
+from segzero_ros.ros.background import ThreadSafeActionClient  # noqa: E402
 from segzero_ros.srv import SegmentOnce  # noqa: E402
 
 
@@ -208,7 +208,7 @@ class Client:
         self.results = self.listen(SegmentationResult, 'result', reliable)
         self.reasoning = self.listen(String, 'reasoning', reliable)
         self.queries = self.node.create_publisher(String, 'query', reliable)
-        self.action = ActionClient(
+        self.action = ThreadSafeActionClient(
             self.node, Segment, 'segment', feedback_sub_qos_profile=reliable
         )
         self._thread = threading.Thread(target=self._spin, daemon=True)

@@ -1,0 +1,169 @@
+"""The client asks the real node by all three ways, and says why when it gets no answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+import os
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segzero_ros.ros.client import NoAnswer, NoNode, PerceptionClient, Progress
+from segzero_ros.types import Stage, Status
+
+DEADLINE = 40.0
+Start = Callable[..., Any]
+
+
+@pytest.fixture(scope='module')
+def node(scripted_node: Start) -> Any:
+    return scripted_node(arguments=['-r', '__ns:=/asked'])
+
+
+@pytest.fixture(scope='module')
+def camera(node: Any, new_client: Start, red_and_blue: Any) -> Any:
+    return new_client('asked').camera(red_and_blue, rate=10)
+
+
+@pytest.fixture(scope='module')
+def client(node: Any, camera: Any) -> Iterator[PerceptionClient]:
+    with PerceptionClient('asked', overlays=True) as client:
+        assert client.wait_for_node(DEADLINE) == 'active'
+        node.wait_for_output('Active')
+        while client.ask('something').answer.status is Status.NO_IMAGE:
+            assert node.running
+        yield client
+
+
+@pytest.mark.parametrize('way', ['ask', 'ask_by_topic', 'ask_by_service'])
+def test_each_way_gives_the_answer_about_the_newest_frame(
+    client: PerceptionClient, camera: Any, way: str
+) -> None:
+    reply = getattr(client, way)(f'something {way}')
+    (segment,) = reply.answer.segments
+    assert reply.answer.status is Status.OK
+    assert reply.answer.query.text == segment.label == f'something {way}'
+    assert (reply.width, reply.height) == (320, 240)
+    assert segment.mask.all()
+    assert tuple(segment.mask_roi) == (80, 60, 160, 120)
+    assert reply.frame_id == 'camera_optical_frame'
+    assert divmod(reply.stamp_ns, 10**9) in camera.stamps
+
+
+@pytest.mark.parametrize('way', ['ask', 'ask_by_topic'])
+def test_the_reasoning_streams_while_the_node_works(client: PerceptionClient, way: str) -> None:
+    heard: list[Progress] = []
+    reply = getattr(client, way)('count to 30', on_progress=heard.append)
+    assert reply.answer.status is Status.OK
+    text = ''.join(progress.text for progress in heard)
+    assert text.startswith('0 1 2 ')
+    assert text.strip() in ' '.join(map(str, range(30)))
+    assert len([progress for progress in heard if progress.text]) > 10
+    assert heard[-1].stage in (Stage.REASONING, Stage.SEGMENTING)
+
+
+@pytest.mark.parametrize('way', ['ask', 'ask_by_service'])
+def test_a_picture_of_ones_own_is_asked_about(client: PerceptionClient, way: str) -> None:
+    picture = np.full((50, 80, 3), (10, 20, 30), np.uint8)
+    reply = getattr(client, way)('this', picture)
+    assert (reply.width, reply.height) == (80, 50)
+    assert reply.answer.frame is not None
+    assert np.array_equal(reply.answer.frame.image, picture)
+    assert tuple(reply.answer.segments[0].box) == (20, 12, 40, 26)
+
+
+def test_the_node_s_own_picture_of_the_answer_comes(client: PerceptionClient) -> None:
+    overlay = client.overlay(client.ask('draw this'), DEADLINE)
+    assert overlay.shape[1] == 640
+    assert overlay.dtype == np.uint8
+    assert overlay.shape[0] > 480
+
+
+def test_a_result_for_somebody_else_is_not_taken_for_ones_own(client: PerceptionClient) -> None:
+    with PerceptionClient('asked') as other:
+        other.wait_for_node(DEADLINE)
+        waiting = threading.Thread(target=other.ask, args=('count to 60',))
+        waiting.start()
+        reply = client.ask_by_topic('mine  \n alone')
+        waiting.join(DEADLINE)
+    assert reply.answer.query.text == 'mine alone'
+
+
+def test_every_status_is_an_answer_with_its_message(client: PerceptionClient) -> None:
+    for query, status in (
+        ('babble', Status.MALFORMED_ANSWER),
+        ('dawdle', Status.TIMEOUT),
+        ('explode', Status.ERROR),
+    ):
+        answer = client.ask(query).answer
+        assert (answer.status, bool(answer.message)) == (status, True)
+
+
+def test_no_answer_in_time_is_an_error_and_stops_the_node(client: PerceptionClient) -> None:
+    with pytest.raises(NoAnswer, match=r"/asked did not answer 'count for ever' within 0\.5 s"):
+        client.ask('count for ever', timeout=0.5)
+    # The one thread that owns the models is free again.
+    assert client.ask('after that', timeout=DEADLINE).answer.status is Status.OK
+
+
+def test_ctrl_c_cancels_the_goal(client: PerceptionClient) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.text:
+            raise KeyboardInterrupt
+
+    reply = client.ask('count for ever', on_progress=interrupt)
+    assert reply.answer.status is Status.CANCELED
+
+
+def test_no_image_is_an_answer_that_says_so(scripted_node: Start) -> None:
+    scripted_node(arguments=['-r', '__ns:=/blind'])
+    with PerceptionClient('/blind/') as client:
+        client.wait_for_node(DEADLINE)
+        answer = client.ask('anything').answer
+        assert answer.status is Status.NO_IMAGE
+        assert '/blind/image' in answer.message
+        assert '/asked/image' in client.image_topics()
+        assert '/asked/overlay' in client.image_topics()
+
+
+def test_without_a_node_the_error_names_where_there_is_one(client: PerceptionClient) -> None:
+    assert client.namespace == '/asked'
+    with PerceptionClient('nobody') as lost, pytest.raises(NoNode) as error:
+        lost.wait_for_node(3.0)
+    assert 'in the namespace /nobody' in str(error.value)
+    assert '/asked' in str(error.value)
+
+
+def test_a_node_that_is_not_active_says_so_itself(scripted_node: Start) -> None:
+    scripted_node({'autostart': False}, arguments=['-r', '__ns:=/asleep'])
+    with PerceptionClient('asleep') as client:
+        assert client.wait_for_node(DEADLINE / 8) == 'unconfigured'
+        answer = client.ask('anything').answer
+    assert answer.status is Status.REJECTED
+    assert 'unconfigured' in answer.message
+
+
+def test_on_an_empty_graph_the_error_says_how_to_start_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(101 if os.environ['ROS_DOMAIN_ID'] != '101' else 100))
+    with PerceptionClient() as lost, pytest.raises(NoNode) as error:
+        lost.wait_for_node(0.2)
+    assert 'The graph is empty' in str(error.value)
+    assert 'ros2 launch segzero_ros perception.launch.py' in str(error.value)
+
+
+def test_a_node_that_dies_while_it_is_asked_is_missed(scripted_node: Start) -> None:
+    node = scripted_node(arguments=['-r', '__ns:=/dying'])
+    picture = np.zeros((20, 20, 3), np.uint8)
+
+    def kill(progress: Progress) -> None:
+        if progress.text:
+            node.kill()
+
+    with PerceptionClient('dying') as client:
+        client.wait_for_node(DEADLINE)
+        with pytest.raises(NoNode, match='/dying is no longer there'):
+            client.ask('count for ever', picture, kill, timeout=2 * DEADLINE)
