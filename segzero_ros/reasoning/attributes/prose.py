@@ -159,7 +159,7 @@ def _quality(step: Step, quality: Quality, view: View) -> str:
         return f'But {_count(count, "part")} of them {_is(count)} {word}: {_list(shown)}.'
     if quality.kind == 'colour' and not step.kept and not quality.negated:
         return f'{_share(step, word, word)}; by colour, I see {_colours(view)}.'
-    return f'{_share(step, word, word)}{_listed(step, view)}.'
+    return f'{_share(step, word, word)}{_listed(step, view, quality)}.'
 
 
 def _relation(step: Step, relation: Relation, view: View) -> str:
@@ -195,11 +195,25 @@ def _share(step: Step, one: str, many: str) -> str:
     return f'{number_word(kept).capitalize()} of {number_word(step.before)} {_is(kept)} {what}'
 
 
-def _listed(step: Step, view: View) -> str:
+def _listed(step: Step, view: View, quality: Quality | None = None) -> str:
     if not 0 < len(step.kept) <= 4 or len(step.kept) == step.before:
         return ''
-    shown = [f'the {name_of(c.region, view)} {_where(c.region)}' for c in step.kept]
+    shown = [
+        f'the {name_of(c.region, view)} {_where(c.region)}{_reservation(c.region, quality)}'
+        for c in step.kept
+    ]
     return f': {_list(shown)}'
+
+
+def _reservation(region: Region, quality: Quality | None) -> str:
+    """Say so where a colour fits that is not the one that the region is called by."""
+    if quality is None or quality.kind != 'colour' or quality.negated:
+        return ''
+    names = {name.rpartition(' ')[2] for name in quality.names}
+    if region.colour.name in names or names & {'light', 'dark', 'bright'}:
+        return ''
+    partly = max(region.colour.share(name) for name in quality.names) >= 0.15
+    return f', which is {"partly" if partly else "nearly"} {quality.word}'
 
 
 def _colours(view: View) -> str:

@@ -212,8 +212,10 @@ def _outline_kinds(outline: Outline) -> dict[str, float]:
 
 def _roundness(shape: Shape) -> float:
     if shape.body is None:
-        oval = up(shape.outline.ellipse, 0.96, 0.985) * up(shape.outline.solidity, 0.9, 0.95)
-        return oval * down(shape.outline.elongation, 2.0, 2.6)
+        outline = shape.outline
+        oval = up(outline.ellipse, 0.96, 0.985) * up(outline.solidity, 0.9, 0.95)
+        disc = up(outline.circularity, 0.93, 0.97) * up(outline.solidity, 0.93, 0.96)
+        return max(oval * down(outline.elongation, 2.0, 2.6), disc)
     kinds = shape.kinds
     likely = max(kinds['ball'], 0.9 * max(kinds['plate'], kinds['bowl']))
     return max(likely, 0.6 * max(kinds[name] for name in ('can', 'mug', 'cone', 'bottle')))
@@ -284,6 +286,10 @@ def measure_outline(mask: Mask) -> Outline:
     picture = mask.astype(np.uint8)
     borders, _ = cv2.findContours(picture, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     border = max(borders, key=cv2.contourArea)
+    # What lies in it (the print on a badge) is another region, but it is round all the same.
+    picture = np.asarray(
+        cv2.drawContours(np.zeros_like(picture), [border], 0, 1, cv2.FILLED), np.uint8
+    )
     # A contour runs through pixel centres; half a pixel all around is missing from its area.
     hull = cv2.convexHull(border)
     perimeter = cv2.arcLength(hull, True)

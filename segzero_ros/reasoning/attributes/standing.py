@@ -7,12 +7,11 @@ of the plane showing between them. Imports `support`, NumPy and OpenCV.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.reasoning.attributes.bodies import one_body, Pixels, Seen
 from segzero_ros.reasoning.attributes.fragments import (
     Array,
     Bytes,
@@ -32,22 +31,6 @@ from segzero_ros.types import Mask
 # Neighbours further apart along the ray than this share of their depth, beyond their slope, have a
 # gap between them.
 _GAP = 0.015
-# How far outside another piece's outline, seen from above, a piece may reach and be part of it.
-_MARGIN = 0.008
-
-
-@dataclass(frozen=True, eq=False)
-class _Outline:
-    """What a group looks like from above: metres."""
-
-    hull: Values
-    sample: Values
-    area: float
-    top: float
-    rim: Values
-    pixels: int
-    low: float
-    lab: Array
 
 
 def standing_things(support: Support, lab: Bytes) -> Labels:
@@ -69,9 +52,10 @@ def standing_things(support: Support, lab: Bytes) -> Labels:
     gaps = met.sums[0] / np.maximum(met.length, 1)
     groups = Groups(count)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1).astype(np.float64)
+    sizes[0] = 0
     _join_alike(groups, met, gaps, means(pieces, lab, count), sizes)
     room = _is_room(groups.all()[pieces], count + 1)
-    _join_bodies(groups, met, gaps, pieces, lab, support, room)
+    _join_bodies(groups, met, gaps, sizes, pieces, lab, support, room)
     numbers = groups.all()
     # Bodies that were joined may reach further than their pieces did.
     room |= _is_room(numbers[pieces], count + 1)
@@ -155,29 +139,25 @@ def _join_bodies(
     groups: Groups,
     met: Meetings,
     gaps: Array,
+    sizes: Array,
     pieces: Labels,
     lab: Bytes,
     support: Support,
     room: Mask,
 ) -> None:
     """Put together neighbours that are one body, until there are none."""
-    rows, columns = np.nonzero(pieces)
-    first, second = support.plan()
-    places = np.stack([first[rows, columns], second[rows, columns]], axis=1)
-    heights, numbers = support.heights[rows, columns], pieces[rows, columns]
-    inner, colours = _inner(pieces)[rows, columns], lab[rows, columns]
-    outlines: dict[int, _Outline] = {}
+    pixels = Pixels(pieces, len(sizes) - 1, lab, support)
+    seen: dict[int, Seen] = {}
     for _ in range(4):
         owners = groups.all()
-        now = owners[numbers]
-        sizes = np.bincount(now, minlength=len(owners)).astype(np.float64)
-        pairs = _group_pairs(owners, sizes, met, gaps, room)
+        together = np.bincount(owners, sizes, minlength=len(owners)).astype(np.float64)
+        pairs = _group_pairs(owners, together, met, gaps, room)
         wanted = {group for pair in pairs for group in pair}
-        for group in wanted - outlines.keys():
-            outlines[group] = _outline(places, heights, colours, inner, now == group)
+        for group in wanted - seen.keys():
+            seen[group] = pixels.seen(np.flatnonzero(owners == group))
         found = []
         for (one, other), gap in pairs.items():
-            likeness = _one_body(support, outlines[one], outlines[other], gap)
+            likeness = one_body(support, seen[one], seen[other], gap)
             if likeness > 0:
                 found.append((likeness, one, other))
         if not found:
@@ -188,18 +168,7 @@ def _join_bodies(
             if likeness >= 1.0 or (one not in changed and other not in changed):
                 groups.join(one, other)
                 changed |= {one, other}
-        outlines = {group: kept for group, kept in outlines.items() if group not in changed}
-
-
-def _inner(pieces: Labels) -> Mask:
-    """Return the pixels away from their piece's border, where depth may be of something else."""
-    same = np.zeros(pieces.shape, np.bool_)
-    middle = pieces[1:-1, 1:-1]
-    same[1:-1, 1:-1] = (
-        (middle == pieces[:-2, 1:-1]) & (middle == pieces[2:, 1:-1])
-        & (middle == pieces[1:-1, :-2]) & (middle == pieces[1:-1, 2:])
-    )  # fmt: skip
-    return same
+        seen = {group: kept for group, kept in seen.items() if group not in changed}
 
 
 def _group_pairs(
@@ -222,97 +191,3 @@ def _group_pairs(
         for (one, other), (length, gap) in totals.items()
         if length >= max(2.0, 0.25 * min(sizes[one], sizes[other]) ** 0.5)
     }
-
-
-def _outline(places: Values, heights: Values, lab: Bytes, inner: Mask, member: Mask) -> _Outline:
-    chosen = member & inner
-    if chosen.sum() < 12:
-        chosen = member
-    points = np.ascontiguousarray(places[chosen])
-    hull = np.asarray(cv2.convexHull(points)[:, 0], np.float32)
-    top = level(heights[chosen], 0.95)
-    return _Outline(
-        hull,
-        points[:: max(1, len(points) // 32)],
-        max(float(cv2.contourArea(hull)), 1e-6),
-        top,
-        points[heights[chosen] > top - max(0.006, 0.1 * top)],
-        int(member.sum()),
-        level(heights[chosen], 0.15),
-        lab[chosen].mean(axis=0),
-    )
-
-
-def _one_body(support: Support, one: _Outline, other: _Outline, gap: float) -> float:
-    """Return how surely two neighbours are one body, 0 if they are not."""
-    beyond = _outside(one.hull, other.sample), _outside(other.hull, one.sample)
-    inside = max(float((distance < _MARGIN).mean()) for distance in beyond)
-    if inside > 0.75 and gap < 0.6:
-        return 1.0 + inside
-    touching = min(float(distance.min()) for distance in beyond) < 2 * _MARGIN
-    if gap < 0.85 and touching and _is_handle(one, other):
-        return 1.0
-    if gap >= 0.4:
-        # Across a gap in depth only the inside and the outside of one rim belong together.
-        level = abs(one.top - other.top) < 0.012
-        return float(level and _is_rim(np.concatenate([one.rim, other.rim])))
-    corners = cv2.convexHull(np.concatenate([one.hull, other.hull]))
-    both = np.asarray(corners[:, 0], np.float32)
-    if _plane_between(support, both, one.hull, other.hull) >= 0.12:
-        return 0.0
-    return min((one.area + other.area) / max(float(cv2.contourArea(both)), 1e-6), 0.99)
-
-
-def _is_handle(one: _Outline, other: _Outline) -> bool:
-    """Whether the smaller piece hangs beside the larger, in its colour, above the ground."""
-    small, large = (one, other) if one.pixels < other.pixels else (other, one)
-    floats = small.low > max(0.011, 0.15 * small.top) and small.top < large.top + 0.01
-    alike = float(np.hypot(*(small.lab - large.lab)[1:])) < 12
-    return floats and alike and small.pixels < 0.4 * large.pixels
-
-
-def _is_rim(points: Values) -> bool:
-    """Whether points, seen from above, go around a circle."""
-    centred = points - points.mean(axis=0)
-    system = np.column_stack([2 * centred, np.ones(len(centred))])
-    x, y, rest = np.linalg.lstsq(system, (centred**2).sum(axis=1), rcond=None)[0]
-    radius = float(np.sqrt(max(rest + x * x + y * y, 1e-9)))
-    offset = centred - (x, y)
-    spread = float(np.std(np.hypot(offset[:, 0], offset[:, 1])))
-    sectors = np.floor(np.arctan2(offset[:, 1], offset[:, 0]) / (np.pi / 4)).astype(int) % 8
-    around = np.bincount(sectors, minlength=8) >= 2
-    sides = int(around.sum())
-    return (spread < 0.12 * radius and sides >= 6) or (spread < 0.17 * radius and sides == 8)
-
-
-def _outside(hull: Values, points: Values) -> Values:
-    """Return about how far (N, 2) points are outside an outline seen from above, metres."""
-    if len(hull) < 3:
-        return np.asarray(np.linalg.norm(points[:, None] - hull[None], axis=2).min(axis=1))
-    along = np.roll(hull, -1, axis=0) - hull
-    length = np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)
-    offset = points[:, None] - hull[None]
-    across = (along[:, 0] * offset[..., 1] - along[:, 1] * offset[..., 0]) / length
-    turn = float(np.sign(cv2.contourArea(hull, oriented=True))) or 1.0
-    return np.asarray((-turn * across).max(axis=1))
-
-
-def _plane_between(support: Support, both: Values, one: Values, other: Values) -> float:
-    """Return which share of the ground between two outlines can be seen to be bare."""
-    corners = support.to_pixels(both)
-    k = support.intrinsics
-    low = np.clip(np.floor(corners.min(axis=0)) - 1, 0, (k.width, k.height)).astype(int)
-    high = np.clip(np.ceil(corners.max(axis=0)) + 2, 0, (k.width, k.height)).astype(int)
-    if (high <= low).any():
-        return 0.0
-    between = np.zeros((high[1] - low[1], high[0] - low[0]), np.uint8)
-    cv2.fillPoly(between, [np.round(corners - low).astype(np.int32)], 1)
-    for hull in (one, other):
-        covered = np.zeros_like(between)
-        cv2.fillPoly(covered, [np.round(support.to_pixels(hull) - low).astype(np.int32)], 1)
-        between[cv2.dilate(covered, np.ones((3, 3), np.uint8)) > 0] = 0
-    total = int(between.sum())
-    if total < 6:
-        return 0.0
-    bare = ~support.standing[low[1] : high[1], low[0] : high[0]]
-    return float((between[bare] > 0).sum() / total)
