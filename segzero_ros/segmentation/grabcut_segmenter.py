@@ -2,9 +2,10 @@
 
 GrabCut (Rother, Kolmogorov and Blake, 2004) learns one colour mixture for the object and one for
 what surrounds it and cuts between them. Here the box says what is surely outside, the points what
-is surely inside, and the colours along the box's border what is probably outside. Each crop is
-worked on at a bounded size, so an object costs the same in a large image as in a small one.
-Imports `types`, NumPy and OpenCV.
+is surely inside, and the colours along the box's border what is probably outside. Where the frame
+has depth, that says first what stands out from its surroundings (`depth_layers`), and colour finds
+the border. Each crop is worked on at a bounded size, so an object costs the same in a large image
+as in a small one. Imports `types`, NumPy and OpenCV.
 """
 
 from __future__ import annotations
@@ -17,7 +18,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.types import Box, Frame, GroundedObject, Grounding, Mask, Point, SegmentedMask
+from segzero_ros.segmentation.depth_layers import (
+    BACKGROUND,
+    depth_layers,
+    OBJECT,
+    PROBABLY_OBJECT,
+)
+from segzero_ros.types import (
+    Box,
+    DepthImage,
+    Frame,
+    GroundedObject,
+    Grounding,
+    Mask,
+    Point,
+    SegmentedMask,
+)
 
 # The crop reaches this share of the box's sides beyond it, so that the surroundings are seen.
 MARGIN = 0.25
@@ -45,19 +61,26 @@ LEAST_FILL = 0.05
 
 @dataclass(frozen=True, eq=False)
 class FrameColours:
-    """A frame as GrabCut takes it: (H, W, 3) uint8 in CIE Lab, which tells colour from shade."""
+    """A frame as GrabCut takes it.
+
+    Attributes:
+        lab: (H, W, 3) uint8 in CIE Lab, which tells colour from shade.
+        depth: (H, W) float32 metres, NaN where unknown; None without a depth camera.
+    """
 
     lab: NDArray[np.uint8]
+    depth: DepthImage | None = None
 
 
 class GrabCutSegmenter:
-    """Makes masks from colour alone; deterministic."""
+    """Makes masks from colour, and depth where there is one; deterministic."""
 
     name = 'grabcut'
 
     def encode(self, frame: Frame) -> FrameColours:
         """Turn the frame's colours into Lab."""
-        return FrameColours(cv2.cvtColor(frame.image, cv2.COLOR_RGB2LAB).astype(np.uint8))
+        lab = cv2.cvtColor(frame.image, cv2.COLOR_RGB2LAB).astype(np.uint8)
+        return FrameColours(lab, frame.depth)
 
     def segment(self, encoding: FrameColours, grounding: Grounding) -> list[SegmentedMask]:
         """Cut each object out of its box; GrabCut gives no estimate of quality, so scores are NaN.
@@ -78,27 +101,30 @@ class GrabCutSegmenter:
                 if other is not found
                 for point in other.points
             ]
-            masks.append(SegmentedMask(cut_out(encoding.lab, found, others), math.nan))
+            masks.append(SegmentedMask(cut_out(encoding, found, others), math.nan))
         return masks
 
     def close(self) -> None:
         """Nothing is kept."""
 
 
-def cut_out(lab: NDArray[np.uint8], found: GroundedObject, others: list[Point]) -> Mask:
+def cut_out(frame: FrameColours, found: GroundedObject, others: list[Point]) -> Mask:
     """Return one object's mask.
 
     Args:
-        lab: (H, W, 3) uint8, the frame.
+        frame: what `encode` made of the frame.
         found: its box and points.
         others: points of other objects, which it does not contain.
 
     Returns:
         (H, W) bool; the whole box where GrabCut finds nothing in it.
     """
+    lab = frame.lab
     crop = Crop.around(found.box, lab.shape[1], lab.shape[0])
     small = crop.shrink(lab)
     labels = first_guess(small, crop, found.box, found.points, others)
+    if frame.depth is not None:
+        heed_depth(labels, crop.sample(frame.depth), crop, found)
     inside = np.zeros(labels.shape, np.bool_)
     inside[crop.inner(found.box)] = True
     if not np.isin(labels, (cv2.GC_BGD, cv2.GC_PR_BGD)).any():
@@ -148,6 +174,12 @@ class Crop:
         window = image[self.top : self.bottom, self.left : self.right]
         small = cv2.resize(window, (self.width, self.height), interpolation=cv2.INTER_AREA)
         return small.astype(np.uint8)
+
+    def sample(self, depth: DepthImage) -> DepthImage:
+        """Return the window of a depth image at the working size, without mixing depths."""
+        window = depth[self.top : self.bottom, self.left : self.right]
+        size = (self.width, self.height)
+        return np.asarray(cv2.resize(window, size, interpolation=cv2.INTER_NEAREST), np.float32)
 
     def place(self, x: float, y: float) -> tuple[int, int]:
         """Return where a pixel of the image is at the working size, as (column, row)."""
@@ -203,6 +235,29 @@ def first_guess(
     mark(labels, crop, others, cv2.GC_BGD)
     mark(labels, crop, points, cv2.GC_FGD)
     return labels
+
+
+def heed_depth(
+    labels: NDArray[np.uint8], depth: DepthImage, crop: Crop, found: GroundedObject
+) -> None:
+    """Put what depth says into GrabCut's labels; points keep theirs.
+
+    Args:
+        labels: (height, width) uint8, changed in place.
+        depth: (height, width) metres at the crop's working size.
+        crop: where it is.
+        found: the object.
+    """
+    layers = depth_layers(depth, crop.inner(found.box), crop.places(found.points))
+    if layers is None:
+        return
+    open_to_depth = (labels == cv2.GC_PR_BGD) | (labels == cv2.GC_PR_FGD)
+    for layer, label in (
+        (OBJECT, cv2.GC_FGD),
+        (PROBABLY_OBJECT, cv2.GC_PR_FGD),
+        (BACKGROUND, cv2.GC_BGD),
+    ):
+        labels[open_to_depth & (layers == layer)] = label
 
 
 def looks_like_surroundings(small: NDArray[np.uint8], inner: tuple[slice, slice]) -> Mask:
