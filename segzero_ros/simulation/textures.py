@@ -19,6 +19,7 @@ Values = NDArray[np.float32]
 Rng = np.random.Generator
 
 _NOISE_SIZE = 512
+_REMAP_COLUMNS = 1024
 
 
 @lru_cache(maxsize=1)
@@ -41,11 +42,11 @@ def noise_at(x: Values, y: Values, metres: float, offset: tuple[float, float]) -
     scale = _NOISE_SIZE / metres
     u = (x * scale + offset[0] * _NOISE_SIZE).astype(np.float32) % _NOISE_SIZE
     v = (y * scale + offset[1] * _NOISE_SIZE).astype(np.float32) % _NOISE_SIZE
-    shape = x.shape
-    if u.ndim == 1:
-        u, v = u[:, None], v[:, None]
+    # OpenCV remaps pictures of less than 2**15 rows and columns: a long row of points becomes one.
+    rows = max(1, -(-u.size // _REMAP_COLUMNS))
+    u, v = (np.resize(each, (rows, _REMAP_COLUMNS)) for each in (u, v))
     found = cv2.remap(_noise(), u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-    return np.asarray(found, np.float32).reshape(shape)
+    return np.asarray(found, np.float32).ravel()[: x.size].reshape(x.shape)
 
 
 @dataclass(frozen=True)
