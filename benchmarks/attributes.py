@@ -87,9 +87,10 @@ def ask(pipeline: Pipeline, scene: Scene, per_kind: int = 1) -> Iterator[Outcome
         asked[sentence.kind] = asked.get(sentence.kind, 0) + 1
         if asked[sentence.kind] > per_kind:
             continue
-        pipeline.forget_frame()
+        # A new frame each time, so that neither model knows it.
+        frame = replace(scene.frame)
         started = time.perf_counter()
-        answer = pipeline.answer(scene.frame, Query(sentence.text))
+        answer = pipeline.answer(frame, Query(sentence.text))
         yield judge(scene, sentence, answer, 1000 * (time.perf_counter() - started))
 
 
