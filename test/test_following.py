@@ -116,6 +116,23 @@ def test_a_slow_tracker_drops_frames_rather_than_lag():
     assert max(late) <= 0.5 + 1 / RATE
 
 
+def test_a_slow_listener_does_not_make_it_lag():
+    backlog = Backlog()
+    world = World(backlog)
+    backlog.open()
+    follower = FollowUp(TimedTracker(world, 0.04), backlog, frame_at, clock=world.clock)
+    follower.start(an_answer(a_segment()))
+    world.work(1 / RATE)
+    heard = []
+
+    def publish(followed):
+        heard.append(followed)
+        world.work(0.06)
+
+    follower.run(publish, lambda: world.now > 10)
+    assert max(followed.lag for followed in heard) <= 0.04 + 1 / RATE
+
+
 def test_a_tracker_far_slower_than_the_answer_takes_the_newest_frame_at_once():
     heard = follow(seconds=6.0, answered_after=3.0, stop_at=30.0)
     gaps = np.diff([followed.frame.stamp_ns / SECOND for _, followed in heard])
