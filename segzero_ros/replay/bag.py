@@ -367,10 +367,12 @@ class BagReader:
             connection.topic, connection.msgtype, self._as_cdr(connection, data), stamp_ns
         )
 
-    def _open_damaged(self, cause: Exception) -> AnyReader:
+    def _open_damaged(self, cause: Exception, *, opens: bool = False) -> AnyReader:
         from segzero_ros.replay.salvage import open_damaged
 
-        reader, self.damage = open_damaged(self.path, self._definitions.typestore, cause)
+        reader, self.damage = open_damaged(
+            self.path, self._definitions.typestore, cause, opens=opens
+        )
         return reader
 
     def _messages_behind_damage(
@@ -379,14 +381,13 @@ class BagReader:
         """Go on after the last message that could be read, with what can be found behind it."""
         if self.damage:
             return
-        damaged = self._open_damaged(cause)
-        try:
-            wanted = [c for c in damaged.connections if topics is None or c.topic in topics]
-            if wanted:
-                for connection, stamp_ns, data in damaged.messages(wanted, start=last_ns + 1):
-                    yield self._message(connection, stamp_ns, data)
-        finally:
-            damaged.close()
+        whole = self._reader
+        self._reader = self._open_damaged(cause, opens=True)
+        whole.close()
+        wanted = [c for c in self._reader.connections if topics is None or c.topic in topics]
+        if wanted:
+            for connection, stamp_ns, data in self._reader.messages(wanted, start=last_ns + 1):
+                yield self._message(connection, stamp_ns, data)
 
     def _as_cdr(self, connection: Connection, data: bytes) -> bytes:
         if self._reader.is2:

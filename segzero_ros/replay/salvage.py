@@ -42,13 +42,16 @@ _ZSTD = b'\x28\xb5\x2f\xfd'
 _NEVER = 2**63 - 1
 
 
-def open_damaged(path: Path, typestore: Typestore, cause: Exception) -> tuple[AnyReader, str]:
+def open_damaged(
+    path: Path, typestore: Typestore, cause: Exception, *, opens: bool = False
+) -> tuple[AnyReader, str]:
     """Open what can be read of a bag.
 
     Args:
         path: the bag's file or folder; it exists.
         typestore: definitions for bags that hold none.
-        cause: why it cannot be opened as it should.
+        cause: why it cannot be opened, or read, as it should.
+        opens: whether it can be opened as it should; what is damaged lies deeper.
 
     Returns:
         An open reader, and a sentence for a person: what is wrong, and how much can be read.
@@ -59,7 +62,7 @@ def open_damaged(path: Path, typestore: Typestore, cause: Exception) -> tuple[An
     files = _storages(path)
     if not files:
         raise BagError(f'{path} holds no bag: {cause}') from cause
-    reader = _SalvagingReader(files, typestore)
+    reader = _SalvagingReader(files, typestore, opens=opens)
     try:
         reader.open()
         found = reader.message_count
@@ -75,17 +78,17 @@ def open_damaged(path: Path, typestore: Typestore, cause: Exception) -> tuple[An
 
 def _storages(path: Path) -> list[Path]:
     """Return the bag's files in the order in which they were recorded: by the number in a name."""
-    files = [path] if path.is_file() else [f for f in path.iterdir() if f.suffix in _STORAGES]
+    files = [f for f in ([path] if path.is_file() else path.iterdir()) if f.suffix in _STORAGES]
     return sorted(files, key=lambda f: [int(n) for n in re.findall(r'\d+', f.stem)])
 
 
 class _SalvagingReader(AnyReader):
     """AnyReader over the files of one bag, each as well as it can be read."""
 
-    def __init__(self, files: list[Path], typestore: Typestore) -> None:
+    def __init__(self, files: list[Path], typestore: Typestore, *, opens: bool) -> None:
         super().__init__(files[:1], default_typestore=typestore)
         self.is2 = files[0].suffix in ('.mcap', '.db3')
-        self.readers: Any = [_open_file(file) for file in files]
+        self.readers: Any = [_open_file(file, opens=opens) for file in files]
 
     def messages(
         self,
@@ -99,21 +102,22 @@ class _SalvagingReader(AnyReader):
             yield connection, stamp_ns, zstd.decompress(data) if packed else data
 
 
-def _open_file(file: Path) -> Rosbag1Reader | Rosbag2Reader:
-    whole = Rosbag1Reader(file) if file.suffix in ('.bag', '.active') else Rosbag2Reader(file)
-    if isinstance(whole, Rosbag1Reader):
+def _open_file(file: Path, *, opens: bool) -> Rosbag1Reader | Rosbag2Reader:
+    if file.suffix in ('.bag', '.active'):
         return _DamagedRosbag1(file)
-    with suppress(*DAMAGES):
-        whole.open()
-        whole.close()
-        return whole
-    storages: dict[str, Any] = {'.mcap': _DamagedMcap, '.db3': _DamagedSqlite}
-    storage = storages.get(file.suffix)
-    if storage is None:
-        raise BagError(f'{file} is no file of a bag.')
-    whole = Rosbag2Reader(file)
-    whole.storage = storage(file)
-    return whole
+    reader = Rosbag2Reader(file)
+    if opens or not _is_whole(file):
+        storages: dict[str, Any] = {'.mcap': _DamagedMcap, '.db3': _DamagedSqlite}
+        reader.storage = storages[file.suffix](file)
+    return reader
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        with Rosbag2Reader(file):
+            return True
+    except DAMAGES:
+        return False
 
 
 class _Span:
