@@ -107,9 +107,9 @@ class Pipeline:
     def encode_beside(self, frame: Frame) -> Future[tuple[Any, float]]:
         """Encode the frame in the encoder's thread, or return what was made of it before."""
         if self._encoded is not None and self._encoded[0] is frame:
-            future = self._encoded[1]
-            if not future.cancelled() and not (future.done() and future.exception()):
-                return future
+            known = self._encoded[1]
+            if not known.cancelled() and not (known.done() and known.exception()):
+                return known
         future: Future[tuple[Any, float]] = Future()
         # A daemon: a process that is told to end does not wait for an encoder.
         threading.Thread(
