@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-import math
 import threading
 import time
 from typing import Generic, TypeVar
@@ -126,7 +125,7 @@ class Backlog(Generic[Item]):
         """Return the first frame at or after a time, or else the newest; forget those before it.
 
         Args:
-            time_ns: infinity for the newest.
+            time_ns: the time.
             timeout: seconds to wait when there is none.
 
         Returns:
@@ -210,13 +209,11 @@ class FollowUp(Generic[Item]):
             if taken is None or frame is None:
                 continue
             tracks = self._step(taken[0], frame)
-            lag = self._backlog.lag(self._position)
-            on_followed(Followed(frame, tracks, lag))
+            on_followed(Followed(frame, tracks, self._backlog.lag(self._position)))
             if self._position - self._seen > self._patience * 1e9:
                 return End.ALL_LOST
-            # A step behind is as near as it gets: from there on, the newest frame is the next.
-            duration = self._clock() - started
-            target = math.inf if lag <= duration else self._position + pace * duration * 1e9
+            # Where the camera is by now, or nearer to it; beyond the newest frame, that is taken.
+            target = self._position + pace * (self._clock() - started) * 1e9
         return End.CANCELLED
 
     def _step(self, time_ns: int, frame: Frame) -> tuple[Track, ...]:
