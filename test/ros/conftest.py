@@ -56,20 +56,20 @@ os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 
 rclpy = pytest.importorskip('rclpy', reason='needs ROS 2')
 
-from lifecycle_msgs.msg import Transition  # noqa: E402
-from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
-from rcl_interfaces.srv import GetParameters, SetParameters  # noqa: E402
-from rclpy.context import Context  # noqa: E402
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
-from std_msgs.msg import String  # noqa: E402
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import GetParameters, SetParameters
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
 
-from segzero_ros.action import Segment  # noqa: E402
-from segzero_ros.msg import SegmentationResult  # noqa: E402
-from segzero_ros.ros.background import ThreadSafeActionClient  # noqa: E402
-from segzero_ros.srv import SegmentOnce  # noqa: E402
+from segzero_ros.action import Segment
+from segzero_ros.msg import SegmentationResult
+from segzero_ros.ros.background import ThreadSafeActionClient
+from segzero_ros.srv import SegmentOnce
 
 
 class NodeProcess:

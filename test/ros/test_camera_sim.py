@@ -32,7 +32,7 @@ from segzero_ros.wire.image_codec import decode_depth, decode_image, intrinsics_
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'scripts' / 'camera_sim'
 pytest.importorskip('skimage', reason='the photographs come with scikit-image')
-from skimage import data as photographs  # noqa: E402
+from skimage import data as photographs
 
 Start = Callable[..., Any]
 

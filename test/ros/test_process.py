@@ -34,7 +34,9 @@ def fail_at_every_call(node):
     return node.create_timer(0.001, fail)
 
 
-def test_spinning_survives_a_callback_that_fails_and_logs_its_traceback_once_a_second(node, caplog):
+def test_spinning_survives_a_callback_that_fails_and_logs_its_traceback_once_a_second(
+    node, caplog
+):
     fail_at_every_call(node)
     with caplog.at_level(logging.ERROR, 'segzero_ros'):
         spin(node.executor_of_test, lambda: node.calls >= 50)
