@@ -162,7 +162,11 @@ def _named(
 ) -> NDArray[np.str_]:
     colourless = chroma < 8 + 0.25 * np.maximum(lightness - 70, 0)
     warm = (hue >= 12) & (hue < 40)
-    dull = (value < 0.38) | ((value < 0.66) & (saturation < 0.78))
+    dull = (
+        (value < 0.4)
+        | ((value < 0.66) & (saturation < 0.78))
+        | ((value < 0.56) & (saturation < 0.87))
+    )
     return np.select(
         [
             (lightness < 6) | (colourless & (lightness < 20)),
