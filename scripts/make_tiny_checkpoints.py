@@ -146,7 +146,7 @@ def make_tiny_qwen(
         RuntimeError: it did not learn the answers.
     """
     pairs = list(pairs if pairs is not None else example_pairs())
-    processor = _processor(architecture, pairs)
+    processor = make_processor(architecture, pairs)
     threads = torch.get_num_threads()
     # So small a model learns no faster on more threads, and wastes them.
     torch.set_num_threads(1)
@@ -162,7 +162,8 @@ def make_tiny_qwen(
     return folder
 
 
-def _processor(architecture: str, pairs: Sequence[Pair]) -> Any:
+def make_processor(architecture: str, pairs: Sequence[Pair]) -> Any:
+    """Return a processor with the published image processing and a tokenizer for the pairs."""
     kind = {'qwen2_5_vl': Qwen2_5_VLProcessor, 'qwen2_vl': Qwen2VLProcessor}[architecture]
     return kind(
         image_processor=Qwen2VLImageProcessor(),

@@ -3,8 +3,8 @@
 One loop over the model's own parts: image features are kept per image, keys and values up to the
 first token that differs from the last prompt, positions are worked out here (the model's own
 memory of them goes stale when images alternate), and on a GPU each step is one compiled graph.
-Used from one thread: CUDA graphs live in the thread that recorded them. Imports torch and
-transformers.
+Used from one thread: CUDA graphs live in the thread that recorded them. Imports torch,
+transformers and `roomy_cache`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor, StaticCache
+from transformers import RepetitionPenaltyLogitsProcessor, StaticCache
+
+from segzero_ros.reasoning.roomy_cache import roomy_cache
 
 # Settings of a generation_config that change greedy tokens and that this loop does not know.
 _UNKNOWN_HERE = {
@@ -172,7 +174,7 @@ class Decoder:
                 layer.cumulative_length.fill_(shared)
             self._cache = self._static
         elif not shared:
-            self._cache = DynamicCache(config=self._model.config.get_text_config())
+            self._cache = roomy_cache(self._model.config.get_text_config().num_hidden_layers)
         elif len(self._kept) > shared:
             self._cache.crop(shared - len(self._kept))
         return shared
@@ -201,9 +203,11 @@ class Decoder:
         return logits
 
 
-def unknown_settings(generation_config: Any) -> list[str]:
-    """Return the settings of a checkpoint's generation_config that `Decoder` does not follow."""
-    return [
+def unknown_settings(model: Any) -> list[str]:
+    """Return what a checkpoint asks for and `Decoder` does not follow, by its names."""
+    generation_config = model.generation_config
+    sliding = 'sliding_attention' in (model.config.get_text_config().layer_types or ())
+    return ['sliding_attention'] * sliding + [
         name
         for name, neutral in _UNKNOWN_HERE.items()
         if getattr(generation_config, name, None) not in (None, neutral)

@@ -24,6 +24,7 @@ from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnT
 from segzero_ros.reasoning.decoding import between_layers, Decoder, Prompt, unknown_settings
 from segzero_ros.reasoning.devices import choose_dtype, place, Placement, quantization_config
 from segzero_ros.reasoning.dialects import Dialect, dialect_named
+from segzero_ros.reasoning.packed_attention import pack_attention
 from segzero_ros.reasoning.resizing import seen_by
 from segzero_ros.reasoning.squashing import squash
 from segzero_ros.reasoning.token_text import TokenText
@@ -152,14 +153,15 @@ class TransformersReasoner:
         """Return the fast decoder, or None where `generate` has to do it."""
         if not self._options.fast:
             return None
-        unknown = unknown_settings(self._model.generation_config)
+        unknown = unknown_settings(self._model)
         if unknown:
             _logger.warning(
-                "The checkpoint's generation_config sets %s; answers are written by "
+                'The checkpoint asks for %s; answers are written by '
                 'transformers itself, without the fast path.',
                 ', '.join(unknown),
             )
             return None
+        pack_attention(self._model)
         blocks = attend_by_window_size(self._model)
         _logger.info('Windows of a size share their attention in %d blocks', blocks)
         return Decoder(

@@ -1,0 +1,133 @@
+"""The published procedure, restated: one thing after the other, nothing kept, nothing batched.
+
+From the fact that it was published so: resize with Pillow, the processor, `generate` with its
+defaults, one regular expression, then SAM 2's own predictor, once per object, three masks of full
+size each. Its prompts and numbers are the package's, its flow is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import json
+from pathlib import Path
+import re
+import time
+from typing import Any
+
+import numpy as np
+from PIL import Image
+import torch
+import transformers
+
+from segzero_ros.reasoning.answers import Narrator
+from segzero_ros.reasoning.dialects import dialect_named
+from segzero_ros.reasoning.token_text import TokenText
+from segzero_ros.types import Mask, RgbImage
+
+DIALECT = dialect_named('vision_reasoner')
+
+
+@dataclass(frozen=True)
+class PublishedTimes:
+    """Seconds from the question.
+
+    Attributes:
+        first_word: when the first word of the reasoning was written; it is shown only at the end.
+        text: when the text could be read.
+        mask: when the mask was there.
+        tokens: how many were written.
+    """
+
+    first_word: float
+    text: float
+    mask: float
+    tokens: int
+
+
+class Published:
+    """Both models, loaded as the published code loads them, on any device."""
+
+    def __init__(self, folder: Path, predictor: Any, device: str, dtype: torch.dtype) -> None:
+        self.processor: Any = transformers.AutoProcessor.from_pretrained(
+            folder, padding_side='left'
+        )
+        # Flash-attention, which the published code asks for, is taken where it is installed.
+        flash = device != 'cpu' and transformers.utils.is_flash_attn_2_available()
+        self.model: Any = transformers.AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, attn_implementation='flash_attention_2' if flash else 'sdpa'
+        ).to(device)
+        self.model.eval()
+        self._predictor = predictor
+
+    def answer(self, image: RgbImage, query: str) -> tuple[PublishedTimes, Mask]:
+        """Answer one question; return when what was there, and the mask, (H, W) bool."""
+        started = time.perf_counter()
+        text, first_word, tokens = self._reason(image, query)
+        written = time.perf_counter()
+        mask = self._segment(image, text)
+        ended = time.perf_counter()
+        times = PublishedTimes(first_word - started, written - started, ended - started, tokens)
+        return times, mask
+
+    def _reason(self, image: RgbImage, query: str) -> tuple[str, float, int]:
+        squashed = Image.fromarray(image).resize((840, 840), Image.Resampling.BILINEAR)
+        content = [
+            {'type': 'image', 'image': squashed},
+            {'type': 'text', 'text': DIALECT.prompt(query)},
+        ]
+        prompt = self.processor.apply_chat_template(
+            [{'role': 'user', 'content': content}], tokenize=False, add_generation_prompt=True
+        )
+        inputs = self.processor(
+            text=[prompt], images=[squashed], padding=True, return_tensors='pt'
+        )
+        inputs = inputs.to(self.model.device)
+        watch = _FirstWord(self.processor.tokenizer)
+        ids = self.model.generate(
+            **inputs, use_cache=True, max_new_tokens=1024, do_sample=False, streamer=watch
+        )
+        new = ids[:, inputs['input_ids'].shape[1] :]
+        texts = self.processor.batch_decode(
+            new, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return texts[0], watch.at, int(new.shape[1])
+
+    def _segment(self, image: RgbImage, text: str) -> Mask:
+        match = re.search(r'<answer>\s*(.*?)\s*</answer>', text, re.DOTALL)
+        assert match is not None
+        height, width = image.shape[:2]
+        scale = np.array([width / 840, height / 840] * 2)
+        together = np.zeros((height, width), np.bool_)
+        self._predictor.set_image(Image.fromarray(image))
+        for item in json.loads(match.group(1)):
+            box = (np.array(item['bbox_2d']) * scale + 0.5).astype(int)
+            point = (np.array(item['point_2d']) * scale[:2] + 0.5).astype(int)
+            masks, scores, _ = self._predictor.predict(
+                point_coords=[point], point_labels=[1], box=box
+            )
+            together |= masks[np.argsort(scores)[::-1]][0].astype(bool)
+        return together
+
+
+class _FirstWord:
+    """Notes when the first word of the reasoning was written."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._text = TokenText(tokenizer)
+        self._narrator = Narrator(DIALECT.reader(840, 840), self._word)
+        self._prompt = True
+        self.at = float('nan')
+
+    def _word(self, _: str) -> None:
+        if np.isnan(self.at):
+            self.at = time.perf_counter()
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt, then one token after the other."""
+        if self._prompt:
+            self._prompt = False
+        elif np.isnan(self.at):
+            self._narrator.feed(self._text.add(int(value.flatten()[0])))
+
+    def end(self) -> None:
+        """Take the end."""

@@ -1,0 +1,267 @@
+"""From the question to the first word and to the mask: the published procedure and this package.
+
+Run `python -m benchmarks.reasoner` on a CPU, `python -m benchmarks.reasoner --full-size 7b` on a
+GPU. Both ways have the same random weights (see `random_checkpoints`), write the same tokens and
+are measured in turns; seconds are medians. SAM 2 has random weights as well: the small one of
+`scripts/make_tiny_sam2.py` on a CPU, whose share of the work is about that of SAM 2 large beside
+the 7B. Processor time is what all threads together spent; it says more than seconds do when other
+programs run beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+import json
+import os
+from pathlib import Path
+import platform
+import tempfile
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+import torch
+
+from benchmarks.published import Published
+from benchmarks.random_checkpoints import make_random, script, ScriptedHead
+from scripts.make_tiny_sam2 import make_tiny_sam2
+from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
+from segzero_ros.pipeline import Listeners, Pipeline
+from segzero_ros.types import Cancelled, Frame, Query, Status
+
+RESULTS = Path(__file__).parent / 'results'
+# Memory bandwidth by device name, GB/s, as their makers state it.
+BANDWIDTH = {'H100': 3350.0, 'H200': 4800.0, 'A100': 2039.0, '4090': 1008.0}
+QUERY = 'something to drink from'
+
+
+class Bench:
+    """Both ways on one set of weights."""
+
+    def __init__(self, size: str, device: str, folder: Path) -> None:
+        checkpoint = make_random(folder / 'reasoner', size, device)
+        sam = make_tiny_sam2(folder / 'sam2')
+        reasoner = load_reasoner(
+            ReasonerOptions('transformers', str(checkpoint), device=device, time_limit=0)
+        )
+        segmenter: Any = load_segmenter(SegmenterOptions('sam2', str(sam), device=device))
+        self.reasoner: Any = reasoner
+        self.pipeline = Pipeline(reasoner, segmenter)
+        dtype = self.reasoner._model.dtype
+        self.published = Published(checkpoint, _predictor(sam, device), device, dtype)
+        self._heads = []
+        for model in (self.published.model, self.reasoner._model):
+            model.lm_head = ScriptedHead(model.lm_head, [0])
+            self._heads.append(model.lm_head)
+        self._rng = np.random.default_rng(0)
+        self.weights = sum(
+            weight.numel() * weight.element_size()
+            for part in (self.reasoner._model.model.language_model.layers, self._heads[1])
+            for weight in part.parameters()
+        )
+
+    def frame(self) -> Frame:
+        """Return a picture that nobody has seen, 1280 by 720."""
+        return Frame(self._rng.integers(0, 256, (720, 1280, 3), np.uint8))
+
+    def say(self, objects: int, thinking: int) -> int:
+        """Have both models think so long and name so many objects; return how many tokens."""
+        ids = script(self.published.processor.tokenizer, objects, thinking)
+        for head in self._heads:
+            head.say(ids)
+        return len(ids)
+
+    def ours(self, frame: Frame) -> dict[str, float]:
+        """Answer through the pipeline; return seconds to the first word and to the masks."""
+        started = time.perf_counter()
+        first: list[float] = []
+
+        def on_text(_: str) -> None:
+            if not first:
+                first.append(time.perf_counter() - started)
+
+        busy = time.process_time()
+        answer = self.pipeline.answer(frame, Query(QUERY), Listeners(on_text=on_text))
+        total, busy = time.perf_counter() - started, time.process_time() - busy
+        if answer.status != Status.OK:
+            raise SystemExit(answer.message)
+        reasoning = answer.timing.reasoning
+        return {
+            'first_word': first[0],
+            'mask': total,
+            'decoding': reasoning - first[0],
+            'processor': busy,
+        }
+
+    def theirs(self, frame: Frame) -> dict[str, float]:
+        """Answer by the published procedure; return the same seconds, its text's among them."""
+        busy = time.process_time()
+        times, _ = self.published.answer(frame.image, QUERY)
+        busy = time.process_time() - busy
+        return {
+            'first_word': times.first_word,
+            'text': times.text,
+            'mask': times.mask,
+            'decoding': times.text - times.first_word,
+            'processor': busy,
+        }
+
+    def cancel(self, after: int, tokens: int) -> float:
+        """Return seconds from cancelling after so many words until the reasoner is idle."""
+        self.say(1, tokens)
+        stop, words = threading.Event(), [0]
+        cancelled_at = [0.0]
+
+        def on_text(_: str) -> None:
+            words[0] += 1
+            if words[0] == after:
+                cancelled_at[0] = time.perf_counter()
+                stop.set()
+
+        try:
+            self.reasoner.reason(self.frame(), Query(QUERY), on_text, stop.is_set)
+        except Cancelled:
+            return time.perf_counter() - cancelled_at[0]
+        raise SystemExit('The answer ended before it was cancelled')
+
+
+def _predictor(weights: Path, device: str) -> Any:
+    """Return SAM 2's own predictor on these weights, as the published code uses it."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+    config = OmegaConf.load(weights.with_suffix('.yaml'))
+    model = instantiate(config.model, _recursive_=True)
+    model.load_state_dict(torch.load(weights, weights_only=True)['model'])
+    predictor = SAM2ImagePredictor(model.to(device).eval())
+    side = config.model.image_size
+    predictor._bb_feat_sizes = [(side // part, side // part) for part in (4, 8, 16)]
+    return predictor
+
+
+def in_turns(rounds: int, ways: dict[str, Callable[[], dict[str, float]]]) -> dict[str, Any]:
+    """Measure each way in turns; return each figure's median, by way."""
+    seen: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            figures = way()
+            if number:
+                seen[name].append(figures)
+    return {
+        name: {key: float(np.median([each[key] for each in runs])) for key in runs[0]}
+        for name, runs in seen.items()
+    }
+
+
+def bandwidth(device: str) -> float:
+    """Return the device's memory bandwidth in GB/s: the maker's figure, or measured on a CPU."""
+    if device != 'cpu':
+        name = torch.cuda.get_device_name()
+        return next((value for part, value in BANDWIDTH.items() if part in name), float('nan'))
+    numbers = torch.ones(128 * 1024**2)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        numbers.sum()
+        seconds.append(time.perf_counter() - started)
+    return float(numbers.numel() * 4 / min(seconds) / 1e9)
+
+
+def measure(size: str, device: str, rounds: int, tokens: list[int]) -> dict[str, Any]:
+    """Return every figure."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(size, device, Path(folder))
+        results: dict[str, Any] = {'size': size, 'device': _device_name(device)}
+        results |= {'cores': os.cpu_count(), 'threads': torch.get_num_threads()}
+        for wanted in tokens:
+            for objects in (1, 8):
+                written = bench.say(objects, wanted)
+
+                def theirs(objects: int = objects, wanted: int = wanted) -> dict[str, float]:
+                    bench.say(objects, wanted)
+                    return bench.theirs(bench.frame())
+
+                def ours(objects: int = objects, wanted: int = wanted) -> dict[str, float]:
+                    bench.say(objects, wanted)
+                    return bench.ours(bench.frame())
+
+                figures = in_turns(rounds, {'published': theirs, 'here': ours})
+                results[f'{objects} objects, {written} tokens'] = figures
+        frame = bench.frame()
+        bench.say(1, tokens[0])
+        bench.ours(frame)
+
+        def again() -> dict[str, float]:
+            bench.say(1, tokens[0])
+            return bench.ours(frame)
+
+        results['further question, same frame'] = in_turns(
+            rounds, {'published': lambda: theirs(1, tokens[0]), 'here': again}
+        )
+        written = bench.say(1, tokens[0])
+        decoding = results['further question, same frame']['here']['decoding']
+        results['tokens_per_second'] = written / decoding
+        results['bandwidth_GB_s'] = bandwidth(device)
+        floor = bench.weights / results['bandwidth_GB_s'] / 1e9
+        results['share_of_bandwidth_floor'] = floor / (decoding / written)
+        results['cancel_to_idle'] = float(
+            np.median([bench.cancel(5 * number + 5, tokens[0]) for number in range(5)])
+        )
+        bench.pipeline.close()
+    return results
+
+
+def _device_name(device: str) -> str:
+    return (
+        platform.processor() or platform.machine()
+        if device == 'cpu'
+        else (torch.cuda.get_device_name())
+    )
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print the figures."""
+    table = Table(title=f'{results["size"]} on {results["device"]}, seconds')
+    for column in ('', 'figure', 'published', 'here', 'times faster'):
+        table.add_column(column, justify='left' if column in ('', 'figure') else 'right')
+    for name, ways in results.items():
+        if not isinstance(ways, dict):
+            continue
+        theirs, ours = ways['published'], ways['here']
+        rows = [
+            ('first word to be seen', theirs['text'], ours['first_word']),
+            ('first word written', theirs['first_word'], ours['first_word']),
+            ('mask', theirs['mask'], ours['mask']),
+            ('processor time', theirs['processor'], ours['processor']),
+        ]
+        for figure, their, our in rows:
+            table.add_row(name, figure, f'{their:.2f}', f'{our:.2f}', f'{their / our:.2f}')
+    console = Console(width=110)
+    console.print(table)
+    console.print({key: value for key, value in results.items() if not isinstance(value, dict)})
+
+
+def main() -> None:
+    """Measure, print and keep the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument('--full-size', choices=['3b', '7b'], help='on a GPU')
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--tokens', type=int, nargs='+', help='tokens of reasoning per answer')
+    options = parser.parse_args()
+    device = 'cuda' if options.full_size else 'cpu'
+    tokens = options.tokens or ([150, 300] if options.full_size else [100])
+    results = measure(options.full_size or 'mid', device, options.rounds, tokens)
+    show(results)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f'reasoner_{results["size"]}.json'
+    path.write_text(json.dumps(results, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()

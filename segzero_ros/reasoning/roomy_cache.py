@@ -1,0 +1,57 @@
+"""A cache of keys and values that grows in strides instead of being copied for every token.
+
+Imports torch and transformers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Cache
+import transformers.cache_utils
+
+# transformers' own classes carry no types.
+_Layer: Any = transformers.cache_utils.DynamicLayer
+_STRIDE = 512
+
+
+class RoomyLayer(_Layer):
+    """One layer's keys and values, views of tensors that have room for more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._room: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append keys and values, (1, heads, tokens, width); return all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        held = self.get_seq_length()
+        end = held + key_states.shape[-2]
+        if self._room is None or end > self._room[0].shape[-2]:
+            self._room = (
+                _enlarged(self.keys, key_states, held, end),
+                _enlarged(self.values, value_states, held, end),
+            )
+        keys, values = self._room
+        keys[:, :, held:end] = key_states
+        values[:, :, held:end] = value_states
+        self.keys: torch.Tensor = keys[:, :, :end]
+        self.values: torch.Tensor = values[:, :, :end]
+        return self.keys, self.values
+
+
+def roomy_cache(layers: int) -> Cache:
+    """Return an empty cache for so many layers."""
+    return Cache(layers=[RoomyLayer() for _ in range(layers)])
+
+
+def _enlarged(old: Any, new: torch.Tensor, held: int, wanted: int) -> torch.Tensor:
+    room = -(-wanted // _STRIDE) * _STRIDE + _STRIDE
+    enlarged = new.new_empty((*new.shape[:-2], room, new.shape[-1]))
+    if held:
+        enlarged[:, :, :held] = old
+    return enlarged
