@@ -14,8 +14,10 @@ import time
 from typing import NamedTuple
 
 # How many messages of each kind are kept. Depth usually comes after the image it belongs to, so a
-# few images are kept to have one whose depth is here already.
-IMAGES = 3
+# few images are kept to have one whose depth is here already; and how much newer an image may be,
+# nanoseconds, that is passed over while its depth is on its way.
+IMAGES = 6
+DEPTH_ON_ITS_WAY_NS = 500_000_000
 DEPTHS = 4
 INFOS = 8
 # Frames over which the camera's rate is averaged, and the silence after which it is 0, in seconds.
@@ -104,8 +106,8 @@ class FrameStore:
         """Return the newest image with the depth and intrinsics that belong to it.
 
         An image whose depth of exactly the same stamp is here goes before a newer one (by at most
-        max_offset_ns) whose depth is still on its way. Without such a depth, the newest image has
-        the depth that is nearest within max_offset_ns. Intrinsics are those of the nearest stamp,
+        DEPTH_ON_ITS_WAY_NS) whose depth is not. Without such a depth, the newest image has the
+        depth that is nearest within max_offset_ns. Intrinsics are those of the nearest stamp,
         however far: they belong to the camera, not to the moment.
         """
         with self._lock:
@@ -121,7 +123,7 @@ class FrameStore:
         newest = images[-1].time_ns
         stamps = {depth.stamp_ns for depth in depths if depth.stamp_ns is not None}
         for image in reversed(images):
-            if image.stamp_ns in stamps and 0 <= newest - image.time_ns <= self.max_offset_ns:
+            if image.stamp_ns in stamps and 0 <= newest - image.time_ns <= DEPTH_ON_ITS_WAY_NS:
                 return image
         return None
 

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from segzero_ros.wire.frame_store import FrameStore, read_stamp
+from segzero_ros.wire.frame_store import DEPTH_ON_ITS_WAY_NS, FrameStore, read_stamp
 
 SECOND = 1_000_000_000
 FRAME = SECOND // 30
@@ -68,12 +68,13 @@ def test_an_image_waits_for_its_depth_no_longer_than_allowed(store):
     store.put_depth(message(SECOND), 0)
     store.put_image(message(SECOND + FRAME), 0)
     assert store.shot().image.stamp_ns == SECOND
-    store.put_image(message(SECOND + 2 * FRAME), 0)
+    late = SECOND + DEPTH_ON_ITS_WAY_NS + 1
+    store.put_image(message(late), 0)
     shot = store.shot()
-    assert shot.image.stamp_ns == SECOND + 2 * FRAME
+    assert shot.image.stamp_ns == late
     assert shot.depth is None
-    store.put_depth(message(SECOND + 2 * FRAME), 0)
-    assert store.shot().depth.stamp_ns == SECOND + 2 * FRAME
+    store.put_depth(message(late), 0)
+    assert store.shot().depth.stamp_ns == late
 
 
 def test_the_nearest_depth_is_taken_within_the_offset_only(store):
