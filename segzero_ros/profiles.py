@@ -1,7 +1,7 @@
 """A profile's parameters without ROS: `config/<profile>.yaml` and what overrules it.
 
 The node reads the same files through rclpy; what a model is made from is told in one place, here.
-Imports `loading` and `types`.
+Imports `loading`, `pipeline` and `types`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from segzero_ros.loading import ReasonerOptions, SegmenterOptions
+from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
+from segzero_ros.pipeline import Pipeline
 from segzero_ros.types import SegZeroError
 
 PROFILES = ('robot', 'remote', 'offline')
@@ -82,13 +83,24 @@ def segmenter_options(value: Callable[[str], Any]) -> SegmenterOptions:
     )
 
 
+def load_pipeline(parameters: Mapping[str, Any]) -> Pipeline:
+    """Load the models that parameters name; raise SegZeroError if they cannot be had."""
+    reasoner = load_reasoner(reasoner_options(parameters.__getitem__))
+    try:
+        return Pipeline(reasoner, load_segmenter(segmenter_options(parameters.__getitem__)))
+    except SegZeroError:
+        reasoner.close()
+        raise
+
+
 def _find(profile: str) -> Path:
     if profile not in PROFILES:
         raise ProfileError(f'There is no profile {profile!r}; there are {", ".join(PROFILES)}.')
     # Beside this package's modules in a checkout, in the share of an installation.
     here = Path(__file__).parent.parent
-    prefixes = [Path(prefix) for prefix in os.environ.get('AMENT_PREFIX_PATH', '').split(':')]
-    folders = [here, *(prefix / 'share' / 'segzero_ros' for prefix in (*prefixes, *here.parents))]
+    sourced = os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
+    prefixes = [*(Path(prefix) for prefix in sourced if prefix), *here.parents]
+    folders = [here, *(prefix / 'share' / 'segzero_ros' for prefix in prefixes)]
     for folder in folders:
         path = folder / 'config' / f'{profile}.yaml'
         if path.is_file():

@@ -20,7 +20,7 @@ ALLOWED = {
     'reasoning': {'types'},
     'segmentation': {'types'},
     'loading': {'reasoning', 'segmentation', 'types'},
-    'profiles': {'loading', 'types'},
+    'profiles': {'loading', 'pipeline', 'types'},
     'pipeline': {'reasoning', 'segmentation', 'spatial', 'types'},
     'following': {'segmentation', 'spatial', 'types'},
     'wire': {'types'},

@@ -2,21 +2,22 @@
 
 Asking can be interrupted and goes on where it was; everything else is written from the answers
 afterwards, so an interrupted replay ends with the same bytes as one that was not. Imports the rest
-of the room, `pipeline`, `loading` and `profiles`.
+of the room, `loading` and `profiles`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 import hashlib
 import json
 from pathlib import Path
+import threading
 from typing import Any
 
-from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
-from segzero_ros.pipeline import Pipeline
-from segzero_ros.profiles import reasoner_options, segmenter_options
+from segzero_ros.loading import ReasonerOptions, SegmenterOptions
+from segzero_ros.profiles import load_pipeline, reasoner_options, segmenter_options
 from segzero_ros.replay.asking import Asker, OnAnswer
 from segzero_ros.replay.bag import BagReader
 from segzero_ros.replay.folder import Folder
@@ -115,7 +116,7 @@ def replay(
         done = folder.begin(manifest, restart=wishes.restart)
         limits = _limits(parameters)
         jobs = Jobs(topics, plan, limits, bag.span_ns[0], lambda m: str(bag.parse(m).data))
-        pipeline = _load(parameters)
+        pipeline = load_pipeline(parameters)
         try:
             listener.on_begin(done, _expected(bag, topics, plan))
             asker = Asker(bag, topics, pipeline, folder, wishes.rate)
@@ -138,15 +139,6 @@ def _recorded(bag: BagReader, topics: Topics) -> Plan:
             f'{bag.path} holds no recorded queries: ask with --query TEXT, or --queries FILE.'
         )
     return Plan(recorded=True)
-
-
-def _load(parameters: Mapping[str, Any]) -> Pipeline:
-    reasoner = load_reasoner(reasoner_options(parameters.__getitem__))
-    try:
-        return Pipeline(reasoner, load_segmenter(segmenter_options(parameters.__getitem__)))
-    except SegZeroError:
-        reasoner.close()
-        raise
 
 
 def _limits(parameters: Mapping[str, Any]) -> Limits:
@@ -201,23 +193,34 @@ def _write(
     listener: Listener,
 ) -> list[str]:
     """Write everything that is made of the answers; return further remarks."""
-    further: list[str] = []
-    if 'bag' not in wishes.without:
-        listener.on_write(folder.bag.name)
-        further = write_bag(
-            bag,
-            folder,
-            wishes.namespace,
-            originals='originals' not in wishes.without,
-            overlays=wishes.overlay_topic,
-        )
-    if 'video' not in wishes.without:
-        listener.on_write(folder.video.name)
-        start_ns, end_ns = bag.span_ns
-        write_video(folder, count, count * NANO / max(end_ns - start_ns, 1))
+    start_ns, end_ns = bag.span_ns
+    stop = threading.Event()
+    # Beside the bag: both are compressed outside of Python's lock.
+    with ThreadPoolExecutor(1, 'video') as beside:
+        try:
+            video: Future[None] | None = None
+            if 'video' not in wishes.without:
+                rate = count * NANO / max(end_ns - start_ns, 1)
+                video = beside.submit(write_video, folder, count, rate, stop.is_set)
+            further = _write_bag(bag, folder, wishes, listener)
+            if video is not None:
+                listener.on_write(folder.video.name)
+                video.result()
+        finally:
+            stop.set()
     if 'report' not in wishes.without:
         listener.on_write(folder.report.name)
         write_report(folder, manifest, [*remarks, *further])
     if 'overlays' in wishes.without:
         folder.remove_overlays()
     return further
+
+
+def _write_bag(bag: BagReader, folder: Folder, wishes: Wishes, listener: Listener) -> list[str]:
+    if 'bag' in wishes.without:
+        return []
+    listener.on_write(folder.bag.name)
+    originals = 'originals' not in wishes.without
+    return write_bag(
+        bag, folder, wishes.namespace, originals=originals, overlays=wishes.overlay_topic
+    )

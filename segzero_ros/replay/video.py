@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import os
 
 import cv2
@@ -19,13 +20,16 @@ class VideoError(SegZeroError):
     """The video cannot be written."""
 
 
-def write_video(folder: Folder, count: int, rate: float) -> None:
+def write_video(
+    folder: Folder, count: int, rate: float, stopped: Callable[[], bool] = lambda: False
+) -> None:
     """Write the pictures one after another, at the largest one's size.
 
     Args:
         folder: holds the pictures.
         count: how many there are; with none, there is no video.
         rate: pictures per second.
+        stopped: asked throughout; the video is given up when it becomes True.
     """
     sizes = [_png_size(folder, number) for number in range(count)]
     if not sizes:
@@ -40,6 +44,8 @@ def write_video(folder: Folder, count: int, rate: float) -> None:
     page = np.zeros((height, width, 3), np.uint8)
     try:
         for number in range(count):
+            if stopped():
+                return
             picture = read_picture(folder, number)
             page[:] = 0
             page[: picture.shape[0], : picture.shape[1]] = picture[..., ::-1]
