@@ -21,8 +21,8 @@ Colour = tuple[int, int, int]
 # Okabe and Ito's set, which people with each kind of colour blindness can tell apart, without its
 # black, and ordered so that neighbours differ most in lightness too.
 _PALETTE: tuple[Colour, ...] = (
-    (230, 159, 0),
     (86, 180, 233),
+    (230, 159, 0),
     (213, 94, 0),
     (240, 228, 66),
     (0, 114, 178),
@@ -328,7 +328,8 @@ def _says(answer: Answer) -> list[str]:
     texts = [answer.message, answer.reasoning]
     if answer.status == Status.OK:
         texts.reverse()
-    return [' '.join(text.split()) for text in texts if text.strip()]
+    tidied = [' '.join(text.split()) for text in texts if text.strip()]
+    return list(dict.fromkeys(tidied))
 
 
 def _heading(answer: Answer, width: int, style: _Style) -> RgbImage:

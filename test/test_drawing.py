@@ -238,6 +238,9 @@ def test_the_caption_shows_query_message_and_reasoning() -> None:
         for message, reasoning in (('', ''), ('Two boxes dropped.', ''), ('Two.', 'Red is there.'))
     ]
     assert heights == sorted(set(heights))
+    said = 'I do not know the word "cup".'
+    once, twice = (draw_overlay(answer(message=said, reasoning=text)) for text in ('', said))
+    assert np.array_equal(once, twice)
     assert not np.array_equal(caption('the red cup'), caption('the blue cup'))
     assert np.array_equal(caption('the red\n\tcup '), caption('the red cup'))
 

@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rclpy.action import ActionServer
+from rclpy.task import Future
 
+from segzero_ros.action import Segment as SegmentAction
 from segzero_ros.ros.client import NoAnswer, NoNode, PerceptionClient, Progress
 from segzero_ros.types import Stage, Status
 
@@ -155,15 +158,17 @@ def test_on_an_empty_graph_the_error_says_how_to_start_one(
     assert 'ros2 launch segzero_ros perception.launch.py' in str(error.value)
 
 
-def test_a_node_that_dies_while_it_is_asked_is_missed(scripted_node: Start) -> None:
-    node = scripted_node(arguments=['-r', '__ns:=/dying'])
-    picture = np.zeros((20, 20, 3), np.uint8)
+def test_a_node_that_leaves_while_it_is_asked_is_missed(new_client: Start) -> None:
+    there = new_client('leaving')
+    forever = Future()
 
-    def kill(progress: Progress) -> None:
-        if progress.text:
-            node.kill()
+    async def accept(goal: Any) -> SegmentAction.Result:
+        goal.publish_feedback(SegmentAction.Feedback(stage=1, reasoning_delta='let me see'))
+        await forever
+        return SegmentAction.Result()
 
-    with PerceptionClient('dying') as client:
-        client.wait_for_node(DEADLINE)
-        with pytest.raises(NoNode, match='/dying is no longer there'):
-            client.ask('count for ever', picture, kill, timeout=2 * DEADLINE)
+    server = ActionServer(there.node, SegmentAction, 'segment', accept)
+    with PerceptionClient('leaving') as client:
+        there.until(client._action.server_is_ready, 'the client sees the node')
+        with pytest.raises(NoNode, match='/leaving is no longer there'):
+            client.ask('anything', on_progress=lambda _: server.destroy(), timeout=DEADLINE)

@@ -1,0 +1,220 @@
+"""`segzero demo`: the real node, a camera and a client, each its own program, on real pictures.
+
+What goes over the graph is recorded; what is answered is measured, drawn and told.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack
+import math
+import os
+from pathlib import Path
+import re
+import shutil
+import sys
+import time
+from typing import Any, TYPE_CHECKING
+
+from segzero_ros.cli.children import Children, choose_domain, executable, installed
+from segzero_ros.cli.demo_questions import iou, Question, QUESTIONS
+from segzero_ros.cli.demo_report import (
+    failures_of,
+    FLOORS,
+    Outcome,
+    shown_progress,
+    table_of,
+    write_pictures,
+    write_summary,
+)
+from segzero_ros.types import RgbImage, SegZeroError, Status
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segzero_ros.ros.camera_control import CameraControl
+    from segzero_ros.ros.client import PerceptionClient, Reply
+
+CAMERA, NODE = 'camera', 'segzero'
+CAMERA_RATE = 4.0
+STARTING = 40.0
+ANSWERING = 30.0
+RECORDED = ('image', 'result', 'reasoning', 'overlay')
+FAILED = 1
+"""Exit code when a question ended otherwise than it should, or a figure is below its floor."""
+
+EPILOG = f"""\
+writes into the output folder
+  NN_<picture>_<question>.png   the node's own picture of each answer
+  overview.jpg                  some of them on one page
+  bag/                          everything that went over the graph (MCAP), for Foxglove, ros2 bag
+  summary.json                  questions, statuses, figures, machine
+  node.log, camera.log          what the programs said
+
+exit codes: 0 every question ended as it should and the figures are above their floors
+({FLOORS['scene']} for masks in generated scenes, {FLOORS['photograph']} for boxes in photographs);
+1 if not; 2 when the graph could not be run; 130 after Ctrl-C.
+"""
+
+
+class DemoFailed(SegZeroError):
+    """The demo could not be run to its end."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.epilog = EPILOG
+    parser.add_argument(
+        '--output',
+        type=Path,
+        default=Path('out/demo'),
+        help='folder for pictures, bag and summary (default: %(default)s)',
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demo; return its exit code."""
+    from rich.console import Console
+
+    # Where the output is no terminal, wide enough for the table.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    started = time.monotonic()
+    folder: Path = options.output
+    clear(folder)
+    domain = choose_domain(os.environ)
+    console.print(f'ROS domain {domain}, this machine only. Starting the node and a camera …')
+    outcomes, counts = ask_all(folder, console)
+    failures = failures_of(outcomes)
+    seconds = time.monotonic() - started
+    write_pictures(folder, outcomes)
+    write_summary(folder, outcomes, failures, counts, seconds)
+    console.print(table_of(outcomes))
+    console.print(f'{sum(counts.values())} messages of {len(counts)} topics in {folder / "bag"}')
+    console.print(f'Pictures and summary.json in {folder}. {seconds:.0f} s in all.')
+    for failure in failures:
+        console.print(f'[red]{failure}')
+    return FAILED if failures else 0
+
+
+def clear(folder: Path) -> None:
+    """Make the output folder, and remove what an earlier demo wrote there, and nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if re.fullmatch(r'\d\d_.*\.png|overview\.jpg|summary\.json|(node|camera)\.log', path.name):
+            path.unlink()
+    bag = folder / 'bag'
+    if bag.is_dir() and {path.name for path in bag.iterdir()} <= {'bag.mcap', 'metadata.yaml'}:
+        shutil.rmtree(bag)
+
+
+def ask_all(folder: Path, console: Console) -> tuple[list[Outcome], dict[str, int]]:
+    """Run the graph and ask every question; return what came of them and what was recorded."""
+    with ExitStack() as stack:
+        children = stack.enter_context(Children(folder))
+        # The children first: they load while this process imports its own half.
+        start(children)
+        from segzero_ros.replay.bag import BagWriter
+        from segzero_ros.ros.camera_control import CameraControl
+        from segzero_ros.ros.client import PerceptionClient
+        from segzero_ros.ros.recorder import Recorder
+
+        try:
+            bag = stack.enter_context(BagWriter(folder / 'bag'))
+            recorder = stack.enter_context(
+                Recorder(bag, [f'/{CAMERA}', f'/{NODE}'], ['/diagnostics'])
+            )
+            camera = stack.enter_context(CameraControl(CAMERA))
+            client = stack.enter_context(PerceptionClient(NODE, overlays=True))
+            client.wait_for_node(STARTING)
+            topics = [f'/{CAMERA}/image', *(f'/{NODE}/{name}' for name in RECORDED[1:])]
+            if not recorder.wait_for(topics, STARTING):
+                raise DemoFailed(f'Not all of {", ".join(topics)} are on the graph.')
+            outcomes = list(ask_each(client, camera, console))
+        except SegZeroError as error:
+            raise DemoFailed('\n'.join(filter(None, [str(error), children.obituary()]))) from error
+        return outcomes, bag.counts
+
+
+def start(children: Children) -> None:
+    """Start the node with the profile that needs no weights, and a camera."""
+    environment = {**os.environ, 'PYTHONUNBUFFERED': '1', 'RCUTILS_COLORIZED_OUTPUT': '0'}
+    profile = installed('share/segzero_ros/config/offline.yaml', 'config/offline.yaml')
+    remaps = [f'{name}:=/{CAMERA}/{name}' for name in ('image', 'depth', 'camera_info')]
+    children.start(
+        'node',
+        [
+            *executable('perception_node'),
+            '--ros-args',
+            *(word for remap in (f'__ns:=/{NODE}', *remaps) for word in ('-r', remap)),
+            '--params-file',
+            str(profile),
+        ],
+        environment,
+    )
+    children.start(
+        'camera',
+        [
+            *executable('camera_sim'),
+            '--ros-args',
+            '-r',
+            f'__ns:=/{CAMERA}',
+            '-p',
+            f'rate:={CAMERA_RATE}',
+        ],
+        environment,
+    )
+
+
+def ask_each(
+    client: PerceptionClient, camera: CameraControl, console: Console
+) -> Iterator[Outcome]:
+    """Ask the questions one after the other, each about the picture that it is meant for."""
+    since, before = 0, ('', '')
+    with shown_progress(console) as show:
+        for number, question in enumerate(QUESTIONS, start=1):
+            show.begin(number, question)
+            if (question.source, question.item) != before:
+                since = camera.look_at(question.source, question.item)
+                before = (question.source, question.item)
+            outcome = ask_one(client, camera, question, since, show.reasoning)
+            show.end(outcome)
+            yield outcome
+
+
+def ask_one(
+    client: PerceptionClient,
+    camera: CameraControl,
+    question: Question,
+    since: int,
+    on_progress: Any,
+) -> Outcome:
+    """Ask a question, again if the node had not got the new picture yet."""
+    for _ in range(5):
+        asked = time.monotonic()
+        if question.way == 'topic':
+            reply = client.ask_by_topic(question.text, on_progress, ANSWERING)
+        elif question.way == 'service':
+            reply = client.ask_by_service(question.text, timeout=ANSWERING)
+        else:
+            reply = client.ask(question.text, on_progress=on_progress, timeout=ANSWERING)
+        waited = time.monotonic() - asked
+        if reply.stamp_ns >= since:
+            break
+        camera.wait_for_next()
+    else:
+        raise DemoFailed(f'The node does not see the pictures of {question.item}.')
+    overlay = picture_of(client, reply)
+    covered = math.nan
+    if question.has_truth:
+        covered = iou(question, reply.answer.segments, (reply.height, reply.width))
+    return Outcome(question, reply, overlay, covered, waited)
+
+
+def picture_of(client: PerceptionClient, reply: Reply) -> RgbImage:
+    """Return the node's picture of an answer; one drawn here where the node has none to show."""
+    from segzero_ros.drawing import draw_overlay
+
+    if reply.answer.status in (Status.OK, Status.NOT_FOUND):
+        return client.overlay(reply)
+    return draw_overlay(reply.answer)

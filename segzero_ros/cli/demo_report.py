@@ -1,0 +1,239 @@
+"""What came of the demo's questions: on the screen, as a table, as pictures, as summary.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+import json
+import math
+import os
+from pathlib import Path
+import re
+import sys
+from typing import Any, TYPE_CHECKING
+
+from segzero_ros.cli.demo_questions import Question, QUESTIONS
+from segzero_ros.types import RgbImage
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segzero_ros.ros.client import Progress, Reply
+
+# How well the answers have to cover what was meant, on average; see `demo_questions.iou`.
+FLOORS = {'scene': 0.7, 'photograph': 0.5}
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came of one question.
+
+    Attributes:
+        question: the question.
+        reply: the node's answer.
+        overlay: the node's picture of it.
+        iou: how well it covers what was meant; NaN where there is no truth.
+        waited: seconds from asking to hearing.
+    """
+
+    question: Question
+    reply: Reply
+    overlay: RgbImage
+    iou: float
+    waited: float
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether the question ended as it should."""
+        return self.reply.answer.status is self.question.status
+
+
+class ShownProgress:
+    """What stands on the screen while the demo runs: question, reasoning, how far it is."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.text import Text
+
+        self._console = console
+        self._text = Text
+        self._reasoning = Text(style='dim')
+        self._heading = Text()
+        self._bar = Progress(
+            TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), console=console
+        )
+        self._task = self._bar.add_task('Questions', total=len(QUESTIONS))
+        self.live = Live(console=console, refresh_per_second=12, transient=True)
+
+    def begin(self, number: int, question: Question) -> None:
+        """Show which question is asked."""
+        self._heading = self._text(f'{number}. {question.item}: “{question.text}”', style='bold')
+        self._reasoning = self._text(style='dim')
+        self._update()
+
+    def reasoning(self, progress: Progress) -> None:
+        """Show the reasoning as it comes."""
+        self._reasoning.append(progress.text)
+        self._update()
+
+    def end(self, outcome: Outcome) -> None:
+        """Leave the question, its reasoning and its outcome on the screen."""
+        answer = outcome.reply.answer
+        mark = '[green]✓[/]' if outcome.as_expected else '[red]✗[/]'
+        self._console.print(mark, self._heading, end=' ')
+        self._console.print(f'[dim]by {outcome.question.way}[/] {answer.status.name}')
+        self._console.print(self._text(f'  {answer.reasoning or answer.message}', style='dim'))
+        self._bar.advance(self._task)
+        self._update()
+
+    def _update(self) -> None:
+        from rich.console import Group
+
+        self.live.update(Group(self._heading, self._reasoning, self._bar))
+
+
+@contextmanager
+def shown_progress(console: Console) -> Iterator[ShownProgress]:
+    """Show progress on a terminal; elsewhere only what is left on the screen."""
+    show = ShownProgress(console)
+    with show.live:
+        yield show
+
+
+def failures_of(outcomes: list[Outcome]) -> list[str]:
+    """Return a sentence for each thing that is not as it should be."""
+    failures = [
+        f'“{outcome.question.text}” about {outcome.question.item} ended with '
+        f'{outcome.reply.answer.status.name} instead of {outcome.question.status.name}: '
+        f'{outcome.reply.answer.message}'
+        for outcome in outcomes
+        if not outcome.as_expected
+    ]
+    for source, (mean, count) in figures_of(outcomes).items():
+        if mean < FLOORS[source]:
+            failures.append(
+                f'The mean IoU of {count} questions about {source}s is {mean:.2f}, '
+                f'less than {FLOORS[source]}.'
+            )
+    return failures
+
+
+def figures_of(outcomes: list[Outcome]) -> dict[str, tuple[float, int]]:
+    """Return the mean IoU and the number of questions for each kind of picture with a truth."""
+    figures = {}
+    for source in FLOORS:
+        values = [
+            outcome.iou
+            for outcome in outcomes
+            if outcome.question.source == source and not math.isnan(outcome.iou)
+        ]
+        if values:
+            figures[source] = (sum(values) / len(values), len(values))
+    return figures
+
+
+def table_of(outcomes: list[Outcome]) -> Any:
+    """Return the table that the demo ends with."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ('question', 'picture', 'by', 'status', 'objects', 'mask px', 'ms', 'IoU'):
+        numeric = heading in ('objects', 'mask px', 'ms', 'IoU')
+        table.add_column(heading, justify='right' if numeric else 'left')
+    for outcome in outcomes:
+        answer = outcome.reply.answer
+        colour = 'green' if outcome.as_expected else 'red'
+        table.add_row(
+            Text(outcome.question.text),
+            outcome.question.item,
+            outcome.question.way,
+            f'[{colour}]{answer.status.name}[/]',
+            str(len(answer.segments)),
+            str(sum(int(segment.mask.sum()) for segment in answer.segments)),
+            f'{outcome.waited * 1000:.0f}',
+            '' if math.isnan(outcome.iou) else f'{outcome.iou:.2f}',
+        )
+    for source, (mean, count) in figures_of(outcomes).items():
+        table.caption = (
+            f'{table.caption or ""}  {source}s: mean IoU {mean:.2f} of {count} questions'
+        )
+    return table
+
+
+def write_pictures(folder: Path, outcomes: list[Outcome]) -> None:
+    """Write each answer's picture, and the page with some of them."""
+    from segzero_ros.cli.ask import save_picture
+    from segzero_ros.cli.contact_sheet import contact_sheet
+
+    for number, outcome in enumerate(outcomes, start=1):
+        save_picture(folder / file_name(number, outcome.question), outcome.overlay)
+    chosen = [outcome.overlay for outcome in outcomes if outcome.question.on_overview]
+    save_picture(folder / 'overview.jpg', contact_sheet(chosen))
+
+
+def file_name(number: int, question: Question) -> str:
+    """Return the name of a question's picture."""
+    words = re.sub(r'[^a-z0-9]+', '-', question.text.lower()).strip('-')
+    return f'{number:02d}_{question.item}_{words[:40]}.png'
+
+
+def write_summary(
+    folder: Path,
+    outcomes: list[Outcome],
+    failures: list[str],
+    counts: dict[str, int],
+    seconds: float,
+) -> None:
+    """Write summary.json, last of all and in one step, so that it is there only when all is."""
+    from segzero_ros.cli.ask import as_dictionary
+
+    summary = {
+        'ok': not failures,
+        'failures': failures,
+        'seconds': round(seconds, 2),
+        'figures': {
+            source: {'mean_iou': round(mean, 4), 'questions': count, 'floor': FLOORS[source]}
+            for source, (mean, count) in figures_of(outcomes).items()
+        },
+        'questions': [
+            {
+                'picture': f'{outcome.question.source} {outcome.question.item}',
+                'way': outcome.question.way,
+                'expected': outcome.question.status.name,
+                'iou': None if math.isnan(outcome.iou) else round(outcome.iou, 4),
+                'seconds_waited': round(outcome.waited, 4),
+                'file': file_name(number, outcome.question),
+                'answer': as_dictionary(outcome.reply),
+            }
+            for number, outcome in enumerate(outcomes, start=1)
+        ],
+        'recorded_messages': counts,
+        'machine': machine(),
+    }
+    partial = folder / 'summary.json.part'
+    partial.write_text(json.dumps(summary, ensure_ascii=False, indent=2) + '\n')
+    partial.replace(folder / 'summary.json')
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures were made on."""
+    import platform
+
+    import cv2
+    import numpy as np
+
+    information = Path('/proc/cpuinfo')
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return {
+        'processor': names[0] if names else platform.processor(),
+        'cores': os.cpu_count(),
+        'system': platform.platform(),
+        'python': sys.version.split()[0],
+        'numpy': np.__version__,
+        'opencv': cv2.__version__,
+    }
