@@ -34,7 +34,7 @@ _COVERS = 0.12
 # A colour that covers so many of the four sides is not a thing's.
 _SIDES = 2.0
 # A thing made of several paints is taken as one if it fills this share of its convex outline.
-_COMPACT = 0.86
+_COMPACT = 0.93
 _LARGEST = 0.45
 
 
@@ -122,18 +122,29 @@ def _cut_up(smooth: Bytes) -> _Pieces:
 
 
 def _fade_shadows(pieces: _Pieces) -> None:
-    """Take for background what is the background beside it, only darker."""
-    lab, background, met = pieces.lab, pieces.background, pieces.met
-    for _ in range(2):
-        for first, second in zip(met.first.tolist(), met.second.tolist(), strict=True):
-            for one, other in ((first, second), (second, first)):
-                if background[one] or not background[other]:
-                    continue
-                ratio = lab[one, 0] / max(lab[other, 0], 1.0)
-                # A shadow takes light and colour off alike.
-                shift = np.hypot(*(lab[one, 1:] - ratio * lab[other, 1:]))
-                if 0.42 < ratio < 1.0 and shift < 5.0 and lab[one, 0] > 45:
-                    background[one] = True
+    """Take for background what is the background beside it, only darker, next to a thing.
+
+    A grey thing looks as the table does in shadow; but nothing stands beside it to cast that.
+    """
+    lab, background = pieces.lab, pieces.background
+    met = list(zip(pieces.met.first.tolist(), pieces.met.second.tolist(), strict=True))
+    dark: set[int] = set()
+    for first, second in met:
+        for one, other in ((first, second), (second, first)):
+            if background[one] or not background[other]:
+                continue
+            ratio = lab[one, 0] / max(lab[other, 0], 1.0)
+            # A shadow takes light and colour off alike.
+            shift = np.hypot(*(lab[one, 1:] - ratio * lab[other, 1:]))
+            if 0.42 < ratio < 1.0 and shift < 5.0 and lab[one, 0] > 45:
+                dark.add(one)
+    cast = {
+        one
+        for first, second in met
+        for one, other in ((first, second), (second, first))
+        if one in dark and other not in dark and not background[other]
+    }
+    background[list(cast)] = True
 
 
 def _join_paint(groups: Groups, pieces: _Pieces) -> None:
