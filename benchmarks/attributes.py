@@ -2,128 +2,55 @@
 
 Run `python -m benchmarks.attributes --scenes 300 --seed 100000`. One sentence of each kind is
 asked about each scene, each paying for everything (no frame is remembered between queries). The
-camera measures depth too, with noise; `--without-depth` takes it away.
-
-gIoU: mean IoU of the union of the answered masks with the union of the true ones, over sentences
-that mean something. Wrong object: share of those sentences whose answer has a mask that belongs to
-no object meant, or lacks an object meant; a mask belongs to the instance that it overlaps most.
-Not found: share answered NOT_FOUND; right for sentences that mean nothing, wrong for others.
+camera measures depth too, with noise; `--without-depth` takes it away. What the figures are:
+`segzero_ros.evaluation.tabletop`; `segzero evaluate tabletop` asks the same of any models.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
 import json
 from pathlib import Path
-import time
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
+from segzero_ros.evaluation.rows import Row
+from segzero_ros.evaluation.runner import ask
+from segzero_ros.evaluation.tabletop import report, SCENES, SEED, Tabletop
 from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
-from segzero_ros.simulation.scenes import make_scene, Scene, Sentence
-from segzero_ros.types import Answer, Query, Status
+from segzero_ros.types import Status
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One sentence about one scene.
-
-    Attributes:
-        seed: of the scene.
-        text: the sentence.
-        kind: its kind.
-        difficulty: its difficulty.
-        status: the answer's.
-        iou: of the unions of masks; NaN for sentences that mean nothing.
-        wrong: whether a wrong object was marked or a meant one was not; False where none is meant.
-        milliseconds: from the question to the answer.
-    """
-
-    seed: int
-    text: str
-    kind: str
-    difficulty: str
-    status: str
-    iou: float
-    wrong: bool
-    milliseconds: float
+def outcomes_of(dataset: Tabletop) -> Iterator[Row]:
+    """Ask the offline default everything."""
+    pipeline = Pipeline(load_reasoner(ReasonerOptions()), load_segmenter(SegmenterOptions()))
+    try:
+        for index, sample in dataset.read(range(len(dataset))):
+            yield ask(pipeline, None, index, sample)
+    finally:
+        pipeline.close()
 
 
-def judge(scene: Scene, sentence: Sentence, answer: Answer, milliseconds: float) -> Outcome:
-    """Compare an answer with the truth."""
-    height, width = scene.labels.shape
-    union, owners = np.zeros((height, width), np.bool_), set()
-    for segment in answer.segments:
-        mask = segment.full_mask(height, width)
-        union |= mask
-        owners.add(_owner(scene, mask))
-    iou = float('nan')
-    if sentence.targets:
-        meant = np.isin(scene.labels, [scene.objects[index].id for index in sentence.targets])
-        iou = float((union & meant).sum() / max((union | meant).sum(), 1))
-    wrong = bool(sentence.targets) and owners != set(sentence.targets)
-    return Outcome(
-        scene.seed, sentence.text, sentence.kind, sentence.difficulty,
-        answer.status.name, iou, wrong, milliseconds,
-    )  # fmt: skip
-
-
-def _owner(scene: Scene, mask: np.ndarray) -> int:
-    """Return the index of the object that a mask overlaps most, -1 for none."""
-    covered = scene.labels[mask]
-    counts = np.bincount(covered[covered > 0], minlength=len(scene.objects) + 1)
-    return int(counts.argmax()) - 1 if counts.any() else -1
-
-
-def ask(pipeline: Pipeline, scene: Scene, per_kind: int = 1) -> Iterator[Outcome]:
-    """Ask the scene's first sentences of each kind."""
-    asked: dict[str, int] = {}
-    for sentence in scene.sentences:
-        asked[sentence.kind] = asked.get(sentence.kind, 0) + 1
-        if asked[sentence.kind] > per_kind:
-            continue
-        # A new frame each time, so that neither model knows it.
-        frame = replace(scene.frame)
-        started = time.perf_counter()
-        answer = pipeline.answer(frame, Query(sentence.text))
-        yield judge(scene, sentence, answer, 1000 * (time.perf_counter() - started))
-
-
-def summarise(outcomes: list[Outcome]) -> dict[str, float]:
-    """Return the figures of some outcomes; NaN where there is nothing to count."""
-    meant = [outcome for outcome in outcomes if outcome.kind != 'none']
-    nothing = [outcome for outcome in outcomes if outcome.kind == 'none']
-    times = [outcome.milliseconds for outcome in outcomes]
-
-    def share(flags: list[bool]) -> float:
-        return sum(flags) / len(flags) if flags else float('nan')
-
-    p50, p95 = np.percentile(times, (50, 95)) if times else (float('nan'),) * 2
+def as_outcome(row: Row) -> dict[str, Any]:
+    """Return an answer as the file of outcomes holds it."""
+    overlap = row.item.whole
+    meant = row.item.wrong_object is not None
+    kind, difficulty = (name.partition(': ')[2] for name in row.group)
     return {
-        'sentences': len(outcomes),
-        'giou': float(np.mean([outcome.iou for outcome in meant])) if meant else float('nan'),
-        'wrong_object': share([outcome.wrong for outcome in meant]),
-        'missed': share([outcome.status == Status.NOT_FOUND.name for outcome in meant]),
-        'not_found': share([outcome.status == Status.NOT_FOUND.name for outcome in nothing]),
-        'p50_ms': float(p50),
-        'p95_ms': float(p95),
+        'seed': int(row.image_id),
+        'text': row.text,
+        'kind': kind,
+        'difficulty': difficulty,
+        'status': row.status.name,
+        'iou': overlap.intersection / max(overlap.union, 1) if meant and overlap else None,
+        'wrong': bool(row.item.wrong_object),
+        'milliseconds': 1000 * row.seconds['total'],
     }
-
-
-def report(outcomes: list[Outcome]) -> dict[str, dict[str, float]]:
-    """Return the figures over all outcomes, per kind and per difficulty."""
-    figures = {'all': summarise(outcomes)}
-    for field in ('kind', 'difficulty'):
-        names = dict.fromkeys(getattr(outcome, field) for outcome in outcomes)
-        for name in names:
-            chosen = [outcome for outcome in outcomes if getattr(outcome, field) == name]
-            figures[f'{field}: {name}'] = summarise(chosen)
-    return figures
 
 
 def _print(figures: dict[str, dict[str, float]]) -> None:
@@ -143,30 +70,25 @@ def _print(figures: dict[str, dict[str, float]]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
-    parser.add_argument('--scenes', type=int, default=300)
-    parser.add_argument('--seed', type=int, default=100000, help='of the first scene')
+    parser.add_argument('--scenes', type=int, default=SCENES)
+    parser.add_argument('--seed', type=int, default=SEED, help='of the first scene')
     parser.add_argument('--per-kind', type=int, default=1, help='sentences of a kind per scene')
     parser.add_argument('--without-depth', action='store_true', help='a colour camera alone')
     parser.add_argument('--output', type=Path, help='a JSON file for figures and outcomes')
     parser.add_argument('--failures', action='store_true', help='print every wrong answer')
     options = parser.parse_args()
-    pipeline = Pipeline(load_reasoner(ReasonerOptions()), load_segmenter(SegmenterOptions()))
-    outcomes: list[Outcome] = []
-    for seed in range(options.seed, options.seed + options.scenes):
-        scene = make_scene(seed)
-        if options.without_depth:
-            scene = replace(scene, frame=replace(scene.frame, depth=None))
-        outcomes.extend(ask(pipeline, scene, options.per_kind))
-    pipeline.close()
+    depth = not options.without_depth
+    rows = list(outcomes_of(Tabletop(options.scenes, options.seed, options.per_kind, depth)))
+    outcomes = [as_outcome(row) for row in rows]
     if options.failures:
         for outcome in outcomes:
-            false_alarm = outcome.kind == 'none' and outcome.status != Status.NOT_FOUND.name
-            if outcome.wrong or false_alarm:
-                print(f'{outcome.seed} {outcome.kind}: {outcome.text!r} -> {outcome.status}')
-    figures = report(outcomes)
+            found = outcome['status'] != Status.NOT_FOUND.name
+            if outcome['wrong'] or (outcome['kind'] == 'none' and found):
+                print('{seed} {kind}: {text!r} -> {status}'.format(**outcome))
+    figures = report(rows)
     _print(figures)
     if options.output:
-        content = {'figures': figures, 'outcomes': [asdict(outcome) for outcome in outcomes]}
+        content = {'figures': figures, 'outcomes': outcomes}
         options.output.write_text(json.dumps(content, indent=1), encoding='utf-8')
 
 

@@ -17,6 +17,7 @@ from segzero_ros.types import SegZeroError
 COMMANDS = {
     'ask': 'ask a running node about its camera, or about a picture file',
     'demo': 'run the real node on real photographs and generated scenes',
+    'evaluate': 'measure models on published data sets, on your own data or on generated scenes',
     'replay': 'ask a recorded bag, and write a bag and a report of the answers',
 }
 FAILED = 2

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 import shutil
 import sys
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
-from segzero_ros.profiles import PROFILES, read_profile
-from segzero_ros.types import Answer, SegZeroError
+from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
+from segzero_ros.types import Answer
 
 if TYPE_CHECKING:
     from segzero_ros.replay.folder import Folder
@@ -22,10 +22,6 @@ DIFFERENT = 1
 _OUTPUTS = ('bag', 'originals', 'overlays', 'video', 'report')
 # Differences that are printed at most; a changed model changes every answer.
 _MOST = 40
-
-
-class BadArgument(SegZeroError):
-    """An argument cannot be used; the text says what would do."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,19 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     camera.add_argument(
         '--camera-info', default='', metavar='TOPIC', help='intrinsics; none: without'
     )
-    models = parser.add_argument_group('the models')
-    models.add_argument(
-        '--profile', choices=PROFILES, default='robot', help='default: %(default)s'
-    )
-    models.add_argument('--params-file', type=Path, help='overrules the profile')
-    models.add_argument(
-        '-p',
-        '--param',
-        action='append',
-        default=[],
-        metavar='NAME:=VALUE',
-        help='overrules both; repeatable',
-    )
+    add_model_arguments(parser)
     _add_output_arguments(parser)
     _add_judging_arguments(parser)
 
@@ -106,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     from segzero_ros.replay.replay import replay, Wishes
 
     plan = _plan(options)
-    parameters = read_profile(options.profile, options.params_file, _overrides(options.param))
+    parameters = read_parameters(options)
     wishes = Wishes(
         plan,
         options.image,
@@ -150,21 +134,6 @@ def _plan(options: argparse.Namespace) -> Plan | None:
     if options.query:
         return Plan(texts=tuple(options.query), every_ns=round((options.every or 0) * NANO))
     return None
-
-
-def _overrides(given: list[str]) -> dict[str, Any]:
-    import yaml
-
-    overrides = {}
-    for text in given:
-        name, separator, value = text.partition(':=')
-        if not separator:
-            raise BadArgument(f'{text!r} is no NAME:=VALUE, such as reasoner:=attributes.')
-        try:
-            overrides[name] = yaml.safe_load(value) if value else ''
-        except yaml.YAMLError as error:
-            raise BadArgument(f'{text!r}: the value cannot be read: {error}') from error
-    return overrides
 
 
 @contextmanager

@@ -1,0 +1,184 @@
+"""`segzero evaluate`: ask a data set, and write figures, tables and a gallery of the answers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
+from segzero_ros.profiles import load_pipeline, reasoner_options, segmenter_options
+
+if TYPE_CHECKING:
+    from segzero_ros.evaluation.rows import Row
+    from segzero_ros.evaluation.runner import OnRow, RunFolder, Shard
+    from segzero_ros.evaluation.samples import Dataset
+
+UNFINISHED = 1
+
+EPILOG = """\
+sources:
+  reasonseg_test, refcoco_testA ...  a published set, from the hub or its cache
+  owner/name                         another set of the hub in the same layout
+  FOLDER, FILE.parquet               the same layout on this machine
+  FOLDER                             ReasonSeg as first published: pictures and polygons
+  FILE.json                          your own data, as COCO's, with a text per annotation
+  tabletop                           generated scenes with published seeds; needs no data
+  merge FOLDER FOLDER ...            joins shards that ran apart; needs --output
+
+examples:
+  segzero evaluate tabletop --profile offline
+  segzero evaluate reasonseg_test --profile robot -p answer_parser:=strict
+  segzero evaluate reasonseg_test --shard 2/8 -o run_2
+  segzero evaluate merge run_1 run_2 -o run
+
+exit codes: 0 finished, 1 finished a shard while others are missing, 2 an error, 130 Ctrl-C (the
+same command goes on from there)
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.epilog = EPILOG
+    parser.add_argument('source', help='what is asked; see below')
+    parser.add_argument('folders', nargs='*', type=Path, help=argparse.SUPPRESS)
+    parser.add_argument(
+        '-o', '--output', type=Path, help='folder of the run; default: evaluation/<source>'
+    )
+    add_model_arguments(parser)
+    data = parser.add_argument_group('the data')
+    data.add_argument('--limit', type=int, metavar='N', help='only the first N samples')
+    data.add_argument('--shard', default='1/1', metavar='I/N', help='only part I of N, I from 1')
+    data.add_argument('--offline', action='store_true', help='never ask the hub for data')
+    data.add_argument('--pictures', type=Path, help='where file names of a JSON file start')
+    scenes = parser.add_argument_group('tabletop')
+    scenes.add_argument('--scenes', type=int, help='how many; default: as published')
+    scenes.add_argument('--seed', type=int, help='of the first; default: as published')
+    scenes.add_argument('--per-kind', type=int, default=1, help='sentences of a kind per scene')
+    scenes.add_argument('--without-depth', action='store_true', help='a colour camera alone')
+    making = parser.add_argument_group('what is made')
+    making.add_argument('--gallery', type=int, metavar='N', help='so many answers, worst first')
+    making.add_argument('--restart', action='store_true', help='begin anew')
+    making.add_argument('-q', '--quiet', action='store_true', help='no progress, no tables')
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate; return 1 while other shards are missing."""
+    from segzero_ros.evaluation.runner import merge, RunFolder, Shard
+
+    if options.source == 'merge':
+        if not options.folders or options.output is None:
+            raise BadArgument('merge needs the folders of the shards, and --output.')
+        folder = RunFolder(options.output)
+        merge(options.folders, folder)
+        return _finish(folder, options)
+    if options.folders:
+        raise BadArgument('One source at a time; several folders are for merge.')
+    if options.limit is not None and options.limit < 1:
+        raise BadArgument('--limit must be 1 or more.')
+    folder = RunFolder(options.output or Path('evaluation') / Path(options.source).stem)
+    _evaluate(options, folder, Shard.parse(options.shard))
+    return _finish(folder, options)
+
+
+def _evaluate(options: argparse.Namespace, folder: RunFolder, shard: Shard) -> None:
+    from segzero_ros.evaluation.runner import run as run_samples
+
+    parameters = read_parameters(options)
+    dataset = _open(options)
+    folder.begin(_manifest(options, dataset, parameters), restart=options.restart)
+    total = len(dataset) if options.limit is None else min(options.limit, len(dataset))
+    pipeline = load_pipeline(parameters)
+    try:
+        with _progress(len(shard.indices(total)), quiet=options.quiet) as on_row:
+            run_samples(dataset, pipeline, folder, shard, options.limit, on_row)
+    finally:
+        pipeline.close()
+
+
+def _open(options: argparse.Namespace) -> Dataset:
+    from segzero_ros.evaluation.datasets import open_dataset
+    from segzero_ros.evaluation.tabletop import SCENES, SEED, Tabletop
+
+    if options.source != 'tabletop':
+        return open_dataset(options.source, offline=options.offline, pictures=options.pictures)
+    scenes = SCENES if options.scenes is None else options.scenes
+    seed = SEED if options.seed is None else options.seed
+    if scenes < 1 or seed < 0 or options.per_kind < 1:
+        raise BadArgument('--scenes and --per-kind must be 1 or more, --seed 0 or more.')
+    return Tabletop(scenes, seed, options.per_kind, not options.without_depth)
+
+
+def _manifest(
+    options: argparse.Namespace, dataset: Dataset, parameters: dict[str, Any]
+) -> dict[str, Any]:
+    from segzero_ros.evaluation.datasets import short_name
+
+    return {
+        'dataset': {
+            'name': dataset.name,
+            'published': short_name(options.source),
+            'indices': len(dataset),
+            'limit': options.limit,
+        },
+        'models': {
+            'reasoner': asdict(reasoner_options(parameters.__getitem__)),
+            'segmenter': asdict(segmenter_options(parameters.__getitem__)),
+        },
+    }
+
+
+def _finish(folder: RunFolder, options: argparse.Namespace) -> int:
+    from segzero_ros.evaluation.gallery import MOST
+    from segzero_ros.evaluation.tables import write_report
+
+    summary = write_report(folder, MOST if options.gallery is None else options.gallery)
+    if not options.quiet:
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        text = (folder.path / 'report.md').read_text(encoding='utf-8')
+        console = Console()
+        if console.is_terminal:
+            console.print(Markdown(text))
+        else:
+            print(text)
+        print(f'{folder.path}: report.md, summary.json, gallery.html')
+    return 0 if summary['complete'] else UNFINISHED
+
+
+@contextmanager
+def _progress(total: int, *, quiet: bool) -> Iterator[OnRow]:
+    """Show a bar with the time left, on a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True, highlight=False)
+    columns = (
+        TextColumn('Asking'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn('left'),
+        TimeRemainingColumn(elapsed_when_finished=False),
+    )
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task('', total=total)
+        bar.reset(task, total=total)
+
+        def on_row(done: int, row: Row) -> None:
+            bar.update(task, completed=done)
+            if row.item.failure.value and not quiet:
+                console.print(f'#{row.index}: {row.message}', style='yellow', markup=False)
+
+        yield on_row

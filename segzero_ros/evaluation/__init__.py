@@ -1,0 +1,1 @@
+"""Measuring answers: data sets, published figures, runs that resume, tables and galleries."""

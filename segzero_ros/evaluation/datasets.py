@@ -1,0 +1,63 @@
+"""A data set by what a person calls it: a published name, a name of the hub, a folder or a file.
+
+Imports the modules of the layouts; pyarrow and huggingface_hub only where they are needed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from segzero_ros.evaluation.coco_json import CocoJson
+from segzero_ros.evaluation.hub import find_split, open_hub, PUBLISHED
+from segzero_ros.evaluation.lisa_folder import find_pairs, LisaFolder
+from segzero_ros.evaluation.parquet import ParquetDataset
+from segzero_ros.evaluation.samples import DataError, Dataset
+
+
+def open_dataset(source: str, *, offline: bool = False, pictures: Path | None = None) -> Dataset:
+    """Open a data set.
+
+    Args:
+        source: one of `hub.PUBLISHED`, `owner/name` of the hub, a folder with parquet files or
+            with ReasonSeg's pictures and polygons, a parquet file, or a JSON file as COCO's.
+        offline: never ask the hub.
+        pictures: the folder of a JSON file's pictures.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _open_folder(path)
+    if path.suffix == '.json' and path.is_file():
+        return CocoJson(path, pictures)
+    if path.suffix == '.parquet' and path.is_file():
+        return ParquetDataset([path], path.stem)
+    if source in PUBLISHED:
+        return open_hub(PUBLISHED[source].repository, offline=offline)
+    if source.count('/') == 1 and not path.suffix:
+        return open_hub(source, offline=offline)
+    raise DataError(
+        f'{source} is no file, no folder and no published set; these are {", ".join(PUBLISHED)}, '
+        'and tabletop.'
+    )
+
+
+def _open_folder(folder: Path) -> Dataset:
+    if find_pairs(folder):
+        return LisaFolder(folder)
+    files = find_split(folder)
+    if files:
+        return ParquetDataset(files, folder.name)
+    raise DataError(
+        f'{folder} holds neither a complete set of parquet files nor pictures with .json files '
+        'of the same names. A set with a val and a test folder is opened one folder at a time.'
+    )
+
+
+def short_name(source: str) -> str:
+    """Return the published name of a source, or the source itself."""
+    for name, published in PUBLISHED.items():
+        if source in (name, published.repository):
+            return name
+    return source

@@ -1,0 +1,123 @@
+"""The published evaluation sets on the hub: what is on this machine already, else downloaded.
+
+Imports `parquet`, `samples` and huggingface_hub.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+import re
+from typing import NamedTuple
+
+from segzero_ros.evaluation.parquet import ParquetDataset
+from segzero_ros.evaluation.samples import DataError
+
+
+class Published(NamedTuple):
+    """A published set: where it is, and how many samples the papers count; 0: not told."""
+
+    repository: str
+    samples: int = 0
+
+
+_HUB = 'Ricky06662'
+PUBLISHED = {
+    'reasonseg_val': Published(f'{_HUB}/ReasonSeg_val', 200),
+    'reasonseg_test': Published(f'{_HUB}/ReasonSeg_test', 779),
+    'refcoco_val': Published(f'{_HUB}/refcoco_val'),
+    'refcoco_testA': Published(f'{_HUB}/refcoco_testA', 1975),
+    'refcocoplus_val': Published(f'{_HUB}/refcocoplus_val'),
+    'refcocoplus_testA': Published(f'{_HUB}/refcocoplus_testA', 1975),
+    'refcocog_val': Published(f'{_HUB}/refcocog_val'),
+    'refcocog_test': Published(f'{_HUB}/refcocog_test', 5023),
+    'refcoco_val_all': Published(f'{_HUB}/refcoco_val_all'),
+    'refcoco_testA_all': Published(f'{_HUB}/refcoco_testA_all'),
+    'refcocoplus_val_all': Published(f'{_HUB}/refcocoplus_val_all'),
+    'refcocoplus_testA_all': Published(f'{_HUB}/refcocoplus_testA_all'),
+    'refcocog_val_all': Published(f'{_HUB}/refcocog_val_all'),
+    'refcocog_test_all': Published(f'{_HUB}/refcocog_test_all'),
+    'grefcoco_val_all': Published(f'{_HUB}/grefcoco_val_all'),
+    'counting_pixmo_validation': Published(f'{_HUB}/counting_pixmo_validation'),
+    'counting_pixmo_test': Published(f'{_HUB}/counting_pixmo_test'),
+    'counting_countbench': Published(f'{_HUB}/counting_countbench', 504),
+}
+# The sets have one split each, `test`, also where their name says val.
+SPLIT = 'test'
+_PART = re.compile(r'-(\d{5})-of-(\d{5})')
+
+
+def open_hub(repository: str, *, offline: bool = False) -> ParquetDataset:
+    """Open a set of the hub.
+
+    Args:
+        repository: `owner/name`.
+        offline: never ask the hub.
+
+    Raises:
+        DataError: it is not on this machine and cannot be downloaded.
+    """
+    folder = _local(repository)
+    files = find_split(folder) if folder else []
+    if not files:
+        if offline:
+            raise DataError(
+                f'{repository} is not on this machine: download it without --offline, or copy its '
+                'parquet files here and name their folder instead.'
+            )
+        files = find_split(_download(repository))
+    if not files:
+        raise DataError(f'{repository} holds no parquet files of a split named {SPLIT!r}.')
+    return ParquetDataset(files, repository)
+
+
+def find_split(folder: Path) -> list[Path]:
+    """Return a folder's parquet files of the split, or all where none is named by a split.
+
+    An incomplete set of numbered parts counts as none.
+    """
+    files = sorted(folder.rglob('*.parquet'))
+    chosen = [path for path in files if path.name.startswith(SPLIT)] or files
+    parts = [match for path in chosen if (match := _PART.search(path.name))]
+    if parts and {int(match[1]) for match in parts} != set(range(int(parts[0][2]))):
+        return []
+    return chosen
+
+
+def _local(repository: str) -> Path | None:
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return _snapshot(repository, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise DataError(f'{repository!r} is no name of the hub: {error}') from error
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return _snapshot(repository, local_files_only=False)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise DataError(
+            f'{repository} is not on this machine and cannot be downloaded ({error}). Copy its '
+            'parquet files here and name their folder instead.'
+        ) from error
+
+
+def _snapshot(repository: str, *, local_files_only: bool) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise DataError(
+            f'Sets of the hub need huggingface_hub ({error}): pip install "segzero_ros[data]".'
+        ) from error
+    return Path(
+        snapshot_download(
+            repository,
+            repo_type='dataset',
+            allow_patterns=['*.parquet'],
+            local_files_only=local_files_only,
+        )
+    )

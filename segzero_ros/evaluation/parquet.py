@@ -1,0 +1,145 @@
+"""The published layout: parquet files with pictures, questions and masks as nested lists.
+
+Columns `image` (encoded bytes), `text`, `mask` (rows of booleans), `image_id`, `ann_id`, and in
+some sets `bbox` and `count`. Rows are decoded a few at a time, so a set of any size needs little
+memory. Imports `samples`, NumPy and pyarrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segzero_ros.evaluation.samples import DataError, decode_picture, Sample
+from segzero_ros.types import Box, Mask
+
+# Rows decoded at once: a mask of a photograph has some 2 million entries.
+ROWS = 4
+_NEEDED = ('image', 'text')
+_USED = (*_NEEDED, 'mask', 'image_id', 'ann_id', 'bbox', 'count')
+
+
+class ParquetDataset:
+    """Samples of parquet files, in the files' order."""
+
+    def __init__(self, files: Sequence[Path], name: str) -> None:
+        """Read the files' lengths.
+
+        Args:
+            files: in the order in which they are read.
+            name: for reports.
+
+        Raises:
+            DataError: a file cannot be read or lacks a column.
+        """
+        self.name = name
+        self._parts = [(path, *_look(path)) for path in files]
+        if not len(self):
+            raise DataError(f'{name} holds no samples.')
+
+    def __len__(self) -> int:
+        return sum(sum(groups) for _, _, groups in self._parts)
+
+    def read(self, indices: range) -> Iterator[tuple[int, Sample]]:
+        """Yield the samples of ascending indices."""
+        first = 0
+        for path, columns, groups in self._parts:
+            for group, rows in enumerate(groups):
+                inside = range(first, first + rows)
+                if indices and indices[0] < inside.stop and indices[-1] >= first:
+                    for number, row in zip(inside, _rows(path, group, columns), strict=True):
+                        if number > indices[-1]:
+                            return
+                        if number in indices:
+                            where = f'{path}, row {number - first} of group {group}'
+                            yield number, _sample(row, where)
+                first += rows
+
+
+def _look(path: Path) -> tuple[list[str], list[int]]:
+    """Return the columns that are used and the rows of each row group."""
+    parquet = _pyarrow_parquet()
+    import pyarrow
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            columns = [name for name in _USED if name in file.schema_arrow.names]
+            data = file.metadata
+            groups = [data.row_group(number).num_rows for number in range(data.num_row_groups)]
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f'{path} cannot be read as parquet: {error}') from error
+    missing = [name for name in _NEEDED if name not in columns]
+    if missing or not {'mask', 'count', 'bbox'} & set(columns):
+        raise DataError(
+            f'{path} has no column {", ".join(missing) or "mask, bbox or count"}: it is not laid '
+            'out as the published evaluation sets.'
+        )
+    return columns, groups
+
+
+def _pyarrow_parquet() -> Any:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DataError(
+            f'Reading parquet files needs pyarrow ({error}): pip install "segzero_ros[data]".'
+        ) from error
+    return parquet
+
+
+def _rows(path: Path, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+    with ExitStack() as stack:
+        file = stack.enter_context(_pyarrow_parquet().ParquetFile(path, pre_buffer=False))
+        for batch in file.iter_batches(ROWS, row_groups=[group], columns=columns):
+            for number in range(batch.num_rows):
+                yield {name: batch.column(name)[number] for name in columns}
+
+
+def _sample(row: dict[str, Any], where: str) -> Sample:
+    image = row['image'].as_py()
+    data = image.get('bytes') if isinstance(image, dict) else image
+    if not isinstance(data, bytes):
+        raise DataError(f'{where}: the picture is not in the file.')
+    picture = decode_picture(data, where)
+    mask = _mask(row['mask'], where) if 'mask' in row else None
+    count = row['count'].as_py() if 'count' in row else None
+    return Sample(
+        image=picture,
+        text=str(row['text'].as_py()),
+        mask=mask,
+        boxes=_boxes(row['bbox'].as_py(), where) if 'bbox' in row else (),
+        count=None if count is None else int(count),
+        image_id=_name(row, 'image_id'),
+        ann_id=_name(row, 'ann_id'),
+    )
+
+
+def _name(row: dict[str, Any], column: str) -> str:
+    return str(row[column].as_py()) if column in row else ''
+
+
+def _mask(cell: Any, where: str) -> Mask | None:
+    """Return a cell's (H, W) mask without making a Python object of each pixel."""
+    if not cell.is_valid:
+        return None
+    rows = cell.values
+    if not len(rows):
+        raise DataError(f'{where}: the mask has no rows.')
+    lengths = rows.value_lengths().to_numpy(zero_copy_only=False)
+    if not (lengths == lengths[0]).all():
+        raise DataError(f'{where}: the rows of the mask have different lengths.')
+    flat = rows.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat.reshape(len(rows), int(lengths[0])) != 0, np.bool_)
+
+
+def _boxes(value: Any, where: str) -> tuple[Box, ...]:
+    if not value:
+        return ()
+    boxes = value if isinstance(value[0], (list, tuple)) else [value]
+    if any(len(box) != 4 for box in boxes):
+        raise DataError(f'{where}: a box is four numbers, but bbox is {value!r}.')
+    return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in boxes)
