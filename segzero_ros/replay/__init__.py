@@ -1,1 +1,1 @@
-"""Bags without a ROS installation: written and read with rosbags, in any format it knows."""
+"""Bags without a ROS installation: read, written, and replayed through the pipeline."""

@@ -60,7 +60,7 @@ class Folder:
             FolderError: it holds something else.
         """
         before = self._read_manifest()
-        if before is None or restart or before.pop(_COMPLETE, False):
+        if before is None or restart or before.pop(_COMPLETE, False) or not self._answered():
             self._clear(known=before is not None)
             done = 0
         elif before != manifest:
@@ -85,6 +85,11 @@ class Folder:
         """Return where the picture of an answer is, by its number from 0."""
         return self.overlays / f'{number + 1:06d}.png'
 
+    def place_bag(self, made: Path) -> None:
+        """Give the finished bag its name, in place of one from before an interruption."""
+        shutil.rmtree(self.bag, ignore_errors=True)
+        made.replace(self.bag)
+
     def remove_overlays(self) -> None:
         """Take away the pictures, when all that is made of them is there."""
         shutil.rmtree(self.overlays)
@@ -94,6 +99,10 @@ class Folder:
         with self.results.open(encoding='ascii') as lines:
             for line in lines:
                 yield from_line(line)
+
+    def _answered(self) -> bool:
+        """Return whether there is anything to go on after."""
+        return self.results.exists() and self.results.stat().st_size > 0
 
     def _read_manifest(self) -> dict[str, Any] | None:
         try:

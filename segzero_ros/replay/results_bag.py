@@ -118,7 +118,7 @@ def write_bag(
         )
         for message in heapq.merge(originals_in_order, answers, key=lambda entry: entry.stamp_ns):
             bag.write(message.topic, message.data, message.stamp_ns)
-    path.replace(folder.bag)
+    folder.place_bag(path)
     return remarks
 
 

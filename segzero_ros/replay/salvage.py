@@ -12,7 +12,6 @@ from contextlib import suppress
 import heapq
 from io import BytesIO
 from pathlib import Path
-import re
 import struct
 from typing import Any, NamedTuple
 
@@ -77,9 +76,9 @@ def open_damaged(
 
 
 def _storages(path: Path) -> list[Path]:
-    """Return the bag's files in the order in which they were recorded: by the number in a name."""
-    files = [f for f in ([path] if path.is_file() else path.iterdir()) if f.suffix in _STORAGES]
-    return sorted(files, key=lambda f: [int(n) for n in re.findall(r'\d+', f.stem)])
+    """Return the bag's files; their messages are merged by time, whatever their names."""
+    files = [path] if path.is_file() else path.iterdir()
+    return sorted(file for file in files if file.suffix in _STORAGES)
 
 
 class _SalvagingReader(AnyReader):

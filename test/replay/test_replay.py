@@ -16,7 +16,7 @@ from segzero_ros.profiles import read_profile
 from segzero_ros.replay.folder import Folder, FolderError
 from segzero_ros.replay.queries import Ask, Plan
 from segzero_ros.replay.replay import Listener, NothingToAsk, replay, Wishes
-from segzero_ros.types import Status
+from segzero_ros.types import SegmenterUnavailable, Status
 
 QUERY = 'the largest object'
 EACH = Wishes(Plan(texts=(QUERY,)))
@@ -93,6 +93,30 @@ def test_an_interrupted_replay_goes_on_and_ends_with_the_same_bytes(
     replay(bag, folder.path, parameters, EACH, listener)
     assert (begun, asked) == ([(3, 5)], [3, 4])
     assert contents(folder) == contents(whole)
+
+
+def test_a_replay_that_was_interrupted_while_it_wrote_goes_on_too(
+    bag, whole, parameters, tmp_path
+):
+    def interrupt(what):
+        if what == 'report.html':
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replay(bag, tmp_path / 'out', parameters, EACH, Listener(on_write=interrupt))
+    asked: list[int] = []
+    listener = Listener(on_answer=lambda number, _: asked.append(number))
+    folder = replay(bag, tmp_path / 'out', parameters, EACH, listener)
+    assert asked == []
+    assert contents(folder) == contents(whole)
+    assert folder.report.exists()
+
+
+def test_a_replay_that_never_began_to_answer_is_in_nobodys_way(bag, parameters, tmp_path):
+    broken = {**parameters, 'segmenter': 'scissors'}
+    with pytest.raises(SegmenterUnavailable, match='scissors'):
+        replay(bag, tmp_path / 'out', broken, QUICK)
+    assert len(records(replay(bag, tmp_path / 'out', parameters, QUICK))) == 5
 
 
 def test_an_interrupted_replay_of_something_else_is_left_alone(bag, parameters, tmp_path):
