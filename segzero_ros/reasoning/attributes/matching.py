@@ -16,8 +16,9 @@ from segzero_ros.reasoning.attributes.measures import (
 from segzero_ros.reasoning.attributes.phrases import Phrase, Pick, Quality, Relation, Request
 from segzero_ros.reasoning.attributes.regions import Region, View
 
-# A fit from which on a person would agree.
+# A fit from which on a person would agree, and one from which on nobody would object.
 FITS = 0.5
+_MAY_FIT = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +142,9 @@ class _Search:
         if quality.kind == 'size':
             self._keep(quality, 'size', _size_fit(self._left, quality, self._phrase, self._view))
             return
-        single = not self._phrase.plural and quality.kind == 'place'
+        if quality.kind == 'place' and self._means_one and not quality.negated:
+            self._apply_place(quality)
+            return
 
         def fit(region: Region) -> float:
             if quality.kind == 'place':
@@ -152,12 +155,28 @@ class _Search:
                 best = max(region.shape.fit(name) for name in quality.names)
             return 1.0 - best if quality.negated else best
 
-        # "The ball on the left" is the one that is most so; "the balls on the left" are all.
-        self._keep(quality, quality.kind, fit, least=0.05 if single else FITS)
-        if single:
-            self._best_only()
+        self._keep(quality, quality.kind, fit)
         if quality.kind == 'colour' and not self._left:
             self._try_parts(quality)
+
+    @property
+    def _means_one(self) -> bool:
+        """Whether one region is meant that nothing else chooses among several."""
+        return self._phrase.count == 1 and not self._phrase.plural and not self._phrase.picks
+
+    def _apply_place(self, quality: Quality) -> None:
+        """Keep the one that is most so: "the ball on the left" is not all that are on the left."""
+        fits = [
+            (max(place_fit(candidate.region, name) for name in quality.names), candidate)
+            for candidate in self._left
+        ]
+        possible = [pair for pair in fits if pair[0] >= _MAY_FIT]
+        before, self._left = len(self._left), []
+        if possible:
+            best = max(possible, key=lambda pair: pair[0] * pair[1].fit)
+            self._left = [Candidate(best[1].region, best[0] * best[1].fit)]
+            self._less_fit = sum(pair[0] >= FITS and pair is not best for pair in possible)
+        self._steps.append(Step(quality, 'best', before, tuple(self._left)))
 
     def _try_parts(self, quality: Quality) -> None:
         """Where no thing has the colour asked for, a part of one may, if any thing will do."""
@@ -197,7 +216,7 @@ class _Search:
 
         least = FITS if self._phrase.plural else 0.1
         self._keep(relation, 'relation', fit, tuple(anchors), least)
-        if self._phrase.count == 1 and not self._phrase.picks:
+        if self._means_one:
             self._best_only()
         return ''
 

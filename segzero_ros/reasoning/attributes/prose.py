@@ -89,7 +89,7 @@ def conclusion(match: Match, view: View) -> str:
     if match.problem:
         return match.problem
     if not match.chosen:
-        return f'So I find no {match.phrase.text}.'
+        return f'So I find no {match.phrase.text.removeprefix("the ")}.'
     shown = [f'the {name_of(region, view)} {_where(region)}' for region in match.chosen]
     if len(shown) > _MOST_LISTED:
         return f'So I mean {_count(len(shown), "thing")}.'
@@ -157,9 +157,21 @@ def _quality(step: Step, quality: Quality, view: View) -> str:
         shown = [f'one {_where(region.region)}' for region in step.kept[:_MOST_LISTED]]
         count = len(step.kept)
         return f'But {_count(count, "part")} of them {_is(count)} {word}: {_list(shown)}.'
+    if step.kind == 'best' and step.kept and step.before > 1:
+        named = name_of(step.kept[0].region, view)
+        return f'Of {_count(step.before, "thing")}, the {named} is {_place(word)} most clearly.'
+    if step.kind == 'best':
+        return f'{_share(step, _place(word), _place(word))}.'
     if quality.kind == 'colour' and not step.kept and not quality.negated:
         return f'{_share(step, word, word)}; by colour, I see {_colours(view)}.'
     return f'{_share(step, word, word)}{_listed(step, view, quality)}.'
+
+
+def _place(word: str) -> str:
+    """Return a place as prose has it: "left" of "the left ball" is "on the left"."""
+    if word.split()[0] in ('in', 'on', 'at', 'to', 'towards', 'toward', 'near', 'by', 'along'):
+        return word
+    return f'at the {word.removeprefix("the ")}'
 
 
 def _relation(step: Step, relation: Relation, view: View) -> str:
@@ -278,6 +290,7 @@ def _stands(count: int) -> str:
 
 def sought(phrase: Phrase) -> str:
     """Return what a phrase asks for, to begin with."""
+    text = phrase.text.removeprefix('the ')
     if phrase.plural or not phrase.count:
-        return phrase.text
-    return _article(phrase.text) if not phrase.picks else f'the {phrase.text}'
+        return text
+    return _article(text) if not phrase.picks else f'the {text}'
