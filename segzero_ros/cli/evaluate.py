@@ -79,8 +79,11 @@ def run(options: argparse.Namespace) -> int:
         raise BadArgument('One source at a time; several folders are for merge.')
     if options.limit is not None and options.limit < 1:
         raise BadArgument('--limit must be 1 or more.')
+    shard = Shard.parse(options.shard)
+    if options.restart and shard.parts > 1:
+        raise BadArgument('--restart is for whole runs: remove the folder of the shards instead.')
     folder = RunFolder(options.output or Path('evaluation') / Path(options.source).stem)
-    _evaluate(options, folder, Shard.parse(options.shard))
+    _evaluate(options, folder, shard)
     return _finish(folder, options)
 
 
@@ -115,12 +118,12 @@ def _open(options: argparse.Namespace) -> Dataset:
 def _manifest(
     options: argparse.Namespace, dataset: Dataset, parameters: dict[str, Any]
 ) -> dict[str, Any]:
-    from segzero_ros.evaluation.datasets import short_name
+    from segzero_ros.evaluation.datasets import published_name
 
     return {
         'dataset': {
             'name': dataset.name,
-            'published': short_name(options.source),
+            'published': published_name(options.source),
             'indices': len(dataset),
             'limit': options.limit,
         },

@@ -55,9 +55,10 @@ def _open_folder(folder: Path) -> Dataset:
     )
 
 
-def short_name(source: str) -> str:
-    """Return the published name of a source, or the source itself."""
+def published_name(source: str) -> str:
+    """Return which of `hub.PUBLISHED` a source is, also as a local copy by its name, or ''."""
+    last = Path(source).name.lower()
     for name, published in PUBLISHED.items():
-        if source in (name, published.repository):
+        if last in (name.lower(), published.repository.partition('/')[2].lower()):
             return name
-    return source
+    return ''

@@ -8,13 +8,15 @@ Imports the rest of the room, `pipeline` and `types`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+import fcntl
 import json
 from pathlib import Path
 import re
 import shutil
-from typing import Any
+from typing import Any, BinaryIO
 
 from segzero_ros.evaluation.gallery import draw_comparison
 from segzero_ros.evaluation.metrics import Failure, Prediction
@@ -175,12 +177,11 @@ def run(
     """
     indices = shard.indices(_total(dataset, limit))
     path = folder.path / shard.file
-    path.touch()
-    rows, ended, good = _read_lines(path)
-    if ended:
-        return
-    begin = rows[-1].index + 1 if rows else indices.start
-    with path.open('r+b') as lines:
+    with _opened(path) as lines:
+        rows, ended, good = _read_lines(path)
+        if ended:
+            return
+        begin = rows[-1].index + 1 if rows else indices.start
         lines.truncate(good)
         lines.seek(good)
         crashes: list[Row] = []
@@ -191,11 +192,23 @@ def run(
         _write(lines, [*map(to_line, crashes), _END])
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of lines for this process alone."""
+    path.touch()
+    with path.open('r+b') as lines:
+        try:
+            fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(f'Another process is writing {path}.') from error
+        yield lines
+
+
 def _total(dataset: Dataset, limit: int | None) -> int:
     return len(dataset) if limit is None else min(limit, len(dataset))
 
 
-def _keep(lines: Any, row: Row, crashes: list[Row]) -> list[Row]:
+def _keep(lines: BinaryIO, row: Row, crashes: list[Row]) -> list[Row]:
     """Write a row and the crashes before it, or keep it until it is known to be the exception."""
     crashes = [*crashes, row]
     if row.item.failure is not Failure.CRASH:
@@ -209,7 +222,7 @@ def _keep(lines: Any, row: Row, crashes: list[Row]) -> list[Row]:
     return crashes
 
 
-def _write(lines: Any, texts: Any) -> None:
+def _write(lines: BinaryIO, texts: Iterable[str]) -> None:
     lines.writelines(f'{text}\n'.encode('ascii') for text in texts)
     lines.flush()
 
