@@ -38,12 +38,12 @@ _EMPTY: Colour = (48, 51, 57)
 _DARK: Colour = (16, 16, 16)
 _WHITE: Colour = (255, 255, 255)
 
-_MASK_OPACITY = 0.38
+_MASK_OPACITY = 0.32
 # What is no object is dimmed to this share, so that a mask stands out on its own colour too.
 _REST = 0.66
 # Smaller pictures are enlarged: below this the caption cannot be read.
 _LEAST_WIDTH = 480
-_REASONING_LINES = 3
+_REASONING_LINES = 5
 _QUERY_LINES = 2
 # With more objects than this the chips carry the number alone.
 _MOST_LABELS = 12

@@ -194,12 +194,21 @@ def overlay_of(client: PerceptionClient, reply: Reply) -> RgbImage:
     return draw_overlay(answer)
 
 
-def save_picture(path: Path, picture: RgbImage) -> None:
-    """Write a picture in the format that the file's ending says; raise CannotWrite if not."""
+def save_picture(path: Path, picture: RgbImage, *, quality: int = 92) -> None:
+    """Write a picture in the format that the file's ending says; raise CannotWrite if not.
+
+    Args:
+        path: of the file; its folder is made.
+        picture: (H, W, 3) uint8 RGB.
+        quality: of a JPEG, up to 100.
+    """
     import cv2
 
     try:
-        done, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        is_jpeg = path.suffix.lower() in ('.jpg', '.jpeg')
+        flags = [cv2.IMWRITE_JPEG_QUALITY, quality] if is_jpeg else []
+        done, data = cv2.imencode(path.suffix, pixels, flags)
         if not done:
             raise CannotWrite(f'{path} cannot be encoded.')
         path.parent.mkdir(parents=True, exist_ok=True)

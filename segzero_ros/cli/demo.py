@@ -126,7 +126,7 @@ def ask_all(folder: Path, console: Console) -> tuple[list[Outcome], dict[str, in
             )
             camera = stack.enter_context(CameraControl(CAMERA))
             client = stack.enter_context(PerceptionClient(NODE, overlays=True))
-            client.wait_for_node(STARTING)
+            wait_until_active(client, children)
             topics = [f'/{CAMERA}/image', *(f'/{NODE}/{name}' for name in RECORDED[1:])]
             if not recorder.wait_for(topics, STARTING):
                 raise DemoFailed(f'Not all of {", ".join(topics)} are on the graph.')
@@ -164,6 +164,20 @@ def start(children: Children) -> None:
         ],
         environment,
     )
+
+
+def wait_until_active(client: PerceptionClient, children: Children) -> None:
+    """Wait until the node answers queries; raise as soon as it is clear that it will not."""
+    deadline = time.monotonic() + STARTING
+    state = 'not there'
+    while state != 'active':
+        try:
+            state = client.wait_for_node(1.0)
+        except SegZeroError:
+            if children.obituary() or time.monotonic() > deadline:
+                raise
+        if time.monotonic() > deadline:
+            raise DemoFailed(f'After {STARTING:g} s the node is {state}.')
 
 
 def ask_each(

@@ -172,7 +172,7 @@ def write_pictures(folder: Path, outcomes: list[Outcome]) -> None:
     for number, outcome in enumerate(outcomes, start=1):
         save_picture(folder / file_name(number, outcome.question), outcome.overlay)
     chosen = [outcome.overlay for outcome in outcomes if outcome.question.on_overview]
-    save_picture(folder / 'overview.jpg', contact_sheet(chosen))
+    save_picture(folder / 'overview.jpg', contact_sheet(chosen), quality=80)
 
 
 def file_name(number: int, question: Question) -> str:

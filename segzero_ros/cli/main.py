@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module, metadata
 import sys
 
+from segzero_ros.cli.children import installed
 from segzero_ros.types import SegZeroError
 
 # Each subcommand, which is a module of this package too, and what it is for.
@@ -24,14 +25,21 @@ FAILED = 2
 INTERRUPTED = 130
 
 
+def version() -> str:
+    """Return this package's version, as pip knows it, or colcon."""
+    try:
+        return metadata.version('segzero_ros')
+    except metadata.PackageNotFoundError:
+        manifest = installed('share/segzero_ros/package.xml', 'package.xml').read_text()
+        return manifest.partition('<version>')[2].partition('</version>')[0]
+
+
 def make_parser(commands: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser, with the arguments of some of the subcommands."""
     parser = argparse.ArgumentParser(
         prog='segzero', description="Ask a robot's camera in plain language."
     )
-    parser.add_argument(
-        '--version', action='version', version=f'segzero {metadata.version("segzero_ros")}'
-    )
+    parser.add_argument('--version', action='version', version=f'segzero {version()}')
     subparsers = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name, purpose in COMMANDS.items():
         subparser = subparsers.add_parser(
