@@ -197,10 +197,22 @@ class Decoder:
 
     def _next_logits(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         output = self._model.model.language_model(
-            input_ids=ids, position_ids=positions, past_key_values=self._cache, use_cache=True
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=self._mask_for_one(),
+            past_key_values=self._cache,
+            use_cache=True,
         )
         logits: torch.Tensor = self._model.lm_head(output.last_hidden_state[:, -1]).float()
         return logits
+
+    def _mask_for_one(self) -> dict[str, None] | None:
+        """Return what to pass as mask for one new token.
+
+        It may look at everything that a growing cache holds, so no mask need be worked out; a
+        static cache also holds what is not there yet.
+        """
+        return None if self._cache is self._static else {'full_attention': None}
 
 
 def unknown_settings(model: Any) -> list[str]:

@@ -16,7 +16,7 @@ _Layer: Any = transformers.cache_utils.DynamicLayer
 _STRIDE = 512
 
 
-class RoomyLayer(_Layer):
+class RoomyLayer(_Layer):  # type: ignore[misc]
     """One layer's keys and values, views of tensors that have room for more."""
 
     def __init__(self) -> None:
