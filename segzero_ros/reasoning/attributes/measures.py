@@ -47,7 +47,9 @@ def _beside(region: Region, anchor: Region, view: View, axis: int, sign: float) 
     along, across = sign * offset[axis], abs(offset[1 - axis])
     if along < 0.035:
         return 0.0
-    return up(along, 0.0, 0.07) * up(along / max(across, 1e-6), 0.0, 0.6)
+    slope = along / max(across, 1e-6)
+    # Of several, the one that lies most straight in that direction.
+    return up(along, 0.0, 0.07) * (0.9 * up(slope, 0.0, 0.6) + 0.1 * up(slope, 0.6, 3.0))
 
 
 def apart(region: Region, anchor: Region, view: View) -> float:

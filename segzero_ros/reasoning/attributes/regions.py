@@ -76,7 +76,10 @@ class Region:
         """The source pixel deepest inside it."""
         padded = np.pad(self.mask.astype(np.uint8), 1)
         depth = cv2.distanceTransform(padded, cv2.DIST_L2, 3)
-        row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+        # Of the deepest places of a bar or a ring, the one nearest to the middle.
+        rows, columns = np.nonzero(depth >= 0.97 * depth.max())
+        away = np.hypot(rows - rows.mean(), columns - columns.mean())
+        row, column = rows[away.argmin()], columns[away.argmin()]
         middle = (self.step - 1) / 2
         return (
             float((int(column) - 1 + self.corner[0]) * self.step + middle),
