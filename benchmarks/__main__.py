@@ -1,0 +1,55 @@
+"""Run every benchmark, one after the other: `make bench`, or `python -m benchmarks [NAME ...]`.
+
+Each is a module here that can be run alone with options of its own (`python -m benchmarks.pose
+--help`); the figures in the README come from these runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+import platform
+import subprocess
+import sys
+import time
+
+# What each measures, and its options; in the order of the README.
+RUNS: dict[str, tuple[str, ...]] = {
+    'attributes': (),
+    'pose': (),
+    'tracking': (),
+    'idle_cost': (),
+    'ros_overhead': (),
+    'replay': (),
+    'reasoner': (),
+}
+
+
+def main() -> int:
+    """Run the benchmarks that are named, all without a name; return how many failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('names', nargs='*', metavar='NAME', help=f'of {", ".join(RUNS)}')
+    names = parser.parse_args().names or list(RUNS)
+    if unknown := set(names) - set(RUNS):
+        parser.error(f'there is no benchmark {", ".join(sorted(unknown))}')
+    print(f'{processor()}, Python {platform.python_version()}', flush=True)
+    failed = 0
+    for name in names:
+        print(f'\n== {name}', flush=True)
+        started = time.monotonic()
+        done = subprocess.run([sys.executable, '-m', f'benchmarks.{name}', *RUNS[name]])
+        failed += done.returncode != 0
+        print(f'({time.monotonic() - started:.0f} s, exit code {done.returncode})', flush=True)
+    return failed
+
+
+def processor() -> str:
+    """Return the processor's name and how many cores this process may use."""
+    lines = Path('/proc/cpuinfo').read_text().splitlines()
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return f'{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores'
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
