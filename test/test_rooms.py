@@ -43,6 +43,7 @@ HEAVY = {
     'openai': {'reasoning'},
     'rosbags': {'ros', 'replay'},
     'skimage': {'ros', 'cli'},
+    'pyarrow': {'evaluation', 'training'},
 }
 MESSAGE_PACKAGES = {
     'sensor_msgs',

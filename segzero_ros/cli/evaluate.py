@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+import math
 from pathlib import Path
+import time
 from typing import Any, TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from segzero_ros.evaluation.samples import Dataset
 
 UNFINISHED = 1
+# Seconds between lines of progress where there is no terminal.
+_EVERY = 20.0
 
 EPILOG = """\
 sources:
@@ -155,7 +159,7 @@ def _finish(folder: RunFolder, options: argparse.Namespace) -> int:
 
 @contextmanager
 def _progress(total: int, *, quiet: bool) -> Iterator[OnRow]:
-    """Show a bar with the time left, on a terminal."""
+    """Show a bar with the time left on a terminal, else a line now and then."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -173,15 +177,54 @@ def _progress(total: int, *, quiet: bool) -> Iterator[OnRow]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn('left'),
-        TimeRemainingColumn(elapsed_when_finished=False),
+        TimeRemainingColumn(),
     )
+    pace = _Pace(total)
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task('', total=total)
-        bar.reset(task, total=total)
 
         def on_row(done: int, row: Row) -> None:
+            if pace.begin(done):
+                # What an earlier run has answered says nothing about this one's speed.
+                bar.reset(task, total=total, completed=done - 1)
             bar.update(task, completed=done)
-            if row.item.failure.value and not quiet:
+            if quiet:
+                return
+            if row.item.failure.value:
                 console.print(f'#{row.index}: {row.message}', style='yellow', markup=False)
+            if not console.is_terminal and pace.due():
+                console.print(pace.line(done))
 
         yield on_row
+
+
+class _Pace:
+    """How fast samples are answered."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._begun: tuple[int, float] | None = None
+        self._told = self._started = time.monotonic()
+
+    def begin(self, done: int) -> bool:
+        """Return whether this is the first answer."""
+        first = self._begun is None
+        if first:
+            self._begun = done - 1, self._started
+        return first
+
+    def due(self) -> bool:
+        """Return whether it is time for a line."""
+        now = time.monotonic()
+        if now - self._told < _EVERY:
+            return False
+        self._told = now
+        return True
+
+    def line(self, done: int) -> str:
+        """Return what is done and how long the rest will take."""
+        assert self._begun is not None
+        before, started = self._begun
+        seconds = (time.monotonic() - started) / max(done - before, 1) * (self._total - done)
+        hours, minutes = divmod(math.ceil(seconds / 60), 60)
+        return f'{done}/{self._total} done, about {hours} h {minutes:02d} min left'

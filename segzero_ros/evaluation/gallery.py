@@ -1,6 +1,6 @@
 """Answers to look at, worst first: one HTML file that needs nothing besides itself.
 
-Imports `metrics`, `rows`, `samples`, `types`, NumPy and OpenCV.
+Imports `items`, `metrics`, `rows`, `samples`, `types`, NumPy and OpenCV.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segzero_ros.evaluation.metrics import Convention, Prediction, score
+from segzero_ros.evaluation.items import Prediction
+from segzero_ros.evaluation.metrics import Convention, score
 from segzero_ros.evaluation.rows import Row
 from segzero_ros.evaluation.samples import Sample
 from segzero_ros.types import Mask, RgbImage

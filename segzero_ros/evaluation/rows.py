@@ -1,6 +1,6 @@
 """An answered sample as a line of JSON, and back.
 
-Imports `metrics`, `samples`, `types`, NumPy and the code of masks in `replay`.
+Imports `items`, `samples`, `types`, NumPy and the code of masks in `replay`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from segzero_ros.evaluation.metrics import (
-    Failure,
-    Item,
-    measure,
-    Overlap,
-    Prediction,
-    wrong_object,
-)
+from segzero_ros.evaluation.items import Failure, Item, measure, Overlap, Prediction, wrong_object
 from segzero_ros.evaluation.samples import DataError, Sample
 from segzero_ros.replay.masks import to_rle
 from segzero_ros.types import Answer, GroundedObject, Mask, Status

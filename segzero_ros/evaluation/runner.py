@@ -19,7 +19,7 @@ import shutil
 from typing import Any, BinaryIO
 
 from segzero_ros.evaluation.gallery import draw_comparison
-from segzero_ros.evaluation.metrics import Failure, Prediction
+from segzero_ros.evaluation.items import Failure, Prediction
 from segzero_ros.evaluation.rows import from_line, make_row, Row, to_line
 from segzero_ros.evaluation.samples import Dataset, Sample
 from segzero_ros.pipeline import Listeners, Pipeline

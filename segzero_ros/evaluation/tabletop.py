@@ -21,7 +21,7 @@ from segzero_ros.simulation.scenes import make_scene, Scene, Sentence
 from segzero_ros.simulation.sentences import KINDS
 from segzero_ros.types import Status
 
-# Never used while the offline default was made: seed, number of scenes.
+# What published figures are about: the first seed, and how many scenes.
 SEED, SCENES = 100000, 300
 _KINDS = tuple(KINDS)
 

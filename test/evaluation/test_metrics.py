@@ -7,15 +7,8 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from segzero_ros.evaluation.metrics import (
-    box_iou,
-    CONVENTIONS,
-    Failure,
-    figures,
-    intervals,
-    measure,
-    Prediction,
-)
+from segzero_ros.evaluation.items import box_iou, Failure, measure, Prediction
+from segzero_ros.evaluation.metrics import CONVENTIONS, figures, intervals
 from segzero_ros.evaluation.samples import Sample
 
 CLOSE = {'rel': 0, 'abs': 1e-9}

@@ -8,7 +8,8 @@ import pytest
 
 from segzero_ros.cli.main import main
 from segzero_ros.evaluation.datasets import open_dataset
-from segzero_ros.evaluation.metrics import CONVENTIONS, Failure, figures
+from segzero_ros.evaluation.items import Failure
+from segzero_ros.evaluation.metrics import CONVENTIONS, figures
 from segzero_ros.evaluation.rows import from_line, to_line
 from segzero_ros.evaluation.runner import MOST_CRASHES, run, RunError, RunFolder, Shard
 from segzero_ros.evaluation.tables import markdown, summarise
