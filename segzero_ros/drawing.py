@@ -222,9 +222,12 @@ def _draw_chips(
         lines = _chip_lines(segment, short=len(segments) > _MOST_LABELS)
         limit = picture.shape[1] - 2 * style.pad
         lines = [style.lettering.shorten(line, style.text, limit, bold=True) for line in lines]
-        width = max(style.lettering.width(line, style.text, bold=True) for line in lines)
+        widths = [
+            style.lettering.width(line, style.text, bold=number == 0)
+            for number, line in enumerate(lines)
+        ]
         leading = round(style.text * 1.25)
-        size = (round(width) + 2 * style.pad, leading * len(lines) + style.pad)
+        size = (round(max(widths)) + 2 * style.pad, leading * len(lines) + style.pad)
         chip = _place(box, size, picture.shape[:2], taken)
         taken.append(chip)
         _draw_chip(picture, chip, lines, object_colour(segment.id), style)

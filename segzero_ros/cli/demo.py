@@ -161,6 +161,9 @@ def start(children: Children) -> None:
             f'__ns:=/{CAMERA}',
             '-p',
             f'rate:={CAMERA_RATE}',
+            # Metres: the pair's depth was measured finer than whole millimetres.
+            '-p',
+            'depth_encoding:=32FC1',
         ],
         environment,
     )

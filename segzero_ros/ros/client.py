@@ -208,6 +208,7 @@ class PerceptionClient:
             NoNode: the node is not there, or left.
             NoAnswer: the time is over; the goal was cancelled.
         """
+        self._overlays.clear()
         goal = Segment.Goal(query=text, image=_message(image))
         news: _News = queue.SimpleQueue()
 
@@ -241,6 +242,7 @@ class PerceptionClient:
         the same time may be answered in its place; the action has no such doubt. The same holds
         for what comes on `reasoning`.
         """
+        self._overlays.clear()
         heard: _News = queue.SimpleQueue()
         self._heard = heard
         deadline = time.monotonic() + timeout
@@ -262,13 +264,17 @@ class PerceptionClient:
         self, text: str, image: RgbImage | None = None, timeout: float = 120.0
     ) -> Reply:
         """Ask by the service `segment_once`."""
+        self._overlays.clear()
         request = SegmentOnce.Request(query=text, image=_message(image))
         future = self._service.call_async(request)
         self._wait(future, timeout, text)
         return _reply(future.result().result, image)
 
     def overlay(self, reply: Reply, timeout: float = 10.0) -> RgbImage:
-        """Return the node's picture of the newest answer about the reply's frame.
+        """Return the node's picture of the answer to the last question.
+
+        A picture carries no more than its frame's stamp, so it has to be taken before the next
+        question is asked.
 
         Raises:
             NoAnswer: none came; the client has to be made with `overlays`.

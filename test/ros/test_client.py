@@ -84,6 +84,17 @@ def test_the_node_s_own_picture_of_the_answer_comes(client: PerceptionClient) ->
     assert overlay.shape[0] > 480
 
 
+def test_two_answers_about_one_frame_have_their_own_pictures(client: PerceptionClient) -> None:
+    for number in range(50):
+        first = client.ask(f'first {number}')
+        picture = client.overlay(first, DEADLINE)
+        second = client.ask_by_topic(f'second {number}')
+        if first.stamp_ns == second.stamp_ns:
+            assert not np.array_equal(picture, client.overlay(second, DEADLINE))
+            return
+    pytest.fail('no two questions met one frame')
+
+
 def test_a_result_for_somebody_else_is_not_taken_for_ones_own(client: PerceptionClient) -> None:
     with PerceptionClient('asked') as other:
         other.wait_for_node(DEADLINE)
