@@ -231,6 +231,11 @@ LEFT[:, :2] = True
         (sample(LEFT), Prediction(None, ((0.0, 0.0, 2.0, 4.0),), (), Failure.SEGMENTER)),
         (sample(LEFT), Prediction(FULL[:3])),
         (sample(EMPTY), Prediction(EMPTY[:3])),
+        # Where masks cannot be compared, no box counts.
+        (
+            sample(LEFT, None, [(0.0, 0.0, 2.0, 4.0)]),
+            Prediction(FULL[:3], ((0.0, 0.0, 2.0, 4.0),)),
+        ),
         # IoU of exactly one half is no hit.
         (sample(LEFT, None, [(0.0, 0.0, 2.0, 2.0)]), Prediction(LEFT, ((0.0, 0.0, 2.0, 4.0),))),
         # Only both boxes together meet the true one.

@@ -88,7 +88,7 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(parquet_file, whole, tmp
         run(dataset, pipeline, folder, on_row=stop)
     # The machine went down while a line was written.
     with (folder.path / 'items.jsonl').open('ab') as lines:
-        lines.write(b'{"index": 4, "image')
+        lines.write(b'{"index": 4, "reasoning": "' + 100_000 * b'x')
     assert evaluate(parquet_file, folder.path) == 0
     assert asked == [0, 1, 2, 3]
     assert summary_of(folder.path) == summary_of(whole)
