@@ -80,11 +80,13 @@ QUESTIONS = (
     Question('scene', 'scene_3', 'both mugs', 'topic'),
     Question('scene', 'scene_3', 'the fourth bowl from the right', on_overview=True),
     Question('scene', 'scene_3', 'please segment the bowl farthest from the camera', 'topic'),
-    Question('scene', 'scene_4', 'Can you see the plate above the blue book?'),
+    Question('scene', 'scene_4', 'Can you see the plate above the blue book?', on_overview=True),
     Question(
         'scene', 'scene_5', 'I need the second stick from the right', 'topic', Status.NOT_FOUND
     ),
-    Question('scene', 'scene_8', 'Can you see the teal block below the crimson box?'),
+    Question(
+        'scene', 'scene_8', 'Can you see the teal block below the crimson box?', on_overview=True
+    ),
     Question('scene', 'scene_9', 'point at the three tins', on_overview=True),
     Question('scene', 'scene_9', 'Can you see the flower?', 'topic', Status.NOT_FOUND),
     Question('scene', 'scene_11', 'both yellow plates', 'service'),

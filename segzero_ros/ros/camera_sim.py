@@ -32,9 +32,9 @@ from segzero_ros.ros.camera_messages import (
     ENCODINGS,
     image_message,
 )
-from segzero_ros.ros.camera_sources import open_source
+from segzero_ros.ros.camera_sources import open_source, Scenes
 from segzero_ros.ros.parameters import declare, Spec, Takes
-from segzero_ros.types import SegZeroError
+from segzero_ros.types import Frame, SegZeroError
 
 NANO = 1_000_000_000
 _DEPTH = 5
@@ -70,6 +70,15 @@ SPECS = (
         Takes.AT_ONCE,
         least=0.1,
         most=240,
+    ),
+    Spec(
+        'motion',
+        0.0,
+        'Seconds for which things slide and the camera sways in a generated scene, to and fro; 0: '
+        'nothing moves. The first time, making the pictures may take longer than showing them.',
+        Takes.AT_ONCE,
+        least=0,
+        most=60,
     ),
     Spec('loop', True, 'Whether a bag starts again when it is through.', Takes.AT_ONCE),
     Spec('encoding', 'rgb8', "The images' encoding.", Takes.AT_ONCE, choices=ENCODINGS),
@@ -108,6 +117,7 @@ class Settings:
     path: str
     item_period: float
     rate: float
+    motion: float
     loop: bool
     encoding: str
     compression: str
@@ -148,10 +158,7 @@ class StillReel:
         if period and (now - self._since).nanoseconds >= period * NANO:
             self._go_on()
             self._since = now
-        stamp = now.to_msg()
-        for _, message in self._messages:
-            message.header.stamp = stamp
-        return self._messages, round(NANO / self._settings.rate)
+        return stamped(self._messages, now), round(NANO / self._settings.rate)
 
     def _go_on(self) -> None:
         items = self._source.items()
@@ -161,25 +168,64 @@ class StillReel:
 
     def _make(self) -> list[Shown]:
         """Make the picture's messages once; only their stamps change from time to time."""
-        frame, settings = self._source.frame(self._item), self._settings
-        header = Header(frame_id=settings.frame_id)
-        made: list[Shown] = []
-        if frame.intrinsics is not None:
-            made.append(('camera_info', camera_info_message(frame.intrinsics, header)))
-        if frame.depth is not None and settings.depth_encoding != 'none':
-            made.append(('depth', depth_message(frame.depth, settings.depth_encoding, header)))
-        if settings.compression:
-            message = compressed_message(frame.image, settings.compression, header)
-            made.append(('image/compressed', message))
-        # The picture last: with it, all that belongs to it is there.
-        made.append(('image', image_message(frame.image, settings.encoding, header)))
-        return made
+        return messages_of(self._source.frame(self._item), self._settings)
+
+
+class FilmReel:
+    """A generated scene in motion, to and fro."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        scenes = Scenes()
+        item = settings.item or scenes.items()[0]
+        self._count = max(2, round(settings.motion * settings.rate))
+        self._coming = scenes.film(item, self._count, settings.rate)
+        self._made: list[list[Shown]] = []
+        self._ticks = 0
+
+    def close(self) -> None:
+        """Do nothing: no file is open."""
+
+    def next(self, now: Time) -> tuple[list[Shown], int | None]:
+        """Return the messages of the film's next picture, made when it is shown first."""
+        last = self._count - 1
+        index = last - abs(last - self._ticks % (2 * last))
+        self._ticks += 1
+        if index == len(self._made):
+            self._made.append(messages_of(next(self._coming), self._settings))
+        return stamped(self._made[index], now), round(NANO / self._settings.rate)
+
+
+def messages_of(frame: Frame, settings: Settings) -> list[Shown]:
+    """Return what a camera publishes of a frame, not stamped yet."""
+    header = Header(frame_id=settings.frame_id)
+    made: list[Shown] = []
+    if frame.intrinsics is not None:
+        made.append(('camera_info', camera_info_message(frame.intrinsics, header)))
+    if frame.depth is not None and settings.depth_encoding != 'none':
+        made.append(('depth', depth_message(frame.depth, settings.depth_encoding, header)))
+    if settings.compression:
+        message = compressed_message(frame.image, settings.compression, header)
+        made.append(('image/compressed', message))
+    # The picture last: with it, all that belongs to it is there.
+    made.append(('image', image_message(frame.image, settings.encoding, header)))
+    return made
+
+
+def stamped(messages: list[Shown], now: Time) -> list[Shown]:
+    """Return the messages with one stamp."""
+    stamp = now.to_msg()
+    for _, message in messages:
+        message.header.stamp = stamp
+    return messages
 
 
 def open_reel(settings: Settings) -> Reel:
     """Return what the settings name; raise SegZeroError if it cannot be had."""
     if settings.source == 'bag':
         return BagReel(Path(settings.path).expanduser(), settings.item, loop=settings.loop)
+    if settings.source == 'scene' and settings.motion:
+        return FilmReel(settings)
     return StillReel(settings)
 
 
@@ -259,7 +305,7 @@ def _complete(changes: list[Parameter]) -> list[Parameter]:
     """Go to the first item of a new source, and read whole numbers where a number is due."""
     changes = [
         Parameter(change.name, value=float(change.value))
-        if type(change.value) is int and change.name in ('rate', 'item_period')
+        if type(change.value) is int and change.name in ('rate', 'item_period', 'motion')
         else change
         for change in changes
     ]

@@ -5,7 +5,7 @@ Each source gives Frames without a stamp. Imports no rclpy; scikit-image only fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from segzero_ros.simulation import make_scene
+from segzero_ros.simulation import make_motion, make_scene
 from segzero_ros.types import DepthImage, Frame, Intrinsics, RgbImage, SegZeroError
 
 PHOTOGRAPHS = ('coffee', 'astronaut', 'chelsea', 'rocket', 'stereo_motorcycle')
@@ -119,10 +119,18 @@ class Scenes:
 
     def frame(self, item: str) -> Frame:
         """Return the scene of a seed."""
+        return _scene(self._seed(item))
+
+    def film(self, item: str, frames: int, rate: float) -> Iterator[Frame]:
+        """Give the pictures of the seed's film: things slide, the camera sways."""
+        return (scene.frame for scene in make_motion(self._seed(item), frames, rate=rate))
+
+    @staticmethod
+    def _seed(item: str) -> int:
         seed = item.removeprefix('scene_')
         if not seed.isdecimal():
             raise CameraError(f'A generated scene is named by its seed, as scene_7, not {item!r}.')
-        return _scene(int(seed))
+        return int(seed)
 
 
 @lru_cache(maxsize=8)

@@ -26,7 +26,7 @@ from segzero_ros.ros.camera_sources import (
     open_source,
     Photographs,
 )
-from segzero_ros.simulation import make_scene
+from segzero_ros.simulation import make_motion, make_scene
 from segzero_ros.types import Intrinsics
 from segzero_ros.wire.image_codec import decode_depth, decode_image, intrinsics_from
 
@@ -188,6 +188,26 @@ def test_a_generated_scene_comes_with_depth_and_camera(camera: Watcher) -> None:
     assert info.k[0] == pytest.approx(frame.intrinsics.fx)
     taken, reason = camera.client.set_parameter('item', 'coffee')
     assert (taken, 'scene_7' in reason) == (False, True)
+
+
+def test_a_scene_in_motion_goes_to_and_fro_with_its_depth(camera: Watcher) -> None:
+    camera.set(source='scene', item='scene_7', depth_encoding='32FC1')
+    camera.set(motion=0.2)
+    film = [scene.frame for scene in make_motion(7, 4, rate=20)]
+    indices = {frame.image.tobytes(): index for index, frame in enumerate(film)}
+
+    def steps() -> set[int]:
+        pictures = [bytes(image.data) for image in list(camera.images)]
+        shown = [indices[picture] for picture in pictures if picture in indices]
+        return {later - earlier for earlier, later in pairwise(shown)}
+
+    camera.client.until(lambda: {1, -1} <= steps(), 'the film ran forwards and backwards')
+    camera.client.until(lambda: len({bytes(i.data) for i in list(camera.images)}) >= 4, 'all came')
+    image, depth = together(camera, camera.images, camera.depths)
+    assert np.array_equal(
+        decode_depth(depth), film[indices[bytes(image.data)]].depth, equal_nan=True
+    )
+    camera.set(motion=0)
 
 
 def test_a_folder_is_shown_picture_by_picture(camera: Watcher, tmp_path: Path) -> None:
