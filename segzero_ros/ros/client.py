@@ -293,13 +293,14 @@ class PerceptionClient:
         return pixels.reshape(message.height, message.width, 3).copy()
 
     def image_topics(self) -> list[str]:
-        """Return the topics on the graph that carry images."""
+        """Return the topics on the graph that carry images, but the node's own pictures."""
+        own = {f'{self.namespace}/{name}' for name in ('overlay', 'label_image')}
         return sorted(
             topic
             for topic, types in self._node.get_topic_names_and_types()
             if {'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'} & set(types)
             and self._node.count_publishers(topic)
-            and not topic.startswith(f'{self.namespace}/')
+            and topic not in own
         )
 
     def _keep_overlay(self, message: Image) -> None:
