@@ -13,6 +13,7 @@ from rclpy.action import ActionServer
 from rclpy.task import Future
 
 from segzero_ros.action import Segment as SegmentAction
+from segzero_ros.ros.background import wait_for_graph
 from segzero_ros.ros.client import NoAnswer, NoNode, PerceptionClient, Progress
 from segzero_ros.types import Stage, Status
 
@@ -131,14 +132,14 @@ def test_ctrl_c_cancels_the_goal(client: PerceptionClient) -> None:
     assert reply.answer.status is Status.CANCELED
 
 
-def test_no_image_is_an_answer_that_says_so(scripted_node: Start) -> None:
+def test_no_image_is_an_answer_that_says_so(scripted_node: Start, camera: Any) -> None:
     scripted_node(arguments=['-r', '__ns:=/blind'])
     with PerceptionClient('/blind/') as client:
         client.wait_for_node(DEADLINE)
         answer = client.ask('anything').answer
         assert answer.status is Status.NO_IMAGE
         assert '/blind/image' in answer.message
-        assert '/asked/image' in client.image_topics()
+        assert wait_for_graph(lambda: '/asked/image' in client.image_topics(), DEADLINE)
         assert not {'/blind/overlay', '/blind/label_image'} & set(client.image_topics())
 
 
