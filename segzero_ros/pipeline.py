@@ -191,7 +191,9 @@ class _Attempt:
         self._listeners.on_stage(Stage.SEGMENTING)
         segments = self._segment(encoding, usable)
         self._stop_if_cancelled(grounding.raw_answer)
-        message = ' '.join(text for text in (grounding.note, remarks) if text)
+        posed = any(segment.pose is not None for segment in segments)
+        bent = spatial.rectification_remark(self._frame) if posed else ''
+        message = ' '.join(text for text in (grounding.note, remarks, bent) if text)
         return replace(self._answer(Status.OK, message, grounding), segments=segments)
 
     def failed(self, status: Status, message: str, raw_answer: str = '') -> Answer:

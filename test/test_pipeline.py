@@ -12,6 +12,7 @@ from segzero_ros.types import (
     Frame,
     GroundedObject,
     Grounding,
+    Intrinsics,
     MalformedAnswer,
     Query,
     ReasonerTimeout,
@@ -114,6 +115,23 @@ def test_an_answer_carries_frame_reasoning_and_mask(ask):
     assert segment.full_mask(40, 60).sum() == 400
     assert answer.timing.generated_tokens == 12
     assert answer.timing.total >= answer.timing.reasoning + answer.timing.segmenting
+
+
+@pytest.mark.parametrize(
+    ('depth', 'distortion', 'remarked'),
+    [(0.8, (-0.3, 0.1), True), (0.8, (0.0, 0.0), False), (np.nan, (-0.3, 0.1), False)],
+)
+def test_poses_in_a_picture_that_is_not_rectified_are_remarked_on(depth, distortion, remarked):
+    frame = Frame(
+        FRAME.image,
+        depth=np.full((40, 60), depth, np.float32),
+        intrinsics=Intrinsics(50.0, 50.0, 29.5, 19.5, 60, 40, distortion),
+    )
+    pipeline = Pipeline(ScriptedReasoner(grounding(CUP)), BoxSegmenter())
+    answer = pipeline.answer(frame, QUERY)
+    pipeline.close()
+    assert (answer.segments[0].pose is not None) == np.isfinite(depth)
+    assert ('not rectified' in answer.message) == remarked
 
 
 def test_stages_text_and_objects_are_heard_in_order(ask):

@@ -20,6 +20,7 @@ from segzero_ros.msg import SegmentationResult
 from segzero_ros.pipeline import Listeners, Pipeline
 from segzero_ros.ros.camera import Camera, NANO, NoImage, TakenFrame
 from segzero_ros.ros.desk import describe, Desk, SILENT, Ticket
+from segzero_ros.ros.live_following import LiveFollowing
 from segzero_ros.ros.messages import to_result
 from segzero_ros.ros.outlets import Outlets
 from segzero_ros.ros.worker import Worker
@@ -41,6 +42,7 @@ class Answering:
         desk: where they wait.
         camera: what they are about; None while the node is not active.
         pipeline: who answers them; None while the node is not configured.
+        following: what goes on after an answer, where that is wanted.
         max_query_length: most characters of a query.
         image_max_age: how old a frame may be when a query is accepted, seconds; 0 for any age.
         counts: how many queries ended with each status.
@@ -52,6 +54,7 @@ class Answering:
         self.desk = desk
         self.camera: Camera | None = None
         self.pipeline: Pipeline | None = None
+        self.following = LiveFollowing(lambda: self.camera, worker.wanted, outlets.tracked)
         self.max_query_length = 0
         self.image_max_age = 0.0
         self.counts: Counter[Status] = Counter()
@@ -112,10 +115,13 @@ class Answering:
         return self.camera.absence(self.image_max_age)
 
     def _serve_next(self) -> None:
-        """Answer the next ticket, if it still waits; in the worker's thread."""
+        """Answer the next ticket, if it still waits, then follow; in the worker's thread."""
         ticket = self.desk.take()
-        if ticket is None:
-            return
+        if ticket is not None:
+            self._serve(ticket)
+        self.following.run()
+
+    def _serve(self, ticket: Ticket) -> None:
         try:
             answer = self._answer(ticket)
         except Exception as error:
@@ -147,6 +153,8 @@ class Answering:
         if answer.status is Status.CANCELED and ticket.cancel_reason:
             return replace(answer, message=ticket.cancel_reason)
         self.last_timing = answer.timing
+        if answer.status is Status.OK and ticket.image is None:
+            self.following.begin(answer, taken.time_ns)
         return replace(answer, message=f'{answer.message} {taken.remark}'.strip())
 
     def _take_frame(self, ticket: Ticket) -> TakenFrame:
@@ -156,6 +164,7 @@ class Answering:
         camera = self.camera
         if camera is None:
             raise NoImage('There is no image: the node was deactivated.')
+        self.following.keep(camera)
         return camera.take()
 
     def _deliver(self, ticket: Ticket, answer: Answer, deliver: Deliver | None) -> None:

@@ -158,14 +158,22 @@ class Camera:
         if shot is None:
             raise NoImage(f'There is no image: {self._image.silence()}')
         if self._made is None or self._made[0] != shot:
-            try:
-                frame, remark = self._decode(shot)
-            except BadImage as error:
-                self.error = str(error)
-                raise
-            self.error, self.size = '', (frame.width, frame.height)
-            self._made = shot, TakenFrame(frame, shot.image.time_ns, remark)
+            self._made = shot, self.decode(shot)
         return self._made[1]
+
+    def decode(self, shot: Shot) -> TakenFrame:
+        """Decode an image of the store's; called by the worker.
+
+        Raises:
+            BadImage: it cannot be used.
+        """
+        try:
+            frame, remark = self._decode(shot)
+        except BadImage as error:
+            self.error = str(error)
+            raise
+        self.error, self.size = '', (frame.width, frame.height)
+        return TakenFrame(frame, shot.image.time_ns, remark)
 
     def _decode(self, shot: Shot) -> tuple[Frame, str]:
         message = self._read(self._image, shot.image)

@@ -37,6 +37,7 @@ class Outlets:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._result = self._publisher(SegmentationResult, 'result', BURST)
+        self._tracked = self._publisher(SegmentationResult, 'tracked', PICTURES)
         self._reasoning = self._publisher(String, 'reasoning', BURST)
         self._on_demand: list[tuple[Publisher, MakeMessage]] = [
             (self._publisher(Image, 'label_image', PICTURES), messages.label_image),
@@ -48,6 +49,10 @@ class Outlets:
     def result(self, message: SegmentationResult) -> None:
         """Publish what came of a query."""
         self._result.publish(message)
+
+    def tracked(self, answer: Answer) -> None:
+        """Publish where an answer's objects are in a later frame."""
+        self._tracked.publish(messages.to_result(answer))
 
     def reasoning(self, piece: str) -> None:
         """Publish a further piece of the reasoning."""

@@ -191,6 +191,12 @@ SPECS = (
     Spec('device', _REASONER.device, 'Where the models run, such as auto, cpu, cuda or cuda:1.'),
     Spec('offline', _REASONER.offline, 'Never ask the hub; use what is on this machine.'),
     Spec(
+        'track',
+        False,
+        'Follow the objects of each answer through the images after it, on `tracked`.',
+        Takes.AT_ONCE,
+    ),
+    Spec(
         'image_transport',
         'raw',
         'How `image` comes: sensor_msgs/Image or CompressedImage.',

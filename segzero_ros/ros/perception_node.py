@@ -27,6 +27,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from segzero_ros.loading import (
     load_reasoner,
     load_segmenter,
+    load_tracker,
     ReasonerOptions,
     SegmenterOptions,
 )
@@ -144,6 +145,7 @@ class PerceptionNode(ManagedNode):
             False when a model did not stop in time and its thread is still running.
         """
         reason = 'The node was shut down.'
+        self._answering.following.enabled = False
         self._desk.close(reason)
         stopped = spin_while(executor, lambda: bool(self._answering.open), GRACE)
         for ticket in self._answering.open:
@@ -176,6 +178,9 @@ class PerceptionNode(ManagedNode):
             raise
         self._last_error = ''
         self._answering.pipeline = pipeline
+        self._answering.following.make_tracker = lambda: load_tracker(
+            segmenter, pipeline.segmenter
+        )
         self._desk.close(self._refusal('inactive'))
 
     async def activate(self) -> None:
@@ -229,6 +234,7 @@ class PerceptionNode(ManagedNode):
 
     def _free(self) -> None:
         """Close the pipeline; in the worker's thread."""
+        self._answering.following.end()
         pipeline, self._answering.pipeline = self._answering.pipeline, None
         if pipeline is not None:
             pipeline.close()
@@ -278,6 +284,7 @@ class PerceptionNode(ManagedNode):
         self._desk.queue_size = self._value('queue_size')
         self._answering.max_query_length = self._value('max_query_length')
         self._answering.image_max_age = self._value('image_max_age')
+        self._answering.following.enabled = self._value('track')
         if self._answering.camera is not None:
             self._answering.camera.follow(
                 self._value('image_reliability'), self._value('depth_max_offset')

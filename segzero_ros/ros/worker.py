@@ -27,6 +27,10 @@ class Worker:
         """Do a job when all earlier ones are done."""
         self._jobs.put(job)
 
+    def wanted(self) -> bool:
+        """Return whether another job waits until the one that is being done has ended."""
+        return not self._jobs.empty()
+
     def stop(self) -> None:
         """End the thread when all earlier jobs are done."""
         self._jobs.put(None)

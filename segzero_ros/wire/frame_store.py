@@ -7,7 +7,7 @@ in which every message with a header begins; every method may be called from any
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 import struct
 import threading
 import time
@@ -66,17 +66,42 @@ class FrameStore:
         self._infos: deque[StoredMessage] = deque(maxlen=INFOS)
         self._arrivals: deque[float] = deque(maxlen=RATE_FRAMES)
         self._lock = threading.Lock()
+        self._listener: Callable[[Shot], None] | None = None
+        # The image that is not handed on yet, because its depth is on its way.
+        self._held: StoredMessage | None = None
+
+    def listen(self, listener: Callable[[Shot], None] | None) -> None:
+        """Hand on the images that are here and each that comes, in their order.
+
+        An image waits for its depth, until the next image at most, as long as an image before it
+        has got one of its own stamp.
+
+        Args:
+            listener: called by who puts, with the store locked, so it must not call back; None:
+                nobody listens any more.
+        """
+        with self._lock:
+            self._listener, self._held = listener, None
+            for image in self._images:
+                self._hand_on(image)
 
     def put_image(self, data: bytes, now_ns: int) -> None:
         """Keep an image; now_ns is the node's clock."""
         with self._lock:
             self._images.append(StoredMessage(data, read_stamp(data), now_ns))
             self._arrivals.append(time.monotonic())
+            if self._listener is not None:
+                self._hand_on_held()
+                self._held = self._images[-1]
+                if not self._depth_is_on_its_way():
+                    self._hand_on_held()
 
     def put_depth(self, data: bytes, now_ns: int) -> None:
         """Keep a depth image."""
         with self._lock:
             self._depths.append(StoredMessage(data, read_stamp(data), now_ns))
+            if self._held is not None and self._held.stamp_ns == self._depths[-1].stamp_ns:
+                self._hand_on_held()
 
     def put_info(self, data: bytes, now_ns: int) -> None:
         """Keep a camera's intrinsics."""
@@ -88,6 +113,7 @@ class FrameStore:
         with self._lock:
             for kept in (self._images, self._depths, self._infos, self._arrivals):
                 kept.clear()
+            self._held = None
 
     def newest(self) -> StoredMessage | None:
         """Return the image that came last."""
@@ -117,15 +143,34 @@ class FrameStore:
         image = self._with_exact_depth(images, depths) or images[-1]
         return pair(image, depths, infos, self.max_offset_ns)
 
+    def _depth_is_on_its_way(self) -> bool:
+        """Return whether the newest image's own depth is not here, but an earlier one's is."""
+        stamps = _stamps(self._depths)
+        *earlier, newest = (image.stamp_ns in stamps for image in self._images)
+        return not newest and any(earlier)
+
+    def _hand_on_held(self) -> None:
+        if self._held is not None:
+            self._hand_on(self._held)
+            self._held = None
+
+    def _hand_on(self, image: StoredMessage) -> None:
+        if self._listener is not None:
+            self._listener(pair(image, self._depths, self._infos, self.max_offset_ns))
+
     def _with_exact_depth(
         self, images: list[StoredMessage], depths: list[StoredMessage]
     ) -> StoredMessage | None:
         newest = images[-1].time_ns
-        stamps = {depth.stamp_ns for depth in depths if depth.stamp_ns is not None}
+        stamps = _stamps(depths)
         for image in reversed(images):
             if image.stamp_ns in stamps and 0 <= newest - image.time_ns <= DEPTH_ON_ITS_WAY_NS:
                 return image
         return None
+
+
+def _stamps(messages: Iterable[StoredMessage]) -> set[int]:
+    return {message.stamp_ns for message in messages if message.stamp_ns is not None}
 
 
 def read_stamp(data: bytes) -> int | None:

@@ -120,3 +120,48 @@ def test_only_a_few_messages_are_kept(store):
     kept = sum(len(queue) for queue in (store._images, store._depths, store._infos))
     assert kept < 20
     assert store.shot().depth.stamp_ns == 999 * SECOND
+
+
+@pytest.fixture
+def heard(store):
+    """Listen to the store; give the shots as they come, as (image, depth) in seconds."""
+    shots = []
+
+    def hear(shot):
+        depth = None if shot.depth is None else shot.depth.time_ns / SECOND
+        shots.append((shot.image.time_ns / SECOND, depth))
+
+    store.put_image(message(1 * SECOND), 0)
+    store.listen(hear)
+    return shots
+
+
+def test_a_listener_hears_of_each_image_at_once_where_no_depth_comes(store, heard):
+    store.put_image(message(2 * SECOND), 0)
+    assert heard == [(1, None), (2, None)]
+    store.listen(None)
+    store.put_image(message(3 * SECOND), 0)
+    assert len(heard) == 2
+
+
+def test_a_listener_hears_of_an_image_when_its_depth_is_here(store, heard):
+    store.put_depth(message(1 * SECOND), 0)
+    store.put_image(message(2 * SECOND), 0)
+    assert heard == [(1, None)]
+    store.put_depth(message(2 * SECOND), 0)
+    assert heard == [(1, None), (2, 2)]
+
+
+def test_an_image_waits_for_its_depth_until_the_next_one_comes(store, heard):
+    store.put_depth(message(1 * SECOND), 0)
+    store.put_image(message(2 * SECOND), 0)
+    store.put_image(message(3 * SECOND), 0)
+    assert heard == [(1, None), (2, None)]
+
+
+def test_depth_of_other_stamps_is_not_waited_for(store, heard):
+    for number in range(2, 6):
+        store.put_depth(message(number * SECOND - FRAME // 2), 0)
+        store.put_image(message(number * SECOND), 0)
+    assert [image for image, _ in heard] == [1, 2, 3, 4, 5]
+    assert all(depth is not None for _, depth in heard[1:])

@@ -1,0 +1,191 @@
+"""Following an answer's objects with the live camera, in the time that queries leave.
+
+Frames are kept in the executor's thread; everything else happens in the worker's. Imports the
+camera, `following` and `types`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import logging
+
+from segzero_ros.following import Backlog, CAPACITY, End, Followed, FollowUp
+from segzero_ros.ros.camera import Camera
+from segzero_ros.segmentation.tracking import Tracker
+from segzero_ros.types import Answer, BadImage, Frame, Status
+from segzero_ros.wire.frame_store import FrameStore, Shot
+
+# Most memory that the frames take which are kept while a query is answered, in bytes.
+MOST_KEPT = 256 * 2**20
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Objects:
+    """An answer's objects; without a follow-up, they are not followed yet.
+
+    Attributes:
+        answer: whose objects they are.
+        time_ns: when its frame was taken.
+        follow_up: follows them.
+    """
+
+    answer: Answer
+    time_ns: int
+    follow_up: FollowUp[Shot] | None = None
+
+
+class LiveFollowing:
+    """Keeps frames while a query is answered, and follows the answer's objects from its frame on.
+
+    It gives way to every other job of the worker, and goes on afterwards with the objects of the
+    newest answer that has any. The tracker is there only as long as it is used.
+
+    Attributes:
+        enabled: whether objects shall be followed; may be changed from any thread.
+        make_tracker: makes the tracker that goes with the loaded segmenter.
+
+    Args:
+        camera: returns the camera that the node listens to now; None for none.
+        busy: returns whether the worker has something else to do.
+        publish: takes the objects in each followed frame, as an answer about that frame.
+    """
+
+    def __init__(
+        self,
+        camera: Callable[[], Camera | None],
+        busy: Callable[[], bool],
+        publish: Callable[[Answer], None],
+    ) -> None:
+        self.enabled = False
+        self.make_tracker: Callable[[], Tracker] | None = None
+        self._current_camera = camera
+        self._busy = busy
+        self._publish = publish
+        self._camera: Camera | None = None
+        self._backlog: Backlog[Shot] = Backlog()
+        self._tracker: Tracker | None = None
+        self._objects: _Objects | None = None
+        self._complaint = ''
+        self._depth_is_bad = False
+
+    def keep(self, camera: Camera) -> None:
+        """Keep the camera's frames from now on, if objects are to be followed."""
+        if not self.enabled or self._camera is camera:
+            return
+        self.end()
+        self._backlog = backlog = Backlog[Shot](capacity(camera.store))
+        backlog.open()
+        self._camera = camera
+        camera.store.listen(lambda shot: backlog.put(shot.image.time_ns, shot))
+
+    def begin(self, answer: Answer, time_ns: int) -> None:
+        """Let an answer's objects be followed, instead of those of an earlier one.
+
+        Args:
+            answer: about a frame of the camera whose frames are kept.
+            time_ns: when that frame was taken.
+        """
+        if self._camera is not None:
+            self._objects = _Objects(answer, time_ns)
+
+    def run(self) -> None:
+        """Follow what there is to follow until something else is to be done."""
+        objects = self._objects
+        if objects is None or self._is_over():
+            self.end()
+            return
+        if self._busy():
+            return
+        query_id = objects.answer.query.id
+        try:
+            if self._follow(objects):
+                return
+        except BadImage as error:
+            _logger.warning('The objects of query %s are followed no more: %s', query_id, error)
+        except Exception:
+            _logger.exception('Following the objects of query %s failed', query_id)
+        self.end()
+
+    def end(self) -> None:
+        """Follow nothing, keep no frames and close the tracker."""
+        camera, self._camera = self._camera, None
+        if camera is not None:
+            camera.store.listen(None)
+            self._backlog.close()
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            tracker.close()
+            _logger.info('Following has ended')
+        self._objects = None
+        self._complaint = ''
+        self._depth_is_bad = False
+
+    def _follow(self, objects: _Objects) -> bool:
+        """Follow until something else is to be done; return whether to go on afterwards."""
+        query_id = objects.answer.query.id
+        if objects.follow_up is None and not self._start(objects):
+            _logger.info('The answer to query %s has no mask that could be followed', query_id)
+            return False
+        assert objects.follow_up is not None
+        end = objects.follow_up.run(
+            lambda followed: self._publish(self._answer_about(followed, objects.answer)),
+            lambda: self._busy() or self._is_over(),
+        )
+        if end is End.ALL_LOST:
+            _logger.info('All objects of query %s have been lost for long', query_id)
+        return end is not End.ALL_LOST and not self._is_over()
+
+    def _start(self, objects: _Objects) -> bool:
+        """Show the tracker the objects; return whether it has anything to follow."""
+        if self._tracker is None:
+            assert self.make_tracker is not None
+            self._tracker = self.make_tracker()
+        objects.follow_up = FollowUp(self._tracker, self._backlog, self._decode)
+        answer = objects.answer
+        _logger.info(
+            'Following %d objects of query %s with %s',
+            len(answer.segments),
+            answer.query.id,
+            self._tracker.name,
+        )
+        return objects.follow_up.start(answer, objects.time_ns)
+
+    def _answer_about(self, followed: Followed, answer: Answer) -> Answer:
+        assert self._tracker is not None
+        return Answer(
+            answer.query,
+            Status.OK,
+            followed.message,
+            followed.frame,
+            segments=tuple(track.segment for track in followed.tracks),
+            reasoner=answer.reasoner,
+            segmenter=self._tracker.name,
+        )
+
+    def _is_over(self) -> bool:
+        return not self.enabled or self._current_camera() is not self._camera
+
+    def _decode(self, shot: Shot) -> Frame | None:
+        assert self._camera is not None
+        # Depth that cannot be used is complained about once, not for every frame.
+        usable = shot._replace(depth=None) if self._depth_is_bad else shot
+        try:
+            taken = self._camera.decode(usable)
+        except BadImage as error:
+            if str(error) != self._complaint:
+                _logger.warning('An image is left out in following: %s', error)
+            self._complaint = str(error)
+            return None
+        self._depth_is_bad = self._depth_is_bad or bool(taken.remark)
+        return taken.frame
+
+
+def capacity(store: FrameStore) -> int:
+    """Return how many frames as large as the newest one may be kept."""
+    shot = store.shot()
+    if shot is None:
+        return CAPACITY
+    size = len(shot.image.data) + (len(shot.depth.data) if shot.depth else 0)
+    return min(CAPACITY, max(2, MOST_KEPT // size))
