@@ -191,7 +191,8 @@ def _progress(total: int, *, quiet: bool) -> Iterator[OnRow]:
             if quiet:
                 return
             if row.item.failure.value:
-                console.print(f'#{row.index}: {row.message}', style='yellow', markup=False)
+                text = f'#{row.index}: {row.message}'
+                console.print(text, style='yellow', markup=False, soft_wrap=True)
             if not console.is_terminal and pace.due():
                 console.print(pace.line(done))
 

@@ -138,12 +138,12 @@ def figures(items: Sequence[Item], convention: Convention) -> dict[str, float]:
 
     Returns:
         samples, scored, failed (of all), dropped, giou, ciou, bbox_ap (by the rule of before
-        2025-08-29), bbox_ap_merged (by that since), with_box, n_acc, without_target,
-        giou_no_target (gIoU where nothing meant and nothing found is 1), point_accuracy (share of
-        the predicted points that lie on the true mask; our own), points, words (mean length of
-        the reasoning); with LISA's convention giou_meter; where objects are counted count_mae,
-        count_rmse, count_accuracy, counted; where objects are told apart wrong_object. NaN for a
-        mean of nothing.
+        2025-08-29), bbox_ap_merged (by that since), with_box, point_accuracy (share of the
+        predicted points that lie on the true mask; our own), points, words (mean length of the
+        reasoning); with conventions that keep empty truths n_acc, without_target, giou_no_target
+        (gIoU where nothing meant and nothing found is 1); with LISA's giou_meter; where objects
+        are counted count_mae, count_rmse, count_accuracy, counted; where objects are told apart
+        wrong_object. NaN for a mean of nothing.
     """
     masked = [item for item in items if item.whole is not None]
     scored = score(masked, convention)
@@ -155,9 +155,10 @@ def figures(items: Sequence[Item], convention: Convention) -> dict[str, float]:
         'giou': _mean([one.iou for one in scored]),
         'ciou': _ratio(scored, convention),
         **_box_figures(scored),
-        **_nothing_figures(scored),
         **_point_figures(scored),
     }
+    if convention.empty_union is not Fate.DROPPED:
+        found.update(_nothing_figures(scored))
     if convention.epsilon:
         # LISA's meter divides by n + 1e-5 when it joins the figures of its processes.
         found['giou_meter'] = float(np.sum([one.iou for one in scored])) / (len(scored) + 1e-5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,10 @@ def _models(manifest: Mapping[str, Any]) -> str:
     for part in ('reasoner', 'segmenter'):
         options = manifest['models'][part]
         plain = options['backend'] in ('attributes', 'grabcut')
-        names.append(options['backend'] if plain else options['model'])
+        model = options['model']
+        # Of a local file or folder, its name says enough.
+        model = Path(model).name if Path(model).is_absolute() else model
+        names.append(options['backend'] if plain else model)
     return ' + '.join(names)
 
 
@@ -196,7 +200,7 @@ def _conventions(summary: Mapping[str, Any]) -> str:
         found = one['figures']
         cells = []
         for key in _HEADINGS:
-            empty = key in _ABOUT and not found[_ABOUT[key]]
+            empty = key in _ABOUT and not found.get(_ABOUT[key])
             cells.append(
                 _DASH if empty else f'{_percent(found[key])} {_interval(summary, name, key)}'
             )

@@ -254,6 +254,7 @@ def test_an_empty_union_is_dropped_by_seg_zero_nothing_to_vision_reasoner_and_ri
     items = [measure(sample(EMPTY), Prediction(EMPTY)), measure(sample(LEFT), Prediction(LEFT))]
     found = {name: figures(items, convention) for name, convention in CONVENTIONS.items()}
     assert found['seg_zero']['giou'] == 1 and found['seg_zero']['dropped'] == 1
+    assert 'n_acc' not in found['seg_zero'] and found['vision_reasoner']['n_acc'] == 1
     assert found['vision_reasoner']['giou'] == 0.5
     assert found['vision_reasoner']['giou_no_target'] == 1
     assert found['lisa']['giou'] == pytest.approx(1, abs=1e-5)
