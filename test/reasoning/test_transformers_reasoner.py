@@ -22,15 +22,15 @@ import pytest
 torch = pytest.importorskip('torch')
 pytest.importorskip('transformers')
 
-from segzero_ros.loading import load_reasoner, ReasonerOptions  # noqa: E402
-from segzero_ros.pipeline import Pipeline  # noqa: E402
-from segzero_ros.reasoning import checkpoints, decoding, memory, transformers_reasoner  # noqa: E402
-from segzero_ros.reasoning.dialects import dialect_named  # noqa: E402
-from segzero_ros.reasoning.resizing import seen_by  # noqa: E402
-from segzero_ros.reasoning.squashing import squash  # noqa: E402
-from segzero_ros.reasoning.token_text import TokenText  # noqa: E402
-from segzero_ros.segmentation.grabcut_segmenter import GrabCutSegmenter  # noqa: E402
-from segzero_ros.types import (  # noqa: E402
+from segzero_ros.loading import load_reasoner, ReasonerOptions
+from segzero_ros.pipeline import Pipeline
+from segzero_ros.reasoning import checkpoints, decoding, memory, transformers_reasoner
+from segzero_ros.reasoning.dialects import dialect_named
+from segzero_ros.reasoning.resizing import seen_by
+from segzero_ros.reasoning.squashing import squash
+from segzero_ros.reasoning.token_text import TokenText
+from segzero_ros.segmentation.grabcut_segmenter import GrabCutSegmenter
+from segzero_ros.types import (
     Cancelled,
     Frame,
     GroundedObject,
@@ -285,6 +285,47 @@ class TestAnswers:
         nothing = pipeline.answer(Frame(pairs[4].image), Query(pairs[4].query))
         assert nothing.status == Status.NOT_FOUND
 
+    @pytest.mark.parametrize('name', ARCHITECTURES)
+    def test_the_step_is_one_graph_that_serves_every_question(
+        self, name: str, fast: dict[str, Any], pairs: Any
+    ) -> None:
+        reasoner = fast[name]
+        growing = reasoner._decoder
+        static = decoding.Decoder(reasoner._model, 1540, 160, static=True)
+        graphs: list[int] = []
+
+        def record(graph: Any, inputs: Any) -> Any:
+            graphs.append(1)
+            return graph.forward
+
+        static._step = torch.compile(
+            static._next_logits, backend=record, fullgraph=True, dynamic=False
+        )
+        reasoner._decoder = static
+        try:
+            for pair in (*pairs, *pairs[:2]):
+                grounding = reasoner.reason(Frame(pair.image), Query(pair.query))
+                assert grounding.raw_answer == pair.answer
+        finally:
+            reasoner._decoder = growing
+        assert graphs == [1]
+
+    def test_a_cache_that_grows_in_strides_holds_what_was_put_in_and_not_cut_off(self) -> None:
+        from transformers.cache_utils import DynamicLayer
+
+        from segzero_ros.reasoning.roomy_cache import RoomyLayer
+
+        roomy, plain_layer = RoomyLayer(), DynamicLayer()
+        random = torch.Generator().manual_seed(0)
+        for count, cut in ((900, 0), (300, 250), (1, 0), (1, 0), (700, 40), (1, 0), (1500, 0)):
+            keys, values = (torch.rand(1, 2, count, 4, generator=random) for _ in range(2))
+            held = [layer.update(keys, values) for layer in (roomy, plain_layer)]
+            for mine, theirs in zip(*held, strict=True):
+                assert torch.equal(mine, theirs)
+            for layer in (roomy, plain_layer):
+                layer.crop(-cut)
+            assert roomy.get_seq_length() == plain_layer.get_seq_length()
+
 
 class TestStopping:
     @pytest.mark.parametrize('on', [True, False])
@@ -414,6 +455,28 @@ class TestErrors:
             load_reasoner(ReasonerOptions('transformers', offline=True, device='cpu'))
         for word in ('VisionReasoner-7B', 'hf download', 'profile:=remote', 'offline is set'):
             assert word in str(caught.value)
+
+    def test_a_model_fetched_before_is_found_by_its_name_on_the_hub_without_the_hub(
+        self, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: Any
+    ) -> None:
+        monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
+        repository = tmp_path / 'models--somebody--tiny'
+        snapshot = repository / 'snapshots' / ('0' * 40)
+        shutil.copytree(folders['qwen2_vl'], snapshot)
+        (repository / 'refs').mkdir()
+        (repository / 'refs' / 'main').write_text('0' * 40)
+        reasoner = load_reasoner(ReasonerOptions('transformers', 'somebody/tiny', offline=True))
+        assert reasoner.name == 'somebody/tiny'
+        grounding = reasoner.reason(Frame(pairs[0].image), Query(pairs[0].query))
+        assert grounding.raw_answer == pairs[0].answer
+        # A download that was interrupted is no model.
+        (snapshot / 'model.safetensors').unlink()
+        with pytest.raises(ReasonerUnavailable, match='weights of somebody/tiny are not on this'):
+            load_reasoner(
+                ReasonerOptions(
+                    'transformers', 'somebody/tiny', 'vision_reasoner', device='cpu', offline=True
+                )
+            )
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
     def test_the_robots_default_without_gpu_and_weights_fails_at_once_and_names_both(
