@@ -84,8 +84,12 @@ def find_split(folder: Path) -> list[Path]:
 
 
 def _local(repository: str) -> Path | None:
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
+    try:
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise DataError(
+            f'Sets of the hub need huggingface_hub ({error}): pip install "segzero_ros[data]".'
+        ) from error
     try:
         return _snapshot(repository, local_files_only=True)
     except LocalEntryNotFoundError:
@@ -95,24 +99,21 @@ def _local(repository: str) -> Path | None:
 
 
 def _download(repository: str) -> Path:
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     try:
         return _snapshot(repository, local_files_only=False)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:
+        # The hub's client lets errors of three HTTP libraries through; each ends the same way.
+        reason = str(error).splitlines()[0] if str(error) else 'no reason given'
         raise DataError(
-            f'{repository} is not on this machine and cannot be downloaded ({error}). Copy its '
-            'parquet files here and name their folder instead.'
+            f'{repository} is not on this machine and cannot be downloaded '
+            f'({type(error).__name__}: {reason}). Copy its parquet files here and name their '
+            'folder instead.'
         ) from error
 
 
 def _snapshot(repository: str, *, local_files_only: bool) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise DataError(
-            f'Sets of the hub need huggingface_hub ({error}): pip install "segzero_ros[data]".'
-        ) from error
+    from huggingface_hub import snapshot_download
+
     return Path(
         snapshot_download(
             repository,

@@ -119,6 +119,18 @@ def test_a_set_that_is_not_there_says_so_offline(tmp_path, monkeypatch):
     assert 'not on this machine' in found.stderr
 
 
+def test_a_hub_that_cannot_be_reached_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path))
+    monkeypatch.setenv('HF_ENDPOINT', 'http://127.0.0.1:9')
+    words = ['segzero_ros.cli.main', 'evaluate', 'reasonseg_val', '--profile', 'offline']
+    code = 'import sys; from segzero_ros.cli.main import main; sys.exit(main(sys.argv[2:]))'
+    found = subprocess.run(
+        [sys.executable, '-c', code, *words], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert found.returncode == 2
+    assert len(found.stderr.splitlines()) == 1 and 'cannot be downloaded' in found.stderr
+
+
 def test_an_incomplete_set_of_parts_is_no_set(tmp_path, rows, writing):
     writing(tmp_path / 'test-00000-of-00002.parquet', rows)
     with pytest.raises(DataError, match='complete'):
