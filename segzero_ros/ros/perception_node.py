@@ -138,16 +138,15 @@ class PerceptionNode(ManagedNode):
         if self._value('autostart'):
             self.executor.create_task(self._autostart())
 
-    def finish(self, executor: SingleThreadedExecutor) -> bool:
+    def finish(self, executor: SingleThreadedExecutor) -> None:
         """Answer what is open, free the models and leave the graph, in bounded time.
 
-        Returns:
-            False when a model did not stop in time and its thread is still running.
+        A model that does not stop in time is left behind in its thread.
         """
         reason = 'The node was shut down.'
         self._answering.following.enabled = False
         self._desk.close(reason)
-        stopped = spin_while(executor, lambda: bool(self._answering.open), GRACE)
+        spin_while(executor, lambda: bool(self._answering.open), GRACE)
         for ticket in self._answering.open:
             ticket.refuse(Status.CANCELED, reason)
         spin_while(executor, lambda: bool(self._replies.awaited), LAST_REPLIES)
@@ -155,11 +154,10 @@ class PerceptionNode(ManagedNode):
         spin_while(executor, lambda: True, LAST_WORDS)
         self._worker.do(self._free)
         self._worker.stop()
-        stopped = stopped and self._worker.join(LAST_REPLIES)
+        self._worker.join(LAST_REPLIES)
         self._action.close()
         log_bridge.disconnect(self._log)
         self.destroy_node()
-        return stopped
 
     # Transitions
 
@@ -349,10 +347,10 @@ def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:
     node.start()
     spin(executor, lambda: signals.received or not rclpy.ok())
     signals.close()
-    stopped = node.finish(executor)
+    node.finish(executor)
     rclpy.try_shutdown()
-    if not stopped:
-        leave(0)
+    # All is answered and freed; unloading model libraries would only make the user wait.
+    leave(0)
     return 0
 
 
