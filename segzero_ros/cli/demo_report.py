@@ -82,8 +82,9 @@ class ShownProgress:
         """Leave the question, its reasoning and its outcome on the screen."""
         answer = outcome.reply.answer
         mark = '[green]✓[/]' if outcome.as_expected else '[red]✗[/]'
-        self._console.print(mark, self._heading, end=' ')
-        self._console.print(f'[dim]by {outcome.question.way}[/] {answer.status.name}')
+        # In one call: what stands below is drawn anew after each.
+        came = f'[dim]by {outcome.question.way}[/] {answer.status.name}'
+        self._console.print(mark, self._heading, came)
         self._console.print(self._text(f'  {answer.reasoning or answer.message}', style='dim'))
         self._bar.advance(self._task)
         self._update()
