@@ -3,11 +3,16 @@
 from collections.abc import Iterator
 import importlib.util
 from pathlib import Path
+import signal
 import sys
 from types import ModuleType
 
 import pytest
 from scripted_server import transformers_serve
+
+# Where scripts run in the background Ctrl-C is ignored, and every child inherits that; a handler
+# of one's own is not inherited, so the children of the tests hear it again.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SCRIPTS = Path(__file__).resolve().parent.parent / 'scripts'
 
