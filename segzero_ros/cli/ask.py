@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
     from segzero_ros.ros.client import ignore, PerceptionClient
 
     picture = None if options.image is None else read_picture(options.image)
+    if options.output:
+        prepare_output(options.output)
     with PerceptionClient(options.namespace, overlays=options.output is not None) as client:
         client.wait_for_node(options.wait)
         stream = None if options.json else ReasoningStream()
@@ -73,12 +75,12 @@ def run(options: argparse.Namespace) -> int:
         )
         if stream:
             stream.finish(reply.answer.reasoning)
-        if options.output:
-            save_picture(options.output, overlay_of(client, reply))
         if options.json:
             print(json.dumps(as_dictionary(reply), ensure_ascii=False, indent=2))
         else:
             show(reply, client.image_topics())
+        if options.output:
+            save_picture(options.output, overlay_of(client, reply))
     return EXIT_CODES.get(reply.answer.status, OTHER_STATUS)
 
 
@@ -194,6 +196,18 @@ def overlay_of(client: PerceptionClient, reply: Reply) -> RgbImage:
     return draw_overlay(answer)
 
 
+def prepare_output(path: Path) -> None:
+    """Make the folder of a picture to be; raise CannotWrite where none can be written."""
+    import cv2
+
+    if not cv2.haveImageWriter(str(path)):
+        raise CannotWrite(f'{path} has no ending of a picture, such as .png or .jpg.')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(f'{path} cannot be written: {error.strerror}.') from error
+
+
 def save_picture(path: Path, picture: RgbImage, *, quality: int = 92) -> None:
     """Write a picture in the format that the file's ending says; raise CannotWrite if not.
 
@@ -204,17 +218,12 @@ def save_picture(path: Path, picture: RgbImage, *, quality: int = 92) -> None:
     """
     import cv2
 
+    prepare_output(path)
+    is_jpeg = path.suffix.lower() in ('.jpg', '.jpeg')
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality] if is_jpeg else []
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), flags)
     try:
-        pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        is_jpeg = path.suffix.lower() in ('.jpg', '.jpeg')
-        flags = [cv2.IMWRITE_JPEG_QUALITY, quality] if is_jpeg else []
-        done, data = cv2.imencode(path.suffix, pixels, flags)
-        if not done:
-            raise CannotWrite(f'{path} cannot be encoded.')
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data.tobytes())
-    except cv2.error as error:
-        raise CannotWrite(f'{path} has no ending of a picture, such as .png or .jpg.') from error
     except OSError as error:
         raise CannotWrite(f'{path} cannot be written: {error.strerror}.') from error
 

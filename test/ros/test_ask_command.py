@@ -40,7 +40,7 @@ def test_an_answer_is_told_as_it_comes_and_as_a_table_and_saved(tmp_path: Path) 
     path = tmp_path / 'new folder' / 'answer.png'
     done = ask('count to 12', '--namespace', 'told', '--output', str(path))
     assert done.returncode == 0, done.stderr
-    assert '0 1 2 3 4 5 6 7 8 9 10 11' in done.stdout
+    assert '0 1 2 3 4 5 6 7 8 9 10 11' in done.stdout, done.stdout
     (row,) = [line for line in done.stdout.splitlines() if '19200 px' in line]
     assert row.split()[:4] == ['1', 'count', 'to', '12']
     assert '80, 60, 160, 120' in row
