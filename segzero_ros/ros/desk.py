@@ -123,11 +123,6 @@ class Desk:
         """How many queries wait."""
         return len(self._waiting)
 
-    @property
-    def current(self) -> Ticket | None:
-        """The ticket that is worked on."""
-        return self._current
-
     def open(self) -> None:
         """Take in queries from now on."""
         self._closed = ''
