@@ -23,15 +23,15 @@ demo:
 	@$(READY) && segzero demo --output out/demo
 
 test:
-	@$(PYTHON) scripts/bootstrap.py demo data models openai test lint
+	@$(PYTHON) scripts/bootstrap.py demo data models openai voice training test lint
 	@$(READY) && python -m pytest $(PYTEST_ARGS)
 
 lint:
-	@$(PYTHON) scripts/bootstrap.py demo data models openai test lint
+	@$(PYTHON) scripts/bootstrap.py demo data models openai voice training test lint
 	@$(READY) && ruff check . && ruff format --check . && mypy
 
 bench:
-	@$(PYTHON) scripts/bootstrap.py demo data models openai test
+	@$(PYTHON) scripts/bootstrap.py demo data models openai voice training test
 	@$(READY) && python -m benchmarks
 
 lock:
