@@ -1,0 +1,103 @@
+"""Processes that a long run starts and watches: what they take, from /proc, and how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import os
+from pathlib import Path
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+TICKS = os.sysconf('SC_CLK_TCK')
+# A node ends by itself within two seconds of SIGINT; the machine may be busy.
+END_LIMIT = 10.0
+
+
+class Sample(NamedTuple):
+    """What a process takes at a moment.
+
+    Attributes:
+        at: seconds of the monotonic clock.
+        rss_mb: memory that is in RAM, MB (1e6 bytes).
+        threads: how many.
+        files: open file descriptors, sockets among them.
+        cpu_s: CPU time since its start, seconds, user and system.
+        load: of the machine, runnable processes averaged over the last minute.
+    """
+
+    at: float
+    rss_mb: float
+    threads: int
+    files: int
+    cpu_s: float
+    load: float
+
+
+class Watched:
+    """A child process; what it prints goes to a file.
+
+    Args:
+        arguments: of Python, such as a script and its arguments.
+        log: where its output goes.
+        environment: further variables.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], log: Path, environment: dict[str, str] | None = None
+    ) -> None:
+        self.arguments = arguments
+        self.log = log
+        paths = f'{ROOT}:{os.environ.get("PYTHONPATH", "")}'
+        with log.open('a') as output:
+            self._process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, 'PYTHONPATH': paths, **(environment or {})},
+            )
+
+    @property
+    def running(self) -> bool:
+        """Whether it lives."""
+        return self._process.poll() is None
+
+    def sample(self) -> Sample:
+        """Return what it takes now."""
+        folder = Path(f'/proc/{self._process.pid}')
+        status = (folder / 'status').read_text()
+        # The name, in brackets, may hold spaces; utime and stime are fields 14 and 15 of the line.
+        fields = (folder / 'stat').read_text().rpartition(')')[2].split()
+        return Sample(
+            time.monotonic(),
+            _number(status, 'VmRSS') * 1024 / 1e6,
+            _number(status, 'Threads'),
+            sum(1 for _ in (folder / 'fd').iterdir()),
+            (int(fields[11]) + int(fields[12])) / TICKS,
+            os.getloadavg()[0],
+        )
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def stop(self, number: int = signal.SIGINT) -> tuple[int, float]:
+        """End it by a signal, by force if it does not listen; return exit code and seconds."""
+        started = time.monotonic()
+        if self.running:
+            self.send(number)
+        try:
+            self._process.wait(END_LIMIT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        return self._process.returncode, time.monotonic() - started
+
+
+def _number(status: str, name: str) -> int:
+    found = re.search(rf'^{name}:\s+(\d+)', status, re.MULTILINE)
+    return int(found[1]) if found else 0
