@@ -52,11 +52,19 @@ class Request(BaseHTTPRequestHandler):
         self.server.seen.append((self.path, self.headers, body))
         self.server.answer(self)
 
-    def reply(self, status: int, body: bytes | dict, kind: str = 'application/json') -> None:
+    def reply(
+        self,
+        status: int,
+        body: bytes | dict,
+        kind: str = 'application/json',
+        headers: dict[str, str] | None = None,
+    ) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header('Content-Type', kind)
         self.send_header('Content-Length', str(len(content)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
 

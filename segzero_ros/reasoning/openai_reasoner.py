@@ -26,7 +26,7 @@ from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnT
 from segzero_ros.reasoning.constraints import answer_format, SERVERS
 from segzero_ros.reasoning.dialects import dialect_named
 from segzero_ros.reasoning.resizing import seen_by
-from segzero_ros.reasoning.server_errors import explained, not_compatible, unreachable
+from segzero_ros.reasoning.server_errors import explained, masked, not_compatible, unreachable
 from segzero_ros.types import (
     Cancelled,
     Frame,
@@ -48,6 +48,10 @@ LISTING_LIMIT = 10.0
 # Between attempts to connect. Nothing else is repeated: a server that has taken a query may be
 # answering it, and what it refuses once it refuses again.
 RETRY_AFTER = (0.25, 0.5, 1.0, 2.0)
+# A server decides what it sends; these bound what is kept of it. Real tokens are some four
+# characters long, and an event of the stream is a few hundred bytes.
+MOST_CHARACTERS_PER_TOKEN = 64
+MOST_BYTES = 64_000_000
 # Servers without a key ignore it, but the client insists on one.
 NO_KEY = 'none'
 LOCAL = ('localhost', '127.0.0.1', '::1')
@@ -64,6 +68,8 @@ class _Reply:
     """What has come of one completion; its text is with the narrator."""
 
     narrator: Narrator
+    most_characters: int
+    characters: int = 0
     pieces: int = 0
     counted: int = 0
     finish: str = ''
@@ -124,11 +130,17 @@ class OpenAIReasoner:
             'stream_options': {'include_usage': True},
         }
         self._loop = asyncio.new_event_loop()
+        self._response: Any = None
+        key = self._key(address)
+        self._secrets = tuple(filter(None, (key if key != NO_KEY else '', address.password)))
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
-            api_key=self._key(address),
+            api_key=key,
             max_retries=0,
             timeout=openai.Timeout(None, connect=CONNECT_LIMIT),
+            # What comes compressed may be a thousand times as large as what is counted.
+            default_headers={'Accept-Encoding': 'identity'},
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={'response': [self._note]}),
         )
         try:
             self._model, owner = self._loop.run_until_complete(self._served(model))
@@ -154,7 +166,9 @@ class OpenAIReasoner:
     ) -> Grounding:
         """Ask the server; see `Reasoner.reason`."""
         reader = self._dialect.reader(frame.width, frame.height, self._parser, query.text)
-        reply = _Reply(Narrator(reader, on_text, on_object))
+        most = MOST_CHARACTERS_PER_TOKEN * self._request['max_tokens']
+        reply = _Reply(Narrator(reader, on_text, on_object), most)
+        self._response = None
         return self._loop.run_until_complete(
             self._watched(self._converse(frame, query, reply, cancelled), reply, cancelled)
         )
@@ -175,6 +189,7 @@ class OpenAIReasoner:
             while not (await asyncio.wait({task}, timeout=POLL))[0]:
                 if cancelled():
                     raise Cancelled(reply.narrator.text)
+                self._stop_a_flood()
                 if time.monotonic() > deadline:
                     raise ReasonerTimeout(
                         f'{self.name} did not finish within {self._time_limit:g} s; it had '
@@ -185,6 +200,23 @@ class OpenAIReasoner:
         finally:
             task.cancel()
             await asyncio.wait({task}, timeout=CLOSE_LIMIT)
+
+    async def _note(self, response: Any) -> None:
+        """Hear of each response before its body is read."""
+        self._response = response
+        if 'Content-Encoding' in response.headers:
+            raise ReasonerUnavailable(
+                f'{self._url} sends its answer compressed, which nobody asked for: it could grow '
+                'beyond all bounds. Switch the compression off, also in a proxy before it.'
+            )
+
+    def _stop_a_flood(self) -> None:
+        """Raise ReasonerUnavailable when a response has become larger than any answer."""
+        if self._response is not None and self._response.num_bytes_downloaded > MOST_BYTES:
+            raise ReasonerUnavailable(
+                f'{self._url} sent more than {MOST_BYTES // 1_000_000} MB for one answer, so it '
+                'is not heard any further.'
+            )
 
     async def _converse(
         self, frame: Frame, query: Query, reply: _Reply, cancelled: IsCancelled
@@ -204,7 +236,7 @@ class OpenAIReasoner:
                         break
         except (openai.APIError, json.JSONDecodeError) as error:
             text = reply.narrator.text
-            raise explained(error, self._url, self._key_env, text) from error
+            raise explained(error, self._url, self._key_env, text, self._secrets) from error
         return self._grounding(reply)
 
     async def _ask(self, messages: Any) -> Any:
@@ -271,7 +303,9 @@ class OpenAIReasoner:
         """Return who owns each model that the server lists; nothing if it has no list."""
         try:
             listing = await asyncio.wait_for(
-                self._patiently(lambda: self._client.get('/models', cast_to=object)),
+                self._unflooded(
+                    self._patiently(lambda: self._client.get('/models', cast_to=object))
+                ),
                 LISTING_LIMIT,
             )
         except asyncio.TimeoutError as error:
@@ -279,7 +313,7 @@ class OpenAIReasoner:
         except openai.NotFoundError:
             return {}
         except (openai.APIError, json.JSONDecodeError) as error:
-            raise explained(error, self._url, self._key_env, '') from error
+            raise explained(error, self._url, self._key_env, '', self._secrets) from error
         entries = listing.get('data') if isinstance(listing, dict) else None
         if not isinstance(entries, list):
             raise not_compatible(self._url)
@@ -288,6 +322,16 @@ class OpenAIReasoner:
             for entry in entries
             if isinstance(entry, dict) and 'id' in entry
         }
+
+    async def _unflooded(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await the work as long as its response is no larger than it may be."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not (await asyncio.wait({task}, timeout=POLL))[0]:
+                self._stop_a_flood()
+            return task.result()
+        finally:
+            task.cancel()
 
     def _constraint(self, owner: str) -> dict[str, Any]:
         if owner not in SERVERS:
@@ -334,6 +378,13 @@ def _take(chunk: Any, reply: _Reply) -> bool:
         text = _written(choice.delta, reply)
         if reply.narrator.complete and text.strip():
             return False
+        reply.characters += len(text)
+        if reply.characters > reply.most_characters:
+            raise MalformedAnswer(
+                f'the server wrote more than {reply.most_characters} characters, which are more '
+                'than max_new_tokens can be',
+                reply.narrator.text,
+            )
         if text:
             reply.pieces += 1
             reply.narrator.feed(text)
@@ -366,6 +417,7 @@ def _address(base_url: str) -> SplitResult:
     if not usable:
         raise ReasonerUnavailable(
             'The reasoner openai needs the address of a server in base_url, such as '
-            f'http://127.0.0.1:8000/v1; {base_url!r} is none. docs/serving.md starts servers.'
+            f'http://127.0.0.1:8000/v1; {masked(base_url)!r} is none. docs/serving.md starts '
+            'servers.'
         )
     return address

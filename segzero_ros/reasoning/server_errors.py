@@ -5,17 +5,26 @@ Imports `types` and openai.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import json
+import re
 
 import openai
 
 from segzero_ros.types import MalformedAnswer, ReasonerUnavailable, SegZeroError
 
 _LONGEST_QUOTE = 300
+# What stands between the scheme and the host of an address: a user's name and password.
+_CREDENTIALS = re.compile(r'(?<=//)[^/\s]*@')
+MASK = '***'
 
 
 def explained(
-    error: openai.APIError | json.JSONDecodeError, url: str, key_env: str, text: str
+    error: openai.APIError | json.JSONDecodeError,
+    url: str,
+    key_env: str,
+    text: str,
+    secrets: Sequence[str] = (),
 ) -> SegZeroError:
     """Return the error to raise for what the client raised.
 
@@ -24,17 +33,18 @@ def explained(
         url: the server's address.
         key_env: the environment variable that should hold the key.
         text: what the model had written by then.
+        secrets: what must not be repeated, though a server may: its key, a password.
     """
     if isinstance(error, openai.APIStatusError):
-        return ReasonerUnavailable(_refusal(error, url, key_env))
+        return ReasonerUnavailable(hidden(_refusal(error, url, key_env), secrets))
     if isinstance(error, openai.APIConnectionError):
         if text:
             return MalformedAnswer(f'the connection to {url} broke in the middle of it', text)
         return unreachable(url, str(error.__cause__ or error))
     if isinstance(error, openai.APIError):
+        said = hidden(_quoted(error.body or error.message), secrets)
         return ReasonerUnavailable(
-            f'{url} failed while it was answering: {_quoted(error.body or error.message)}. '
-            'Its log says more.'
+            f'{url} failed while it was answering: {said}. Its log says more.'
         )
     if text:
         return MalformedAnswer(f'{url} sent something that is no JSON ({error})', text)
@@ -55,6 +65,18 @@ def not_compatible(url: str) -> ReasonerUnavailable:
         f'{url} answers, but not as an OpenAI-compatible API does. Is base_url right '
         '(mostly …/v1)?'
     )
+
+
+def masked(address: str) -> str:
+    """Return an address without a user's name and password in it."""
+    return _CREDENTIALS.sub(f'{MASK}@', address)
+
+
+def hidden(text: str, secrets: Sequence[str]) -> str:
+    """Return text without the secrets that somebody repeats in it."""
+    for secret in secrets:
+        text = text.replace(secret, MASK)
+    return text
 
 
 def _refusal(error: openai.APIStatusError, url: str, key_env: str) -> str:

@@ -20,6 +20,9 @@ _JPEG_BEGINS = b'\xff\xd8\xff'
 _JPEG_ENDS = b'\xff\xd9'
 # The markers of JPEG frames: 0xC0 to 0xCF without those of tables (C4, C8, CC).
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Markers without a length: decoders step over them, so that reading a length there would hide the
+# frame that they find.
+_JPEG_BARE = frozenset((0x00, 0x01, *range(0xD0, 0xDA)))
 
 
 def quoted(text: str) -> str:
@@ -92,6 +95,8 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
                 raise BadImage(f'The JPEG is cut short: its {len(data)} bytes have no end marker.')
             height, width = struct.unpack_from('>HH', data, at + 5)
             return width, height
+        if data[at + 1] in _JPEG_BARE:
+            break
         # 0xFF may be repeated before a marker; every other one here is followed by its length.
         filled = data[at + 1] == 0xFF
         at += 1 if filled else 2 + struct.unpack_from('>H', data, at + 2)[0]

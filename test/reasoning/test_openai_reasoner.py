@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+import gzip
 import io
 import logging
 import shutil
@@ -32,6 +33,7 @@ from scripted_server import (
 )
 
 from segzero_ros.loading import load_reasoner, ReasonerOptions
+from segzero_ros.reasoning import openai_reasoner
 from segzero_ros.reasoning.openai_reasoner import OpenAIReasoner
 from segzero_ros.types import (
     Cancelled,
@@ -469,6 +471,76 @@ def test_an_encrypted_server_is_trusted_only_with_its_certificate(server, tmp_pa
     made = OpenAIReasoner(url, MODEL)
     assert made.reason(FRAME, QUERY).objects == FOUND
     made.close()
+
+
+def test_a_secret_that_the_server_repeats_is_not_repeated_here(server, monkeypatch):
+    monkeypatch.setenv('OUR_KEY', 'sk-very-secret')
+    made = OpenAIReasoner(server.url, MODEL, api_key_env='OUR_KEY')
+    for status in (401, 400, 500):
+        server.answer = lambda request, status=status: request.reply(
+            status, {'error': {'message': 'wrong key: sk-very-secret'}}
+        )
+        with pytest.raises(ReasonerUnavailable, match=r'wrong key: \*\*\*') as caught:
+            made.reason(FRAME, QUERY)
+        assert 'secret' not in str(caught.value)
+    event = b'data: {"error": {"message": "sk-very-secret is over its quota"}}\n\n'
+    server.answer = lambda request: request.stream([event])
+    with pytest.raises(ReasonerUnavailable, match=r'\*\*\* is over its quota'):
+        made.reason(FRAME, QUERY)
+    made.close()
+
+
+def test_a_password_in_an_address_that_is_none_is_not_repeated():
+    said = refused('htp://me:pass@host/v1', MODEL)
+    assert 'pass' not in said and '***@host' in said
+
+
+def for_ever(chunk: bytes) -> Callable[[Request], None]:
+    """A server that sends the same again and again, until the client hangs up."""
+
+    def answer(request: Request) -> None:
+        request.send_response(200)
+        request.send_header('Content-Type', 'text/event-stream')
+        request.end_headers()
+        while True:
+            request.wfile.write(chunk)
+
+    return answer
+
+
+def test_a_model_that_never_ends_is_stopped_at_what_its_tokens_can_be(server):
+    made = OpenAIReasoner(server.url, MODEL, max_new_tokens=20)
+    server.answer = for_ever(piece('bla ' * 10))
+    with pytest.raises(MalformedAnswer, match='more than 1280 characters') as caught:
+        made.reason(FRAME, QUERY)
+    assert 1000 < len(caught.value.raw_answer) <= 1280
+    assert answers_again(server, made)
+    made.close()
+
+
+@pytest.mark.parametrize('chunk', [b'x' * 65536, b': keep alive\n\n' * 5000])
+def test_a_server_that_floods_is_left(server, reasoner, monkeypatch, chunk):
+    monkeypatch.setattr(openai_reasoner, 'MOST_BYTES', 3_000_000)
+    server.answer = for_ever(chunk)
+    with pytest.raises(ReasonerUnavailable, match='more than 3 MB'):
+        reasoner.reason(FRAME, QUERY)
+    assert answers_again(server, reasoner)
+
+
+def test_a_list_of_models_without_end_is_left(server, monkeypatch):
+    monkeypatch.setattr(openai_reasoner, 'MOST_BYTES', 3_000_000)
+    server.listing = for_ever(b'["x",' * 10_000)
+    assert 'more than 3 MB' in refused(server.url, MODEL)
+
+
+def test_what_comes_compressed_is_not_inflated(server, reasoner):
+    server.answer = lambda request: request.reply(
+        200, gzip.compress(bytes(50_000_000)), headers={'Content-Encoding': 'gzip'}
+    )
+    with pytest.raises(ReasonerUnavailable, match='compressed'):
+        reasoner.reason(FRAME, QUERY)
+    assert server.seen[-1][1]['Accept-Encoding'] == 'identity'
+    assert answers_again(server, reasoner)
 
 
 def test_nothing_of_a_query_stays_behind_when_the_next_one_begins(server, reasoner):

@@ -348,6 +348,14 @@ def claiming(message: CompressedImage, width: int, height: int) -> CompressedIma
     return CompressedImage(format='png', data=data[:8] + png_chunk(b'IHDR', head) + data[33:])
 
 
+def hiding(large: CompressedImage, small: CompressedImage) -> CompressedImage:
+    """Return a JPEG that a decoder takes for the large one, and a hasty look for the small one."""
+    begin = b'\xff\xd8\xff\x01' + large.data.tobytes()[2:]
+    # The two bytes after the marker, of the next one, as a length.
+    skipped = 4 + int.from_bytes(begin[4:6], 'big')
+    return changed(large, data=begin.ljust(skipped, b'\0') + small.data.tobytes()[2:])
+
+
 def jpeg_claiming(message: CompressedImage, width: int, height: int) -> CompressedImage:
     data = bytearray(message.data.tobytes())
     frame = data.index(b'\xff\xc0')
@@ -446,6 +454,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     'JPEG of absurd size': (
         lambda: jpeg_claiming(fresh('jpeg'), 65000, 65000),
         '65000x65000 pixels; more than',
+    ),
+    'JPEG with a marker that hides its size': (
+        # Decoders step over a marker without a length and find the true frame, which is too large;
+        # who reads a length there finds a small one further on.
+        lambda: hiding(jpeg_claiming(fresh('jpeg'), 60000, 60000), fresh('jpeg')),
+        'names? no picture size',
     ),
     'JPEG of size zero': (lambda: jpeg_claiming(fresh('jpeg'), 64, 0), 'empty: 64x0'),
     'compressedDepth as picture': (
