@@ -41,6 +41,12 @@ OnStage = Callable[[Stage], None]
 # How long a cancel can go unnoticed while the encoder is waited for, in seconds.
 CANCEL_POLL = 0.02
 
+# What is kept of an answer: each object costs a mask, each label is published with it, and a model
+# may write what it likes.
+MOST_OBJECTS = 200
+MOST_POINTS = 100
+LONGEST_LABEL = 200
+
 _logger = logging.getLogger(__name__)
 
 
@@ -272,19 +278,24 @@ def clean(grounding: Grounding, width: int, height: int) -> tuple[Grounding, str
 
     Returns:
         The grounding with whole-pixel boxes of at least one pixel, and a sentence that counts what
-        was dropped, empty when nothing was.
+        was dropped, empty when nothing was. Of objects, of their points and of their labels no
+        more is kept than MOST_OBJECTS, MOST_POINTS and LONGEST_LABEL.
     """
     kept = []
     points_dropped = 0
-    for found in grounding.objects:
+    for found in grounding.objects[:MOST_OBJECTS]:
         box = clip_box(found, width, height)
         if box is None:
             continue
-        points = tuple((x, y) for x, y in found.points if 0 <= x <= width and 0 <= y <= height)
-        points_dropped += len(found.points) - len(points)
-        kept.append(replace(found, box=box, points=points))
+        given = found.points[:MOST_POINTS]
+        points = tuple((x, y) for x, y in given if 0 <= x <= width and 0 <= y <= height)
+        points_dropped += len(given) - len(points)
+        kept.append(replace(found, box=box, points=points, label=_shortened(found.label)))
     remarks = []
-    boxes_dropped = len(grounding.objects) - len(kept)
+    excess = max(0, len(grounding.objects) - MOST_OBJECTS)
+    if excess:
+        remarks.append(f'{excess} objects dropped: no more than {MOST_OBJECTS} are segmented.')
+    boxes_dropped = len(grounding.objects) - excess - len(kept)
     if boxes_dropped:
         remarks.append(
             f'{boxes_dropped} of {len(grounding.objects)} boxes dropped: not a number, inverted, '
@@ -293,6 +304,10 @@ def clean(grounding: Grounding, width: int, height: int) -> tuple[Grounding, str
     if points_dropped:
         remarks.append(f'{points_dropped} points dropped: outside the image.')
     return replace(grounding, objects=tuple(kept)), ' '.join(remarks)
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= LONGEST_LABEL else f'{label[: LONGEST_LABEL - 1]}…'
 
 
 def clip_box(

@@ -6,7 +6,15 @@ import time
 import numpy as np
 import pytest
 
-from segzero_ros.pipeline import clean, clip_box, Listeners, Pipeline
+from segzero_ros.pipeline import (
+    clean,
+    clip_box,
+    Listeners,
+    LONGEST_LABEL,
+    MOST_OBJECTS,
+    MOST_POINTS,
+    Pipeline,
+)
 from segzero_ros.types import (
     Cancelled,
     Frame,
@@ -270,6 +278,19 @@ def test_dropped_boxes_and_points_are_counted(ask):
     assert answer.status == Status.OK
     assert [segment.id for segment in answer.segments] == [1, 2]
     assert '1 of 3 boxes' in answer.message
+
+
+def test_of_an_endless_answer_a_bounded_part_is_kept(ask):
+    many = (GroundedObject((1.0, 1.0, 9.0, 9.0), ((3.0, 3.0),) * 5000, 'x' * 100_000),) * 3000
+    usable, remarks = clean(grounding(*many), 60, 40)
+    assert len(usable.objects) == MOST_OBJECTS
+    assert {len(found.points) for found in usable.objects} == {MOST_POINTS}
+    assert {len(found.label) for found in usable.objects} == {LONGEST_LABEL}
+    assert remarks == '2800 objects dropped: no more than 200 are segmented.'
+    answer = ask(grounding(*many))
+    assert answer.status == Status.OK
+    assert len(answer.segments) == MOST_OBJECTS
+    assert '2800 objects' in answer.message
 
 
 def test_an_answer_of_which_no_box_is_left_is_malformed(ask):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 from segzero_ros.types import RgbImage, Segment, SegZeroError, Stage, Status
+from segzero_ros.wire.printable import printable
 
 if TYPE_CHECKING:
     from segzero_ros.ros.client import PerceptionClient, Progress, Reply
@@ -94,12 +95,12 @@ class ReasoningStream:
         """Print what is new."""
         if progress.stage == Stage.REASONING and progress.text:
             self._printed += progress.text
-            print(progress.text, end='', flush=True)
+            print(printable(progress.text), end='', flush=True)
 
     def finish(self, reasoning: str) -> None:
         """Print the end that the stream may have left out, and end the line."""
         if reasoning.startswith(self._printed):
-            print(reasoning[len(self._printed) :], end='')
+            print(printable(reasoning[len(self._printed) :]), end='')
             self._printed = reasoning
         if self._printed:
             print('\n', flush=True)
@@ -114,7 +115,8 @@ def show(reply: Reply, image_topics: list[str]) -> None:
         console.print(object_table(reply))
     colour = {Status.OK: 'green', Status.NOT_FOUND: 'yellow'}.get(answer.status, 'red')
     console.print(f'[bold {colour}]{answer.status.name}[/]', end=' ')
-    console.print(f'in {answer.timing.total * 1000:.0f} ms', answer.message, markup=False)
+    told = printable(answer.message)
+    console.print(f'in {answer.timing.total * 1000:.0f} ms', told, markup=False)
     if answer.status is Status.NO_IMAGE and image_topics:
         console.print(
             f'Images are published on {", ".join(image_topics)}: start the node with '
@@ -136,7 +138,7 @@ def object_table(reply: Reply) -> Any:
     for segment in reply.answer.segments:
         table.add_row(
             str(segment.id),
-            Text(segment.label),
+            Text(printable(segment.label)),
             ', '.join(map(str, segment.box)),
             f'{segment.mask.sum()} px',
             '' if math.isnan(segment.score) else f'{segment.score:.2f}',

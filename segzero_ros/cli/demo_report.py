@@ -15,6 +15,7 @@ from typing import Any, TYPE_CHECKING
 
 from segzero_ros.cli.demo_questions import Question, QUESTIONS
 from segzero_ros.types import RgbImage
+from segzero_ros.wire.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +76,7 @@ class ShownProgress:
 
     def reasoning(self, progress: Progress) -> None:
         """Show the reasoning as it comes."""
-        self._reasoning.append(progress.text)
+        self._reasoning.append(printable(progress.text))
         self._update()
 
     def end(self, outcome: Outcome) -> None:
@@ -85,7 +86,8 @@ class ShownProgress:
         # In one call: what stands below is drawn anew after each.
         came = f'[dim]by {outcome.question.way}[/] {answer.status.name}'
         self._console.print(mark, self._heading, came)
-        self._console.print(self._text(f'  {answer.reasoning or answer.message}', style='dim'))
+        said = printable(answer.reasoning or answer.message)
+        self._console.print(self._text(f'  {said}', style='dim'))
         self._bar.advance(self._task)
         self._update()
 

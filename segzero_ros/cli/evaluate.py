@@ -13,6 +13,7 @@ from typing import Any, TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
 from segzero_ros.profiles import load_pipeline, reasoner_options, segmenter_options
+from segzero_ros.wire.printable import printable
 
 if TYPE_CHECKING:
     from segzero_ros.evaluation.rows import Row
@@ -192,7 +193,7 @@ def _progress(total: int, *, quiet: bool) -> Iterator[OnRow]:
                 return
             if row.item.failure.value:
                 text = f'#{row.index}: {row.message}'
-                console.print(text, style='yellow', markup=False, soft_wrap=True)
+                console.print(printable(text), style='yellow', markup=False, soft_wrap=True)
             if not console.is_terminal and pace.due():
                 console.print(pace.line(done))
 

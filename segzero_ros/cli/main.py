@@ -13,6 +13,7 @@ import sys
 
 from segzero_ros.cli.children import installed
 from segzero_ros.types import SegZeroError
+from segzero_ros.wire.printable import printable
 
 # Each subcommand, which is a module of this package too, and what it is for.
 COMMANDS = {
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = import_module(f'segzero_ros.cli.{options.command}').run(options)
     except SegZeroError as error:
-        print(f'segzero {options.command}: {error}', file=sys.stderr)
+        print(printable(f'segzero {options.command}: {error}'), file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print(f'segzero {options.command}: interrupted', file=sys.stderr)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
 from segzero_ros.types import Answer
+from segzero_ros.wire.printable import printable
 
 if TYPE_CHECKING:
     from segzero_ros.replay.folder import Folder
@@ -182,7 +183,7 @@ def _progress(*, quiet: bool) -> Iterator[Listener]:
             bar.update(task, description=f'Writing {what}')
 
         def remark(text: str) -> None:
-            console.print(text, style='yellow', markup=False)
+            console.print(printable(text), style='yellow', markup=False)
 
         yield Listener(remark, begin, answered, write)
 
@@ -203,7 +204,7 @@ def _judge(folder: Folder, golden: Path, least_iou: float) -> int:
 
     result = compare(read_golden(golden), folder.records(), least_iou)
     for difference in result.differences[:_MOST]:
-        print(difference)
+        print(printable(str(difference)))
     if len(result.differences) > _MOST:
         print(f'… and {len(result.differences) - _MOST} more differences')
     if result.differences:

@@ -45,6 +45,7 @@ class Answering:
         following: what goes on after an answer, where that is wanted.
         max_query_length: most characters of a query.
         image_max_age: how old a frame may be when a query is accepted, seconds; 0 for any age.
+        max_image_pixels: most pixels of an image that comes with its query.
         counts: how many queries ended with each status.
         last_timing: of the last query that a model answered.
         last_error: the message of the last query if it failed; empty when it did not.
@@ -57,6 +58,7 @@ class Answering:
         self.following = LiveFollowing(lambda: self.camera, worker.wanted, outlets.tracked)
         self.max_query_length = 0
         self.image_max_age = 0.0
+        self.max_image_pixels = 0
         self.counts: Counter[Status] = Counter()
         self.last_timing: Timing | None = None
         self.last_error = ''
@@ -159,7 +161,7 @@ class Answering:
 
     def _take_frame(self, ticket: Ticket) -> TakenFrame:
         if ticket.image is not None:
-            frame = frame_of(ticket.image)
+            frame = frame_of(ticket.image, self.max_image_pixels)
             return TakenFrame(frame, frame.stamp_ns, '')
         camera = self.camera
         if camera is None:

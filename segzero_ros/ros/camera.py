@@ -17,7 +17,7 @@ from segzero_ros.ros.camera_subscription import FollowingSubscription
 from segzero_ros.types import BadImage, Frame, SegZeroError
 from segzero_ros.wire.frame_store import FrameStore, Shot, StoredMessage
 from segzero_ros.wire.frames import make_frame
-from segzero_ros.wire.image_codec import is_rectified
+from segzero_ros.wire.image_codec import is_rectified, MAX_PIXELS
 
 NANO = 1_000_000_000
 # A stamp this far from the clock, in seconds, was made by another clock.
@@ -51,6 +51,7 @@ class Camera:
         depth_type: Image or CompressedImage.
         reliability: `auto`, `reliable` or `best_effort`.
         max_offset: most seconds between an image's stamp and its depth's.
+        max_pixels: larger images are not decoded; may be changed from any thread.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class Camera:
         depth_type: type[Image] | type[CompressedImage],
         reliability: str,
         max_offset: float,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
+        self.max_pixels = max_pixels
         self.store = store = FrameStore(round(max_offset * NANO))
         self._clock = clock = node.get_clock()
         self._made: tuple[Shot, TakenFrame] | None = None
@@ -183,6 +186,7 @@ class Camera:
             lambda: None if shot.depth is None else self._read(self._depth, shot.depth),
             None if shot.info is None else self._read(self._info, shot.info),
             rectified=is_rectified(self.topic),
+            max_pixels=self.max_pixels,
         )
 
     def _read(self, subscription: FollowingSubscription, stored: StoredMessage) -> Any:

@@ -1,4 +1,8 @@
-"""Python's log records, with their tracebacks, into the node's logger. Imports rclpy's logging."""
+"""Python's log records, with their tracebacks, into the node's logger.
+
+Words of models, servers and queries are in them, and somebody reads them on a terminal, so nothing
+active is left in. Imports rclpy's logging and `wire`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import logging
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.logging import LoggingSeverity
+
+from segzero_ros.wire.printable import printable
 
 PACKAGE = 'segzero_ros'
 
@@ -21,7 +27,7 @@ class RosLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Log one record; each severity at a line of its own, as rclpy demands of a call site."""
         try:
-            text = self.format(record)
+            text = printable(self.format(record))
             if record.levelno >= logging.CRITICAL:
                 self._logger.fatal(text)
             elif record.levelno >= logging.ERROR:

@@ -1,8 +1,8 @@
 """The node's parameters: one table of names, defaults, descriptions and limits.
 
 Descriptors, start-up checks, live checks and the options of the models are all read from it. What
-a model is made from has its default in `loading`. Imports rclpy's parameter types, `loading` and
-`profiles`.
+a model is made from has its default in `loading`. Imports rclpy's parameter types, `loading`,
+`profiles` and `wire`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from segzero_ros.loading import (
 )
 from segzero_ros.ros.desk import Policy
 from segzero_ros.types import SegZeroError
+from segzero_ros.wire.image_codec import MAX_PIXELS
 
 Value = bool | int | float | str
 
@@ -231,6 +232,14 @@ SPECS = (
         "Most seconds between the newest image's stamp and a query; 0 for no limit.",
         Takes.AT_ONCE,
         least=0,
+    ),
+    Spec(
+        'max_image_pixels',
+        MAX_PIXELS,
+        'Most pixels of an image or depth image; larger ones are refused before they are decoded.',
+        Takes.AT_ONCE,
+        least=1,
+        most=1000000000,
     ),
     Spec(
         'query_policy',

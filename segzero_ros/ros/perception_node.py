@@ -190,6 +190,7 @@ class PerceptionNode(ManagedNode):
             types.get(self._value('depth_transport'), CompressedImage),
             self._value('image_reliability'),
             self._value('depth_max_offset'),
+            self._value('max_image_pixels'),
         )
         self._desk.open()
         pipeline = self._answering.pipeline
@@ -282,8 +283,10 @@ class PerceptionNode(ManagedNode):
         self._desk.queue_size = self._value('queue_size')
         self._answering.max_query_length = self._value('max_query_length')
         self._answering.image_max_age = self._value('image_max_age')
+        self._answering.max_image_pixels = self._value('max_image_pixels')
         self._answering.following.enabled = self._value('track')
         if self._answering.camera is not None:
+            self._answering.camera.max_pixels = self._value('max_image_pixels')
             self._answering.camera.follow(
                 self._value('image_reliability'), self._value('depth_max_offset')
             )

@@ -26,6 +26,8 @@ from segzero_ros.wire.compressed import check_size, inflate, quoted
 
 # No robot's camera has more pixels, and a compressed image can claim more than memory holds.
 MAX_PIXELS = 64_000_000
+# The longest of OpenCV's models of a lens, in coefficients; a message may have any number.
+MOST_DISTORTION = 14
 
 
 class ImageMessage(Protocol):
@@ -192,7 +194,7 @@ def intrinsics_from(msg: Any, rectified: bool = False) -> Intrinsics | None:
         cy=(cy - roi.y_offset) / down,
         width=(roi.width or msg.width) // across,
         height=(roi.height or msg.height) // down,
-        distortion=() if rectified else tuple(float(value) for value in msg.d),
+        distortion=() if rectified else tuple(float(value) for value in msg.d[:MOST_DISTORTION]),
     )
 
 

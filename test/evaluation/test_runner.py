@@ -1,5 +1,6 @@
 """A run that stopped, or ran in parts, ends with the figures of one that did neither."""
 
+from dataclasses import replace
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ import pytest
 
 from segzero_ros.cli.main import main
 from segzero_ros.evaluation.datasets import open_dataset
+from segzero_ros.evaluation.gallery import write_gallery
 from segzero_ros.evaluation.items import Failure
 from segzero_ros.evaluation.metrics import CONVENTIONS, figures
 from segzero_ros.evaluation.rows import from_line, to_line
@@ -68,6 +70,20 @@ def test_the_gallery_needs_nothing_besides_itself_and_begins_with_the_worst(whol
     assert not re.search(r'(src|href)="(?!data:)', page)
     ious = [float(value) for value in re.findall(r'IoU ([\d.]+)<', page)]
     assert len(ious) == len(rows) and ious == sorted(ious)
+
+
+def test_what_a_model_wrote_is_text_in_the_gallery_and_nothing_else(whole, tmp_path):
+    evil = '<script>alert(1)</script><img src=x onerror=alert(1)>" onload="alert(1)'
+    row = RunFolder(whole).rows()[0][0]
+    words = dict.fromkeys(('text', 'message', 'reasoning', 'raw_answer', 'image_id'), evil)
+    page = tmp_path / 'gallery.html'
+    evil_row = replace(row, group=(evil,), **words)
+    write_gallery(page, evil, [evil_row], CONVENTIONS['lisa'], lambda _: page)
+    text = page.read_text()
+    assert text.count('<script') == 1  # Its own.
+    assert text.count('alert(1)') >= 5
+    assert '<img src' not in text
+    assert '" onload' not in text
 
 
 def test_an_interrupted_run_goes_on_to_the_same_figures(parquet_file, whole, tmp_path):

@@ -170,6 +170,21 @@ def test_the_bag_holds_the_results_beside_the_originals_for_any_reader(bag, whol
     ]
 
 
+def test_what_was_asked_and_written_is_text_in_the_report_and_nothing_else(
+    bag, parameters, tmp_path
+):
+    evil = 'the <script>alert(1)</script><img src=x onerror=alert(1)>" onload="alert(1) thing'
+    wishes = Wishes(Plan(texts=(evil,)), without=frozenset({'bag', 'video', 'overlays'}))
+    folder = replay(bag, tmp_path / 'out', parameters, wishes)
+    # The reasoner repeats the words that it does not know.
+    assert 'script' in records(folder)[0].answer.message
+    page = folder.report.read_text()
+    assert page.count('&lt;script&gt;') >= 5
+    assert '<script' not in page
+    assert '<img src' not in page
+    assert '" onload' not in page
+
+
 def test_pictures_video_and_report_show_every_answer(whole):
     pictures = sorted(whole.overlays.iterdir())
     assert [path.name for path in pictures] == [f'{n:06d}.png' for n in range(1, 6)]

@@ -1,9 +1,10 @@
 """The real node with a reasoner that does what the query tells it, as models do too rarely.
 
 The query is the script: `count to 20` writes twenty words, `count for ever` writes until it is
-cancelled, `get stuck` hears nothing any more, `stammer` writes what is no text, `explode`,
-`babble` and `dawdle` fail; anything else finds one object in the middle of the image.
-`reasoner_model` scripts the loading.
+cancelled, `get stuck` hears nothing any more, `stammer` writes what is no text, `provoke` what a
+terminal would obey; `explode`, `babble`, `dawdle` and `run out of memory` fail; `segment for ever`
+and `run out of memory later` are the segmenter's; anything else finds one object in the middle of
+the image. `reasoner_model` scripts the loading.
 """
 
 from __future__ import annotations
@@ -55,6 +56,12 @@ class ScriptedReasoner:
             threading.Event().wait()
         elif query.text == 'stammer':
             on_text('half a smile \ud83d, nothing \0 and the end')
+        elif query.text == 'provoke':
+            on_text('\x1b]0;owned\x07\x9b31m[bold]')
+            box = (1.0, 1.0, 9.0, 9.0)
+            return Grounding('\x1b[2J', (GroundedObject(box, label='\x1b[8mcup'),), '\x1b[2J')
+        elif query.text == 'run out of memory':
+            raise out_of_memory()
         elif query.text == 'explode':
             raise RuntimeError('exploded as told')
         elif query.text == 'babble':
@@ -76,6 +83,13 @@ class ScriptedReasoner:
         """Nothing to free."""
 
 
+def out_of_memory() -> Exception:
+    """Return what torch raises on a GPU that is full."""
+    import torch
+
+    return torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
+
+
 class BoxSegmenter:
     """Takes the whole box for the object."""
 
@@ -89,6 +103,10 @@ class BoxSegmenter:
         """Fill each box."""
         masks = []
         for found in grounding.objects:
+            if found.label == 'segment for ever':
+                threading.Event().wait()
+            if found.label == 'run out of memory later':
+                raise out_of_memory()
             mask = np.zeros(encoding, np.bool_)
             x1, y1, x2, y2 = (int(value) for value in found.box)
             mask[y1:y2, x1:x2] = True

@@ -48,6 +48,15 @@ def test_an_answer_is_told_as_it_comes_and_as_a_table_and_saved(tmp_path: Path) 
     assert cv2.imread(str(path)).shape[1] == 640
 
 
+def test_what_a_terminal_would_obey_is_shown_instead(node: Any) -> None:
+    done = ask('provoke', '--namespace', 'told')
+    assert done.returncode == 0, done.stderr
+    assert not set('\x1b\x07\x9b') & set(done.stdout)
+    assert '\ufffd]0;owned\ufffd\ufffd31m[bold]' in done.stdout
+    assert '\ufffd[8mcup' in done.stdout
+    assert '\x1b' not in node.output
+
+
 def test_json_is_the_whole_answer_and_nothing_else() -> None:
     done = ask('eine Größe', '--namespace', '/told', '--json')
     answer = json.loads(done.stdout)
