@@ -110,6 +110,18 @@ class Answering:
             self._worker.do(self._serve_next)
         return ticket
 
+    def leave_behind(self, ticket: Ticket, status: Status, message: str) -> None:
+        """Answer a query whose models do not come to an end, and go on without them.
+
+        The pipeline is not closed, for they still use it; it is free when they end.
+        """
+        ticket.left_behind = True
+        ticket.cancel(message)
+        self.pipeline = None
+        self.desk.done(ticket)
+        self._worker.leave_behind()
+        ticket.refuse(status, message)
+
     def _absence(self, ticket: Ticket) -> str:
         """Say why there is nothing to ask about; the desk says it of a node that is not active."""
         if self.camera is None or ticket.image is not None:
@@ -121,6 +133,9 @@ class Answering:
         ticket = self.desk.take()
         if ticket is not None:
             self._serve(ticket)
+            if ticket.left_behind:
+                # Another thread does the worker's jobs by now.
+                return
         self.following.run()
 
     def _serve(self, ticket: Ticket) -> None:
@@ -152,6 +167,8 @@ class Answering:
             frame_age=(ticket.accepted_ns - taken.time_ns) / NANO if taken.time_ns else math.nan,
         )
         relay.end()
+        if ticket.left_behind:
+            return answer
         if answer.status is Status.CANCELED and ticket.cancel_reason:
             return replace(answer, message=ticket.cancel_reason)
         self.last_timing = answer.timing

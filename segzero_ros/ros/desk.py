@@ -41,6 +41,9 @@ class Ticket:
         image: the picture it came with, as it came; None for the newest camera frame.
         listeners: who hears how the answer comes about.
         accepted_ns: the node's clock when it was handed in, nanoseconds.
+        taken_at: when work on it began, seconds of the monotonic clock; None before.
+        cancelled_at: when the models were told to stop, likewise.
+        left_behind: whether whoever works on it is not waited for any longer.
     """
 
     def __init__(
@@ -56,6 +59,9 @@ class Ticket:
         self.image = image
         self.listeners = listeners
         self.accepted_ns = accepted_ns
+        self.taken_at: float | None = None
+        self.cancelled_at: float | None = None
+        self.left_behind = False
         self._deliver = deliver
         self._accepted = time.perf_counter()
         self._cancel_reason = ''
@@ -78,6 +84,8 @@ class Ticket:
 
     def cancel(self, reason: str) -> None:
         """Ask the models to stop; the first reason counts."""
+        if self.cancelled_at is None:
+            self.cancelled_at = time.monotonic()
         self._cancel_reason = self._cancel_reason or reason
 
     def answer(self, answer: Answer) -> bool:
@@ -123,6 +131,11 @@ class Desk:
         """How many queries wait."""
         return len(self._waiting)
 
+    @property
+    def current(self) -> Ticket | None:
+        """The query that is worked on."""
+        return self._current
+
     def open(self) -> None:
         """Take in queries from now on."""
         self._closed = ''
@@ -163,6 +176,8 @@ class Desk:
         """Take the oldest ticket to work on it until `done`; None when nobody waits."""
         with self._lock:
             self._current = self._waiting.popleft() if self._waiting else None
+            if self._current is not None:
+                self._current.taken_at = time.monotonic()
             return self._current
 
     def done(self, ticket: Ticket) -> None:

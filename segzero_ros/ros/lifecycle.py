@@ -54,6 +54,11 @@ class ManagedNode(LifecycleNodeMixin, Node):
         """The label of the present state, such as `inactive` or `configuring`."""
         return str(self._state_machine.current_state[1])
 
+    @property
+    def changing(self) -> bool:
+        """Whether a transition is under way."""
+        return self._changing
+
     async def configure(self) -> None:
         """Make ready for activation; after a failure, leave nothing behind."""
 

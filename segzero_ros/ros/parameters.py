@@ -166,6 +166,14 @@ SPECS = (
         'Most seconds that an answer may take; 0 for no limit.',
         least=0,
     ),
+    Spec(
+        'stuck_after',
+        60.0,
+        'Seconds that models have to stop, once cancelled or past time_limit, before they are '
+        'left behind and loaded anew; 0: for ever.',
+        Takes.AT_ONCE,
+        least=0,
+    ),
     Spec('seed', _REASONER.seed, 'For checkpoints that sample.', least=0),
     Spec('fast', _REASONER.fast, 'The fast paths of the reasoning model; same tokens either way.'),
     Spec('base_url', _REASONER.base_url, 'Where an OpenAI-compatible server listens.'),

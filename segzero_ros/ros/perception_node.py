@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import logging
 import math
 import sys
+import time
 from typing import Any
 
 from lifecycle_msgs.msg import Transition
@@ -50,6 +51,7 @@ from segzero_ros.ros.parameters import (
     segmenter_options,
 )
 from segzero_ros.ros.process import leave, spin, spin_while, StopSignals
+from segzero_ros.ros.watchdog import overdue
 from segzero_ros.ros.worker import Worker
 from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable, SegZeroError, Status
 
@@ -60,6 +62,9 @@ Load = Callable[[ReasonerOptions, SegmenterOptions], Pipeline]
 GRACE = 0.8
 LAST_REPLIES = 0.3
 LAST_WORDS = 0.1
+RELOADING = (
+    'The models came to no end and are being loaded anew; ask again when the node is active.'
+)
 REMOTE = 'the profile `remote` (a reasoning model behind an OpenAI-compatible server) and '
 OFFLINE = (
     'the profile `offline` (no weights, no GPU): profile:=offline with ros2 launch, or '
@@ -294,6 +299,28 @@ class PerceptionNode(ManagedNode):
     def _look_around(self) -> None:
         if self._answering.camera is not None:
             self._answering.camera.look()
+        self._watch_models()
+
+    def _watch_models(self) -> None:
+        """Leave models behind that do not come to an end, and have others loaded."""
+        ticket = self._desk.current
+        limits = self._value('time_limit'), self._value('stuck_after')
+        found = overdue(ticket, time.monotonic(), *limits)
+        if ticket is not None and found is not None:
+            _logger.error('%s They are left behind, and others are loaded', found.message)
+            self._desk.close(RELOADING, RELOADING)
+            self._answering.leave_behind(ticket, *found)
+        forsaken = self.state in ('active', 'inactive') and self._answering.pipeline is None
+        if forsaken and not self.changing:
+            self.executor.create_task(self._load_anew())
+
+    async def _load_anew(self) -> None:
+        steps = [Transition.TRANSITION_CLEANUP, Transition.TRANSITION_CONFIGURE]
+        if self.state == 'active':
+            steps = [Transition.TRANSITION_DEACTIVATE, *steps, Transition.TRANSITION_ACTIVATE]
+        for step in steps:
+            if not await self.change_state(step):
+                return
 
     def _health(self) -> Health:
         """Say how the node is, for /diagnostics."""

@@ -20,8 +20,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name='worker', daemon=True)
-        self._thread.start()
+        self._thread = self._start()
 
     def do(self, job: Job) -> None:
         """Do a job when all earlier ones are done."""
@@ -30,6 +29,18 @@ class Worker:
     def wanted(self) -> bool:
         """Return whether another job waits until the one that is being done has ended."""
         return not self._jobs.empty()
+
+    def leave_behind(self) -> None:
+        """Go on in another thread: the job that is being done does not come to an end.
+
+        Its thread ends with it, if it ever does; nothing can stop it before. Called from the
+        thread that hands in jobs.
+        """
+        stuck, self._jobs = self._jobs, SimpleQueue()
+        while not stuck.empty():
+            self._jobs.put(stuck.get())
+        stuck.put(None)
+        self._thread = self._start()
 
     def stop(self) -> None:
         """End the thread when all earlier jobs are done."""
@@ -40,8 +51,13 @@ class Worker:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, args=(self._jobs,), name='worker', daemon=True)
+        thread.start()
+        return thread
+
+    def _run(self, jobs: SimpleQueue[Job | None]) -> None:
+        while (job := jobs.get()) is not None:
             try:
                 job()
             except Exception:
