@@ -12,7 +12,7 @@ import time
 from typing import Any, TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
-from segzero_ros.profiles import load_pipeline, reasoner_options, segmenter_options
+from segzero_ros.profiles import reasoner_options, segmenter_options
 from segzero_ros.wire.printable import printable
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ sources:
 examples:
   segzero evaluate tabletop --profile offline
   segzero evaluate reasonseg_test --profile robot -p answer_parser:=strict
+  segzero evaluate reasonseg_test --profile remote --concurrency 16
   segzero evaluate reasonseg_test --shard 2/8 -o run_2
   segzero evaluate merge run_1 run_2 -o run
 
@@ -54,6 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '-o', '--output', type=Path, help='folder of the run; default: evaluation/<source>'
     )
     add_model_arguments(parser)
+    parser.add_argument(
+        '--concurrency',
+        type=int,
+        default=1,
+        metavar='N',
+        help='questions at a time, for models behind a server; default: %(default)s',
+    )
     data = parser.add_argument_group('the data')
     data.add_argument('--limit', type=int, metavar='N', help='only the first N samples')
     data.add_argument('--shard', default='1/1', metavar='I/N', help='only part I of N, I from 1')
@@ -93,18 +101,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace, folder: RunFolder, shard: Shard) -> None:
+    from segzero_ros.evaluation.concurrency import load_pipelines
     from segzero_ros.evaluation.runner import run as run_samples
 
     parameters = read_parameters(options)
     dataset = _open(options)
     folder.begin(_manifest(options, dataset, parameters), restart=options.restart)
     total = len(dataset) if options.limit is None else min(options.limit, len(dataset))
-    pipeline = load_pipeline(parameters)
-    try:
-        with _progress(len(shard.indices(total)), quiet=options.quiet) as on_row:
-            run_samples(dataset, pipeline, folder, shard, options.limit, on_row)
-    finally:
-        pipeline.close()
+    with (
+        load_pipelines(parameters, options.concurrency) as pipelines,
+        _progress(len(shard.indices(total)), quiet=options.quiet) as on_row,
+    ):
+        run_samples(dataset, pipelines, folder, shard, options.limit, on_row)
 
 
 def _open(options: argparse.Namespace) -> Dataset:

@@ -8,14 +8,18 @@ Imports the rest of the room, `pipeline` and `types`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 import fcntl
 import json
 from pathlib import Path
+from queue import SimpleQueue
 import re
 import shutil
+import threading
 from typing import Any, BinaryIO
 
 from segzero_ros.evaluation.gallery import draw_comparison
@@ -23,12 +27,15 @@ from segzero_ros.evaluation.items import Failure, Prediction
 from segzero_ros.evaluation.rows import from_line, make_row, Row, to_line
 from segzero_ros.evaluation.samples import Dataset, Sample
 from segzero_ros.pipeline import Listeners, Pipeline
+from segzero_ros.reasoning.base import IsCancelled, never
 from segzero_ros.types import GroundedObject, Query, SegZeroError
 
 # Raise it when the same answers give other lines, so that no old half is continued.
 _FORMAT = 1
 # So many crashes in a row mean that the models are gone, not that samples are hard.
 MOST_CRASHES = 5
+# So many samples per pipeline are read before the first of them is answered.
+_AHEAD = 2
 _END = '{"end": true}'
 _ITEMS = re.compile(r'items(?:-(\d+)-of-(\d+))?\.jsonl')
 
@@ -155,7 +162,7 @@ def _read_lines(path: Path) -> tuple[list[Row], bool, int]:
 
 def run(
     dataset: Dataset,
-    pipeline: Pipeline,
+    pipelines: Sequence[Pipeline],
     folder: RunFolder,
     shard: Shard = Shard(),
     limit: int | None = None,
@@ -165,7 +172,7 @@ def run(
 
     Args:
         dataset: what is asked.
-        pipeline: answers; its models stay loaded.
+        pipelines: answer, each one question at a time; their models stay loaded.
         folder: of the run, begun.
         shard: which part of the data set.
         limit: how many indices of the data set count; None for all.
@@ -185,10 +192,11 @@ def run(
         lines.truncate(good)
         lines.seek(good)
         crashes: list[Row] = []
-        for index, sample in dataset.read(range(begin, indices.stop)):
-            row = ask(pipeline, folder, index, sample)
-            crashes = _keep(lines, row, crashes)
-            on_row(index + 1 - indices.start, row)
+        samples = dataset.read(range(begin, indices.stop))
+        with closing(ask_all(samples, pipelines, folder)) as answered:
+            for row in answered:
+                crashes = _keep(lines, row, crashes)
+                on_row(row.index + 1 - indices.start, row)
         _write(lines, [*map(to_line, crashes), _END])
 
 
@@ -227,12 +235,58 @@ def _write(lines: BinaryIO, texts: Iterable[str]) -> None:
     lines.flush()
 
 
-def ask(pipeline: Pipeline, folder: RunFolder | None, index: int, sample: Sample) -> Row:
+def ask_all(
+    samples: Iterator[tuple[int, Sample]], pipelines: Sequence[Pipeline], folder: RunFolder | None
+) -> Generator[Row, None, None]:
+    """Yield the answers in the samples' order; all pipelines work at the same time.
+
+    Args:
+        samples: with their indices; a few are read ahead.
+        pipelines: answer, each one question at a time.
+        folder: where pictures of the answers go; None for none.
+    """
+    free: SimpleQueue[Pipeline] = SimpleQueue()
+    for pipeline in pipelines:
+        free.put(pipeline)
+    stop = threading.Event()
+
+    def work(index: int, sample: Sample) -> Row:
+        pipeline = free.get()
+        try:
+            return ask(pipeline, folder, index, sample, stop.is_set)
+        finally:
+            free.put(pipeline)
+
+    waiting: deque[Future[Row]] = deque()
+    with ThreadPoolExecutor(len(pipelines), 'asking') as pool:
+        try:
+            for index, sample in samples:
+                waiting.append(pool.submit(work, index, sample))
+                # Answers are written in order, so one that takes long would hold up the others.
+                while len(waiting) > _AHEAD * len(pipelines):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            # After an interruption the models stop in the middle of what nobody waits for.
+            stop.set()
+            for future in waiting:
+                future.cancel()
+
+
+def ask(
+    pipeline: Pipeline,
+    folder: RunFolder | None,
+    index: int,
+    sample: Sample,
+    cancelled: IsCancelled = never,
+) -> Row:
     """Ask one sample, with nothing remembered of the sample before."""
     objects: list[GroundedObject] = []
     pipeline.forget_frame()
     query = Query(sample.text, str(index))
-    answer = pipeline.answer(sample.frame, query, Listeners(on_object=objects.append))
+    listeners = Listeners(on_object=objects.append)
+    answer = pipeline.answer(sample.frame, query, listeners, cancelled)
     row, prediction = make_row(index, sample, answer, objects)
     if folder is not None:
         _draw(folder, index, sample, prediction)

@@ -12,7 +12,7 @@ from segzero_ros.simulation.scenes import make_scene
 SCENES = (700, 701)
 
 
-def png(image: np.ndarray) -> bytes:
+def as_png(image: np.ndarray) -> bytes:
     """Encode an RGB picture."""
     return cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
@@ -22,7 +22,7 @@ def scene_rows(seeds: tuple[int, ...] = SCENES, most: int = 6) -> list[dict]:
     rows = []
     for seed in seeds:
         scene = make_scene(seed, width=320, height=240)
-        data = png(scene.frame.image)
+        data = as_png(scene.frame.image)
         for number, sentence in enumerate(scene.sentences[:: 27 // most][:most]):
             mask = np.isin(scene.labels, [scene.objects[i].id for i in sentence.targets])
             x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
@@ -77,7 +77,13 @@ def parquet_file(rows, tmp_path_factory) -> Path:
     return write_parquet(tmp_path_factory.mktemp('hub') / 'test-00000-of-00001.parquet', rows)
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def writing() -> Callable[..., Path]:
     """Return how rows are written."""
     return write_parquet
+
+
+@pytest.fixture(scope='session')
+def png() -> Callable[[np.ndarray], bytes]:
+    """Return how pictures are encoded."""
+    return as_png

@@ -65,14 +65,14 @@ import numpy as np, pyarrow as pa
 from pyarrow import parquet
 from pathlib import Path
 sys.path[:0] = [sys.argv[2]]
-from conftest import png
+from conftest import as_png
 from segzero_ros.evaluation.datasets import open_dataset
 path = Path(sys.argv[1])
 if not path.exists():
     flat = pa.array(np.random.default_rng(0).random(900 * 1200) < 0.5)
     rows = pa.ListArray.from_arrays(pa.array(np.arange(901, dtype=np.int32) * 1200), flat)
     one = pa.ListArray.from_arrays(pa.array(np.array([0, 900], np.int32)), rows)
-    picture = png(np.zeros((900, 1200, 3), np.uint8))
+    picture = as_png(np.zeros((900, 1200, 3), np.uint8))
     image = pa.array([{'bytes': picture, 'path': ''}])
     table = pa.table({'image': image, 'text': ['it'], 'mask': one})
     parquet.write_table(pa.concat_tables([table] * 120), path, row_group_size=120)

@@ -101,7 +101,7 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(parquet_file, whole, tmp
 
     pipeline = load_pipeline(read_profile('offline'))
     with pytest.raises(KeyboardInterrupt):
-        run(dataset, pipeline, folder, on_row=stop)
+        run(dataset, [pipeline], folder, on_row=stop)
     # The machine went down while a line was written.
     with (folder.path / 'items.jsonl').open('ab') as lines:
         lines.write(b'{"index": 4, "reasoning": "' + 100_000 * b'x')
@@ -188,7 +188,7 @@ def begun(path, whole):
 def test_failures_are_counted_and_told_apart(parquet_file, whole, tmp_path, rows):
     folder = begun(tmp_path / 'run', whole)
     pipeline = Pipeline(Moody(malformed=(2,), gone=(5, 6)), GrabCutSegmenter())
-    run(open_dataset(str(parquet_file)), pipeline, folder)
+    run(open_dataset(str(parquet_file)), [pipeline], folder)
     kept, ended = folder.rows()
     assert ended and len(kept) == len(rows)
     assert kept[2].status is Status.MALFORMED_ANSWER and kept[2].raw_answer == 'I am not sure'
@@ -205,7 +205,7 @@ def test_models_that_are_gone_stop_the_run_and_leave_no_bad_lines(parquet_file, 
     gone = range(3, 3 + MOST_CRASHES)
     dataset = open_dataset(str(parquet_file))
     with pytest.raises(RunError, match='The server is gone'):
-        run(dataset, Pipeline(Moody(gone=gone), GrabCutSegmenter()), folder)
+        run(dataset, [Pipeline(Moody(gone=gone), GrabCutSegmenter())], folder)
     assert [row.index for row in folder.rows()[0]] == [0, 1, 2]
     assert evaluate(parquet_file, folder.path) == 0
     assert summary_of(folder.path) == summary_of(whole)
@@ -218,9 +218,9 @@ def test_two_processes_do_not_write_the_same_lines(parquet_file, whole, tmp_path
 
     def meanwhile(*_):
         with pytest.raises(RunError, match='Another process'):
-            run(dataset, pipeline, RunFolder(folder.path))
+            run(dataset, [pipeline], RunFolder(folder.path))
 
-    run(dataset, pipeline, folder, limit=1, on_row=meanwhile)
+    run(dataset, [pipeline], folder, limit=1, on_row=meanwhile)
 
 
 def test_published_figures_stand_beside_the_measured_ones_and_say_so(tmp_path, rows, writing):
