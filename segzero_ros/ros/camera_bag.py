@@ -1,4 +1,6 @@
-"""A bag as a camera: its image, depth and camera_info messages as they came, with new stamps.
+"""A bag as a camera: its image, depth and camera_info messages as they came.
+
+Stamps are moved to now, or left as recorded with a clock that runs as the bag's.
 
 Imports rclpy's serialization and the messages; bags of every kind are read by `replay.bag`.
 """
@@ -34,9 +36,10 @@ class BagReel:
         path: the bag.
         item: the image topic, where the bag holds several; empty for the first.
         loop: whether it starts again when it is through.
+        recorded: whether stamps stay as they were recorded.
     """
 
-    def __init__(self, path: Path, item: str, *, loop: bool) -> None:
+    def __init__(self, path: Path, item: str, *, loop: bool, recorded: bool = False) -> None:
         self._bag = BagReader(path)
         try:
             self._roles = self._find_roles(item)
@@ -44,6 +47,9 @@ class BagReel:
             self._bag.close()
             raise
         self._loop = loop
+        self._recorded = recorded
+        # The moment of the bag at which playing was last, and the true time of it.
+        self._played: tuple[int, int] | None = None
         self._due: BagMessage | None = None
         self._rewind()
 
@@ -59,7 +65,11 @@ class BagReel:
         shown = []
         before = self._due
         if before is not None:
-            shown.append((self._roles[before.topic], self._restamped(_message(before), now)))
+            message = _message(before)
+            if not self._recorded:
+                self._restamp(message, now)
+            shown.append((self._roles[before.topic], message))
+            self._played = before.stamp_ns, now.nanoseconds
         self._due = next(self._messages, None)
         if self._due is not None:
             return shown, max(0, self._due.stamp_ns - before.stamp_ns) if before else 0
@@ -68,16 +78,26 @@ class BagReel:
         self._rewind()
         return shown, _PAUSE_NS
 
+    def clock(self, now: Time) -> Time | None:
+        """Return which moment of the bag it is; None before the first message, or with new stamps.
+
+        It never runs ahead of a message that is late, and stands still at the end.
+        """
+        if not self._recorded or self._played is None:
+            return None
+        played_ns, then_ns = self._played
+        limit_ns = played_ns if self._due is None else max(played_ns, self._due.stamp_ns)
+        return Time(nanoseconds=min(played_ns + now.nanoseconds - then_ns, limit_ns))
+
     def _rewind(self) -> None:
         self._messages = self._bag.messages(set(self._roles))
         self._offset_ns: int | None = None
 
-    def _restamped(self, message: Any, now: Time) -> Any:
+    def _restamp(self, message: Any, now: Time) -> None:
         old = Time.from_msg(message.header.stamp).nanoseconds
         if self._offset_ns is None:
             self._offset_ns = now.nanoseconds - old
         message.header.stamp = Time(nanoseconds=old + self._offset_ns).to_msg()
-        return message
 
     def _find_roles(self, item: str) -> dict[str, str]:
         """Return which topic of the bag is published as `image`, `depth` and `camera_info`."""

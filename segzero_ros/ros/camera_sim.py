@@ -18,9 +18,11 @@ import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from rclpy.utilities import try_shutdown
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -38,6 +40,9 @@ from segzero_ros.types import Frame, SegZeroError
 
 NANO = 1_000_000_000
 _DEPTH = 5
+_CLOCK_DEPTH = 10
+# As `ros2 bag play --clock 100`, in seconds.
+_CLOCK_PERIOD = 0.01
 
 SPECS = (
     Spec(
@@ -81,6 +86,14 @@ SPECS = (
         most=60,
     ),
     Spec('loop', True, 'Whether a bag starts again when it is through.', Takes.AT_ONCE),
+    Spec(
+        'stamps',
+        'now',
+        'Stamps of a bag: of the moment it is shown, or as recorded, with the time of the bag on '
+        '/clock for nodes with use_sim_time.',
+        Takes.AT_ONCE,
+        choices=('now', 'recorded'),
+    ),
     Spec('encoding', 'rgb8', "The images' encoding.", Takes.AT_ONCE, choices=ENCODINGS),
     Spec(
         'compression',
@@ -119,6 +132,7 @@ class Settings:
     rate: float
     motion: float
     loop: bool
+    stamps: str
     encoding: str
     compression: str
     depth_encoding: str
@@ -223,7 +237,9 @@ def stamped(messages: list[Shown], now: Time) -> list[Shown]:
 def open_reel(settings: Settings) -> Reel:
     """Return what the settings name; raise SegZeroError if it cannot be had."""
     if settings.source == 'bag':
-        return BagReel(Path(settings.path).expanduser(), settings.item, loop=settings.loop)
+        recorded = settings.stamps == 'recorded'
+        path = Path(settings.path).expanduser()
+        return BagReel(path, settings.item, loop=settings.loop, recorded=recorded)
     if settings.source == 'scene' and settings.motion:
         return FilmReel(settings)
     return StillReel(settings)
@@ -250,6 +266,9 @@ class CameraSim(Node):
                 ('camera_info', CameraInfo),
             )
         }
+        # Nobody else's clock: made when there is something to say on it.
+        self._clock_outlet: Publisher | None = None
+        self.create_timer(_CLOCK_PERIOD, self._publish_clock)
         self._timer = self.create_timer(0.0, self._tick)
         self.add_pre_set_parameters_callback(_complete)
         self.add_on_set_parameters_callback(self._check)
@@ -288,6 +307,8 @@ class CameraSim(Node):
         except SegZeroError as error:
             self.get_logger().error(str(error))
             delay_ns, shown = None, []
+        if shown:
+            self._publish_clock()
         for topic, message in shown:
             self._outlets[topic].publish(message)
         if delay_ns is None:
@@ -295,6 +316,17 @@ class CameraSim(Node):
             self._timer.cancel()
         else:
             self._schedule(delay_ns)
+
+    def _publish_clock(self) -> None:
+        """Say on /clock what time it is in the bag, where its stamps stay."""
+        if not isinstance(self._reel, BagReel):
+            return
+        time = self._reel.clock(self.get_clock().now())
+        if time is None:
+            return
+        if self._clock_outlet is None:
+            self._clock_outlet = self.create_publisher(Clock, '/clock', _CLOCK_DEPTH)
+        self._clock_outlet.publish(Clock(clock=time.to_msg()))
 
     def _schedule(self, delay_ns: int) -> None:
         self._timer.timer_period_ns = delay_ns

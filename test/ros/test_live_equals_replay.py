@@ -1,0 +1,142 @@
+"""A bag played to the launched node gives what `segzero replay` gives: one way to an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rclpy.serialization import deserialize_message, serialize_message
+from recordings import Recording
+from rosbags.highlevel import AnyReader
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
+import yaml
+
+from segzero_ros.cli.main import main
+from segzero_ros.msg import SegmentationResult, SegmentedObject, Timing
+from segzero_ros.simulation import make_scene
+
+SCRIPT = Path(__file__).resolve().parents[2] / 'scripts' / 'camera_sim'
+SEEDS = (3, 4, 5, 7)
+PERIOD = 1_500_000_000
+OFFERED = 5_000_000
+
+
+def stamp_ns(message: Any) -> int:
+    return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
+
+
+@pytest.fixture(scope='module')
+def asked() -> list[str]:
+    """What is asked about each frame: what is there, and once what is not."""
+    texts = []
+    for number, seed in enumerate(SEEDS):
+        wanted = 'none' if number == 2 else 'colour'
+        sentences = make_scene(seed, width=320, height=240).sentences
+        texts.append(next(one.text for one in sentences if one.kind == wanted))
+    assert len(set(texts)) == len(texts)
+    return texts
+
+
+@pytest.fixture(scope='module')
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording whose images come after their depth and camera_info."""
+    recording = Recording()
+    for number, seed in enumerate(SEEDS):
+        frame = make_scene(seed, width=320, height=240, sentences=False).frame
+        at = number * PERIOD
+        recording.info('/camera/camera_info', frame, at, late_ns=-2 * OFFERED)
+        recording.picture('/camera/depth', frame, at, encoding='16UC1', late_ns=-OFFERED)
+        recording.picture('/camera/image', frame, at)
+    return recording.write(tmp_path_factory.mktemp('bags') / 'table')
+
+
+@pytest.fixture(scope='module')
+def live(
+    node_process: Callable[..., Any],
+    new_client: Callable[..., Any],
+    bag: Path,
+    asked: list[str],
+) -> tuple[list[SegmentationResult], list[Clock]]:
+    """What the node answers while the bag is played to it, and the clock meanwhile."""
+    remap = ['-r', '__ns:=/live']
+    node_process({'use_sim_time': True}, profile='offline', arguments=remap)
+    client = new_client('live')
+    camera = node_process({'item': 'coffee'}, script=SCRIPT, arguments=remap)
+    client.wait_for_server()
+    client.wait_for_state('active')
+    images = client.listen(Image, 'image', 100)
+    clocks = client.listen(Clock, '/clock', 10_000)
+    # The node hears the camera before the bag begins.
+    client.until(lambda: client.once('anything').status != SegmentationResult.NO_IMAGE)
+    player = new_client('live', 'camera_sim')
+    for name, value in (
+        ('path', str(bag)),
+        ('loop', False),
+        ('stamps', 'recorded'),
+        ('source', 'bag'),
+    ):
+        assert player.set_parameter(name, value) == (True, '')
+    results = []
+    for number, text in enumerate(asked, start=1):
+        images.wait_for_count(number, lambda image: image.width == 320)
+        results.append(client.ask(text))
+    camera.wait_for_output('nothing more to show')
+    return results, list(clocks)
+
+
+@pytest.fixture(scope='module')
+def replayed(
+    live: tuple[list[SegmentationResult], list[Clock]],
+    bag: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[SegmentationResult]:
+    """What `segzero replay` answers about the same images."""
+    folder = tmp_path_factory.mktemp('replayed')
+    queries = folder / 'queries.yaml'
+    queries.write_text(
+        yaml.safe_dump([{'stamp': stamp_ns(one), 'query': one.query} for one in live[0]])
+    )
+    words = ['replay', str(bag), '--queries', str(queries), '-o', str(folder / 'out'), '-q']
+    assert main([*words, '--profile', 'offline', '--without', 'video']) == 0
+    with AnyReader([folder / 'out' / 'bag']) as reader:
+        connections = [one for one in reader.connections if one.topic == '/segzero/result']
+        return [
+            deserialize_message(bytes(data), SegmentationResult)
+            for _, _, data in reader.messages(connections)
+        ]
+
+
+def comparable(result: SegmentationResult) -> bytes:
+    """Return all of a result but the name of the query and what the machine took."""
+    result.query_id, result.timing = '', Timing()
+    return bytes(serialize_message(result))
+
+
+def test_the_node_answers_about_the_recorded_stamps(live, bag) -> None:
+    results, _ = live
+    stamps = [stamp_ns(result) for result in results]
+    assert [stamp - stamps[0] for stamp in stamps] == [n * PERIOD for n in range(len(SEEDS))]
+    statuses = [result.status for result in results]
+    ok, none = SegmentationResult.OK, SegmentationResult.NOT_FOUND
+    assert statuses == [ok, ok, none, ok]
+    objects = [found for result in results for found in result.objects]
+    assert {found.pose_status for found in objects} == {SegmentedObject.POSE_OK}
+
+
+def test_live_and_replayed_answers_are_the_same_bytes(live, replayed) -> None:
+    results, _ = live
+    assert len(replayed) == len(results)
+    for one, other in zip(results, replayed, strict=True):
+        assert comparable(one) == comparable(other)
+
+
+def test_the_clock_is_the_recording(live) -> None:
+    results, clocks = live
+    times = [one.clock.sec * 1_000_000_000 + one.clock.nanosec for one in clocks]
+    assert times == sorted(times)
+    assert times[-1] == stamp_ns(results[-1])
+    # It runs between the messages, too.
+    assert len(set(times)) > 10 * len(SEEDS)
