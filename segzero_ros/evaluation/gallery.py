@@ -99,7 +99,8 @@ def write_gallery(
         path: the HTML file.
         title: its heading.
         rows: all answers.
-        convention: whose IoU sorts; what it drops counts as failed.
+        convention: whose IoU sorts; what it drops counts as failed, but what rightly has no
+            mask comes last.
         picture: returns the file of a sample's picture by its index.
         most: how many answers are in the file.
     """
@@ -111,8 +112,16 @@ def write_gallery(
 
 
 def _iou(row: Row, convention: Convention) -> float:
+    if _rightly_nothing(row):
+        return 1.0
     scored = score([row.item], convention)
     return scored[0].iou if scored and not row.item.failure.value else -1.0
+
+
+def _rightly_nothing(row: Row) -> bool:
+    """Return whether nothing is meant and nothing marked: no IoU, but nothing to look into."""
+    whole = row.item.whole
+    return not row.item.failure.value and whole is not None and whole.union == 0
 
 
 def _parts(
@@ -141,7 +150,13 @@ def _key(word: str, colour: tuple[int, int, int]) -> str:
 
 
 def _entry(row: Row, iou: float, picture: Path) -> str:
-    worth = f'IoU {iou:.3f}' if iou >= 0 else row.item.failure.value or 'not counted'
+    worth = (
+        'rightly nothing'
+        if _rightly_nothing(row)
+        else f'IoU {iou:.3f}'
+        if iou >= 0
+        else row.item.failure.value or 'not counted'
+    )
     text = base64.b64encode(picture.read_bytes()).decode('ascii') if picture.is_file() else ''
     image = f'<img alt="" loading="lazy" src="data:image/jpeg;base64,{text}">' if text else ''
     about = ' · '.join(filter(None, [f'#{row.index}', row.image_id, *row.group]))

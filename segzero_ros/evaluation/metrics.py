@@ -270,3 +270,17 @@ def intervals(
 def _between(values: Sequence[float], tail: float) -> tuple[float, float]:
     low, high = np.percentile(values, (tail, 100 - tail))
     return float(low), float(high)
+
+
+def bootstrap(
+    values: Sequence[float], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the bootstrap interval of a mean: percentiles over resamples; NaN of nothing."""
+    if not values:
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    column = np.array(values, np.float64)
+    means = [
+        float(column[rng.integers(len(column), size=len(column))].mean()) for _ in range(resamples)
+    ]
+    return _between(means, 50 * (1 - level))

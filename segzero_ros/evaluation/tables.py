@@ -226,10 +226,20 @@ def _groups(summary: Mapping[str, Any]) -> str:
     lines = [['sentences', 'count', 'gIoU', 'wrong object', 'missed', 'not found', 'p50', 'p95']]
     for name, row in summary['groups'].items():
         times = summary['timing']['groups'][name]
-        shares = (row[key] for key in ('giou', 'wrong_object', 'missed', 'not_found'))
+        giou, wrong = (_share_between(row, key) for key in ('giou', 'wrong_object'))
+        shares = (row[key] for key in ('missed', 'not_found'))
         milliseconds = (f'{times[key]:.0f} ms' for key in ('p50_ms', 'p95_ms'))
-        lines.append([name, str(row['sentences']), *map(_percent, shares), *milliseconds])
+        cells = (giou, wrong, *map(_percent, shares), *milliseconds)
+        lines.append([name, str(row['sentences']), *cells])
     return f'## By sentence\n\n{_table(lines)}'
+
+
+def _share_between(row: Mapping[str, float | None], key: str) -> str:
+    """Return a share of one kind of sentence with its interval."""
+    if row[key] is None:
+        return _DASH
+    low, high = _percent(row[f'{key}_low']), _percent(row[f'{key}_high'])
+    return f'{_percent(row[key])} ({low} to {high})'
 
 
 def _timing(summary: Mapping[str, Any]) -> str:

@@ -14,16 +14,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segzero_ros.evaluation.metrics import CONVENTIONS, score
+from segzero_ros.evaluation.metrics import bootstrap, CONVENTIONS, score
 from segzero_ros.evaluation.rows import Row
 from segzero_ros.evaluation.samples import Sample
 from segzero_ros.simulation.scenes import make_scene, Scene, Sentence
 from segzero_ros.simulation.sentences import KINDS
+from segzero_ros.simulation.uses import KIND, use_sentences
 from segzero_ros.types import Status
 
 # What published figures are about: the first seed, and how many scenes.
 SEED, SCENES = 100000, 300
-_KINDS = tuple(KINDS)
+_KINDS = (*KINDS, KIND)
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,22 @@ class Tabletop:
         seed: of the first scene.
         per_kind: how many sentences of each kind are asked about a scene, at most.
         depth: whether the camera measures depth too.
+        uses: whether it is asked, too, what things are for.
     """
 
     scenes: int = SCENES
     seed: int = SEED
     per_kind: int = 1
     depth: bool = True
+    uses: bool = True
 
     @property
     def name(self) -> str:
         """Return what decides about the samples."""
         last = self.seed + self.scenes - 1
         camera = 'with depth' if self.depth else 'colour only'
-        return f'tabletop {self.seed}-{last}, {self.per_kind} per kind, {camera}'
+        uses = '' if self.uses else ', without uses'
+        return f'tabletop {self.seed}-{last}, {self.per_kind} per kind, {camera}{uses}'
 
     def __len__(self) -> int:
         return self.scenes * self._slots
@@ -70,7 +74,8 @@ class Tabletop:
     def _slotted(self, scene: Scene) -> list[tuple[int, Sentence]]:
         asked: dict[str, int] = {}
         found = []
-        for sentence in scene.sentences:
+        uses = use_sentences(scene, self.per_kind) if self.uses else []
+        for sentence in (*scene.sentences, *uses):
             number = asked.get(sentence.kind, 0)
             asked[sentence.kind] = number + 1
             if number < self.per_kind:
@@ -96,16 +101,26 @@ class Tabletop:
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the figures of some answers; NaN where there is nothing to count."""
+    """Return the figures of some answers; NaN where there is nothing to count.
+
+    `_low` and `_high` are the ends of 95 % bootstrap intervals.
+    """
     meant = [row for row in rows if row.item.wrong_object is not None]
     nothing = [row for row in rows if row.item.wrong_object is None]
     ious = [one.iou for one in score([row.item for row in meant], CONVENTIONS['vision_reasoner'])]
+    wrong = [float(bool(row.item.wrong_object)) for row in meant]
     times = [1000 * row.seconds['total'] for row in rows]
     p50, p95 = np.percentile(times, (50, 95)) if times else (float('nan'),) * 2
+    giou_low, giou_high = bootstrap(ious)
+    wrong_low, wrong_high = bootstrap(wrong)
     return {
         'sentences': len(rows),
         'giou': _mean(ious),
-        'wrong_object': _mean([bool(row.item.wrong_object) for row in meant]),
+        'giou_low': giou_low,
+        'giou_high': giou_high,
+        'wrong_object': _mean(wrong),
+        'wrong_object_low': wrong_low,
+        'wrong_object_high': wrong_high,
         'missed': _mean([row.status is Status.NOT_FOUND for row in meant]),
         'not_found': _mean([row.status is Status.NOT_FOUND for row in nothing]),
         'p50_ms': float(p50),

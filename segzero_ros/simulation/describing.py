@@ -123,13 +123,13 @@ class Describer:
     def noun(self, noun: str) -> Phrase:
         """Return the phrase of a bare noun."""
         plural, sure, maybe = NOUNS[noun] if noun in NOUNS else ANYTHING[noun]
-        truth = self._of_classes(sure, maybe)
+        truth = self.of_classes(sure, maybe)
         return Phrase(noun, plural, truth, int(noun in NOUNS))
 
     def shaped(self, adjective: str, noun: str) -> Phrase:
         """Return a phrase such as 'round thing'."""
         bare = self.noun(noun)
-        truth = np.minimum(bare.truth, self._of_classes(*SHAPES[adjective]))
+        truth = np.minimum(bare.truth, self.of_classes(*SHAPES[adjective]))
         return Phrase(f'{adjective} {noun}', f'{adjective} {bare.many}', truth, 1)
 
     def coloured(self, word: str, bare: Phrase) -> Phrase:
@@ -161,7 +161,8 @@ class Describer:
         """Return the nouns that name an object's class."""
         return [noun for noun, (_, sure, _) in NOUNS.items() if self.objects[index].kind in sure]
 
-    def _of_classes(self, sure: tuple[str, ...], maybe: tuple[str, ...]) -> Truth:
+    def of_classes(self, sure: tuple[str, ...], maybe: tuple[str, ...]) -> Truth:
+        """Return which objects are of the sure classes, and which may pass for one of them."""
         truth = [
             YES if item.kind in sure else MAYBE if item.kind in maybe else NO
             for item in self.objects

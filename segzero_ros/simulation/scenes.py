@@ -70,9 +70,10 @@ class Sentence:
 
     Attributes:
         text: the sentence.
-        kind: 'colour', 'shape', 'size', 'position', 'relation', 'ordinal', 'plural', 'depth' or
-            'none'.
-        difficulty: 'easy' (one property), 'relation', 'composed' (several properties) or 'none'.
+        kind: 'colour', 'shape', 'size', 'position', 'relation', 'ordinal', 'plural', 'depth',
+            'none' or, from `uses`, 'use'.
+        difficulty: 'easy' (one property), 'relation', 'composed' (several properties), 'none' or
+            'knowledge'.
         targets: indices into Scene.objects, ascending; empty for kind 'none'.
     """
 

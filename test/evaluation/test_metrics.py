@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segzero_ros.evaluation.items import box_iou, Failure, measure, Prediction
-from segzero_ros.evaluation.metrics import CONVENTIONS, figures, intervals
+from segzero_ros.evaluation.metrics import bootstrap, CONVENTIONS, figures, intervals
 from segzero_ros.evaluation.samples import Sample
 
 CLOSE = {'rel': 0, 'abs': 1e-9}
@@ -312,3 +312,12 @@ def test_no_items_are_no_figure():
     found = figures([], CONVENTIONS['seg_zero'])
     assert math.isnan(found['giou']) and found['scored'] == 0
     assert intervals([], CONVENTIONS['seg_zero']) == {}
+
+
+def test_the_interval_of_a_mean_is_that_of_many_resamples():
+    values = np.random.default_rng(3).random(400)
+    low, high = bootstrap(list(values))
+    spread = 1.96 * values.std() / 20
+    assert (low, high) == pytest.approx((values.mean() - spread, values.mean() + spread), rel=0.02)
+    assert bootstrap([0.25]) == (0.25, 0.25)
+    assert all(map(math.isnan, bootstrap([])))

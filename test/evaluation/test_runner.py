@@ -240,8 +240,22 @@ def test_the_tabletop_is_evaluated_by_kind_of_sentence(tmp_path):
     groups = summary_of(tmp_path)['groups']
     assert {'all', 'kind: colour', 'kind: none', 'difficulty: easy'} <= set(groups)
     assert groups['all']['giou'] > 0.5
+    # What things are for is beyond a grammar, which says so instead of guessing.
+    assert groups['difficulty: knowledge']['missed'] == 1.0
+    for row in groups.values():
+        if row['giou'] is not None:
+            assert row['giou_low'] <= row['giou'] <= row['giou_high']
     kinds = sum(row['sentences'] for name, row in groups.items() if name.startswith('kind'))
     assert kinds == groups['all']['sentences']
+
+
+def test_what_rightly_has_no_mask_is_not_among_the_worst(tmp_path):
+    words = ['--profile', 'offline', '--scenes', '3', '--seed', '4', '-o', str(tmp_path), '-q']
+    assert main(['evaluate', 'tabletop', *words]) == 0
+    page = (tmp_path / 'gallery.html').read_text()
+    worths = re.findall(r'class="n">([^<]+)<', page)
+    right = [worth == 'rightly nothing' for worth in worths]
+    assert any(right) and right == sorted(right)
 
 
 def test_parts_of_the_tabletop_are_its_samples():
