@@ -15,7 +15,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-PROFILES = ['robot', 'remote', 'offline']
+PROFILES = ['robot', 'remote', 'offline', 'mini']
 SWITCH = ['true', 'false', 'True', 'False']
 # The namespace that the displays of rviz/perception.rviz are set to, and what they show.
 RVIZ_NAMESPACE = '/segzero'
@@ -35,7 +35,8 @@ ARGUMENTS = [
     Argument(
         'profile',
         'Which config/<profile>.yaml: `robot` runs the published models in this process, with a '
-        'GPU and the weights; `remote` asks an OpenAI-compatible server; `offline` needs neither.',
+        'GPU and the weights; `remote` asks an OpenAI-compatible server; `offline` needs neither; '
+        '`mini` runs the small model that is trained here.',
         'robot',
         PROFILES,
     ),

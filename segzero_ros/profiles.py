@@ -18,7 +18,7 @@ from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, 
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.types import SegZeroError
 
-PROFILES = ('robot', 'remote', 'offline')
+PROFILES = ('robot', 'remote', 'offline', 'mini')
 # For other nodes these files say nothing.
 _NAMES = ('/**', 'perception', '/perception', '/segzero/perception')
 

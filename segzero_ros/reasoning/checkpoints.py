@@ -67,8 +67,12 @@ class Checkpoint:
         return bool(self.config.get('quantization_config'))
 
 
-def local_folder(model: str) -> Path | None:
+def local_folder(model: str, recipe: str = '') -> Path | None:
     """Return the folder that holds a model, by path or in the hub's cache; None if there is none.
+
+    Args:
+        model: a folder, or a name on the hub.
+        recipe: the command that makes such a model, if there is one.
 
     Raises:
         ReasonerUnavailable: it is a path, and there is nothing.
@@ -80,9 +84,10 @@ def local_folder(model: str) -> Path | None:
     if path.is_dir():
         return path
     if path.is_absolute() or model.startswith(('.', '~')):
+        made = f'Make it once with "{recipe}", or give' if recipe else 'Give'
         raise ReasonerUnavailable(
-            f'There is no folder {path}. Give the folder of a checkpoint or its name on the hub; '
-            f'{ELSEWHERE}.'
+            f'There is no folder {path}. {made} the folder of a checkpoint or its name on the '
+            f'hub; {ELSEWHERE}.'
         )
     try:
         folder = Path(snapshot_download(model, local_files_only=True, allow_patterns=_WANTED))

@@ -46,6 +46,9 @@ class Dialect:
         frame: coordinates are pixels of the image as the model sees it, or thousandths of its
             sides.
         max_new_tokens: most tokens an answer has in the published code.
+        recipe: the command that makes a checkpoint, where none is published.
+        mark_cell: side of the patches whose places are marked in the picture (see `marks`); 0 for
+            an unmarked picture.
     """
 
     name: str
@@ -59,6 +62,8 @@ class Dialect:
     resampling: Literal['bilinear', 'bicubic'] = 'bilinear'
     frame: Literal['pixels', 'thousandths'] = 'pixels'
     max_new_tokens: int = 1024
+    recipe: str = ''
+    mark_cell: int = 0
 
     def question(self, query: str) -> str:
         """Return the query as the published code cleans it."""
@@ -355,6 +360,20 @@ _ALL = (
         architectures=('qwen2_vl',),
         resampling='bicubic',
         frame='thousandths',
+    ),
+    # The small reasoner that is trained here: no instruction, for it knows but one task.
+    Dialect(
+        name='mini',
+        before='',
+        after='',
+        grammar=Grammar(_read_list, _list_item_kindly),
+        architectures=('qwen2_5_vl',),
+        stripped=' ."?!',
+        lower=True,
+        square=224,
+        max_new_tokens=256,
+        recipe='python -m segzero_ros.training.mini out/mini',
+        mark_cell=16,
     ),
 )
 DIALECTS = {dialect.name: dialect for dialect in _ALL}

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from segzero_ros.reasoning.dialects import Dialect
+from segzero_ros.reasoning.marks import marked
 from segzero_ros.types import RgbImage
 
 
@@ -20,11 +21,13 @@ def seen_by(dialect: Dialect, image: RgbImage) -> RgbImage:
         image: (H, W, 3) uint8, RGB order.
 
     Returns:
-        (h, w, 3) uint8 of the dialect's size: the same pixels as Pillow's `resize`.
+        (h, w, 3) uint8 of the dialect's size: the same pixels as Pillow's `resize`, with marks
+        where the dialect has them.
 
     Raises:
         BadImage: the image is too long and thin for the model.
     """
     size = dialect.image_size(image.shape[1], image.shape[0])
     resampling = Image.Resampling[dialect.resampling.upper()]
-    return np.asarray(Image.fromarray(image).resize(size, resampling))
+    seen = np.asarray(Image.fromarray(image).resize(size, resampling))
+    return marked(seen, dialect.mark_cell) if dialect.mark_cell else seen

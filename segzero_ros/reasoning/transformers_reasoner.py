@@ -235,7 +235,7 @@ class TransformersReasoner:
 
     def _pixels(self, frame: Frame) -> torch.Tensor:
         """Return the image as the model sees it, (h, w, 3) uint8; the same on any device."""
-        if self._device.type == 'cpu':
+        if self._device.type == 'cpu' or self._dialect.mark_cell:
             return torch.from_numpy(seen_by(self._dialect, frame.image).copy())
         image = torch.from_numpy(np.ascontiguousarray(frame.image)).to(self._device)
         size = self._dialect.image_size(frame.width, frame.height)
@@ -326,7 +326,7 @@ class _Loaded:
 
 def _load(options: TransformersOptions, dialect: Dialect, image_tokens: int) -> _Loaded:
     """Find, check and load a model; raise ReasonerUnavailable at the first thing in the way."""
-    folder = checkpoints.local_folder(options.model)
+    folder = checkpoints.local_folder(options.model, dialect.recipe)
     if folder is None:
         _refuse_download(options)
         folder = checkpoints.download(options.model)
@@ -396,4 +396,6 @@ def _as_set(value: int | list[int] | None) -> frozenset[int]:
 
 def _largest_image(dialect: Dialect) -> int:
     """Return the most tokens that an image takes."""
+    if dialect.mark_cell:
+        return (dialect.square // dialect.mark_cell) ** 2
     return (dialect.square // 28) ** 2 if dialect.square else _LARGEST_NATIVE_IMAGE

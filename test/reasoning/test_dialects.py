@@ -23,6 +23,7 @@ VISION_REASONER = dialect_named('vision_reasoner')
 SEG_ZERO = dialect_named('seg_zero')
 QWEN = dialect_named('qwen2_5_vl')
 QWEN2 = dialect_named('qwen2_vl')
+MINI = dialect_named('mini')
 
 TWO_CUPS = (
     '<think>Two cups, one red. The left one fits.</think><answer>[{"bbox_2d": [10,100,200,210], '
@@ -96,6 +97,9 @@ class TestPrompts:
         )
         assert QWEN2.prompt('a cup').startswith('Please identify "a cup" in the image.')
 
+    def test_the_small_reasoner_gets_the_bare_question(self) -> None:
+        assert MINI.prompt(' The RED ball? ') == 'the red ball'
+
     @pytest.mark.parametrize('name', DIALECTS)
     def test_braces_in_a_query_stay_as_they_are(self, name: str) -> None:
         assert '{0} {name}' in dialect_named(name).prompt('find {0} {name}')
@@ -133,6 +137,15 @@ class TestSizes:
         text = '```json\n[{"bbox_2d": [644, 476, 0, 238], "label": "cup"}]\n```'
         assert QWEN.image_size(640, 480) == (644, 476)
         assert boxes(QWEN.parse(text, 640, 480)) == [(640.0, 480.0, 0.0, 240.0)]
+
+    def test_the_small_reasoner_s_coordinates_are_pixels_of_its_square(self) -> None:
+        text = (
+            '<think>ball: [56, 112]</think>'
+            '<answer>[{"bbox_2d": [28, 56, 84, 224], "point_2d": [56, 112]}]</answer>'
+        )
+        assert MINI.image_size(640, 480) == (224, 224)
+        (found,) = MINI.parse(text, 640, 480, 'strict').objects
+        assert found == GroundedObject((80.0, 120.0, 240.0, 480.0), ((160.0, 240.0),))
 
 
 class TestStrictReading:

@@ -29,9 +29,9 @@ if ROS2 is None:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FILE = ROOT / 'launch' / 'perception.launch.py'
-PROFILES = ('robot', 'remote', 'offline')
+PROFILES = ('robot', 'remote', 'offline', 'mini')
 CHOICES = {
-    'profile': ['robot', 'remote', 'offline'],
+    'profile': ['robot', 'remote', 'offline', 'mini'],
     'image_transport': ['', 'raw', 'compressed'],
     'log_level': ['debug', 'info', 'warn', 'error', 'fatal'],
     'track': ['', 'true', 'false', 'True', 'False'],
@@ -279,7 +279,10 @@ def test_the_node_listens_where_the_arguments_say(
 @pytest.mark.parametrize(
     ('argument', 'complaint'),
     [
-        ('profile:=robto', "\"profile\" .*\"robto\" is not valid.*'robot', 'remote', 'offline'"),
+        (
+            'profile:=robto',
+            "\"profile\" .*\"robto\" is not valid.*'robot', 'remote', 'offline', 'mini'",
+        ),
         ('log_level:=loud', '"log_level" .*"loud" is not valid'),
         ('params_file:=/nowhere/own.yaml', 'params_file: there is no file /nowhere/own.yaml'),
     ],

@@ -17,8 +17,8 @@ def profile(name):
     return yaml.safe_load((CONFIG / f'{name}.yaml').read_text())['/**']['ros__parameters']
 
 
-def test_the_profiles_are_the_three_of_the_documentation():
-    assert PROFILES == ['offline', 'remote', 'robot']
+def test_the_profiles_are_the_four_of_the_documentation():
+    assert PROFILES == ['mini', 'offline', 'remote', 'robot']
 
 
 @pytest.mark.parametrize('name', PROFILES)
@@ -41,6 +41,7 @@ def test_the_robot_profile_is_what_the_node_is_without_a_profile():
 def test_the_profiles_differ_in_their_models():
     models = {name: (profile(name)['reasoner'], profile(name)['segmenter']) for name in PROFILES}
     assert models == {
+        'mini': ('transformers', 'grabcut'),
         'offline': ('attributes', 'grabcut'),
         'remote': ('openai', 'sam2'),
         'robot': ('transformers', 'sam2'),

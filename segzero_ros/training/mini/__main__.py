@@ -1,0 +1,28 @@
+"""Make the small reasoner: `python -m segzero_ros.training.mini out/mini`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields
+import logging
+from pathlib import Path
+
+from segzero_ros.training.mini.recipe import make, Recipe
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the checkpoint that the command line asks for, or go on making it."""
+    parser = argparse.ArgumentParser(prog='python -m segzero_ros.training.mini')
+    parser.description = 'Train the small reasoner from zero; started again, it goes on.'
+    parser.add_argument('folder', type=Path, help='where all is kept')
+    for field in fields(Recipe):
+        if field.name != 'folder':
+            parser.add_argument(f'--{field.name}', type=int, default=field.default)
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    folder = make(Recipe(**vars(parser.parse_args(argv))))
+    logging.info('the checkpoint is in %s', folder)
+
+
+if __name__ == '__main__':
+    main()

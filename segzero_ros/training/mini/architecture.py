@@ -1,0 +1,225 @@
+"""The small reasoner: Qwen2.5-VL's architecture, few and narrow layers, and quick ways through it.
+
+Patches of 16 pixels that are not merged keep the tokens of a small picture fine. Imports
+`squares`, `vocabulary`, `reasoning.marks`, torch and transformers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from segzero_ros.reasoning.marks import marked
+from segzero_ros.training.mini.squares import GRID, PATCH, SIDE, TOKENS
+from segzero_ros.training.mini.vocabulary import (
+    END,
+    IMAGE,
+    PAD,
+    VIDEO,
+    VISION_END,
+    VISION_START,
+)
+
+WIDTH = 160
+HEADS = 5
+_VISION_LAYERS = 4
+_LANGUAGE_LAYERS = 4
+_INNER = 448
+# How a head's pairs of dimensions are shared by time, row and column.
+SECTIONS = (4, 6, 6)
+_SPREAD = 0.04
+# Halves of the pictures' range: what the processor subtracts and divides by.
+MEAN, DEVIATION = 0.5, 0.5
+
+
+def new_model(tokenizer: Any, seed: int) -> Any:
+    """Return an untrained model, 3 million parameters.
+
+    Args:
+        tokenizer: whose tokens it speaks.
+        seed: of the weights.
+    """
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in (END, PAD, IMAGE, VIDEO)}
+    text = {
+        'vocab_size': len(tokenizer),
+        'hidden_size': WIDTH,
+        'intermediate_size': _INNER,
+        'num_hidden_layers': _LANGUAGE_LAYERS,
+        'num_attention_heads': HEADS,
+        'num_key_value_heads': HEADS,
+        'initializer_range': _SPREAD,
+        'rope_parameters': {
+            'rope_type': 'default',
+            'rope_theta': 10_000.0,
+            'mrope_section': list(SECTIONS),
+        },
+        'max_position_embeddings': 2048,
+        'bos_token_id': None,
+        'eos_token_id': ids[END],
+        'pad_token_id': ids[PAD],
+    }
+    vision = {
+        'depth': _VISION_LAYERS,
+        'hidden_size': WIDTH,
+        'num_heads': HEADS,
+        'intermediate_size': _INNER,
+        'out_hidden_size': WIDTH,
+        'patch_size': PATCH,
+        'spatial_merge_size': 1,
+        'window_size': SIDE,
+        'fullatt_block_indexes': [_VISION_LAYERS - 1],
+        'initializer_range': _SPREAD,
+    }
+    # initializer_range is known to the class that all configurations come from.
+    settings: dict[str, Any] = {'tie_word_embeddings': False, 'initializer_range': _SPREAD}
+    config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=ids[IMAGE],
+        video_token_id=ids[VIDEO],
+        vision_start_token_id=tokenizer.convert_tokens_to_ids(VISION_START),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids(VISION_END),
+        **settings,
+    )
+    torch.manual_seed(seed)
+    model: Any = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = [ids[END], ids[PAD]]
+    model.generation_config.pad_token_id = ids[PAD]
+    model.generation_config.bos_token_id = None
+    return model
+
+
+def patches_of(pictures: NDArray[np.uint8]) -> torch.Tensor:
+    """Return (B, TOKENS, 3 · PATCH · PATCH) float32 patches of (B, SIDE, SIDE, 3) pictures.
+
+    They are what the processor makes of the pictures as the dialect prepares them, without the
+    second of the two equal frames.
+    """
+    pixels = torch.from_numpy(marked(pictures, PATCH)).float().div_(255).sub_(MEAN).div_(DEVIATION)
+    cells = pixels.reshape(-1, GRID, PATCH, GRID, PATCH, 3).permute(0, 1, 3, 5, 2, 4)
+    return cells.reshape(len(pictures), TOKENS, -1)
+
+
+class Tower(nn.Module):
+    """The vision tower of a model for pictures of one size, all of a batch at once.
+
+    transformers' own forward attends to one picture after the other and convolves in three
+    dimensions, which a CPU is slow at; the weights are the model's, the numbers are the same.
+    """
+
+    cosine: torch.Tensor
+    sine: torch.Tensor
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.visual = visual
+        config = visual.config
+        side = torch.arange(GRID)
+        rows, columns = side.repeat_interleave(GRID), side.repeat(GRID)
+        head = config.hidden_size // config.num_heads
+        speeds = 1.0 / 10_000.0 ** (torch.arange(0, head // 2, 2).float() / (head // 2))
+        angles = torch.stack([rows, columns], 1)[..., None] * speeds
+        angles = angles.flatten(1)[:, None, None]
+        self.register_buffer('cosine', angles.cos(), persistent=False)
+        self.register_buffer('sine', angles.sin(), persistent=False)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return (B, TOKENS, WIDTH) features of (B, TOKENS, pixels) patches."""
+        # The two frames of a still picture are equal: their weights add up.
+        weight = self.visual.patch_embed.proj.weight.sum(2).flatten(1)
+        hidden = functional.linear(patches, weight)
+        for block in self.visual.blocks:
+            hidden = hidden + self._attend(block.attn, _normed(block.norm1, hidden))
+            hidden = hidden + block.mlp(_normed(block.norm2, hidden))
+        features: torch.Tensor = self.visual.merger.mlp(_normed(self.visual.merger.ln_q, hidden))
+        return features
+
+    def _attend(self, attention: Any, hidden: torch.Tensor) -> torch.Tensor:
+        batch, count, width = hidden.shape
+        parts = attention.qkv(hidden).view(batch, count, 3, attention.num_heads, -1)
+        turned, value = self._turn(parts[:, :, :2]), parts[:, :, 2].transpose(1, 2)
+        query, key = turned.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = functional.scaled_dot_product_attention(query, key, value, scale=attention.scaling)
+        out: torch.Tensor = attention.proj(mixed.transpose(1, 2).reshape(batch, count, width))
+        return out
+
+    def _turn(self, states: torch.Tensor) -> torch.Tensor:
+        """Turn (B, TOKENS, 2, heads, width) queries and keys by their patches' places."""
+        cosine, sine = self.cosine.to(states.dtype), self.sine.to(states.dtype)
+        first, second = states.chunk(2, dim=-1)
+        return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
+
+
+def _normed(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Return what transformers' norm does, in one step."""
+    weight = norm.weight.to(hidden.dtype)
+    return functional.rms_norm(hidden, weight.shape, weight, norm.variance_epsilon)
+
+
+class Reader(nn.Module):
+    """The language model of a model for sequences that share a picture.
+
+    As `Tower`: the weights and the numbers are the model's, with fewer steps on the way.
+    """
+
+    speeds: torch.Tensor
+    axes: torch.Tensor
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.language = model.model.language_model
+        self.head = model.lm_head
+        width = WIDTH // HEADS
+        speeds = 1.0 / 10_000.0 ** (torch.arange(0, width, 2).float() / width)
+        axes = torch.repeat_interleave(torch.arange(3), torch.tensor(SECTIONS))
+        self.register_buffer('speeds', speeds, persistent=False)
+        self.register_buffer('axes', axes, persistent=False)
+
+    def forward(
+        self, hidden: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return (B, L, WIDTH) what the last layer says.
+
+        Args:
+            hidden: (B, L, WIDTH) embedded tokens and image features.
+            positions: (3, B, L) time, row and column of each token.
+            mask: (B, 1, L, L) 0 where a token sees another, -inf elsewhere.
+        """
+        angles = positions[self.axes].permute(1, 2, 0) * self.speeds
+        cosine, sine = (
+            wave[:, :, None, None].to(hidden.dtype) for wave in (angles.cos(), angles.sin())
+        )
+        mask = mask.to(hidden.dtype)
+        for layer in self.language.layers:
+            normed = _normed(layer.input_layernorm, hidden)
+            hidden = hidden + self._attend(layer.self_attn, normed, cosine, sine, mask)
+            hidden = hidden + layer.mlp(_normed(layer.post_attention_layernorm, hidden))
+        return _normed(self.language.norm, hidden)
+
+    def _attend(
+        self,
+        attention: Any,
+        hidden: torch.Tensor,
+        cosine: torch.Tensor,
+        sine: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        batch, length, width = hidden.shape
+        maps = (attention.q_proj, attention.k_proj, attention.v_proj)
+        weight = torch.cat([each.weight for each in maps])
+        parts = functional.linear(hidden, weight, torch.cat([each.bias for each in maps]))
+        parts = parts.view(batch, length, 3, HEADS, -1)
+        first, second = parts[:, :, :2].chunk(2, dim=-1)
+        turned = torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
+        query, key = turned.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = functional.scaled_dot_product_attention(
+            query, key, parts[:, :, 2].transpose(1, 2), attn_mask=mask
+        )
+        out: torch.Tensor = attention.o_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        return out

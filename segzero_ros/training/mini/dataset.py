@@ -1,0 +1,118 @@
+"""The data set of a small reasoner: parts of rendered scenes in files, made once, read often.
+
+A part is complete when its last file stands; what was interrupted is made again. Imports its
+neighbours in this folder and NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segzero_ros.training.mini.lessons import Lesson, lessons_of
+from segzero_ros.training.mini.scenes import keep
+from segzero_ros.training.mini.squares import SIDE
+from segzero_ros.training.mini.token_truth import token_truth
+
+_PER_PART = 250
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Scenes:
+    """N scenes.
+
+    Attributes:
+        pictures: (N, SIDE, SIDE, 3) uint8, RGB order.
+        names: (N, TOKENS, 4) int8; see `token_truth`.
+        places: (N, TOKENS, 6) float32, pixels of the square.
+        lessons: for each scene those of the picture and those of its mirror image.
+    """
+
+    pictures: NDArray[np.uint8]
+    names: NDArray[np.int8]
+    places: NDArray[np.float32]
+    lessons: Sequence[tuple[list[Lesson], list[Lesson]]]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+def make_scenes(folder: Path, seed: int, count: int, workers: int) -> Scenes:
+    """Return the scenes of consecutive seeds, from the folder where they were made before.
+
+    Args:
+        folder: where the parts are kept.
+        seed: of the first scene.
+        count: how many.
+        workers: processes that render.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [
+        (folder, first, min(_PER_PART, seed + count - first))
+        for first in range(seed, seed + count, _PER_PART)
+    ]
+    missing = [part for part in parts if not _last_file(*part).exists()]
+    if missing:
+        with ProcessPoolExecutor(min(workers, len(missing))) as pool:
+            for number, name in enumerate(pool.map(_make_part, missing), start=1):
+                _logger.info('scenes: %d of %d parts (%s)', number, len(missing), name)
+    read = [_read_part(*part) for part in parts]
+    pictures, names, places = (
+        np.concatenate([getattr(part, name) for part in read]) for name in _ARRAYS
+    )
+    return Scenes(pictures, names, places, [each for part in read for each in part.lessons])
+
+
+_ARRAYS = ('pictures', 'names', 'places')
+
+
+def _last_file(folder: Path, first: int, count: int) -> Path:
+    return folder / f'{first}-{count}.jsonl'
+
+
+def _array_file(folder: Path, first: int, count: int, name: str) -> Path:
+    return folder / f'{first}-{count}-{name}.npy'
+
+
+def _make_part(part: tuple[Path, int, int]) -> str:
+    """Render the scenes of one part and write its files; return the part's name."""
+    _, first, count = part
+    arrays: dict[str, list[NDArray[Any]]] = {name: [] for name in _ARRAYS}
+    lines = []
+    for seed in range(first, first + count):
+        picture, kept = keep(seed, SIDE)
+        made: tuple[NDArray[Any], ...] = (picture, *token_truth(kept))
+        for name, values in zip(_ARRAYS, made, strict=True):
+            arrays[name].append(values)
+        lessons = [[asdict(each) for each in lessons_of(kept, SIDE, way)] for way in (False, True)]
+        lines.append(json.dumps(lessons))
+    for name, each in arrays.items():
+        np.save(_array_file(*part, name), np.stack(each))
+    last = _last_file(*part)
+    unfinished = last.with_suffix('.part')
+    unfinished.write_text('\n'.join(lines), encoding='utf-8')
+    unfinished.replace(last)
+    return last.stem
+
+
+def _read_part(folder: Path, first: int, count: int) -> Scenes:
+    arrays = [np.load(_array_file(folder, first, count, name)) for name in _ARRAYS]
+    lessons = []
+    for line in _last_file(folder, first, count).read_text(encoding='utf-8').splitlines():
+        plain, mirrored = ([_lesson(each) for each in way] for way in json.loads(line))
+        lessons.append((plain, mirrored))
+    pictures, names, places = arrays
+    return Scenes(pictures, names, places, lessons)
+
+
+def _lesson(fields: dict[str, str]) -> Lesson:
+    return Lesson(fields['kind'], fields['question'], fields['answer'])

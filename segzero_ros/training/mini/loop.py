@@ -1,0 +1,123 @@
+"""One stage of training: steps with a warm-up and a cosine, figures in a file, and exact resume.
+
+A step's batch is drawn from the stage's seed and the step's number, so a stage that is broken off
+and started again sees the batches that it would have seen. Imports torch and NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+import json
+import logging
+import math
+from pathlib import Path
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+Figures = dict[str, float]
+_logger = logging.getLogger(__name__)
+# The share of a stage's steps in which the rate rises.
+_WARM_UP = 0.06
+_LAST_RATE = 0.03
+_EVERY = 20
+_KEPT_EVERY = 100
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is trained how long.
+
+    Attributes:
+        name: of the stage, and of its files.
+        steps: how many.
+        rate: the highest learning rate.
+        seed: of the batches.
+    """
+
+    name: str
+    steps: int
+    rate: float
+    seed: int = 0
+
+
+def run(
+    stage: Stage,
+    modules: Sequence[nn.Module],
+    step: Callable[[np.random.Generator], tuple[torch.Tensor, Figures]],
+    judge: Callable[[], Figures],
+    folder: Path,
+) -> None:
+    """Train a stage to its end, from where it stands in the folder.
+
+    Args:
+        stage: what to do.
+        modules: whose weights are trained.
+        step: returns the loss of a batch drawn from a generator, and figures.
+        judge: returns figures on unseen scenes.
+        folder: where state, figures (`<name>.jsonl`) and the finished weights are kept.
+    """
+    _logger.info('%s: %d steps', stage.name, stage.steps)
+    weights = [weight for module in modules for weight in module.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.02)
+    kept = folder / f'{stage.name}.pt'
+    start = _resume(kept, modules, optimizer)
+    figures: list[Figures] = []
+    began = time.monotonic()
+    for number in range(start, stage.steps):
+        for group in optimizer.param_groups:
+            group['lr'] = stage.rate * _share(number, stage.steps)
+        loss, measured = step(np.random.default_rng((stage.seed, number)))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        figures.append({'loss': float(loss.detach()), **measured})
+        done = number + 1
+        if done % _EVERY and done != stage.steps:
+            continue
+        line: dict[str, Any] = {'step': done, 'seconds': round(time.monotonic() - began, 1)}
+        line |= {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
+        figures.clear()
+        if done % _KEPT_EVERY == 0 or done == stage.steps:
+            line |= {f'unseen_{name}': value for name, value in judge().items()}
+            _keep(kept, modules, optimizer, done)
+        with (folder / f'{stage.name}.jsonl').open('a', encoding='utf-8') as file:
+            file.write(json.dumps(line) + '\n')
+        _logger.info(_told(stage, line))
+
+
+def _share(step: int, steps: int) -> float:
+    """Return the share of the highest rate: up in a line, down in a cosine."""
+    wave = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return min(1.0, (step + 1) / (_WARM_UP * steps)) * (_LAST_RATE + (1 - _LAST_RATE) * wave)
+
+
+def _resume(kept: Path, modules: Sequence[nn.Module], optimizer: Any) -> int:
+    if not kept.exists():
+        return 0
+    state = torch.load(kept, weights_only=True)
+    for module, weights in zip(modules, state['modules'], strict=True):
+        module.load_state_dict(weights)
+    optimizer.load_state_dict(state['optimizer'])
+    return int(state['step'])
+
+
+def _keep(kept: Path, modules: Sequence[nn.Module], optimizer: Any, step: int) -> None:
+    state = {
+        'modules': [module.state_dict() for module in modules],
+        'optimizer': optimizer.state_dict(),
+        'step': step,
+    }
+    unfinished = kept.with_suffix('.part')
+    torch.save(state, unfinished)
+    unfinished.replace(kept)
+
+
+def _told(stage: Stage, line: dict[str, Any]) -> str:
+    shown = ', '.join(f'{name} {value:.4g}' for name, value in line.items() if name != 'step')
+    return f'{stage.name}: {line["step"]} of {stage.steps}: {shown}'

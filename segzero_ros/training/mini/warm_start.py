@@ -1,0 +1,165 @@
+"""Supervised warm start of the language model on features of a frozen vision tower.
+
+All questions about a scene stand behind its one picture in one sequence, hidden from each other:
+the picture is read once. Imports its neighbours in this folder and torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from segzero_ros.training.mini.lessons import Lesson
+from segzero_ros.training.mini.squares import GRID, SIDE, TOKENS
+from segzero_ros.training.mini.vocabulary import END, number, START, VISION_END, VISION_START
+
+BEFORE = f'{START}user\n{VISION_START}'
+AFTER = f'{VISION_END}'
+TURN = f'{END}\n{START}assistant\n'
+# A coordinate that is nearly right is nearly as good: standard deviation of the target, pixels.
+_SPREAD = 1.5
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The questions about one scene as tokens.
+
+    Attributes:
+        ids: (L,) tokens of the questions and answers.
+        places: (L,) number of each within its own question.
+        parts: (L,) which question each belongs to.
+        asked: (L,) whether the next token is to be learnt.
+        following: (L,) the next token.
+    """
+
+    ids: torch.Tensor
+    places: torch.Tensor
+    parts: torch.Tensor
+    asked: torch.Tensor
+    following: torch.Tensor
+
+
+class Writer:
+    """Makes sheets of lessons; knows the tokens that are numbers."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.before = self._ids(BEFORE)
+        self.after = self._ids(AFTER)
+        self.size = len(tokenizer)
+        self.numbers = [
+            self._ids(number(value, first))[0]
+            for first in (True, False)
+            for value in range(SIDE + 1)
+        ]
+        self._known: dict[str, list[int]] = {}
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text)['input_ids']
+        return ids
+
+    def sheet(self, lessons: Sequence[Lesson]) -> Sheet:
+        """Return the sheet of some lessons about one scene."""
+        ids: list[int] = []
+        places: list[int] = []
+        parts: list[int] = []
+        asked: list[bool] = []
+        following: list[int] = []
+        for part, lesson in enumerate(lessons):
+            question = self._ids(lesson.question + TURN)
+            whole = question + self._ids(lesson.answer + END)
+            ids += whole[:-1]
+            following += whole[1:]
+            places += range(len(whole) - 1)
+            parts += [part] * (len(whole) - 1)
+            asked += [place >= len(question) - 1 for place in range(len(whole) - 1)]
+        return Sheet(*map(torch.tensor, (ids, places, parts, asked, following)))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sheets side by side with their pictures' features; see `Reader.forward`."""
+
+    hidden: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor
+    asked: torch.Tensor
+    following: torch.Tensor
+
+
+def batch_of(embed: Any, writer: Writer, features: torch.Tensor, sheets: Sequence[Sheet]) -> Batch:
+    """Return a batch of scenes.
+
+    Args:
+        embed: the model's token embedding.
+        writer: that made the sheets.
+        features: (B, TOKENS, WIDTH) of the pictures.
+        sheets: one for each picture.
+    """
+    count, start = len(sheets), len(writer.before)
+    longest = max(len(sheet.ids) for sheet in sheets)
+    fore = start + TOKENS + len(writer.after)
+    length = fore + longest
+    ids = torch.zeros(count, length, dtype=torch.long)
+    ids[:, :start] = torch.tensor(writer.before)
+    ids[:, start + TOKENS : fore] = torch.tensor(writer.after)
+    places = torch.zeros(3, count, length)
+    places[:, :, :fore] = _fore_places(start, len(writer.after))[:, None]
+    parts = torch.full((count, length), -2)
+    parts[:, :fore] = -1
+    asked = torch.zeros(count, length, dtype=torch.bool)
+    following = torch.zeros(count, length, dtype=torch.long)
+    for row, sheet in enumerate(sheets):
+        here = slice(fore, fore + len(sheet.ids))
+        ids[row, here], parts[row, here] = sheet.ids, sheet.parts
+        places[:, row, here] = sheet.places.float() + start + GRID + len(writer.after)
+        asked[row, here], following[row, here] = sheet.asked, sheet.following
+    hidden = embed(ids)
+    hidden = torch.cat([hidden[:, :start], features, hidden[:, start + TOKENS :]], 1)
+    return Batch(hidden, places, _mask(parts), asked, following)
+
+
+def _fore_places(start: int, after: int) -> torch.Tensor:
+    """Return (3, tokens) places of what stands before the questions, as Qwen2.5-VL counts."""
+    cells = torch.arange(GRID)
+    rows, columns = cells.repeat_interleave(GRID), cells.repeat(GRID)
+    image = torch.stack([torch.zeros_like(rows), rows, columns]) + start
+    first, last = torch.arange(start), torch.arange(after) + start + GRID
+    return torch.cat([first.expand(3, -1), image, last.expand(3, -1)], 1).float()
+
+
+def _mask(parts: torch.Tensor) -> torch.Tensor:
+    """Return (B, 1, L, L): a token sees what stands before the questions, and its own question."""
+    length = parts.shape[1]
+    seen = (parts[:, None, :] == -1) | (parts[:, None, :] == parts[:, :, None])
+    seen = seen & torch.ones(length, length, dtype=torch.bool).tril()
+    return torch.zeros(seen.shape).masked_fill(~seen, float('-inf'))[:, None]
+
+
+class Loss:
+    """How far the answers are from the lessons; near misses of a coordinate count less."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._numbers = torch.tensor(writer.numbers)
+        count = SIDE + 1
+        bins = torch.arange(count).float()
+        self._soft = (-((bins[:, None] - bins) ** 2) / (2 * _SPREAD**2)).softmax(-1)
+        self._value = torch.full((writer.size,), -1)
+        self._value[self._numbers] = torch.arange(2 * count)
+
+    def __call__(self, logits: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+        """Return the mean over (N,) true tokens of (N, vocabulary) logits."""
+        chances = functional.log_softmax(logits.float(), -1)
+        value = self._value[following]
+        numbers = value >= 0
+        plain = functional.nll_loss(chances[~numbers], following[~numbers], reduction='sum')
+        value, rows = value[numbers], chances[numbers]
+        later, value = value > SIDE, value % (SIDE + 1)
+        lists = self._numbers.view(2, -1)
+        columns = lists[later.long()]
+        soft = -(rows.gather(1, columns) * self._soft[value]).sum()
+        return (plain + soft) / len(following)

@@ -1,0 +1,288 @@
+"""The small reasoner's recipe: words, lessons, quick ways through the model, a run in small."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+pytest.importorskip('transformers')
+
+from segzero_ros.loading import load_reasoner
+from segzero_ros.profiles import read_profile, reasoner_options
+from segzero_ros.reasoning.dialects import dialect_named
+from segzero_ros.reasoning.marks import marked
+from segzero_ros.reasoning.resizing import seen_by
+from segzero_ros.simulation.scenes import make_scene
+from segzero_ros.training.mini import dense, loop
+from segzero_ros.training.mini.architecture import new_model, patches_of, Reader, Tower
+from segzero_ros.training.mini.checkpoint import make_processor
+from segzero_ros.training.mini.lessons import Lesson, lessons_of, phrases_in
+from segzero_ros.training.mini.recipe import chosen, make, Recipe, TRAINING_SEED
+from segzero_ros.training.mini.scenes import HEIGHT, keep, Kept, WIDTH
+from segzero_ros.training.mini.squares import GRID, PATCH, SIDE, TOKENS
+from segzero_ros.training.mini.token_truth import KINDS, token_truth
+from segzero_ros.training.mini.vocabulary import IMAGE, make_tokenizer
+from segzero_ros.training.mini.warm_start import AFTER, batch_of, BEFORE, Loss, TURN, Writer
+from segzero_ros.types import Frame, Query, ReasonerUnavailable
+
+SEED = 52
+
+
+@pytest.fixture(scope='module')
+def tokenizer() -> Any:
+    return make_tokenizer()
+
+
+@pytest.fixture(scope='module')
+def model(tokenizer: Any) -> Any:
+    return new_model(tokenizer, 1).eval()
+
+
+@pytest.fixture(scope='module')
+def scene() -> tuple[Any, Kept]:
+    return keep(SEED, SIDE)
+
+
+class TestWords:
+    def test_every_coordinate_is_one_token(self, tokenizer: Any) -> None:
+        count = len(tokenizer('[')['input_ids'])
+        for value in range(SIDE + 1):
+            assert len(tokenizer(f'[{value}, {value}')['input_ids']) == count + 2
+
+    @given(st.text(max_size=40))
+    @settings(deadline=None, max_examples=200)
+    def test_whatever_is_asked_is_read_back(self, text: str) -> None:
+        tokenizer = make_tokenizer()
+        assert tokenizer.decode(tokenizer(text)['input_ids']) == text
+
+    def test_no_sentence_or_answer_about_a_scene_falls_apart_into_bytes(
+        self, tokenizer: Any, scene: tuple[Any, Kept]
+    ) -> None:
+        for lesson in lessons_of(scene[1], SIDE):
+            for text in (lesson.question, lesson.answer):
+                tokens = tokenizer.convert_ids_to_tokens(tokenizer(text)['input_ids'])
+                assert not [t for t in tokens if len(t) == 1 and t.isalpha() and t not in 'ai']
+
+
+class TestLessons:
+    def test_the_answer_is_the_truth_in_the_dialect_s_grammar(
+        self, scene: tuple[Any, Kept]
+    ) -> None:
+        kept = scene[1]
+        kinds = set()
+        for lesson, sentence in zip(lessons_of(kept, SIDE), kept.sentences, strict=True):
+            answer = dialect_named('mini').parse(lesson.answer, WIDTH, HEIGHT, 'strict')
+            true = [kept.objects[index].box for index in sentence.targets]
+            assert len(answer.objects) == len(true)
+            for found in answer.objects:
+                assert min(np.abs(np.subtract(found.box, box)).max() for box in true) <= 2
+            assert answer.reasoning
+            kinds.add(lesson.kind)
+        assert len(kinds) == 9
+
+    def test_a_mirrored_lesson_says_the_other_side(self, scene: tuple[Any, Kept]) -> None:
+        pairs = zip(lessons_of(scene[1], SIDE), lessons_of(scene[1], SIDE, True), strict=True)
+        told = [(one, other) for one, other in pairs if 'leftmost' in one.question]
+        assert told
+        for one, other in told:
+            assert other.question == one.question.replace('leftmost', 'rightmost')
+            (found,), (turned,) = (
+                dialect_named('mini').parse(each.answer, SIDE, SIDE).objects
+                for each in (one, other)
+            )
+            x1, y1, x2, y2 = found.box
+            assert turned.box == (SIDE - x2, y1, SIDE - x1, y2)
+
+    @pytest.mark.parametrize(
+        ('question', 'phrases'),
+        [
+            ('can you see the dark red can', ['dark red can']),
+            ('show me all the gray boxes', ['gray box']),
+            ('something teal', ['teal object']),
+            ('the flat thing between the ball and the mug', ['flat thing', 'ball', 'mug']),
+            ('find the banana', ['banana']),
+        ],
+    )  # fmt: skip
+    def test_descriptions_are_found_in_a_question(self, question: str, phrases: list[str]) -> None:
+        assert phrases_in(question) == phrases
+
+    def test_kinds_are_chosen_alike(self) -> None:
+        lessons = [Lesson('none', str(number), '') for number in range(20)]
+        lessons += [Lesson('colour', '', ''), Lesson('size', '', '')]
+        kinds = [each.kind for each in chosen(lessons, 4, np.random.default_rng(0))]
+        assert sorted(kinds) == ['colour', 'none', 'none', 'size']
+
+
+class TestPictures:
+    def test_every_patch_is_marked_otherwise_and_little_else_is_touched(self) -> None:
+        grey = np.full((SIDE, SIDE, 3), 90, np.uint8)
+        shown = marked(grey, PATCH)
+        assert (grey == 90).all()
+        assert (shown != 90).any(-1).sum() <= 4 * TOKENS
+        corners = shown.reshape(GRID, PATCH, GRID, PATCH, 3)[:, :2, :, :2].swapaxes(1, 2)
+        assert len(np.unique(corners.reshape(TOKENS, -1), axis=0)) == TOKENS
+
+    def test_the_processor_makes_the_same_patches(self, tokenizer: Any) -> None:
+        picture = make_scene(SEED, width=320, height=240).frame.image
+        seen = seen_by(dialect_named('mini'), picture)
+        processed = make_processor(tokenizer).image_processor(images=[seen], return_tensors='pt')
+        assert processed['image_grid_thw'].tolist() == [[1, GRID, GRID]]
+        frames = processed['pixel_values'].view(TOKENS, 3, 2, -1)
+        ours = patches_of(seen[None]).view(TOKENS, 3, -1)
+        assert torch.allclose(frames[:, :, 0], ours, atol=1e-5)
+
+    def test_every_visible_object_has_its_tokens(self, scene: tuple[Any, Kept]) -> None:
+        names, places = token_truth(scene[1])
+        owned = names[:, 0] > 0
+        x1, y1, x2, y2, x, y = places[owned].T
+        assert ((x1 < x) & (x < x2) & (y1 < y) & (y < y2)).all()
+        kinds = {KINDS[kind] for kind in names[names[:, 3] == 1, 0]}
+        assert kinds == {item.kind for item in scene[1].objects if item.area}
+
+    def test_a_changed_picture_keeps_its_truth(self, scene: tuple[Any, Kept]) -> None:
+        picture, kept = scene
+        names, places = token_truth(kept)
+        batch = [np.stack([each] * 8) for each in (picture, names, places)]
+        view = dense.augmented(*batch, np.random.default_rng(2))
+        assert len({array.tobytes() for array in view.places.numpy()}) > 2
+        for row in range(8):
+            # The token of an inner point lies where that point is said to be.
+            where = torch.nonzero(view.names[row, :, 3])[:, 0]
+            points = view.places[row, where, 4:] // PATCH
+            tokens = points[:, 1] * GRID + points[:, 0]
+            near = torch.isin(where, torch.cat([tokens.long() + d for d in (-1, 0, 1)]))
+            assert near.all()
+
+
+class TestQuickWays:
+    def test_the_tower_says_what_transformers_own_says(self, model: Any) -> None:
+        pictures = np.random.default_rng(0).integers(0, 255, (2, SIDE, SIDE, 3), np.uint8)
+        patches = patches_of(pictures)
+        both = torch.stack([patches.view(2, TOKENS, 3, -1)] * 2, 3).reshape(2 * TOKENS, -1)
+        with torch.no_grad():
+            ours = Tower(model.model.visual)(patches).flatten(0, 1)
+            grid = torch.tensor([[1, GRID, GRID]] * 2)
+            theirs = model.model.visual(both, grid_thw=grid, return_dict=True).pooler_output
+        assert torch.allclose(ours, theirs, atol=1e-4)
+
+    def test_a_question_among_others_reads_as_if_it_stood_alone(
+        self, model: Any, tokenizer: Any, scene: tuple[Any, Kept]
+    ) -> None:
+        lessons = lessons_of(scene[1], SIDE)[:4]
+        writer = Writer(tokenizer)
+        features = torch.randn(1, TOKENS, model.config.text_config.hidden_size)
+        sheet = writer.sheet(lessons)
+        text = BEFORE + IMAGE * TOKENS + AFTER + lessons[2].question + TURN + lessons[2].answer
+        ids = tokenizer(text, return_tensors='pt')['input_ids']
+        places = ids == model.config.image_token_id
+        with torch.no_grad():
+            batch = batch_of(model.get_input_embeddings(), writer, features, [sheet])
+            ours = Reader(model)(batch.hidden, batch.positions, batch.mask)[0]
+            embeds = model.get_input_embeddings()(ids)
+            embeds = embeds.masked_scatter(places[..., None], features)
+            positions, _ = model.model.get_rope_index(
+                ids, mm_token_type_ids=places.int(), image_grid_thw=torch.tensor([[1, GRID, GRID]])
+            )
+            theirs = model.model.language_model(
+                inputs_embeds=embeds, position_ids=positions, use_cache=False
+            ).last_hidden_state[0]
+        own = ours[-len(sheet.parts) :][sheet.parts == 2]
+        assert torch.allclose(own, theirs[-len(own) :], atol=1e-4)
+
+    def test_a_near_miss_of_a_coordinate_costs_less_than_a_far_one(self, tokenizer: Any) -> None:
+        writer = Writer(tokenizer)
+        true, near, far = (tokenizer(f', {value}')['input_ids'][0] for value in (100, 102, 150))
+        logits = torch.zeros(2, len(tokenizer))
+        logits[0, near], logits[1, far] = 9.0, 9.0
+        loss = Loss(writer)
+        costs = [float(loss(row[None], torch.tensor([true]))) for row in logits]
+        assert costs[0] < costs[1] - 0.5
+
+
+class Broken(Exception):
+    """A stage was broken off."""
+
+
+def trained(folder: Path, *breaks: int) -> Any:
+    """Train one layer for 220 steps, broken off after so many calls each time."""
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 1)
+    left = breaks[0] if breaks else 1000
+
+    def step(rng: np.random.Generator) -> tuple[Any, dict[str, float]]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Broken
+        return layer(torch.from_numpy(rng.random((4, 3), np.float32))).square().mean(), {}
+
+    try:
+        loop.run(loop.Stage('s', 220, 0.01), [layer], step, dict, folder)
+    except Broken:
+        return trained(folder, *breaks[1:])
+    return layer.weight
+
+
+def test_a_stage_that_was_broken_off_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole, broken = trained(tmp_path / 'a'), trained(tmp_path / 'b', 130, 50)
+    assert torch.equal(whole, broken)
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+    """Return a run of the whole recipe in small, and its checkpoint."""
+    pytest.importorskip('matplotlib')
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    recipe = Recipe(
+        tmp_path_factory.mktemp('mini'), scenes=1, unseen=1, eyes=3, pictures=2, words=150,
+        pages=1, questions=4, workers=1,
+    )  # fmt: skip
+    folder = make(recipe)
+    torch.set_num_threads(threads)
+    return recipe, folder
+
+
+def test_the_recipe_makes_a_checkpoint_that_thinks_and_answers(
+    made: tuple[Recipe, Path],
+) -> None:
+    options = reasoner_options(
+        read_profile('mini', overrides={'reasoner_model': str(made[1])}).__getitem__
+    )
+    frame = Frame(make_scene(TRAINING_SEED).frame.image)
+    said = []
+    for fast in (True, False):
+        reasoner = load_reasoner(replace(options, fast=fast, answer_parser='repair'))
+        answer = reasoner.reason(frame, Query('the leftmost thing'))
+        said.append(answer.raw_answer)
+        reasoner.close()
+    assert said[0] == said[1]
+    assert said[0].startswith('<think>')
+    assert '</think><answer>[' in said[0]
+    assert (made[1] / 'model.safetensors').stat().st_size < 16 << 20
+
+
+def test_the_recipe_is_not_repeated_where_it_is_done(made: tuple[Recipe, Path]) -> None:
+    recipe, folder = made
+    weights = (folder / 'model.safetensors').read_bytes()
+    figures = (recipe.folder / 'words.jsonl').read_text()
+    assert make(recipe) == folder
+    assert (folder / 'model.safetensors').read_bytes() == weights
+    assert (recipe.folder / 'words.jsonl').read_text() == figures
+    assert (recipe.folder / 'curves.png').exists()
+
+
+def test_the_profile_without_a_checkpoint_names_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ReasonerUnavailable, match=r'python -m segzero_ros\.training\.mini'):
+        load_reasoner(reasoner_options(read_profile('mini').__getitem__))
