@@ -23,7 +23,7 @@ ALLOWED = {
     'profiles': {'loading', 'pipeline', 'types'},
     'pipeline': {'reasoning', 'segmentation', 'spatial', 'types'},
     'following': {'segmentation', 'spatial', 'types'},
-    'wire': {'types'},
+    'wire': {'drawing', 'types'},
     'simulation': {'types'},
     'ros': OUTER | {'simulation', 'replay'},
     'replay': OUTER,

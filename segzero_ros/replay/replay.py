@@ -30,7 +30,7 @@ from segzero_ros.replay.video import write_video
 from segzero_ros.types import SegZeroError
 
 # Raise it when the same bag and models give other bytes, so that no old half is continued.
-_FORMAT = 1
+_FORMAT = 2
 OUTPUTS = ('bag', 'originals', 'overlays', 'video', 'report')
 
 

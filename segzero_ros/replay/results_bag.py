@@ -5,7 +5,7 @@ Imports `bag`, `folder`, `records`, `topics`, `types` and `wire`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import heapq
 from typing import Any
 
@@ -18,10 +18,16 @@ from segzero_ros.replay.folder import Folder
 from segzero_ros.replay.records import Record, with_frame
 from segzero_ros.replay.topics import IMAGE, RESULT, TEXT
 from segzero_ros.types import Answer, Frame, RgbImage, Status
-from segzero_ros.wire import results
+from segzero_ros.wire import displays, results
 
 # Of these, there is something to show; as in the node.
 _SHOWN = (Status.OK, Status.NOT_FOUND)
+# As in the node, detections are there where vision_msgs is installed.
+_DISPLAYS: dict[str, tuple[str, Callable[[results.Make, Answer], Any]]] = {
+    'markers': (displays.MARKERS, displays.markers),
+    'detections': (displays.DETECTIONS, displays.detections),
+    'detections_3d': (displays.DETECTIONS_3D, displays.detections_3d),
+}
 
 
 class ResultMessages:
@@ -33,11 +39,17 @@ class ResultMessages:
         self._overlays = overlays
         definitions = Definitions()
         self._store: Typestore = definitions.require(RESULT)
+        self._displays = {
+            name: (kind, make)
+            for name, (kind, make) in _DISPLAYS.items()
+            if _is_known(definitions, kind)
+        }
 
     @property
     def topics(self) -> dict[str, str]:
         """The type of each topic."""
         types = {'result': RESULT, 'reasoning': TEXT, 'label_image': IMAGE}
+        types.update((name, kind) for name, (kind, _) in self._displays.items())
         if self._overlays:
             types['overlay'] = IMAGE
         return {f'{self._prefix}/{name}': kind for name, kind in types.items()}
@@ -61,6 +73,8 @@ class ResultMessages:
             return
         labels = results.label_image(self._make, answer)
         yield self._message('label_image', IMAGE, labels, record.time_ns)
+        for name, (kind, fill) in self._displays.items():
+            yield self._message(name, kind, fill(self._make, answer), record.time_ns)
         if self._overlays:
             yield self._message('overlay', IMAGE, self._overlay(number, answer), record.time_ns)
 
@@ -76,6 +90,14 @@ class ResultMessages:
         if isinstance(fields.get('data'), bytes):
             fields['data'] = np.frombuffer(fields['data'], np.uint8)
         return self._store.types[name](**fields)
+
+
+def _is_known(definitions: Definitions, kind: str) -> bool:
+    try:
+        definitions.require(kind)
+    except UnknownType:
+        return False
+    return True
 
 
 def read_picture(folder: Folder, number: int) -> RgbImage:

@@ -13,6 +13,7 @@ from recordings import COMPRESSED, KINDS, Recording, scene_frame, START, STEP
 from rosbags.highlevel import AnyReader
 
 from segzero_ros.profiles import read_profile
+from segzero_ros.replay.bag import Definitions, UnknownType
 from segzero_ros.replay.folder import Folder, FolderError
 from segzero_ros.replay.queries import Ask, Plan
 from segzero_ros.replay.replay import Listener, NothingToAsk, replay, Wishes
@@ -49,6 +50,16 @@ def contents(folder: Folder) -> dict[str, str]:
         str(path.relative_to(folder.path)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
     }
+
+
+def shown_topics() -> set[str]:
+    """Markers, and detections where the environment has vision_msgs."""
+    topics = {'/segzero/markers'}
+    try:
+        Definitions().require('vision_msgs/msg/Detection2DArray')
+    except UnknownType:
+        return topics
+    return topics | {'/segzero/detections', '/segzero/detections_3d'}
 
 
 def records(folder: Folder):
@@ -148,6 +159,7 @@ def test_the_bag_holds_the_results_beside_the_originals_for_any_reader(bag, whol
             '/segzero/result': 5,
             '/segzero/reasoning': 5,
             '/segzero/label_image': 5,
+            **dict.fromkeys(shown_topics(), 5),
         }
         taken = [
             (connection.topic, stamp_ns, reader.deserialize(data, connection.msgtype))
@@ -157,9 +169,12 @@ def test_the_bag_holds_the_results_beside_the_originals_for_any_reader(bag, whol
         copied = [(c.topic, t, d) for c, t, d in reader.messages() if c.topic in originals]
         assert copied == [(c.topic, t, d) for c, t, d in source.messages()]
     result = next(message for topic, _, message in taken if topic == '/segzero/result')
+    array = next(message for topic, _, message in taken if topic == '/segzero/markers')
+    assert [marker.ns for marker in array.markers] == ['', 'boxes', 'labels']
     labels = next(message for topic, _, message in taken if topic == '/segzero/label_image')
     record = records(whole)[0]
     found, segment = result.objects[0], record.answer.segments[0]
+    assert array.markers[1].pose.position.z == found.pose.position.z
     assert (result.header.stamp.sec, result.header.frame_id) == (START // 10**9, 'camera')
     assert (found.mask.data.reshape(found.mask.height, -1) > 0).tolist() == segment.mask.tolist()
     assert found.pose.position.z == pytest.approx(segment.pose.position[2])
@@ -211,9 +226,9 @@ def test_outputs_can_be_left_out(bag, parameters, tmp_path):
         EACH.plan, namespace='/again', overlay_topic=True, without=frozenset({'originals'})
     )
     with AnyReader([replay(bag, tmp_path / 'out', parameters, wishes).bag]) as reader:
-        assert sorted(reader.topics) == [
-            f'/again/{name}' for name in ('label_image', 'overlay', 'reasoning', 'result')
-        ]
+        names = ('label_image', 'overlay', 'reasoning', 'result')
+        shown = {topic.replace('/segzero', '/again') for topic in shown_topics()}
+        assert set(reader.topics) == {f'/again/{name}' for name in names} | shown
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -240,7 +255,7 @@ def test_a_compressed_camera_with_metres_is_replayed_and_copied(kind, parameters
     assert record.answer.segments[0].pose is not None
     with AnyReader([folder.bag]) as reader:
         assert reader.topics['/front/image_raw/compressed'].msgtype == COMPRESSED
-        assert len(reader.topics) == 6
+        assert len(reader.topics) == 6 + len(shown_topics())
 
 
 def test_a_replayed_bag_can_be_replayed_again(whole, parameters, tmp_path):

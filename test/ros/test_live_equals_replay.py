@@ -12,6 +12,7 @@ from recordings import Recording
 from rosbags.highlevel import AnyReader
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
+from visualization_msgs.msg import MarkerArray
 import yaml
 
 from segzero_ros.cli.main import main
@@ -59,8 +60,8 @@ def live(
     new_client: Callable[..., Any],
     bag: Path,
     asked: list[str],
-) -> tuple[list[SegmentationResult], list[Clock]]:
-    """What the node answers while the bag is played to it, and the clock meanwhile."""
+) -> tuple[list[SegmentationResult], list[Clock], list[MarkerArray]]:
+    """What the node answers and shows while the bag is played to it, and the clock meanwhile."""
     remap = ['-r', '__ns:=/live']
     node_process({'use_sim_time': True}, profile='offline', arguments=remap)
     client = new_client('live')
@@ -68,9 +69,12 @@ def live(
     client.wait_for_server()
     client.wait_for_state('active')
     images = client.listen(Image, 'image', 100)
+    markers = client.listen(MarkerArray, 'markers', 100)
     clocks = client.listen(Clock, '/clock', 10_000)
     # The node hears the camera before the bag begins.
     client.until(lambda: client.once('anything').status != SegmentationResult.NO_IMAGE)
+    # The node shows what somebody listens to.
+    client.until(lambda: client.once('the red thing') and len(markers))
     player = new_client('live', 'camera_sim')
     for name, value in (
         ('path', str(bag)),
@@ -79,21 +83,22 @@ def live(
         ('source', 'bag'),
     ):
         assert player.set_parameter(name, value) == (True, '')
+    markers.forget()
     results = []
     for number, text in enumerate(asked, start=1):
         images.wait_for_count(number, lambda image: image.width == 320)
         results.append(client.ask(text))
     camera.wait_for_output('nothing more to show')
-    return results, list(clocks)
+    return results, list(clocks), markers.wait_for_count(len(asked))
 
 
 @pytest.fixture(scope='module')
 def replayed(
-    live: tuple[list[SegmentationResult], list[Clock]],
+    live: tuple[list[SegmentationResult], list[Clock], list[MarkerArray]],
     bag: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> list[SegmentationResult]:
-    """What `segzero replay` answers about the same images."""
+) -> Path:
+    """The bag that `segzero replay` writes about the same images."""
     folder = tmp_path_factory.mktemp('replayed')
     queries = folder / 'queries.yaml'
     queries.write_text(
@@ -101,11 +106,15 @@ def replayed(
     )
     words = ['replay', str(bag), '--queries', str(queries), '-o', str(folder / 'out'), '-q']
     assert main([*words, '--profile', 'offline', '--without', 'video']) == 0
-    with AnyReader([folder / 'out' / 'bag']) as reader:
-        connections = [one for one in reader.connections if one.topic == '/segzero/result']
+    return folder / 'out' / 'bag'
+
+
+def messages(bag: Path, topic: str, kind: Any) -> list[Any]:
+    """Return a topic's messages as rclpy's."""
+    with AnyReader([bag]) as reader:
+        connections = [one for one in reader.connections if one.topic == topic]
         return [
-            deserialize_message(bytes(data), SegmentationResult)
-            for _, _, data in reader.messages(connections)
+            deserialize_message(bytes(data), kind) for _, _, data in reader.messages(connections)
         ]
 
 
@@ -116,7 +125,7 @@ def comparable(result: SegmentationResult) -> bytes:
 
 
 def test_the_node_answers_about_the_recorded_stamps(live, bag) -> None:
-    results, _ = live
+    results, *_ = live
     stamps = [stamp_ns(result) for result in results]
     assert [stamp - stamps[0] for stamp in stamps] == [n * PERIOD for n in range(len(SEEDS))]
     statuses = [result.status for result in results]
@@ -127,14 +136,21 @@ def test_the_node_answers_about_the_recorded_stamps(live, bag) -> None:
 
 
 def test_live_and_replayed_answers_are_the_same_bytes(live, replayed) -> None:
-    results, _ = live
-    assert len(replayed) == len(results)
-    for one, other in zip(results, replayed, strict=True):
+    results, *_ = live
+    for one, other in zip(
+        results, messages(replayed, '/segzero/result', SegmentationResult), strict=True
+    ):
         assert comparable(one) == comparable(other)
 
 
+def test_markers_are_the_same_bytes(live, replayed) -> None:
+    shown = messages(replayed, '/segzero/markers', MarkerArray)
+    assert list(map(serialize_message, live[2])) == list(map(serialize_message, shown))
+    assert max(len(one.markers) for one in shown) > 1
+
+
 def test_the_clock_is_the_recording(live) -> None:
-    results, clocks = live
+    results, clocks, _ = live
     times = [one.clock.sec * 1_000_000_000 + one.clock.nanosec for one in clocks]
     assert times == sorted(times)
     assert times[-1] == stamp_ns(results[-1])
