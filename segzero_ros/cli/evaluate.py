@@ -31,6 +31,7 @@ sources:
   FOLDER, FILE.parquet               the same layout on this machine
   FOLDER                             ReasonSeg as first published: pictures and polygons
   FILE.json                          your own data, as COCO's, with a text per annotation
+  BAG --truth FILE                   a bag, and accepted answers about it
   tabletop                           generated scenes with published seeds; needs no data
   merge FOLDER FOLDER ...            joins shards that ran apart; needs --output
 
@@ -39,6 +40,7 @@ examples:
   segzero evaluate reasonseg_test --profile robot -p answer_parser:=strict
   segzero evaluate reasonseg_test --profile remote --concurrency 16
   segzero evaluate reasonseg_test --shard 2/8 -o run_2
+  segzero evaluate kitchen_bag --truth accepted.jsonl --profile robot
   segzero evaluate merge run_1 run_2 -o run
 
 exit codes: 0 finished, 1 finished a shard while others are missing, 2 an error, 130 Ctrl-C (the
@@ -67,6 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument('--shard', default='1/1', metavar='I/N', help='only part I of N, I from 1')
     data.add_argument('--offline', action='store_true', help='never ask the hub for data')
     data.add_argument('--pictures', type=Path, help='where file names of a JSON file start')
+    data.add_argument('--truth', type=Path, help='of a bag: answers as `segzero replay` accepts')
+    data.add_argument('--image', default='', help="topic of a bag's images; default: found")
     scenes = parser.add_argument_group('tabletop')
     scenes.add_argument('--scenes', type=int, help='how many; default: as published')
     scenes.add_argument('--seed', type=int, help='of the first; default: as published')
@@ -120,7 +124,13 @@ def _open(options: argparse.Namespace) -> Dataset:
     from segzero_ros.evaluation.tabletop import SCENES, SEED, Tabletop
 
     if options.source != 'tabletop':
-        return open_dataset(options.source, offline=options.offline, pictures=options.pictures)
+        return open_dataset(
+            options.source,
+            offline=options.offline,
+            pictures=options.pictures,
+            truth=options.truth,
+            image=options.image,
+        )
     scenes = SCENES if options.scenes is None else options.scenes
     seed = SEED if options.seed is None else options.seed
     if scenes < 1 or seed < 0 or options.per_kind < 1:

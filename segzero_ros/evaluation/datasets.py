@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from segzero_ros.evaluation.bag_truth import BagWithTruth
 from segzero_ros.evaluation.coco_json import CocoJson
 from segzero_ros.evaluation.hub import find_split, open_hub, PUBLISHED
 from segzero_ros.evaluation.lisa_folder import find_pairs, LisaFolder
@@ -14,19 +15,36 @@ from segzero_ros.evaluation.parquet import ParquetDataset
 from segzero_ros.evaluation.samples import DataError, Dataset
 
 
-def open_dataset(source: str, *, offline: bool = False, pictures: Path | None = None) -> Dataset:
+def open_dataset(
+    source: str,
+    *,
+    offline: bool = False,
+    pictures: Path | None = None,
+    truth: Path | None = None,
+    image: str = '',
+) -> Dataset:
     """Open a data set.
 
     Args:
         source: one of `hub.PUBLISHED`, `owner/name` of the hub, a folder with parquet files or
-            with ReasonSeg's pictures and polygons, a parquet file, or a JSON file as COCO's.
+            with ReasonSeg's pictures and polygons, a parquet file, a JSON file as COCO's, or,
+            with `truth`, a bag.
         offline: never ask the hub.
         pictures: the folder of a JSON file's pictures.
+        truth: the accepted answers about a bag.
+        image: the topic of a bag's images; empty to find it.
 
     Raises:
         DataError: there is none, or it cannot be read.
     """
     path = Path(source)
+    if truth is not None:
+        return BagWithTruth(path, truth, image)
+    if is_bag(path):
+        raise DataError(
+            f'{path} is a bag: name the accepted answers about it with --truth FILE; '
+            f'segzero replay {path} --accept FILE makes such a file.'
+        )
     if path.is_dir():
         return _open_folder(path)
     if path.suffix == '.json' and path.is_file():
@@ -41,6 +59,11 @@ def open_dataset(source: str, *, offline: bool = False, pictures: Path | None = 
         f'{source} is no file, no folder and no published set; these are {", ".join(PUBLISHED)}, '
         'and tabletop.'
     )
+
+
+def is_bag(path: Path) -> bool:
+    """Return whether a path looks like a bag."""
+    return path.suffix in ('.bag', '.mcap', '.db3') or (path / 'metadata.yaml').is_file()
 
 
 def _open_folder(folder: Path) -> Dataset:

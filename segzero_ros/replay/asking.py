@@ -12,22 +12,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 import json
 import time
-from typing import Any
 
 import cv2
 
 from segzero_ros.drawing import draw_overlay
 from segzero_ros.pipeline import Pipeline
-from segzero_ros.replay.bag import BagError, BagMessage, BagReader
+from segzero_ros.replay.bag import BagReader
+from segzero_ros.replay.bag_frames import BagFrames
 from segzero_ros.replay.folder import Folder, FolderError
 from segzero_ros.replay.jobs import Job, Jobs
 from segzero_ros.replay.queries import NANO
 from segzero_ros.replay.records import Record, record_of, to_line, with_frame
 from segzero_ros.replay.topics import Topics
 from segzero_ros.types import Answer, BadImage, Frame, RgbImage, Status, Timing
-from segzero_ros.wire.frame_store import Shot, StoredMessage
-from segzero_ros.wire.frames import make_frame
-from segzero_ros.wire.image_codec import is_rectified
 
 # Told after each answer: its number from 0, and the answer.
 OnAnswer = Callable[[int, Answer], None]
@@ -57,11 +54,10 @@ class Asker:
         rate: float = 0.0,
     ) -> None:
         self._bag = bag
-        self._topics = topics
+        self._frames = BagFrames(bag, topics)
         self._pipeline = pipeline
         self._folder = folder
         self._rate = rate
-        self._made: tuple[Shot, tuple[Frame, str]] | None = None
         self._begun: tuple[int, float] | None = None
 
     def run(self, jobs: Jobs, done: int, on_answer: OnAnswer) -> int:
@@ -110,33 +106,12 @@ class Asker:
         if job.shot is None:
             return Answer(job.query, Status.NO_IMAGE, job.absence)
         try:
-            frame, remark = self._frame(job.shot)
+            frame, remark = self._frames.frame(job.shot)
         except BadImage as error:
             return Answer(job.query, Status.ERROR, str(error))
         age = (job.time_ns - job.shot.image.time_ns) / NANO
         answer = self._pipeline.answer(frame, job.query, frame_age=age)
         return replace(answer, message=f'{answer.message} {remark}'.strip())
-
-    def _frame(self, shot: Shot) -> tuple[Frame, str]:
-        """Return the frame of a shot; the same object as before for the same one."""
-        if self._made is None or self._made[0] != shot:
-            self._made = shot, self._decode(shot)
-        return self._made[1]
-
-    def _decode(self, shot: Shot) -> tuple[Frame, str]:
-        return make_frame(
-            self._read(self._topics.image, shot.image),
-            lambda: None if shot.depth is None else self._read(self._topics.depth, shot.depth),
-            None if shot.info is None else self._read(self._topics.camera_info, shot.info),
-            rectified=is_rectified(self._topics.image),
-        )
-
-    def _read(self, topic: str, stored: StoredMessage) -> Any:
-        message = BagMessage(topic, self._bag.topics[topic], stored.data, stored.arrived_ns)
-        try:
-            return self._bag.parse(message)
-        except BagError as error:
-            raise BadImage(str(error)) from error
 
     def _wait_until(self, time_ns: int) -> None:
         """Wait until a moment of the bag has come, where it is played at a rate."""

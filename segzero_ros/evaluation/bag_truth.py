@@ -1,0 +1,121 @@
+"""A bag with the truth beside it: answers that a person has accepted or corrected.
+
+The truth is a file in the layout of a replay's `results.jsonl`: which image, which sentence, which
+masks. `segzero replay BAG --accept FILE` writes it; a line whose status is NOT_FOUND says that
+nothing is meant. Imports `samples` and the readers of bags in `replay`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from segzero_ros.evaluation.samples import DataError, Sample
+from segzero_ros.replay.bag import BagError, BagReader
+from segzero_ros.replay.bag_frames import BagFrames
+from segzero_ros.replay.jobs import Jobs, Limits
+from segzero_ros.replay.queries import Ask, NANO, Plan
+from segzero_ros.replay.records import Record
+from segzero_ros.replay.regression import NoGolden, read_golden
+from segzero_ros.replay.topics import find_topics
+from segzero_ros.types import BadImage, Frame, Mask, Status
+from segzero_ros.wire.query_text import read_query
+
+# How far the depth may be from the image that it belongs to: the node's default.
+_DEPTH_OFFSET_NS = NANO // 20
+_LIMITS = Limits(_DEPTH_OFFSET_NS, image_max_age_ns=0, max_query_length=1_000_000)
+
+
+class BagWithTruth:
+    """Samples of a bag, in the order of their images."""
+
+    def __init__(self, bag: Path, truth: Path, image: str = '') -> None:
+        """Read the truth.
+
+        Args:
+            bag: the bag: ROS 1 or 2, SQLite3 or MCAP.
+            truth: the accepted answers.
+            image: the topic of the images; empty to find it.
+
+        Raises:
+            DataError: the truth cannot be read, or says nothing of any image.
+        """
+        self.name = bag.stem
+        self._path, self._truth, self._image = bag, truth, image
+        try:
+            records = list(read_golden(truth))
+        except NoGolden as error:
+            raise DataError(str(error)) from error
+        settled = (Status.OK, Status.NOT_FOUND)
+        kept = [one for one in records if one.answer.status in settled and one.stamp_ns]
+        self._records = sorted(kept, key=lambda record: record.stamp_ns or 0)
+        if not self._records:
+            raise DataError(f'{truth} holds no answer that is OK or NOT_FOUND about an image.')
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(self, indices: range) -> Iterator[tuple[int, Sample]]:
+        """Yield the samples of ascending indices, in one pass over the bag.
+
+        Raises:
+            DataError: the bag cannot be read, or lacks an image that the truth speaks of.
+        """
+        wanted = {index: self._records[index] for index in indices}
+        asks = tuple(
+            Ask(_text(record), id=str(index), stamp_ns=record.stamp_ns)
+            for index, record in wanted.items()
+        )
+        try:
+            with BagReader(self._path) as bag:
+                topics = find_topics(bag, self._image)
+                frames = BagFrames(bag, topics)
+                jobs = Jobs(topics, Plan(asks=asks), _LIMITS, bag.span_ns[0], lambda _: '')
+                for job in jobs.run(bag.messages(jobs.topics)):
+                    if job.shot is None:
+                        raise DataError(f'{self._truth}: {job.absence or job.complaint}')
+                    index = int(job.query.id)
+                    yield index, self._sample(wanted[index], frames.frame(job.shot)[0], index)
+        except (BagError, BadImage) as error:
+            raise DataError(f'{self._path}: {error}') from error
+
+    def _sample(self, record: Record, frame: Frame, index: int) -> Sample:
+        size = (frame.height, frame.width)
+        if record.size != size:
+            raise DataError(
+                f'{self._truth}, the answer to {record.answer.query.text!r}, is about an image of '
+                f'{record.size[1]}x{record.size[0]} pixels; in the bag it has {size[1]}x{size[0]}.'
+            )
+        masks = [segment.full_mask(*size) for segment in record.answer.segments]
+        return Sample(
+            image=frame.image,
+            text=record.answer.query.text,
+            mask=_union(masks, size),
+            boxes=tuple(_box(segment.mask_roi) for segment in record.answer.segments),
+            count=len(masks),
+            image_id=str(record.stamp_ns),
+            ann_id=str(index),
+            depth=frame.depth,
+            intrinsics=frame.intrinsics,
+        )
+
+
+def _text(record: Record) -> str:
+    text, complaint = read_query(record.answer.query.text, _LIMITS.max_query_length)
+    if complaint:
+        raise DataError(f'The truth holds a query that cannot be asked: {complaint}')
+    return text
+
+
+def _union(masks: list[Mask], size: tuple[int, int]) -> Mask:
+    together = np.zeros(size, np.bool_)
+    for mask in masks:
+        together |= mask
+    return together
+
+
+def _box(roi: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
+    x, y, width, height = roi
+    return float(x), float(y), float(x + width), float(y + height)

@@ -1,0 +1,46 @@
+"""Frames out of a bag: a shot's image, depth and intrinsics, decoded. Imports `bag` and `wire`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from segzero_ros.replay.bag import BagError, BagMessage, BagReader
+from segzero_ros.replay.topics import Topics
+from segzero_ros.types import BadImage, Frame
+from segzero_ros.wire.frame_store import Shot, StoredMessage
+from segzero_ros.wire.frames import make_frame
+from segzero_ros.wire.image_codec import is_rectified
+
+
+class BagFrames:
+    """Decodes what belongs together in an open bag; the last frame is kept."""
+
+    def __init__(self, bag: BagReader, topics: Topics) -> None:
+        self._bag = bag
+        self._topics = topics
+        self._made: tuple[Shot, tuple[Frame, str]] | None = None
+
+    def frame(self, shot: Shot) -> tuple[Frame, str]:
+        """Return the frame of a shot, the same object as before for the same one, and a remark.
+
+        Raises:
+            BadImage: its image cannot be decoded.
+        """
+        if self._made is None or self._made[0] != shot:
+            self._made = shot, self._decode(shot)
+        return self._made[1]
+
+    def _decode(self, shot: Shot) -> tuple[Frame, str]:
+        return make_frame(
+            self._read(self._topics.image, shot.image),
+            lambda: None if shot.depth is None else self._read(self._topics.depth, shot.depth),
+            None if shot.info is None else self._read(self._topics.camera_info, shot.info),
+            rectified=is_rectified(self._topics.image),
+        )
+
+    def _read(self, topic: str, stored: StoredMessage) -> Any:
+        message = BagMessage(topic, self._bag.topics[topic], stored.data, stored.arrived_ns)
+        try:
+            return self._bag.parse(message)
+        except BagError as error:
+            raise BadImage(str(error)) from error
