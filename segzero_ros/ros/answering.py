@@ -74,6 +74,17 @@ class Answering:
         with self._open_lock:
             return list(self._open)
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is a picture to ask about, and no query here."""
+        return (
+            self.pipeline is not None
+            and self.camera is not None
+            and not self.camera.absence(self.image_max_age)
+            and self.desk.current is None
+            and not self.desk.waiting
+        )
+
     def ask(
         self,
         text: str,
@@ -82,6 +93,7 @@ class Answering:
         query_id: str = '',
         image: Image | None = None,
         listeners: Listeners = SILENT,
+        yields: bool = False,
     ) -> Ticket:
         """Take in a query; never waits and never decodes.
 
@@ -91,6 +103,7 @@ class Answering:
             query_id: what the query is called; empty: a new id.
             image: the picture to ask about; None or an empty one: the newest camera frame.
             listeners: hear how the answer comes about, from the worker's thread.
+            yields: make way for every query that does not.
         """
         tidied, complaint = read_query(text, self.max_query_length)
         ticket = Ticket(
@@ -99,6 +112,7 @@ class Answering:
             image=None if image is None or is_empty(image) else image,
             listeners=listeners,
             accepted_ns=self._clock.now().nanoseconds,
+            yields=yields,
         )
         with self._open_lock:
             self._open.add(ticket)

@@ -44,6 +44,7 @@ class Ticket:
         taken_at: when work on it began, seconds of the monotonic clock; None before.
         cancelled_at: when the models were told to stop, likewise.
         left_behind: whether whoever works on it is not waited for any longer.
+        yields: whether it makes way for every ticket that does not.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class Ticket:
         image: Any = None,
         listeners: Listeners = SILENT,
         accepted_ns: int = 0,
+        yields: bool = False,
     ) -> None:
         self.query = query
+        self.yields = yields
         self.image = image
         self.listeners = listeners
         self.accepted_ns = accepted_ns
@@ -160,11 +163,13 @@ class Desk:
     def hand_in(self, ticket: Ticket) -> bool:
         """Take a ticket in, or refuse it; return whether it waits to be taken."""
         with self._lock:
-            refusal = self._closed or self._no_room()
             replaced: list[Ticket] = []
+            if not self._closed and not ticket.yields:
+                replaced = self._make_yield()
+            refusal = self._closed or self._no_room()
             if not refusal:
                 if self.policy is Policy.PREEMPT:
-                    replaced = self._make_way(ticket)
+                    replaced += self._make_way(ticket)
                 self._waiting.append(ticket)
         for other in replaced:
             other.refuse(Status.CANCELED, other.cancel_reason)
@@ -196,6 +201,16 @@ class Desk:
         if waiting:
             ticket.refuse(Status.CANCELED, reason)
 
+    def _make_yield(self) -> list[Ticket]:
+        """Cancel the tickets that yield; return those that have to be answered now."""
+        replaced = [other for other in self._waiting if other.yields]
+        for other in (*replaced, self._current):
+            if other is not None and other.yields:
+                other.cancel('The node asked this by itself, and made way for a query.')
+        for other in replaced:
+            self._waiting.remove(other)
+        return replaced
+
     def _make_way(self, ticket: Ticket) -> list[Ticket]:
         """Cancel everything before the ticket; return those that have to be answered now."""
         reason = f'Replaced by query {describe(ticket.query)}.'
@@ -208,7 +223,8 @@ class Desk:
 
     def _no_room(self) -> str:
         """Say why one more ticket cannot be taken in; empty when it can."""
-        busy = self._current or (self._waiting[0] if self._waiting else None)
+        current = None if self._current is None or self._current.yields else self._current
+        busy = current or (self._waiting[0] if self._waiting else None)
         if self.policy is Policy.REJECT and busy is not None:
             return (
                 f'Busy with query {describe(busy.query)}; ask again when it is answered, or set '

@@ -45,6 +45,7 @@ class LiveFollowing:
     Attributes:
         enabled: whether objects shall be followed; may be changed from any thread.
         make_tracker: makes the tracker that goes with the loaded segmenter.
+        on_lost: hears of an answer whose objects have all been lost for long.
 
     Args:
         camera: returns the camera that the node listens to now; None for none.
@@ -60,6 +61,7 @@ class LiveFollowing:
     ) -> None:
         self.enabled = False
         self.make_tracker: Callable[[], Tracker] | None = None
+        self.on_lost: Callable[[Answer], None] = lambda _: None
         self._current_camera = camera
         self._busy = busy
         self._publish = publish
@@ -69,6 +71,11 @@ class LiveFollowing:
         self._objects: _Objects | None = None
         self._complaint = ''
         self._depth_is_bad = False
+
+    @property
+    def active(self) -> bool:
+        """Whether there are objects that are followed, or about to be."""
+        return self._objects is not None
 
     def keep(self, camera: Camera) -> None:
         """Keep the camera's frames from now on, if objects are to be followed."""
@@ -99,14 +106,19 @@ class LiveFollowing:
         if self._busy():
             return
         query_id = objects.answer.query.id
+        lost = False
         try:
-            if self._follow(objects):
+            end = self._follow(objects)
+            if end is End.CANCELLED and not self._is_over():
                 return
+            lost = end is End.ALL_LOST
         except BadImage as error:
             _logger.warning('The objects of query %s are followed no more: %s', query_id, error)
         except Exception:
             _logger.exception('Following the objects of query %s failed', query_id)
         self.end()
+        if lost:
+            self.on_lost(objects.answer)
 
     def end(self) -> None:
         """Follow nothing, keep no frames and close the tracker."""
@@ -122,12 +134,12 @@ class LiveFollowing:
         self._complaint = ''
         self._depth_is_bad = False
 
-    def _follow(self, objects: _Objects) -> bool:
-        """Follow until something else is to be done; return whether to go on afterwards."""
+    def _follow(self, objects: _Objects) -> End | None:
+        """Follow until something else is to be done; None where there is nothing to follow."""
         query_id = objects.answer.query.id
         if objects.follow_up is None and not self._start(objects):
             _logger.info('The answer to query %s has no mask that could be followed', query_id)
-            return False
+            return None
         assert objects.follow_up is not None
         end = objects.follow_up.run(
             lambda followed: self._publish(self._answer_about(followed, objects.answer)),
@@ -135,7 +147,7 @@ class LiveFollowing:
         )
         if end is End.ALL_LOST:
             _logger.info('All objects of query %s have been lost for long', query_id)
-        return end is not End.ALL_LOST and not self._is_over()
+        return end
 
     def _start(self, objects: _Objects) -> bool:
         """Show the tracker the objects; return whether it has anything to follow."""

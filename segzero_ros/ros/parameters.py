@@ -206,6 +206,35 @@ SPECS = (
         Takes.AT_ONCE,
     ),
     Spec(
+        'reask_when_lost',
+        False,
+        'Ask the query of followed objects again when all of them have been lost for long.',
+        Takes.AT_ONCE,
+    ),
+    Spec(
+        'standing_query',
+        '',
+        'What the node asks by itself, as `repeat_every` and `repeat_on_change` say; empty: none.',
+        Takes.AT_ONCE,
+    ),
+    Spec(
+        'repeat_every',
+        0.0,
+        'Seconds after which the standing query is asked again; 0: time does not matter.',
+        Takes.AT_ONCE,
+        least=0,
+        most=86400,
+    ),
+    Spec(
+        'repeat_on_change',
+        0.0,
+        'Share of the picture that has to change for the standing query to be asked again; '
+        '0: changes do not matter.',
+        Takes.AT_ONCE,
+        least=0,
+        most=1,
+    ),
+    Spec(
         'image_transport',
         'raw',
         'How `image` comes: sensor_msgs/Image or CompressedImage.',

@@ -51,6 +51,7 @@ from segzero_ros.ros.parameters import (
     segmenter_options,
 )
 from segzero_ros.ros.process import leave, spin, spin_while, StopSignals
+from segzero_ros.ros.standing import PERIOD, Standing
 from segzero_ros.ros.watchdog import overdue
 from segzero_ros.ros.worker import Worker
 from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable, SegZeroError, Status
@@ -118,6 +119,7 @@ class PerceptionNode(ManagedNode):
         self._worker = Worker()
         self._desk = Desk(closed=self._refusal())
         self._answering = Answering(self._desk, self._worker, Outlets(self), self.get_clock())
+        self._standing = Standing(self._answering, self._worker, self.get_clock())
         self._apply([])
         self._replies = Replies(self)
         TopicEntrance(self, self._answering)
@@ -129,6 +131,9 @@ class PerceptionNode(ManagedNode):
         # Wall time: a paused simulator must not keep the node from finding its camera.
         self._look = self.create_timer(
             LOOK_PERIOD, self._look_around, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+        self._repeat = self.create_timer(
+            PERIOD, self._standing.look, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
         self._health_reporter = HealthReporter(self, self._health)
         self._jump = self.get_clock().create_jump_callback(
@@ -290,6 +295,12 @@ class PerceptionNode(ManagedNode):
         self._answering.image_max_age = self._value('image_max_age')
         self._answering.max_image_pixels = self._value('max_image_pixels')
         self._answering.following.enabled = self._value('track')
+        self._standing.set(
+            self._value('standing_query'),
+            self._value('repeat_every'),
+            self._value('repeat_on_change'),
+            reask_when_lost=self._value('reask_when_lost'),
+        )
         if self._answering.camera is not None:
             self._answering.camera.max_pixels = self._value('max_image_pixels')
             self._answering.camera.follow(
@@ -357,6 +368,7 @@ class PerceptionNode(ManagedNode):
 
     def _clock_jumped(self, jump: TimeJump) -> None:
         _logger.info('The clock jumped by %.3f s: forgetting images', jump.delta.nanoseconds / 1e9)
+        self._standing.forget()
         if self._answering.camera is not None:
             self._answering.camera.store.clear()
 

@@ -21,14 +21,14 @@ class Office:
         self._number = 0
         self._lock = threading.Lock()
 
-    def ticket(self) -> Ticket:
+    def ticket(self, **options) -> Ticket:
         with self._lock:
             self._number += 1
             query = Query(f'find thing {self._number}', f'q{self._number}')
-        return Ticket(query, self.answers.append)
+        return Ticket(query, self.answers.append, **options)
 
-    def hand_in(self) -> Ticket:
-        ticket = self.ticket()
+    def hand_in(self, **options) -> Ticket:
+        ticket = self.ticket(**options)
         self.desk.hand_in(ticket)
         return ticket
 
@@ -56,6 +56,23 @@ def test_the_queue_keeps_the_order():
     office.work_off()
     assert [answer.query.id for answer in office.answers] == ['q1', 'q2', 'q3', 'q4', 'q5']
     assert {answer.status for answer in office.answers} == {Status.OK}
+
+
+@pytest.mark.parametrize('policy', POLICIES)
+@pytest.mark.parametrize('taken', [True, False])
+def test_what_yields_makes_way_under_every_policy(policy, taken):
+    office = Office(policy, 0)
+    yielding = office.hand_in(yields=True)
+    if taken:
+        office.desk.take()
+    asked = office.hand_in()
+    assert yielding.cancelled()
+    if taken:
+        office.finish(yielding)
+    office.work_off()
+    assert office.statuses() == {'q1': Status.CANCELED, 'q2': Status.OK}
+    assert 'made way' in office.message(yielding)
+    assert office.message(asked) == ''
 
 
 def test_the_queue_turns_away_what_does_not_fit_and_says_how_many_wait():
