@@ -1,16 +1,14 @@
 """The published procedure, restated: one thing after the other, nothing kept, nothing batched.
 
 From the fact that it was published so: resize with Pillow, the processor, `generate` with its
-defaults, one regular expression, then SAM 2's own predictor, once per object, three masks of full
-size each. Its prompts and numbers are the package's, its flow is not.
+defaults, the regular expressions of `published_reading`, then SAM 2's own predictor, once per
+object, three masks of full size each. Of the package it has the prompts, and nothing else.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-import json
 from pathlib import Path
-import re
 import time
 from typing import Any
 
@@ -19,12 +17,11 @@ from PIL import Image
 import torch
 import transformers
 
-from segzero_ros.reasoning.answers import Narrator
+from benchmarks.published_reading import Found, READINGS
+from segzero_ros.reasoning.answers import AnswerReader, Narrator
 from segzero_ros.reasoning.dialects import dialect_named
 from segzero_ros.reasoning.token_text import TokenText
 from segzero_ros.types import Mask, RgbImage
-
-DIALECT = dialect_named('vision_reasoner')
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,15 @@ class PublishedTimes:
 class Published:
     """Both models, loaded as the published code loads them, on any device."""
 
-    def __init__(self, folder: Path, predictor: Any, device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        predictor: Any,
+        device: str,
+        dtype: torch.dtype,
+        dialect: str = 'vision_reasoner',
+    ) -> None:
+        self._dialect = dialect_named(dialect)
         self.processor: Any = transformers.AutoProcessor.from_pretrained(
             folder, padding_side='left'
         )
@@ -62,18 +67,19 @@ class Published:
     def answer(self, image: RgbImage, query: str) -> tuple[PublishedTimes, Mask]:
         """Answer one question; return when what was there, and the mask, (H, W) bool."""
         started = time.perf_counter()
-        text, first_word, tokens = self._reason(image, query)
+        text, first_word, tokens = self.reason(image, query)
         written = time.perf_counter()
-        mask = self._segment(image, text)
+        mask = self.segment(image, self.read(image, text))
         ended = time.perf_counter()
         times = PublishedTimes(first_word - started, written - started, ended - started, tokens)
         return times, mask
 
-    def _reason(self, image: RgbImage, query: str) -> tuple[str, float, int]:
+    def reason(self, image: RgbImage, query: str) -> tuple[str, float, int]:
+        """Return the model's text, when its first word was written, and how many tokens."""
         squashed = Image.fromarray(image).resize((840, 840), Image.Resampling.BILINEAR)
         content = [
             {'type': 'image', 'image': squashed},
-            {'type': 'text', 'text': DIALECT.prompt(query)},
+            {'type': 'text', 'text': self._dialect.prompt(query)},
         ]
         prompt = self.processor.apply_chat_template(
             [{'role': 'user', 'content': content}], tokenize=False, add_generation_prompt=True
@@ -82,7 +88,7 @@ class Published:
             text=[prompt], images=[squashed], padding=True, return_tensors='pt'
         )
         inputs = inputs.to(self.model.device)
-        watch = _FirstWord(self.processor.tokenizer)
+        watch = _FirstWord(self.processor.tokenizer, self._dialect.reader(840, 840))
         ids = self.model.generate(
             **inputs, use_cache=True, max_new_tokens=1024, do_sample=False, streamer=watch
         )
@@ -92,18 +98,18 @@ class Published:
         )
         return texts[0], watch.at, int(new.shape[1])
 
-    def _segment(self, image: RgbImage, text: str) -> Mask:
-        match = re.search(r'<answer>\s*(.*?)\s*</answer>', text, re.DOTALL)
-        assert match is not None
+    def read(self, image: RgbImage, text: str) -> list[Found]:
+        """Return boxes and points in the image; raise whatever the published code raises."""
         height, width = image.shape[:2]
-        scale = np.array([width / 840, height / 840] * 2)
-        together = np.zeros((height, width), np.bool_)
+        return READINGS[self._dialect.name](text, width / 840, height / 840)
+
+    def segment(self, image: RgbImage, objects: list[Found]) -> Mask:
+        """Return the pixels of all objects together, (H, W) bool."""
+        together = np.zeros(image.shape[:2], np.bool_)
         self._predictor.set_image(Image.fromarray(image))
-        for item in json.loads(match.group(1)):
-            box = (np.array(item['bbox_2d']) * scale + 0.5).astype(int)
-            point = (np.array(item['point_2d']) * scale[:2] + 0.5).astype(int)
+        for box, points in objects:
             masks, scores, _ = self._predictor.predict(
-                point_coords=[point], point_labels=[1], box=box
+                point_coords=points, point_labels=[1] * len(points), box=box
             )
             together |= masks[np.argsort(scores)[::-1]][0].astype(bool)
         return together
@@ -112,9 +118,9 @@ class Published:
 class _FirstWord:
     """Notes when the first word of the reasoning was written."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, reader: AnswerReader) -> None:
         self._text = TokenText(tokenizer)
-        self._narrator = Narrator(DIALECT.reader(840, 840), self._word)
+        self._narrator = Narrator(reader, self._word)
         self._prompt = True
         self.at = float('nan')
 
@@ -131,3 +137,19 @@ class _FirstWord:
 
     def end(self) -> None:
         """Take the end."""
+
+
+def predictor_of(weights: Path, device: str) -> Any:
+    """Return SAM 2's own predictor on a checkpoint, its configuration beside it as .yaml."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+    config = OmegaConf.load(weights.with_suffix('.yaml'))
+    model = instantiate(config.model, _recursive_=True)
+    model.load_state_dict(torch.load(weights, weights_only=True)['model'])
+    predictor = SAM2ImagePredictor(model.to(device).eval())
+    # It knows these for 1024-pixel models only.
+    side = config.model.image_size
+    predictor._bb_feat_sizes = [(side // part, side // part) for part in (4, 8, 16)]
+    return predictor

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 import torch
 
-from benchmarks.published import Published
+from benchmarks.published import predictor_of, Published
 from benchmarks.random_checkpoints import make_random, script, ScriptedHead
 from scripts.make_tiny_sam2 import make_tiny_sam2
 from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
@@ -52,7 +52,7 @@ class Bench:
         self.reasoner: Any = reasoner
         self.pipeline = Pipeline(reasoner, segmenter)
         dtype = self.reasoner._model.dtype
-        self.published = Published(checkpoint, _predictor(sam, device), device, dtype)
+        self.published = Published(checkpoint, predictor_of(sam, device), device, dtype)
         self._heads = []
         for model in (self.published.model, self.reasoner._model):
             model.lm_head = ScriptedHead(model.lm_head, [0])
@@ -127,21 +127,6 @@ class Bench:
         except Cancelled:
             return time.perf_counter() - cancelled_at[0]
         raise SystemExit('The answer ended before it was cancelled')
-
-
-def _predictor(weights: Path, device: str) -> Any:
-    """Return SAM 2's own predictor on these weights, as the published code uses it."""
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-    from sam2.sam2_image_predictor import SAM2ImagePredictor
-
-    config = OmegaConf.load(weights.with_suffix('.yaml'))
-    model = instantiate(config.model, _recursive_=True)
-    model.load_state_dict(torch.load(weights, weights_only=True)['model'])
-    predictor = SAM2ImagePredictor(model.to(device).eval())
-    side = config.model.image_size
-    predictor._bb_feat_sizes = [(side // part, side // part) for part in (4, 8, 16)]
-    return predictor
 
 
 def in_turns(rounds: int, ways: dict[str, Callable[[], dict[str, float]]]) -> dict[str, Any]:

@@ -1,20 +1,19 @@
 """Prompts and answers of the published checkpoints.
 
-The oracles restate the published procedures on their own, regular expressions and all, so that the
+The oracles restate the published readings on their own, regular expressions and all, so that the
 package's linear-time readers are held against them and not against themselves.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import time
-from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
+from benchmarks.published_reading import read_list, read_single
 from segzero_ros.reasoning.answers import Narrator
 from segzero_ros.reasoning.dialects import dialect_named, DIALECTS, native_size
 from segzero_ros.types import BadImage, GroundedObject, Grounding, MalformedAnswer
@@ -35,35 +34,12 @@ ONE_CUP = (
 )
 
 
-def published_list(text: str, x_factor: float, y_factor: float) -> list[Any]:
-    """The published multi-object reading; raises whatever that raises."""
-    match = re.search(r'<answer>\s*(.*?)\s*</answer>', text, re.DOTALL)
-    assert match is not None
-    scale = [x_factor, y_factor, x_factor, y_factor]
-    data = json.loads(match.group(1))
-    boxes = [[int(item['bbox_2d'][i] * scale[i] + 0.5) for i in range(4)] for item in data]
-    points = [[int(item['point_2d'][i] * scale[i] + 0.5) for i in range(2)] for item in data]
-    return list(zip(boxes, points, strict=True))
-
-
-def published_single(text: str, x_factor: float, y_factor: float) -> tuple[Any, Any]:
-    """The published single-object reading; raises whatever that raises."""
-    match = re.search(r'{[^}]+}', text)
-    assert match is not None
-    data = json.loads(match.group(0))
-    key = next(key for key in data if 'bbox' in key.lower())
-    assert len(data[key]) == 4
-    names = [name for name in data if 'points' in name.lower()][:2]
-    assert len(names) == 2
-    scale = [x_factor, y_factor, x_factor, y_factor]
-    box = [round(int(data[key][i]) * scale[i]) for i in range(4)]
-    points = [[round(int(data[name][i]) * scale[i]) for i in range(2)] for name in names]
-    assert re.search(r'<think>([^<]+)</think>', text) is not None
-    return box, points
-
-
 def strict(dialect_name: str, text: str, width: int = 840, height: int = 840) -> Grounding:
     return dialect_named(dialect_name).parse(text, width, height, 'strict')
+
+
+def as_published(found: GroundedObject) -> tuple[list[float], list[list[float]]]:
+    return list(found.box), [list(point) for point in found.points]
 
 
 def boxes(grounding: Grounding) -> list[tuple[float, ...]]:
@@ -185,7 +161,7 @@ class TestStrictReading:
     )
     def test_what_the_published_list_reading_refuses_is_malformed(self, text: str) -> None:
         with pytest.raises(Exception):  # noqa: B017
-            published_list(text, 1.0, 1.0)
+            read_list(text, 1.0, 1.0)
         with pytest.raises(MalformedAnswer) as caught:
             strict('vision_reasoner', text)
         assert caught.value.raw_answer == text
@@ -272,23 +248,21 @@ def answers() -> st.SearchStrategy[str]:
 def test_strict_reading_is_the_published_one_on_whatever_text(text: str, factor: float) -> None:
     size = round(840 * factor)
     try:
-        expected_list = published_list(text, size / 840, size / 840)
+        expected_list = read_list(text, size / 840, size / 840)
     except Exception:
         with pytest.raises(MalformedAnswer):
             strict('vision_reasoner', text, size, size)
     else:
         found = strict('vision_reasoner', text, size, size).objects
-        assert [(list(o.box), [list(o.points[0])]) for o in found] == [
-            (box, [point]) for box, point in expected_list
-        ]
+        assert [as_published(o) for o in found] == expected_list
     try:
-        box, points = published_single(text, size / 840, size / 840)
+        expected = read_single(text, size / 840, size / 840)
     except Exception:
         with pytest.raises(MalformedAnswer):
             strict('seg_zero', text, size, size)
     else:
-        (single,) = strict('seg_zero', text, size, size).objects
-        assert (list(single.box), [list(point) for point in single.points]) == (box, points)
+        found = strict('seg_zero', text, size, size).objects
+        assert [as_published(o) for o in found] == expected
 
 
 @given(answers())
