@@ -12,5 +12,12 @@ def files(folder: str, pattern: str) -> tuple[str, list[str]]:
     ]
 
 
-# What is read without a ROS installation: the profiles, and the definitions of what a bag holds.
-setup(data_files=[files('config', '*.yaml'), files('msg', '*.msg')])
+# What is read without a ROS installation: the profiles, what training is configured with, and the
+# definitions of what a bag holds.
+setup(
+    data_files=[
+        files('config', '*.yaml'),
+        files('config/training', '*.yaml'),
+        files('msg', '*.msg'),
+    ]
+)

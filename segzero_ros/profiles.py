@@ -96,18 +96,21 @@ def load_pipeline(parameters: Mapping[str, Any]) -> Pipeline:
 def _find(profile: str) -> Path:
     if profile not in PROFILES:
         raise ProfileError(f'There is no profile {profile!r}; there are {", ".join(PROFILES)}.')
+    return find_config(f'{profile}.yaml')
+
+
+def find_config(name: str) -> Path:
+    """Return where a file of `config/` is; raise ProfileError when it is not installed."""
     # Beside this package's modules in a checkout, in the share of an installation.
     here = Path(__file__).parent.parent
     sourced = os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
     prefixes = [*(Path(prefix) for prefix in sourced if prefix), *here.parents]
     folders = [here, *(prefix / 'share' / 'segzero_ros' for prefix in prefixes)]
     for folder in folders:
-        path = folder / 'config' / f'{profile}.yaml'
+        path = folder / 'config' / name
         if path.is_file():
             return path
-    raise ProfileError(
-        f'config/{profile}.yaml is not found: source the installation of segzero_ros.'
-    )
+    raise ProfileError(f'config/{name} is not found: source the installation of segzero_ros.')
 
 
 def _read_file(path: Path) -> dict[str, Any]:

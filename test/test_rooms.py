@@ -44,6 +44,11 @@ HEAVY = {
     'rosbags': {'ros', 'replay'},
     'skimage': {'ros', 'cli'},
     'pyarrow': {'evaluation', 'training'},
+    'scipy': {'training'},
+    'trl': {'training'},
+    'peft': {'training'},
+    'datasets': {'training'},
+    'matplotlib': {'training'},
 }
 MESSAGE_PACKAGES = {
     'sensor_msgs',

@@ -1,0 +1,90 @@
+"""A reward as parts and weights, by a preset's name or from one's own YAML file.
+
+Imports the two modules of rewards, `profiles` for where configuration lies, and `types`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segzero_ros.profiles import find_config
+from segzero_ros.training.rewards import PUBLISHED, Reward
+from segzero_ros.training.robot_rewards import ROBOT
+from segzero_ros.types import SegZeroError
+
+PARTS: dict[str, Reward] = PUBLISHED | ROBOT
+
+
+class TrainingError(SegZeroError):
+    """Training cannot begin or go on; the text names the cause and the cure."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A reward: the weighted sum of its parts.
+
+    Attributes:
+        name: of the preset, or the file's.
+        weights: of each part of `PARTS`, by name.
+    """
+
+    name: str
+    weights: Mapping[str, float]
+
+    def parts(self, completion: str, solution: str) -> dict[str, float]:
+        """Return each part's value, unweighted."""
+        return {name: PARTS[name](completion, solution) for name in self.weights}
+
+    def __call__(self, completion: str, solution: str) -> float:
+        """Return what a completion is worth."""
+        values = self.parts(completion, solution)
+        return float(sum(self.weights[name] * value for name, value in values.items()))
+
+
+def load_composition(source: str | Path) -> Composition:
+    """Return the reward of a preset, or of a YAML file of `part: weight` lines.
+
+    Raises:
+        TrainingError: there is none, or it names unknown parts or weights that are no numbers.
+    """
+    path = Path(source)
+    if path.suffix in ('.yaml', '.yml'):
+        return _composition(path.stem, _read(path), str(path))
+    presets = _read(find_config('training/rewards.yaml'))
+    if str(source) not in presets:
+        raise TrainingError(
+            f'There is no reward {str(source)!r}; there are {", ".join(presets)}, or name a YAML '
+            'file of "part: weight" lines.'
+        )
+    return _composition(str(source), presets[str(source)], f'the preset {source}')
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainingError(f'{path} cannot be read: {error}') from error
+    if not isinstance(content, dict):
+        raise TrainingError(f'{path} holds no "name: value" lines.')
+    return content
+
+
+def _composition(name: str, weights: Any, where: str) -> Composition:
+    if not isinstance(weights, dict) or not weights:
+        raise TrainingError(f'{where} names no parts; there are {", ".join(PARTS)}.')
+    for part, weight in weights.items():
+        if part not in PARTS:
+            raise TrainingError(
+                f'{where}: there is no part {part!r}; there are {", ".join(PARTS)}.'
+            )
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            raise TrainingError(f'{where}: the weight of {part} is no number: {weight!r}.')
+        if not math.isfinite(weight):
+            raise TrainingError(f'{where}: the weight of {part} is not finite.')
+    return Composition(name, {part: float(weight) for part, weight in weights.items()})
