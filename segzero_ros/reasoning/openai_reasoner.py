@@ -131,6 +131,8 @@ class OpenAIReasoner:
         }
         self._loop = asyncio.new_event_loop()
         self._response: Any = None
+        # Why there is no connection, while there is none.
+        self._unconnected = ''
         key = self._key(address)
         self._secrets = tuple(filter(None, (key if key != NO_KEY else '', address.password)))
         self._client = openai.AsyncOpenAI(
@@ -169,6 +171,7 @@ class OpenAIReasoner:
         most = MOST_CHARACTERS_PER_TOKEN * self._request['max_tokens']
         reply = _Reply(Narrator(reader, on_text, on_object), most)
         self._response = None
+        self._unconnected = ''
         return self._loop.run_until_complete(
             self._watched(self._converse(frame, query, reply, cancelled), reply, cancelled)
         )
@@ -191,6 +194,8 @@ class OpenAIReasoner:
                     raise Cancelled(reply.narrator.text)
                 self._stop_a_flood()
                 if time.monotonic() > deadline:
+                    if self._unconnected:
+                        raise unreachable(self._url, self._unconnected)
                     raise ReasonerTimeout(
                         f'{self.name} did not finish within {self._time_limit:g} s; it had '
                         f'written {reply.tokens} tokens.',
@@ -204,6 +209,7 @@ class OpenAIReasoner:
     async def _note(self, response: Any) -> None:
         """Hear of each response before its body is read."""
         self._response = response
+        self._unconnected = ''
         if 'Content-Encoding' in response.headers:
             raise ReasonerUnavailable(
                 f'{self._url} sends its answer compressed, which nobody asked for: it could grow '
@@ -260,6 +266,7 @@ class OpenAIReasoner:
             except openai.APITimeoutError:
                 raise
             except openai.APIConnectionError as error:
+                self._unconnected = str(error.__cause__ or error)
                 _logger.info('%s: %s Next attempt in %g s', self._url, error, pause)
                 await asyncio.sleep(pause)
         return await call()

@@ -334,6 +334,18 @@ def test_a_server_that_goes_away_is_named_and_found_again(server, reasoner):
     assert answers_again(server, reasoner)
 
 
+def test_a_time_limit_that_ends_while_nobody_is_there_says_that_nobody_is_there(server):
+    made = OpenAIReasoner(server.url, MODEL, time_limit=0.4)
+    server.answer = lambda request: request.connection.close()
+    with pytest.raises(ReasonerUnavailable, match='No server answers'):
+        made.reason(FRAME, QUERY)
+    assert answers_again(server, made)
+    server.answer = lambda request: request.hung_up()
+    with pytest.raises(ReasonerTimeout, match=r'within 0\.4 s'):
+        made.reason(FRAME, QUERY)
+    made.close()
+
+
 def test_a_model_that_is_not_served_is_answered_with_the_served_ones(server):
     text = refused(server.url, 'VisionReasoner-3B')
     assert "'VisionReasoner-3B'" in text and f"'{MODEL}'" in text and server.url in text

@@ -3,7 +3,7 @@
 from action_msgs.msg import GoalStatus
 import numpy as np
 import pytest
-from scripted_server import free_port, HALF, MODEL, piece, running, WELL
+from scripted_server import ANSWER, free_port, HALF, MODEL, piece, running, WELL
 
 from segzero_ros.msg import SegmentationResult as Result
 
@@ -80,6 +80,12 @@ def silent(request):
     request.hung_up()
 
 
+def die(request):
+    """Stop in the middle of a piece, as a server does whose process is killed."""
+    request.stream([*HALF, piece('never')[:20]])
+    request.connection.close()
+
+
 WRONG = {
     'an error inside': (
         lambda request: request.reply(500, {'error': {'message': 'out of memory'}}),
@@ -91,11 +97,32 @@ WRONG = {
         Result.ERROR,
         'no such model',
     ),
+    'nobody at home': (
+        lambda request: request.connection.close(),
+        Result.ERROR,
+        'No server answers',
+    ),
+    'another kind of server': (
+        lambda request: request.reply(200, b'<html>Welcome</html>', 'text/html'),
+        Result.ERROR,
+        'base_url',
+    ),
     'silence': (silent, Result.TIMEOUT, 'within 2 s'),
     'half an answer': (
         lambda request: request.stream(HALF),
         Result.MALFORMED_ANSWER,
         'broke off',
+    ),
+    'death in the middle': (die, Result.MALFORMED_ANSWER, 'broke'),
+    'broken JSON': (
+        lambda request: request.stream([*HALF, b'data: {"choices": [\n\n']),
+        Result.MALFORMED_ANSWER,
+        'no JSON',
+    ),
+    'JSON of something else': (
+        lambda request: request.stream([*HALF, b'data: {"weather": "fine"}\n\n']),
+        Result.MALFORMED_ANSWER,
+        'no piece of a chat completion',
     ),
     'no answer': (
         lambda request: request.stream([piece('I see nothing.'), piece(finish='stop')]),
@@ -113,6 +140,9 @@ def test_what_a_server_does_wrong_has_its_own_status_and_the_next_query_is_answe
     result = client.once(f'{case}?', picture)
     assert (result.status, len(result.objects)) == (status, 0)
     assert said in result.message
+    # One line for whoever reads it, and what was written until then is not lost.
+    assert '\n' not in result.message and 'Traceback' not in result.message
+    assert ANSWER.startswith(result.raw_answer) or case == 'no answer'
     server.answer = lambda request: request.stream(WELL)
     result = client.once(f'after {case}?', picture)
     assert result.status == Result.OK, result.message
