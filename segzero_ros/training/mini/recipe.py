@@ -26,6 +26,8 @@ from segzero_ros.training.mini.warm_start import Batch, batch_of, Loss, Writer
 # Far from the seeds of the benchmark, 100000 and up.
 TRAINING_SEED, UNSEEN_SEED = 1_000_000, 2_000_000
 _AT_ONCE = 50
+# How much a wrong look counts beside a wrong word.
+_POINTING = 0.3
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Recipe:
     folder: Path
     scenes: int = 3000
     unseen: int = 50
-    eyes: int = 900
+    eyes: int = 1700
     pictures: int = 32
     words: int = 1500
     pages: int = 8
@@ -109,15 +111,19 @@ def teach_words(recipe: Recipe, model: Any, writer: Writer, seen: Scenes, unseen
             for row, way in zip(rows, ways, strict=True)
         ]
         shown = torch.stack([features[way][row] for row, way in zip(rows, ways, strict=True)])
-        return loss_of(*pupil(shown, lessons)), {}
+        logits, following, astray = pupil(shown, lessons)
+        loss = loss_of(logits, following)
+        figures = {'written': float(loss.detach()), 'astray': float(astray.detach())}
+        return loss + _POINTING * astray, figures
 
     def judge() -> loop.Figures:
         rng = np.random.default_rng(recipe.seed)
         lessons = [chosen(plain, recipe.questions, rng) for plain, _ in unseen.lessons]
         with torch.no_grad():
-            logits, following = pupil(judged, lessons)
-            right = (logits.argmax(-1) == following).float().mean()
-            return {'loss': float(loss_of(logits, following)), 'right': float(right)}
+            logits, following, astray = pupil(judged, lessons)
+            right = float((logits.argmax(-1) == following).float().mean())
+            written = float(loss_of(logits, following))
+            return {'written': written, 'right': right, 'astray': float(astray)}
 
     stage = loop.Stage('words', recipe.words, 2e-3, recipe.seed)
     modules: Sequence[nn.Module] = (model.model.language_model, model.lm_head)
@@ -134,16 +140,22 @@ class Pupil:
 
     def __call__(
         self, features: torch.Tensor, lessons: Sequence[Sequence[Lesson]]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (N, vocabulary) logits at the answers' tokens, and the (N,) true tokens."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return (N, vocabulary) logits at the answers' tokens, the true ones, and a loss.
+
+        The loss tells how far one head is from looking at the object whose coordinates are
+        written.
+        """
         sheets = [self._writer.sheet(each) for each in lessons]
         with _half():
             batch: Batch = batch_of(
                 self._model.get_input_embeddings(), self._writer, features.float(), sheets
             )
-            hidden = self._reader(batch.hidden.bfloat16(), batch.positions, batch.mask)
+            hidden, looks = self._reader(batch.hidden.bfloat16(), batch.positions, batch.mask)
             logits = self._model.lm_head(hidden[batch.asked])
-        return logits.float(), batch.following[batch.asked]
+        told = batch.object >= 0
+        astray = -looks[told].gather(1, batch.object[told][:, None]).mean()
+        return logits.float(), batch.following[batch.asked], astray
 
 
 def chosen(lessons: Sequence[Lesson], count: int, rng: np.random.Generator) -> list[Lesson]:

@@ -33,6 +33,12 @@ _WORDS = (
     'something none near user assistant which what so'
 )  # fmt: skip
 _STRANGERS = 'banana scissors laptop teddy bear key spoon flower shoe'
+_USES = (
+    'drink coffee would pour hot tea into write with have sign letter do read before going '
+    'sleep has pages eat soup does breakfast cereal go serve slice cake goes under steak '
+    'dinner toy that bounces child throw catch neck cap holds wine sold food keeps for years '
+    'without fridge needs opener'
+)  # fmt: skip
 _PUNCTUATION = ('?', ',', '.', ':', ';', '!', '-', '\n', ' ', ']')
 
 
@@ -60,6 +66,17 @@ def make_tokenizer() -> Any:
     return make(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, padding_side='left')
 
 
+def number_ids(tokenizer: Any) -> list[list[int]]:
+    """Return the tokens of the coordinates 0 to SIDE: first of a list, and further on."""
+    return [
+        [
+            tokenizer.convert_tokens_to_ids(_bytes(number(value, first)))
+            for value in range(SIDE + 1)
+        ]
+        for first in (True, False)
+    ]
+
+
 def number(value: int, first: bool) -> str:
     """Return a coordinate's token as text: the first of a list, or one that follows."""
     return str(value) if first else f', {value}'
@@ -71,6 +88,7 @@ def _texts() -> list[str]:
         words += [noun, plural]
     for said in colours.WORDS.values():
         words += [part for word, _ in said for part in word.split()]
+    words += _USES.split()
     known = dict.fromkeys(words)
     spoken = [text for word in known for text in (word, f' {word}')]
     numbers = [number(value, first) for first in (True, False) for value in range(SIDE + 1)]

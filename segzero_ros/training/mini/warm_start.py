@@ -8,18 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+import re
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from segzero_ros.training.mini.lessons import Lesson
-from segzero_ros.training.mini.squares import GRID, SIDE, TOKENS
-from segzero_ros.training.mini.vocabulary import END, number, START, VISION_END, VISION_START
+from segzero_ros.training.mini.squares import GRID, PATCH, SIDE, TOKENS
+from segzero_ros.training.mini.vocabulary import (
+    END,
+    number_ids,
+    START,
+    VISION_END,
+    VISION_START,
+)
 
 BEFORE = f'{START}user\n{VISION_START}'
 AFTER = f'{VISION_END}'
 TURN = f'{END}\n{START}assistant\n'
+# A point in a thought, or a box with its point in an answer.
+_POINT = r'\[(?P<x>\d+), (?P<y>\d+)\]'
+_OBJECT = re.compile(rf'(?P<box>"bbox_2d": \[[\d, ]+\], "point_2d": )?{_POINT}')
 # A coordinate that is nearly right is nearly as good: standard deviation of the target, pixels.
 _SPREAD = 1.5
 
@@ -34,6 +44,7 @@ class Sheet:
         parts: (L,) which question each belongs to.
         asked: (L,) whether the next token is to be learnt.
         following: (L,) the next token.
+        object: (L,) the picture's token where the object lies whose coordinate is next, or -1.
     """
 
     ids: torch.Tensor
@@ -41,6 +52,7 @@ class Sheet:
     parts: torch.Tensor
     asked: torch.Tensor
     following: torch.Tensor
+    object: torch.Tensor
 
 
 class Writer:
@@ -51,12 +63,8 @@ class Writer:
         self.before = self._ids(BEFORE)
         self.after = self._ids(AFTER)
         self.size = len(tokenizer)
-        self.numbers = [
-            self._ids(number(value, first))[0]
-            for first in (True, False)
-            for value in range(SIDE + 1)
-        ]
-        self._known: dict[str, list[int]] = {}
+        self.numbers = number_ids(tokenizer)
+        self._all_numbers = {token for each in self.numbers for token in each}
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text)['input_ids']
@@ -69,6 +77,7 @@ class Writer:
         parts: list[int] = []
         asked: list[bool] = []
         following: list[int] = []
+        objects: list[int] = []
         for part, lesson in enumerate(lessons):
             question = self._ids(lesson.question + TURN)
             whole = question + self._ids(lesson.answer + END)
@@ -77,7 +86,21 @@ class Writer:
             places += range(len(whole) - 1)
             parts += [part] * (len(whole) - 1)
             asked += [place >= len(question) - 1 for place in range(len(whole) - 1)]
-        return Sheet(*map(torch.tensor, (ids, places, parts, asked, following)))
+            told = iter(objects_told(lesson.answer))
+            later = whole[len(question) :]
+            objects += [-1] * (len(question) - 1)
+            objects += [next(told) if each in self._all_numbers else -1 for each in later]
+        columns = (ids, places, parts, asked, following, objects)
+        return Sheet(*map(torch.tensor, columns))
+
+
+def objects_told(answer: str) -> list[int]:
+    """Return for each number of an answer the picture's token in which its object's point lies."""
+    told = []
+    for match in _OBJECT.finditer(answer):
+        x, y = (min(int(match[name]), SIDE - 1) // PATCH for name in ('x', 'y'))
+        told += [y * GRID + x] * (2 + 4 * bool(match['box']))
+    return told
 
 
 @dataclass(frozen=True)
@@ -89,6 +112,7 @@ class Batch:
     mask: torch.Tensor
     asked: torch.Tensor
     following: torch.Tensor
+    object: torch.Tensor
 
 
 def batch_of(embed: Any, writer: Writer, features: torch.Tensor, sheets: Sequence[Sheet]) -> Batch:
@@ -113,14 +137,16 @@ def batch_of(embed: Any, writer: Writer, features: torch.Tensor, sheets: Sequenc
     parts[:, :fore] = -1
     asked = torch.zeros(count, length, dtype=torch.bool)
     following = torch.zeros(count, length, dtype=torch.long)
+    told = torch.full((count, length), -1)
     for row, sheet in enumerate(sheets):
         here = slice(fore, fore + len(sheet.ids))
         ids[row, here], parts[row, here] = sheet.ids, sheet.parts
         places[:, row, here] = sheet.places.float() + start + GRID + len(writer.after)
         asked[row, here], following[row, here] = sheet.asked, sheet.following
+        told[row, here] = torch.where(sheet.object >= 0, sheet.object + start, -1)
     hidden = embed(ids)
     hidden = torch.cat([hidden[:, :start], features, hidden[:, start + TOKENS :]], 1)
-    return Batch(hidden, places, _mask(parts), asked, following)
+    return Batch(hidden, places, _mask(parts), asked, following, told)
 
 
 def _fore_places(start: int, after: int) -> torch.Tensor:
@@ -149,7 +175,7 @@ class Loss:
         bins = torch.arange(count).float()
         self._soft = (-((bins[:, None] - bins) ** 2) / (2 * _SPREAD**2)).softmax(-1)
         self._value = torch.full((writer.size,), -1)
-        self._value[self._numbers] = torch.arange(2 * count)
+        self._value[self._numbers.flatten()] = torch.arange(2 * count)
 
     def __call__(self, logits: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
         """Return the mean over (N,) true tokens of (N, vocabulary) logits."""
@@ -159,7 +185,6 @@ class Loss:
         plain = functional.nll_loss(chances[~numbers], following[~numbers], reduction='sum')
         value, rows = value[numbers], chances[numbers]
         later, value = value > SIDE, value % (SIDE + 1)
-        lists = self._numbers.view(2, -1)
-        columns = lists[later.long()]
+        columns = self._numbers[later.long()]
         soft = -(rows.gather(1, columns) * self._soft[value]).sum()
         return (plain + soft) / len(following)
