@@ -236,6 +236,12 @@ def test_a_stage_that_was_broken_off_ends_as_if_it_had_not_been(tmp_path: Path) 
     assert torch.equal(whole, broken)
 
 
+def test_a_stage_begun_otherwise_is_not_continued(tmp_path: Path) -> None:
+    trained(tmp_path)
+    with pytest.raises(loop.StageError, match='take another folder'):
+        loop.run(loop.Stage('s', 220, 0.02), [torch.nn.Linear(3, 1)], dict, dict, tmp_path)
+
+
 @pytest.fixture(scope='module')
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     """Return a run of the whole recipe in small, and its checkpoint."""

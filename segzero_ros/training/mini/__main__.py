@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 import logging
 from pathlib import Path
+import sys
 
 from segzero_ros.training.mini.recipe import make, Recipe
+from segzero_ros.types import SegZeroError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,8 +22,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if field.name != 'folder':
             parser.add_argument(f'--{field.name}', type=int, default=field.default)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
-    folder = make(Recipe(**vars(parser.parse_args(argv))))
-    logging.info('the checkpoint is in %s', folder)
+    recipe = Recipe(**vars(parser.parse_args(argv)))
+    try:
+        logging.info('the checkpoint is in %s', make(recipe))
+    except SegZeroError as error:
+        sys.exit(str(error))
 
 
 if __name__ == '__main__':

@@ -1,13 +1,13 @@
 """One stage of training: steps with a warm-up and a cosine, figures in a file, and exact resume.
 
 A step's batch is drawn from the stage's seed and the step's number, so a stage that is broken off
-and started again sees the batches that it would have seen. Imports torch and NumPy.
+and started again sees the batches that it would have seen. Imports `types`, torch and NumPy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 import json
 import logging
 import math
@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from segzero_ros.types import SegZeroError
+
 Figures = dict[str, float]
 _logger = logging.getLogger(__name__)
 # The share of a stage's steps in which the rate rises.
@@ -26,6 +28,10 @@ _WARM_UP = 0.06
 _LAST_RATE = 0.03
 _EVERY = 20
 _KEPT_EVERY = 100
+
+
+class StageError(SegZeroError):
+    """A stage cannot go on; the text names the cause and the cure."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,15 @@ def run(
         step: returns the loss of a batch drawn from a generator, and figures.
         judge: returns figures on unseen scenes.
         folder: where state, figures (`<name>.jsonl`) and the finished weights are kept.
+
+    Raises:
+        StageError: the folder holds a stage of that name with other steps, rate or seed.
     """
     _logger.info('%s: %d steps', stage.name, stage.steps)
     weights = [weight for module in modules for weight in module.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.02)
     kept = folder / f'{stage.name}.pt'
-    start = _resume(kept, modules, optimizer)
+    start = _resume(kept, stage, modules, optimizer)
     figures: list[Figures] = []
     began = time.monotonic()
     for number in range(start, stage.steps):
@@ -85,7 +94,7 @@ def run(
         figures.clear()
         if done % _KEPT_EVERY == 0 or done == stage.steps:
             line |= {f'unseen_{name}': value for name, value in judge().items()}
-            _keep(kept, modules, optimizer, done)
+            _keep(kept, stage, modules, optimizer, done)
         with (folder / f'{stage.name}.jsonl').open('a', encoding='utf-8') as file:
             file.write(json.dumps(line) + '\n')
         _logger.info(_told(stage, line))
@@ -97,20 +106,29 @@ def _share(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / (_WARM_UP * steps)) * (_LAST_RATE + (1 - _LAST_RATE) * wave)
 
 
-def _resume(kept: Path, modules: Sequence[nn.Module], optimizer: Any) -> int:
+def _resume(kept: Path, stage: Stage, modules: Sequence[nn.Module], optimizer: Any) -> int:
+    """Load what was kept, and return how many steps were done."""
     if not kept.exists():
         return 0
     state = torch.load(kept, weights_only=True)
+    if state['stage'] != asdict(stage):
+        raise StageError(
+            f'{kept} was begun as {state["stage"]}, not as {asdict(stage)}: go on with the same '
+            'options, or take another folder.'
+        )
     for module, weights in zip(modules, state['modules'], strict=True):
         module.load_state_dict(weights)
     optimizer.load_state_dict(state['optimizer'])
     return int(state['step'])
 
 
-def _keep(kept: Path, modules: Sequence[nn.Module], optimizer: Any, step: int) -> None:
+def _keep(
+    kept: Path, stage: Stage, modules: Sequence[nn.Module], optimizer: Any, step: int
+) -> None:
     state = {
         'modules': [module.state_dict() for module in modules],
         'optimizer': optimizer.state_dict(),
+        'stage': asdict(stage),
         'step': step,
     }
     unfinished = kept.with_suffix('.part')
