@@ -95,6 +95,21 @@ class Decoder:
         self._image = None
         self._cache = None
 
+    def close(self) -> None:
+        """Let go of the model; the decoder is not used again.
+
+        The step is bound to this object, so both would keep each other, and gigabytes of weights,
+        until Python looks for such rings.
+        """
+        self.forget()
+        compiled = self._step != self._next_logits
+        del self._step
+        self._model = self._static = None
+        if compiled:
+            # Recorded graphs keep their memory, and each further model would count against the
+            # number of times that torch compiles a function anew before it gives up.
+            torch.compiler.reset()
+
     def generate(self, prompt: Prompt, check: Callable[[], None]) -> Iterator[int]:
         """Yield one token after the other, without end.
 

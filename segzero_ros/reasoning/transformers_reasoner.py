@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+import gc
 import logging
 import time
 from typing import Any
@@ -144,9 +145,13 @@ class TransformersReasoner:
     def close(self) -> None:
         """Free the model's memory; the reasoner is not used again."""
         self.forget_frame()
+        if self._decoder is not None:
+            self._decoder.close()
         self._decoder = None
         self._model = None
         if torch.cuda.is_available():
+            # The eyes' attention is bound to its own modules, which only this lets go of.
+            gc.collect()
             torch.cuda.empty_cache()
 
     def _make_decoder(self, placement: Placement) -> Decoder | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+import gc
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from typing import Any
+import weakref
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ import pytest
 torch = pytest.importorskip('torch')
 pytest.importorskip('transformers')
 
-from segzero_ros.loading import load_reasoner, ReasonerOptions
+from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.reasoning import checkpoints, decoding, memory, transformers_reasoner
 from segzero_ros.reasoning.dialects import dialect_named
@@ -401,6 +403,74 @@ class TestStopping:
         reasoner.close()
         with pytest.raises(ReasonerUnavailable, match='closed'):
             reasoner.reason(noise(64, 48), STRANGE)
+
+    def test_closing_frees_the_weights_at_once(self, folders: dict[str, Path]) -> None:
+        reasoner = load(folders['qwen2_5_vl'], max_new_tokens=4)
+        with pytest.raises(MalformedAnswer):
+            reasoner.reason(noise(64, 48), STRANGE)
+        model = reasoner._model
+        parts = (model.model.language_model, model.lm_head)
+        weights = [weakref.ref(weight) for part in parts for weight in part.parameters()]
+        del model, parts
+        gc.disable()
+        try:
+            reasoner.close()
+            assert [weight for weight in weights if weight() is not None] == []
+        finally:
+            gc.enable()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+class TestOnGpu:
+    @pytest.mark.parametrize('name', ARCHITECTURES)
+    def test_the_compiled_step_writes_what_is_written_without_it(
+        self, name: str, folders: dict[str, Path], pairs: Any
+    ) -> None:
+        # float32: these models are too small for bfloat16 to tell their tokens apart.
+        options = {'device': 'cuda', 'dtype': 'float32', 'max_new_tokens': 160}
+        compiled, plain = (load(folders[name], fast=on, **options) for on in (True, False))
+        assert compiled._decoder._step != compiled._decoder._next_logits
+        frames = [Frame(pairs[0].image), noise(300, 700), Frame(pairs[3].image)]
+        queries = [Query('the red box'), Query('What is blue?'), STRANGE]
+        for frame, query in [(0, 0), (0, 1), (1, 0), (0, 1), (2, 0), (1, 2), (2, 0)]:
+            expected = raw_answer(plain, frames[frame], queries[query])
+            assert raw_answer(compiled, frames[frame], queries[query]) == expected
+        for pair in pairs:
+            grounding = compiled.reason(Frame(pair.image), Query(pair.query))
+            assert grounding.raw_answer == pair.answer
+        compiled.close()
+        plain.close()
+
+    def test_closing_gives_the_memory_back_each_time(
+        self, folders: dict[str, Path], pairs: Any
+    ) -> None:
+        held = []
+        # More often than torch compiles one function anew before it gives up.
+        for _ in range(10):
+            reasoner = load(folders['qwen2_vl'], device='cuda')
+            grounding = reasoner.reason(Frame(pairs[0].image), Query(pairs[0].query))
+            assert grounding.raw_answer == pairs[0].answer
+            reasoner.close()
+            held.append(torch.cuda.memory_allocated())
+        assert held[-1] <= held[1] + 1_000_000
+
+    def test_it_answers_in_a_thread_of_its_own_while_an_encoder_works(
+        self, folders: dict[str, Path], tiny_sam2: Path, pairs: Any
+    ) -> None:
+        answers: list[Any] = []
+
+        def work() -> None:
+            segmenter = load_segmenter(SegmenterOptions('sam2', str(tiny_sam2), device='cuda'))
+            pipeline = Pipeline(load(folders['qwen2_vl'], device='cuda'), segmenter)
+            for pair in pairs:
+                answers.append(pipeline.answer(Frame(pair.image), Query(pair.query)))
+            pipeline.close()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert [answer.raw_answer for answer in answers] == [pair.answer for pair in pairs]
+        assert {answer.status for answer in answers} == {Status.OK, Status.NOT_FOUND}
 
 
 class TestPreprocessing:
