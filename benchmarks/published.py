@@ -106,12 +106,14 @@ class Published:
     def segment(self, image: RgbImage, objects: list[Found]) -> Mask:
         """Return the pixels of all objects together, (H, W) bool."""
         together = np.zeros(image.shape[:2], np.bool_)
-        self._predictor.set_image(Image.fromarray(image))
-        for box, points in objects:
-            masks, scores, _ = self._predictor.predict(
-                point_coords=points, point_labels=[1] * len(points), box=box
-            )
-            together |= masks[np.argsort(scores)[::-1]][0].astype(bool)
+        on_gpu = self.model.device.type == 'cuda'
+        with torch.inference_mode(), torch.autocast('cuda', torch.bfloat16, enabled=on_gpu):
+            self._predictor.set_image(Image.fromarray(image))
+            for box, points in objects:
+                masks, scores, _ = self._predictor.predict(
+                    point_coords=points, point_labels=[1] * len(points), box=box
+                )
+                together |= masks[np.argsort(scores)[::-1]][0].astype(bool)
         return together
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+import shutil
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ import transformers
 from scripts.make_tiny_checkpoints import example_pairs, make_processor, SPECIAL_TOKENS
 
 # Name: language model (width, layers, heads, key heads, inner width), eyes (width, depth, heads,
-# inner width), vocabulary. The published shapes, and one that two CPU cores can carry.
+# inner width), vocabulary. The published shapes, one that two CPU cores can carry, and one to try
+# the benchmark itself with.
 SHAPES = {
+    'small': ((64, 2, 2, 1, 128), (48, 4, 2, 96), 1024),
     'mid': ((512, 16, 8, 2, 2048), (320, 16, 5, 856), 8192),
     '3b': ((2048, 36, 16, 2, 11008), (1280, 32, 16, 3420), 151_936),
     '7b': ((3584, 28, 28, 4, 18944), (1280, 32, 16, 3420), 152_064),
@@ -37,7 +40,34 @@ def make_random(folder: Path, size: str, device: str = 'cpu') -> Path:
             torch.set_default_dtype(before)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    del model
+    if device != 'cpu':
+        # What the next ones find free is what `mem_get_info` says, not what torch keeps.
+        torch.cuda.empty_cache()
     return folder
+
+
+def make_random_sam2(folder: Path, config: str, device: str = 'cpu') -> Path:
+    """Save a SAM 2 with random weights, as the package itself configures one; return the file.
+
+    Args:
+        folder: made if it is not there.
+        config: inside the package, such as `sam2/sam2_hiera_l.yaml`.
+        device: where it is built.
+    """
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    import sam2
+
+    source = Path(sam2.__file__).parent / 'configs' / config
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = instantiate(OmegaConf.load(source).model, _recursive_=True)
+    weights = folder / 'random_sam2.pt'
+    torch.save({'model': model.state_dict()}, weights)
+    shutil.copy(source, weights.with_suffix('.yaml'))
+    return weights
 
 
 def _config(size: str, processor: Any) -> Any:
@@ -110,6 +140,8 @@ class ScriptedHead(torch.nn.Module):
         device = next(head.parameters()).device
         self.register_buffer('script', torch.zeros(4096, dtype=torch.long, device=device))
         self.register_buffer('place', torch.zeros(1, dtype=torch.long, device=device))
+        # So that a recorded graph may write to it in place.
+        torch._dynamo.mark_static_address(self.place)
         self.say(tokens)
 
     def say(self, tokens: list[int]) -> None:

@@ -1,21 +1,23 @@
 """From the question to the first word and to the mask: the published procedure and this package.
 
 Run `python -m benchmarks.reasoner` on a CPU, `python -m benchmarks.reasoner --full-size 7b` on a
-GPU. Both ways have the same random weights (see `random_checkpoints`), write the same tokens and
-are measured in turns; seconds are medians. SAM 2 has random weights as well: the small one of
-`scripts/make_tiny_sam2.py` on a CPU, whose share of the work is about that of SAM 2 large beside
-the 7B. Processor time is what all threads together spent; it says more than seconds do when other
-programs run beside.
+GPU of 80 GB. Both ways have the same random weights (see `random_checkpoints`), write the same
+tokens and are measured in turns; seconds are medians. SAM 2 has random weights as well: beside the
+published sizes it is SAM 2 large, beside the others the one of `scripts/make_tiny_sam2.py`, whose
+share of a CPU's work is about that of SAM 2 large beside the 7B. `--full-size small --device cpu`
+goes the way of a full-size run in seconds. Processor time is what all threads together spent; it
+says more than seconds do when other programs run beside.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import json
 import os
 from pathlib import Path
 import platform
+import re
 import tempfile
 import threading
 import time
@@ -27,7 +29,13 @@ from rich.table import Table
 import torch
 
 from benchmarks.published import predictor_of, Published
-from benchmarks.random_checkpoints import make_random, script, ScriptedHead
+from benchmarks.random_checkpoints import (
+    make_random,
+    make_random_sam2,
+    script,
+    ScriptedHead,
+    SHAPES,
+)
 from scripts.make_tiny_sam2 import make_tiny_sam2
 from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Listeners, Pipeline
@@ -35,8 +43,22 @@ from segzero_ros.types import Cancelled, Frame, Query, Status
 
 RESULTS = Path(__file__).parent / 'results'
 # Memory bandwidth by device name, GB/s, as their makers state it.
-BANDWIDTH = {'H100': 3350.0, 'H200': 4800.0, 'A100': 2039.0, '4090': 1008.0}
+BANDWIDTH = {
+    'H200': 4800.0,
+    'H100 PCIe': 2000.0,
+    'H100 NVL': 3900.0,
+    'H100': 3350.0,
+    'A100-SXM4-40GB': 1555.0,
+    'A100': 2039.0,
+    'L40S': 864.0,
+    '4090': 1008.0,
+    'Orin': 204.8,
+}
 QUERY = 'something to drink from'
+
+
+# What SAM 2 stands beside a reasoning model of this size, as the package configures it.
+SAM2 = {'3b': 'sam2/sam2_hiera_l.yaml', '7b': 'sam2/sam2_hiera_l.yaml'}
 
 
 class Bench:
@@ -44,7 +66,10 @@ class Bench:
 
     def __init__(self, size: str, device: str, folder: Path) -> None:
         checkpoint = make_random(folder / 'reasoner', size, device)
-        sam = make_tiny_sam2(folder / 'sam2')
+        if size in SAM2:
+            sam = make_random_sam2(folder / 'sam2', SAM2[size], device)
+        else:
+            sam = make_tiny_sam2(folder / 'sam2')
         reasoner = load_reasoner(
             ReasonerOptions('transformers', str(checkpoint), device=device, time_limit=0)
         )
@@ -57,12 +82,21 @@ class Bench:
         for model in (self.published.model, self.reasoner._model):
             model.lm_head = ScriptedHead(model.lm_head, [0])
             self._heads.append(model.lm_head)
+        if device != 'cpu':
+            # The heads are other ones now: record the step again, before an encoder runs beside.
+            self.say(1, 1)
+            self.reasoner._warm_up()
         self._rng = np.random.default_rng(0)
         self.weights = sum(
             weight.numel() * weight.element_size()
             for part in (self.reasoner._model.model.language_model.layers, self._heads[1])
             for weight in part.parameters()
         )
+        text = self.reasoner._model.config.get_text_config()
+        width = text.hidden_size // text.num_attention_heads
+        heads = text.num_hidden_layers * text.num_key_value_heads
+        # Keys and values of what was read and, on average, half of what is written.
+        self.cache_per_token = 2 * heads * width * dtype.itemsize
 
     def frame(self) -> Frame:
         """Return a picture that nobody has seen, 1280 by 720."""
@@ -143,8 +177,10 @@ def in_turns(rounds: int, ways: dict[str, Callable[[], dict[str, float]]]) -> di
     }
 
 
-def bandwidth(device: str) -> float:
-    """Return the device's memory bandwidth in GB/s: the maker's figure, or measured on a CPU."""
+def bandwidth(device: str, given: float) -> float:
+    """Return the device's memory bandwidth in GB/s: given, its maker's, or measured on a CPU."""
+    if given:
+        return given
     if device != 'cpu':
         name = torch.cuda.get_device_name()
         return next((value for part, value in BANDWIDTH.items() if part in name), float('nan'))
@@ -157,8 +193,10 @@ def bandwidth(device: str) -> float:
     return float(numbers.numel() * 4 / min(seconds) / 1e9)
 
 
-def measure(size: str, device: str, rounds: int, tokens: list[int]) -> dict[str, Any]:
-    """Return every figure."""
+def measure(
+    size: str, device: str, rounds: int, tokens: list[int], given_bandwidth: float = 0.0
+) -> dict[str, Any]:
+    """Return every figure; see `main` for the arguments."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(size, device, Path(folder))
         results: dict[str, Any] = {'size': size, 'device': _device_name(device)}
@@ -192,8 +230,10 @@ def measure(size: str, device: str, rounds: int, tokens: list[int]) -> dict[str,
         written = bench.say(1, tokens[0])
         decoding = results['further question, same frame']['here']['decoding']
         results['tokens_per_second'] = written / decoding
-        results['bandwidth_GB_s'] = bandwidth(device)
-        floor = bench.weights / results['bandwidth_GB_s'] / 1e9
+        results['bandwidth_GB_s'] = bandwidth(device, given_bandwidth)
+        kept = bench.reasoner._decoder.kept
+        read = bench.weights + bench.cache_per_token * (kept - written / 2)
+        floor = read / results['bandwidth_GB_s'] / 1e9
         results['share_of_bandwidth_floor'] = floor / (decoding / written)
         first_word = results['further question, same frame']['published']['first_word']
         moments = {'reading the image': 0.3, 'reading the prompt': 0.8, 'writing': 1.2}
@@ -206,11 +246,9 @@ def measure(size: str, device: str, rounds: int, tokens: list[int]) -> dict[str,
 
 
 def _device_name(device: str) -> str:
-    return (
-        platform.processor() or platform.machine()
-        if device == 'cpu'
-        else (torch.cuda.get_device_name())
-    )
+    if device == 'cpu':
+        return platform.processor() or platform.machine()
+    return torch.cuda.get_device_name()
 
 
 def show(results: dict[str, Any]) -> None:
@@ -235,20 +273,31 @@ def show(results: dict[str, Any]) -> None:
     console.print({key: value for key, value in results.items() if 'published' not in str(value)})
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument('--full-size', choices=['3b', '7b'], help='on a GPU')
+    parser.add_argument('--full-size', choices=sorted(SHAPES), help='150 and 300 tokens, on a GPU')
+    parser.add_argument('--device', help='cpu or cuda; by default cuda with --full-size')
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--tokens', type=int, nargs='+', help='tokens of reasoning per answer')
-    options = parser.parse_args()
-    device = 'cuda' if options.full_size else 'cpu'
+    parser.add_argument(
+        '--bandwidth', type=float, default=0.0, help="GB/s, where the maker's figure is not known"
+    )
+    parser.add_argument('--output', type=Path, default=RESULTS, help='folder (%(default)s)')
+    options = parser.parse_args(arguments)
+    device = options.device or ('cuda' if options.full_size else 'cpu')
+    if device != 'cpu' and not torch.cuda.is_available():
+        parser.error(
+            f'torch sees no GPU for {device}; --device cpu tries the way with small shapes'
+        )
     tokens = options.tokens or ([150, 300] if options.full_size else [100])
-    results = measure(options.full_size or 'mid', device, options.rounds, tokens)
+    size = options.full_size or 'mid'
+    results = measure(size, device, options.rounds, tokens, options.bandwidth)
     show(results)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f'reasoner_{results["size"]}.json'
+    options.output.mkdir(parents=True, exist_ok=True)
+    machine = '' if size == 'mid' else '_' + re.sub(r'\W+', '_', results['device']).lower()
+    path = options.output / f'reasoner_{size}{machine}.json'
     path.write_text(json.dumps(results, indent=1) + '\n')
 
 

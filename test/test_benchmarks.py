@@ -1,0 +1,76 @@
+"""The benchmark of the reasoner goes the way of a full-size run, on a CPU and in seconds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip('torch')
+pytest.importorskip('transformers')
+pytest.importorskip('sam2')
+
+from benchmarks import reasoner
+from benchmarks.published import predictor_of
+from benchmarks.random_checkpoints import make_random_sam2, SHAPES
+from segzero_ros.loading import load_segmenter, SegmenterOptions
+
+
+def test_a_full_size_run_writes_every_figure_under_the_machines_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reasoner, '_device_name', lambda _: 'Some GPU 80GB')
+    arguments = '--full-size small --device cpu --rounds 1 --tokens 10 --bandwidth 10'
+    reasoner.main([*arguments.split(), '--output', str(tmp_path)])
+    (path,) = tmp_path.iterdir()
+    assert path.name == 'reasoner_small_some_gpu_80gb.json'
+    results = json.loads(path.read_text())
+    assert results['device'] == 'Some GPU 80GB'
+    runs = [name for name in results if name.endswith(' tokens')]
+    assert [name.partition(' objects')[0] for name in runs] == ['1', '8']
+    for name in (*runs, 'further question, same frame'):
+        for way in ('published', 'here'):
+            figures = results[name][way]
+            assert 0 < figures['first_word'] < figures['mask']
+    assert results['tokens_per_second'] > 0
+    assert results['bandwidth_GB_s'] == 10
+    assert 0 < results['share_of_bandwidth_floor'] < 1
+    cancels = results['seconds from cancel to idle, while']
+    assert all(len(seconds) == 3 and min(seconds) >= 0 for seconds in cancels.values())
+
+
+def test_what_is_read_for_a_token_is_that_of_the_published_sizes(tmp_path: Path) -> None:
+    bench = reasoner.Bench('small', 'cpu', tmp_path)
+    weight = next(iter(bench.published.model.parameters())).element_size()
+    width, layers, _, key_heads, inner = SHAPES['small'][0]
+    attention = 2 * width * width + 2 * width * key_heads * width // 2
+    biases_and_norms = width + 2 * (key_heads * width // 2) + 2 * width
+    layer = attention + 3 * width * inner + biases_and_norms
+    assert bench.weights == weight * (layers * layer + width * SHAPES['small'][2])
+    assert bench.cache_per_token == 2 * layers * key_heads * (width // 2) * weight
+
+
+def test_without_a_gpu_a_full_size_run_says_what_can_be_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(SystemExit):
+        reasoner.main(['--full-size', '7b'])
+    assert 'no GPU' in capsys.readouterr().err
+
+
+def test_random_weights_fit_the_packages_own_configuration_both_ways(tmp_path: Path) -> None:
+    weights = make_random_sam2(tmp_path, 'sam2/sam2_hiera_t.yaml')
+    segmenter: Any = load_segmenter(SegmenterOptions('sam2', str(weights), device='cpu'))
+    ours, theirs = segmenter.model.state_dict(), predictor_of(weights, 'cpu').model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert segmenter.model.image_size == 1024
+
+
+def test_sizes_that_are_published_stand_beside_sam_2_large() -> None:
+    from segzero_ros.segmentation.sam2_checkpoint import PUBLISHED
+
+    known = {published.config for published in PUBLISHED.values()}
+    assert set(reasoner.SAM2.values()) <= known
+    assert {Path(config).name for config in reasoner.SAM2.values()} == {'sam2_hiera_l.yaml'}
