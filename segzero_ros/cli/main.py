@@ -21,6 +21,7 @@ COMMANDS = {
     'demo': 'run the real node on real photographs and generated scenes',
     'evaluate': 'measure models on published data sets, on your own data or on generated scenes',
     'replay': 'ask a recorded bag, and write a bag and a report of the answers',
+    'train': 'train a reasoning model by rewards (GRPO), or supervised',
 }
 FAILED = 2
 INTERRUPTED = 130

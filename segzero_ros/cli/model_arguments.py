@@ -33,10 +33,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_parameters(options: argparse.Namespace) -> dict[str, Any]:
     """Return the parameters that the arguments name."""
-    return read_profile(options.profile, options.params_file, _overrides(options.param))
+    return read_profile(options.profile, options.params_file, read_overrides(options.param))
 
 
-def _overrides(given: list[str]) -> dict[str, Any]:
+def read_overrides(given: list[str]) -> dict[str, Any]:
+    """Return values by name of NAME:=VALUE texts; raise BadArgument where one is none."""
     import yaml
 
     overrides = {}

@@ -55,8 +55,8 @@ def load_composition(source: str | Path) -> Composition:
     """
     path = Path(source)
     if path.suffix in ('.yaml', '.yml'):
-        return _composition(path.stem, _read(path), str(path))
-    presets = _read(find_config('training/rewards.yaml'))
+        return _composition(path.stem, read_lines(path), str(path))
+    presets = read_lines(find_config('training/rewards.yaml'))
     if str(source) not in presets:
         raise TrainingError(
             f'There is no reward {str(source)!r}; there are {", ".join(presets)}, or name a YAML '
@@ -65,7 +65,8 @@ def load_composition(source: str | Path) -> Composition:
     return _composition(str(source), presets[str(source)], f'the preset {source}')
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_lines(path: Path) -> dict[str, Any]:
+    """Return the "name: value" lines of a YAML file; raise TrainingError if it holds none."""
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

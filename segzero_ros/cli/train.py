@@ -1,0 +1,92 @@
+"""`segzero train`: train a reasoner by GRPO or supervised; a folder for `reasoner_model:=`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+
+from segzero_ros.cli.model_arguments import read_overrides
+
+EPILOG = """\
+data (also --validation):
+  owner/name              a training set of the hub in the published schema
+  FOLDER, FILE.parquet    the same schema on this machine; "segzero annotate" writes it
+  scenes, scenes:SEED     generated table-tops, as many as the steps need
+
+examples:
+  segzero train --config robot --model Ricky06662/VisionReasoner-7B --data kitchen -o out/kitchen
+  segzero train --config mini --model out/mini/checkpoint --steps 200 -o out/better
+  segzero train --config vision_reasoner --sft --model Qwen/Qwen2.5-VL-7B-Instruct -o out/sft
+  accelerate launch -m segzero_ros.cli.train ...      several GPUs
+
+The trained model is OUTPUT/checkpoint: ros2 launch ... reasoner_model:=OUTPUT/checkpoint
+exit codes: 0 finished, 2 an error, 130 Ctrl-C (the same command goes on from the last checkpoint)
+"""
+# Each is a setting of the same name.
+_NAMED = {
+    'model': (str, 'folder or hub name of the model that training starts from'),
+    'data': (str, 'what is learnt from; see below'),
+    'validation': (str, 'what is asked meanwhile; see below'),
+    'steps': (int, 'optimizer steps; default: one epoch'),
+    'seed': (int, 'of data order and sampling'),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.epilog = EPILOG
+    parser.add_argument(
+        '--config',
+        default='vision_reasoner',
+        help='seg_zero, vision_reasoner, robot, mini, or a YAML file; default: %(default)s',
+    )
+    for name, (kind, purpose) in _NAMED.items():
+        parser.add_argument(f'--{name}', type=kind, help=purpose)
+    parser.add_argument('-o', '--output', help='folder of the run')
+    parser.add_argument('--sft', action='store_true', help="supervised, on the rows' answers")
+    parser.add_argument(
+        '-p',
+        '--param',
+        action='append',
+        default=[],
+        metavar='NAME:=VALUE',
+        help='any other setting, such as lora_rank:=64; repeatable',
+    )
+    parser.add_argument('--restart', action='store_true', help='begin anew')
+    parser.add_argument('-q', '--quiet', action='store_true', help='no progress')
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train."""
+    from segzero_ros.training.settings import load_settings
+
+    overrides = {
+        name: getattr(options, name)
+        for name in (*_NAMED, 'output')
+        if getattr(options, name) is not None
+    }
+    if options.sft:
+        overrides['method'] = 'sft'
+    settings = load_settings(options.config, read_overrides(options.param) | overrides)
+    # The libraries warn of their own old names, once a step.
+    warnings.filterwarnings('ignore', category=FutureWarning)
+    logging.getLogger('transformers').setLevel(logging.ERROR)
+
+    from segzero_ros.training.trainer import train
+
+    def say(text: str) -> None:
+        if not options.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    folder = train(settings, say, restart=options.restart)
+    print(f'{folder}: reasoner_model:={folder} dialect:={settings.dialect}')
+    return 0
+
+
+if __name__ == '__main__':
+    # accelerate and torchrun start a module on each GPU.
+    from segzero_ros.cli.main import main
+
+    sys.exit(main(['train', *sys.argv[1:]]))

@@ -1,0 +1,170 @@
+"""Load the model that training starts from, say beforehand what it needs, save what it became.
+
+Imports its neighbours in this room, `reasoning.checkpoints`, torch, transformers, and peft inside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from segzero_ros.reasoning import checkpoints
+from segzero_ros.training.presets import TrainingError
+from segzero_ros.training.settings import Settings
+from segzero_ros.training.shared_sight import share_sight
+from segzero_ros.training.sources import missing_package
+
+_processors: Any = transformers.AutoProcessor
+_generation: Any = transformers.GenerationConfig
+_models: Any = transformers.AutoModelForImageTextToText
+# Above this nobody waits for a CPU.
+_LARGEST_ON_CPU = 200_000_000
+# The language model's layers; the vision tower has some of the same names.
+_ADAPTED = r'.*language_model.*\.(q|k|v|o|gate|up|down)_proj'
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Pupil:
+    """A model that is trained.
+
+    Attributes:
+        model: with LoRA's layers where the settings want them.
+        processor: of its prompts and pictures.
+        generation: its `generation_config` as it came; training needs another.
+        half: whether it computes in bfloat16.
+    """
+
+    model: Any
+    processor: Any
+    generation: Any
+    half: bool
+
+
+def gigabytes(parameters: int, settings: Settings) -> float:
+    """Return the memory for weights and optimizer, over all GPUs, in 10⁹ bytes; calculated.
+
+    All weights: 4 bytes for the weight, 4 for its gradient, 8 for AdamW. LoRA: 2 for the weight;
+    the adapters are small. The KL divergence from the first model needs a second copy of all
+    weights, except with LoRA. Answers and activations come on top.
+    """
+    if settings.lora_rank:
+        return parameters * 2 / 1e9
+    reference = 4 if settings.method == 'grpo' and settings.beta else 0
+    return parameters * (16 + reference) / 1e9
+
+
+def load_pupil(settings: Settings) -> Pupil:
+    """Load the model.
+
+    Raises:
+        TrainingError: this machine cannot train it.
+        ReasonerUnavailable: it cannot be had, or does not speak the dialect.
+    """
+    folder = checkpoints.local_folder(settings.model, settings.spoken.recipe)
+    if folder is None:
+        folder = checkpoints.download(settings.model)
+    checkpoint = checkpoints.open_checkpoint(folder, settings.spoken)
+    on_gpu = torch.cuda.is_available()
+    _refuse_too_large(checkpoint.parameters, settings, on_gpu)
+    half = on_gpu and settings.dtype != 'float32'
+    small = settings.dtype == 'bfloat16' or (half and settings.lora_rank > 0)
+    transformers.set_seed(settings.seed)
+    processor = _processors.from_pretrained(folder, local_files_only=True, padding_side='left')
+    model = _models.from_pretrained(
+        folder,
+        # Steps of 1e-6 are lost in bfloat16's 8 bits: what is trained stays in float32.
+        dtype=torch.bfloat16 if small else torch.float32,
+        attn_implementation='sdpa',
+        use_safetensors=True,
+        local_files_only=True,
+    )
+    generation = model.generation_config
+    model.generation_config = _generation(
+        **{
+            name: getattr(generation, name)
+            for name in ('eos_token_id', 'pad_token_id', 'bos_token_id')
+        }
+    )
+    visual = model.model.visual
+    share_sight(visual)
+    if settings.freeze_vision:
+        visual.requires_grad_(False)
+    if settings.lora_rank:
+        model = _adapted(model, settings)
+    return Pupil(model, processor, generation, half)
+
+
+def _refuse_too_large(parameters: int, settings: Settings, on_gpu: bool) -> None:
+    needs = gigabytes(parameters, settings)
+    if not on_gpu and parameters > _LARGEST_ON_CPU:
+        raise TrainingError(
+            f'{settings.model} has {parameters / 1e9:.1f} billion parameters, and this machine '
+            f'has no GPU that torch can use. Training it takes about {needs:.0f} GB of GPU memory '
+            'beside answers and activations; docs/training.md has a table. lora_rank:=64 needs '
+            'less.'
+        )
+    if on_gpu:
+        total = torch.cuda.get_device_properties(0).total_memory / 1e9
+        shares = torch.cuda.device_count()
+        if needs > total * shares:
+            raise TrainingError(
+                f'Training {settings.model} takes about {needs:.0f} GB beside answers and '
+                f'activations; {shares} GPU(s) of {total:.0f} GB are here. Set lora_rank:=64, '
+                'beta:=0, or use more GPUs.'
+            )
+
+
+def _adapted(model: Any, settings: Settings) -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise missing_package(error) from error
+    config = peft.LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=2 * settings.lora_rank,
+        target_modules=_ADAPTED,
+        task_type='CAUSAL_LM',
+    )
+    if not settings.freeze_vision:
+        _logger.info('LoRA leaves the vision tower as it is')
+    return peft.get_peft_model(model, config)
+
+
+def resume_faithfully(trainer: Any) -> None:
+    """Have a trainer go on with the weights of its checkpoint.
+
+    transformers saves this family under the published names and, when a run goes on, looks for
+    its own: it finds none, warns, and goes on with the first model's weights. So the checkpoint
+    is read here, by the way that knows both names. LoRA and sharded checkpoints are read well.
+    """
+    plainly = trainer._load_from_checkpoint
+
+    def load(folder: str, model: Any = None) -> None:
+        trained = trainer.accelerator.unwrap_model(model or trainer.model)
+        sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+        if sharded or hasattr(trained, 'peft_config'):
+            plainly(folder, model)
+            return
+        kept = _models.from_pretrained(folder, dtype=trained.dtype, local_files_only=True)
+        trained.load_state_dict(kept.state_dict())
+
+    trainer._load_from_checkpoint = load
+
+
+def save(pupil: Pupil, trainer: Any, folder: Path) -> None:
+    """Write the trained model as a folder that `reasoner_model:=` takes; LoRA is merged in."""
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    if not trainer.is_world_process_zero():
+        return
+    if hasattr(trained, 'merge_and_unload'):
+        trained, state = trained.merge_and_unload(), None
+    trained.generation_config = pupil.generation
+    trained.save_pretrained(folder, state_dict=state)
+    pupil.processor.save_pretrained(folder)

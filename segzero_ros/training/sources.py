@@ -1,0 +1,158 @@
+"""Where training rows come from: the published sets, folders in their schema, generated scenes.
+
+Rows are read or rendered only when they are needed, and by their number, so a run that goes on
+after an interruption goes on with the very next row. Imports `rows`, `settings`, `mini`, and
+datasets and Pillow inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+import json
+from pathlib import Path
+from typing import Any
+
+from segzero_ros.reasoning.dialects import Dialect
+from segzero_ros.reasoning.resizing import seen_by
+from segzero_ros.training.presets import TrainingError
+from segzero_ros.training.rewards import answered_list
+from segzero_ros.training.rows import as_pixels, COLUMNS, Row, solution_for
+
+# Scenes that neither the benchmark nor the warm start of the small reasoner has seen.
+SCENES_SEED, UNSEEN_SEED = 3_000_000, 2_500_000
+_KEPT_SCENES = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows by their number.
+
+    Attributes:
+        name: for messages.
+        count: how many there are.
+        read: gives a row by its number.
+    """
+
+    name: str
+    count: int
+    read: Callable[[int], Row]
+
+
+def open_rows(source: str, dialect: Dialect, count: int, seed: int = SCENES_SEED) -> Rows:
+    """Open what is learnt from.
+
+    Args:
+        source: `scenes`, or `scenes:SEED` for generated table-tops from a seed on; a folder or
+            `.parquet` file in the published schema; or such a set's name on the hub.
+        dialect: in whose square and form rows are given.
+        count: how many scenes are generated.
+        seed: of the first scene where the source names none.
+
+    Raises:
+        TrainingError: there is none, it holds nothing, or it is of another schema.
+    """
+    name, _, first = source.partition(':')
+    if name == 'scenes':
+        try:
+            start = int(first) if first else seed
+        except ValueError:
+            raise TrainingError(f'{source!r}: scenes:SEED takes a whole number.') from None
+        return Rows(source, count, lambda number: _scene_row(dialect, start, number))
+    table = _table(source)
+    missing = [column for column in COLUMNS[1:4] if column not in table.column_names]
+    if missing:
+        raise TrainingError(
+            f'{source} has no column {" and no ".join(missing)}; training rows have '
+            f'{", ".join(COLUMNS)}. "segzero annotate" makes them from replays and data sets.'
+        )
+    if not len(table):
+        raise TrainingError(f'{source} holds no rows.')
+    # Files written by other programs hold encoded pictures without saying so.
+    pictured = table.cast_column('image', _datasets().Image())
+    return Rows(source, len(table), lambda number: _table_row(dialect, pictured[number]))
+
+
+def _table(source: str) -> Any:
+    datasets = _datasets()
+    path = Path(source).expanduser()
+    files = _parquet_files(path)
+    try:
+        if (path / 'dataset_info.json').is_file():
+            return datasets.load_from_disk(str(path))
+        if files:
+            return datasets.load_dataset('parquet', data_files=files, split='train')
+        if source.count('/') == 1 and source[0] not in './~' and not path.exists():
+            return datasets.load_dataset(source, split='train')
+    except Exception as error:
+        # The library lets errors of the hub, of Arrow and of the network through.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TrainingError(f'{source} cannot be read: {reason}') from error
+    raise TrainingError(
+        f'{source} is no folder or file with parquet, and no name on the hub; generated scenes '
+        'are "scenes".'
+    )
+
+
+def _parquet_files(path: Path) -> list[str]:
+    if path.is_file() and path.suffix == '.parquet':
+        return [str(path)]
+    return sorted(map(str, path.rglob('*.parquet'))) if path.is_dir() else []
+
+
+def _datasets() -> Any:
+    try:
+        import datasets  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise missing_package(error) from error
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def missing_package(error: ImportError) -> TrainingError:
+    """Return the error for a package of the extra `training` that is not installed."""
+    return TrainingError(
+        f'{error.name or error} is not installed: pip install "segzero_ros[training]".'
+    )
+
+
+def _table_row(dialect: Dialect, found: dict[str, Any]) -> Row:
+    image = seen_by(dialect, as_pixels(found['image']))
+    solution = solution_for(dialect, str(found['solution']))
+    return Row(image, str(found['problem']), solution, str(found.get('answer') or ''))
+
+
+def _scene_row(dialect: Dialect, start: int, number: int) -> Row:
+    """Return a row about the scene of a number, or one far off where nothing can be asked."""
+    lessons: Sequence[Any] = ()
+    seed = start + number
+    while not lessons:
+        image, lessons = _scene(dialect.square, seed)
+        # A seed far from all others.
+        seed += 10_000_000
+    lesson = lessons[(start + number) * 7919 % len(lessons)]
+    solution = json.dumps(answered_list(lesson.answer))
+    return Row(seen_by(dialect, image), lesson.question, solution, lesson.answer)
+
+
+@lru_cache(maxsize=_KEPT_SCENES)
+def _scene(side: int, seed: int) -> tuple[Any, Sequence[Any]]:
+    from segzero_ros.training.mini.lessons import lessons_of
+    from segzero_ros.training.mini.scenes import keep
+
+    image, kept = keep(seed, side)
+    return image, lessons_of(kept, side)
+
+
+def for_trainer(
+    rows: Rows, dialect: Dialect, make: Callable[[Row, Dialect], dict[str, Any]]
+) -> Any:
+    """Return rows as a dataset of the library that the trainers take; each is made when read."""
+    datasets = _datasets()
+
+    def read(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        made = [make(rows.read(number), dialect) for number in batch['number']]
+        return {key: [each[key] for each in made] for key in made[0]}
+
+    return datasets.Dataset.from_dict({'number': range(rows.count)}).with_transform(read)

@@ -1,0 +1,118 @@
+"""Ask a model under training about rows it is not trained on, and measure boxes and reward.
+
+gIoU here is of boxes: the union of the predicted ones against the union of the true ones, as
+masks; no segmenter is asked while a model is trained. Imports `rows`, `presets`,
+`evaluation.items` and torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from segzero_ros.evaluation.items import measure, Prediction
+from segzero_ros.evaluation.samples import Sample
+from segzero_ros.reasoning.dialects import Dialect
+from segzero_ros.training.presets import Composition
+from segzero_ros.training.rows import Row, true_boxes
+from segzero_ros.types import Box, MalformedAnswer, Mask
+
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """Rows that a model is asked, and how its answers are judged."""
+
+    rows: Sequence[Row]
+    dialect: Dialect
+    reward: Composition
+    max_completion: int
+
+    def figures(self, model: Any, processor: Any) -> dict[str, float]:
+        """Return `validation_…`: box gIoU, mean reward, each part, share of unreadable answers."""
+        texts = answers(model, processor, self.dialect, self.rows, self.max_completion)
+        ious, unreadable = [], 0
+        parts: dict[str, list[float]] = {name: [] for name in self.reward.weights}
+        for row, text in zip(self.rows, texts, strict=True):
+            boxes = predicted_boxes(self.dialect, row, text)
+            unreadable += boxes is None
+            ious.append(box_iou(row, boxes))
+            for name, value in self.reward.parts(text, row.solution).items():
+                parts[name].append(value)
+        means = {name: float(np.mean(values)) for name, values in parts.items()}
+        total = sum(self.reward.weights[name] * value for name, value in means.items())
+        return {
+            'validation_box_giou': float(np.mean(ious)),
+            'validation_unreadable': unreadable / len(self.rows),
+            'validation_reward': float(total),
+            **{f'validation_{name}': value for name, value in means.items()},
+        }
+
+
+def answers(
+    model: Any, processor: Any, dialect: Dialect, rows: Sequence[Row], most: int
+) -> list[str]:
+    """Return the model's greedy answers about rows, without the end token."""
+    training = model.training
+    model.eval()
+    found: list[str] = []
+    with torch.inference_mode():
+        for start in range(0, len(rows), _AT_ONCE):
+            found += _some(model, processor, dialect, rows[start : start + _AT_ONCE], most)
+    model.train(training)
+    return found
+
+
+def _some(
+    model: Any, processor: Any, dialect: Dialect, rows: Sequence[Row], most: int
+) -> list[str]:
+    texts = []
+    for row in rows:
+        content = [{'type': 'image'}, {'type': 'text', 'text': dialect.prompt(row.problem)}]
+        texts.append(
+            processor.apply_chat_template(
+                [{'role': 'user', 'content': content}], tokenize=False, add_generation_prompt=True
+            )
+        )
+    images = [torch.from_numpy(row.image.copy()).permute(2, 0, 1) for row in rows]
+    inputs = processor(text=texts, images=images, padding=True, return_tensors='pt')
+    tokens = model.generate(**inputs.to(model.device), do_sample=False, max_new_tokens=most)
+    written = tokens[:, inputs['input_ids'].shape[1] :]
+    decoded: list[str] = processor.batch_decode(written, skip_special_tokens=True)
+    return decoded
+
+
+def predicted_boxes(dialect: Dialect, row: Row, text: str) -> list[Box] | None:
+    """Return the boxes of an answer in the square's pixels; None where it cannot be read."""
+    side = row.image.shape[0]
+    try:
+        return [found.box for found in dialect.parse(text, side, side).objects]
+    except MalformedAnswer:
+        return None
+
+
+def box_iou(row: Row, boxes: Sequence[Box] | None) -> float:
+    """Return the IoU of the union of boxes with that of the true ones; 1 where both are none."""
+    side = row.image.shape[0]
+    true = _filled(true_boxes(row.solution), side)
+    sample = Sample(row.image, row.problem, mask=true)
+    mask = None if boxes is None else _filled(boxes, side)
+    whole = measure(sample, Prediction(mask, tuple(boxes or ()))).whole
+    assert whole is not None
+    if not whole.union:
+        return float(boxes is not None and not boxes)
+    return whole.intersection / whole.union
+
+
+def _filled(boxes: Sequence[Sequence[float]], side: int) -> Mask:
+    mask = np.zeros((side, side), np.bool_)
+    for box in boxes:
+        if all(map(np.isfinite, box)):
+            x1, y1, x2, y2 = (int(min(max(value, 0), side)) for value in box)
+            mask[y1:y2, x1:x2] = True
+    return mask
