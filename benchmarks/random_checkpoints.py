@@ -111,18 +111,34 @@ def _config(size: str, processor: Any) -> Any:
     )
 
 
-def script(tokenizer: Any, objects: int, thinking: int) -> list[int]:
-    """Return the tokens of an answer with so many objects, after at least so many of thinking."""
+def script(tokenizer: Any, objects: int, thinking: int, *, in_all: bool = False) -> list[int]:
+    """Return the tokens of an answer with so many objects, after at least so many of thinking.
+
+    Args:
+        tokenizer: the checkpoint's.
+        objects: how many the answer names.
+        thinking: tokens before the answer.
+        in_all: `thinking` counts, to the token, what an answer with one object has in all.
+    """
+    thought = '<think>'
+    while len(tokenizer(thought)['input_ids']) < thinking:
+        thought += ' The red box stands on the left.'
+    if not in_all:
+        whole: list[int] = tokenizer(thought + _answer(objects))['input_ids']
+        return whole
+    spare = thinking - len(tokenizer(_answer(1))['input_ids'])
+    if spare < len(tokenizer('<think>')['input_ids']):
+        raise ValueError(f'{thinking} tokens are too few for an answer with an object')
+    kept: list[int] = tokenizer(thought)['input_ids'][:spare]
+    return kept + list(tokenizer(_answer(objects))['input_ids'])
+
+
+def _answer(objects: int) -> str:
     items = [
         {'bbox_2d': [60 + 90 * n, 200, 140 + 90 * n, 520], 'point_2d': [100 + 90 * n, 360]}
         for n in range(objects)
     ]
-    answer = f'</think><answer>{json.dumps(items)}</answer><|im_end|>'
-    thought = '<think>'
-    while len(tokenizer(thought)['input_ids']) < thinking:
-        thought += ' The red box stands on the left.'
-    ids: list[int] = tokenizer(thought + answer)['input_ids']
-    return ids
+    return f'</think><answer>{json.dumps(items)}</answer><|im_end|>'
 
 
 class ScriptedHead(torch.nn.Module):

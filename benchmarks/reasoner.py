@@ -64,7 +64,8 @@ SAM2 = {'3b': 'sam2/sam2_hiera_l.yaml', '7b': 'sam2/sam2_hiera_l.yaml'}
 class Bench:
     """Both ways on one set of weights."""
 
-    def __init__(self, size: str, device: str, folder: Path) -> None:
+    def __init__(self, size: str, device: str, folder: Path, in_all: bool = False) -> None:
+        self._in_all = in_all
         checkpoint = make_random(folder / 'reasoner', size, device)
         if size in SAM2:
             sam = make_random_sam2(folder / 'sam2', SAM2[size], device)
@@ -84,7 +85,7 @@ class Bench:
             self._heads.append(model.lm_head)
         if device != 'cpu':
             # The heads are other ones now: record the step again, before an encoder runs beside.
-            self.say(1, 1)
+            self.say(1, 100)
             self.reasoner._warm_up()
         self._rng = np.random.default_rng(0)
         self.weights = sum(
@@ -102,9 +103,9 @@ class Bench:
         """Return a picture that nobody has seen, 1280 by 720."""
         return Frame(self._rng.integers(0, 256, (720, 1280, 3), np.uint8))
 
-    def say(self, objects: int, thinking: int) -> int:
-        """Have both models think so long and name so many objects; return how many tokens."""
-        ids = script(self.published.processor.tokenizer, objects, thinking)
+    def say(self, objects: int, tokens: int) -> int:
+        """Have both models write so long and name so many objects; return how many tokens."""
+        ids = script(self.published.processor.tokenizer, objects, tokens, in_all=self._in_all)
         for head in self._heads:
             head.say(ids)
         return len(ids)
@@ -194,11 +195,16 @@ def bandwidth(device: str, given: float) -> float:
 
 
 def measure(
-    size: str, device: str, rounds: int, tokens: list[int], given_bandwidth: float = 0.0
+    size: str,
+    device: str,
+    rounds: int,
+    tokens: list[int],
+    given_bandwidth: float = 0.0,
+    in_all: bool = False,
 ) -> dict[str, Any]:
     """Return every figure; see `main` for the arguments."""
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(size, device, Path(folder))
+        bench = Bench(size, device, Path(folder), in_all)
         results: dict[str, Any] = {'size': size, 'device': _device_name(device)}
         results |= {'cores': os.cpu_count(), 'threads': torch.get_num_threads()}
         results['load_average_before'] = os.getloadavg()[0]
@@ -280,7 +286,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--full-size', choices=sorted(SHAPES), help='150 and 300 tokens, on a GPU')
     parser.add_argument('--device', help='cpu or cuda; by default cuda with --full-size')
     parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--tokens', type=int, nargs='+', help='tokens of reasoning per answer')
+    parser.add_argument(
+        '--tokens',
+        type=int,
+        nargs='+',
+        help='of reasoning per answer; with --full-size, of a whole answer with one object',
+    )
     parser.add_argument(
         '--bandwidth', type=float, default=0.0, help="GB/s, where the maker's figure is not known"
     )
@@ -293,7 +304,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     tokens = options.tokens or ([150, 300] if options.full_size else [100])
     size = options.full_size or 'mid'
-    results = measure(size, device, options.rounds, tokens, options.bandwidth)
+    full = options.full_size is not None
+    results = measure(size, device, options.rounds, tokens, options.bandwidth, full)
     show(results)
     options.output.mkdir(parents=True, exist_ok=True)
     machine = '' if size == 'mid' else '_' + re.sub(r'\W+', '_', results['device']).lower()

@@ -20,14 +20,15 @@ def test_a_full_size_run_writes_every_figure_under_the_machines_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reasoner, '_device_name', lambda _: 'Some GPU 80GB')
-    arguments = '--full-size small --device cpu --rounds 1 --tokens 10 --bandwidth 10'
+    arguments = '--full-size small --device cpu --rounds 1 --tokens 70 --bandwidth 10'
     reasoner.main([*arguments.split(), '--output', str(tmp_path)])
     (path,) = tmp_path.iterdir()
     assert path.name == 'reasoner_small_some_gpu_80gb.json'
     results = json.loads(path.read_text())
     assert results['device'] == 'Some GPU 80GB'
     runs = [name for name in results if name.endswith(' tokens')]
-    assert [name.partition(' objects')[0] for name in runs] == ['1', '8']
+    assert runs[0] == '1 objects, 70 tokens'
+    assert runs[1].startswith('8 objects, ')
     for name in (*runs, 'further question, same frame'):
         for way in ('published', 'here'):
             figures = results[name][way]
