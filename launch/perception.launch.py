@@ -69,6 +69,12 @@ ARGUMENTS = [
     Argument(
         'rviz', 'Start RViz with the overlay, the labels and the 3-D boxes.', 'false', SWITCH
     ),
+    Argument(
+        'voice',
+        'Start the node that turns speech into queries, config/voice.yaml.',
+        'false',
+        SWITCH,
+    ),
     Argument('use_sim_time', 'Take the time from /clock (a simulator, a bag).', '', ['', *SWITCH]),
 ]
 # Arguments that are parameters of the node, under the same name.
@@ -99,6 +105,8 @@ def start(context: LaunchContext) -> list[Node]:
     nodes = [perception(given, share)]
     if is_on(given['rviz']):
         nodes.append(rviz(given, share))
+    if is_on(given['voice']):
+        nodes.append(voice(given, share))
     return nodes
 
 
@@ -112,6 +120,19 @@ def perception(given: dict[str, str], share: Path) -> Node:
         parameters=[*params_files(given, share), parameters(given)],
         remappings=list(remappings(given).items()),
         arguments=['--ros-args', '--log-level', f'{logger}:={given["log_level"]}'],
+        output='screen',
+        emulate_tty=True,
+    )
+
+
+def voice(given: dict[str, str], share: Path) -> Node:
+    files = [str(share / 'config' / 'voice.yaml'), *params_files(given, share)[1:]]
+    return Node(
+        package='segzero_ros',
+        executable='voice_node',
+        name='voice',
+        namespace=given['namespace'],
+        parameters=files,
         output='screen',
         emulate_tty=True,
     )

@@ -25,7 +25,8 @@ ALLOWED = {
     'following': {'segmentation', 'spatial', 'types'},
     'wire': {'drawing', 'types'},
     'simulation': {'types'},
-    'ros': OUTER | {'simulation', 'replay'},
+    'speech': {'reasoning', 'types'},
+    'ros': OUTER | {'simulation', 'replay', 'speech'},
     'replay': OUTER,
     'evaluation': OUTER | {'replay', 'simulation'},
     'training': OUTER | {'replay', 'simulation', 'evaluation'},
@@ -49,6 +50,10 @@ HEAVY = {
     'peft': {'training'},
     'datasets': {'training'},
     'matplotlib': {'training'},
+    'pocketsphinx': {'speech'},
+    'sounddevice': {'speech'},
+    'soxr': {'speech'},
+    'faster_whisper': {'speech'},
 }
 MESSAGE_PACKAGES = {
     'sensor_msgs',

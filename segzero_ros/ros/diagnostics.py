@@ -121,16 +121,17 @@ def statuses(health: Health, name: str) -> list[DiagnosticStatus]:
     OK: everything else, also a node that is not active because nobody asked it to be.
     """
     return [
-        _status(f'{name}: models', *_models(health)),
-        _status(f'{name}: camera', *_camera(health)),
-        _status(f'{name}: queries', *_queries(health)),
+        make_status(f'{name}: models', *_models(health)),
+        make_status(f'{name}: camera', *_camera(health)),
+        make_status(f'{name}: queries', *_queries(health)),
     ]
 
 
 _Report = tuple[bytes, str, dict[str, str]]
 
 
-def _status(name: str, level: bytes, message: str, values: dict[str, str]) -> DiagnosticStatus:
+def make_status(name: str, level: bytes, message: str, values: dict[str, str]) -> DiagnosticStatus:
+    """Return a report of one part."""
     return DiagnosticStatus(
         name=name,
         level=level,

@@ -38,8 +38,15 @@ CHOICES = {
     'autostart': ['', 'true', 'false', 'True', 'False'],
     'use_sim_time': ['', 'true', 'false', 'True', 'False'],
     'rviz': ['true', 'false', 'True', 'False'],
+    'voice': ['true', 'false', 'True', 'False'],
 }
-DEFAULTS = {'profile': 'robot', 'namespace': 'segzero', 'log_level': 'info', 'rviz': 'false'}
+DEFAULTS = {
+    'profile': 'robot',
+    'namespace': 'segzero',
+    'log_level': 'info',
+    'rviz': 'false',
+    'voice': 'false',
+}
 ARGUMENTS = [
     'profile',
     'image',
@@ -56,6 +63,7 @@ ARGUMENTS = [
     'autostart',
     'log_level',
     'rviz',
+    'voice',
     'use_sim_time',
 ]
 

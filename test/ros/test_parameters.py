@@ -10,7 +10,8 @@ from segzero_ros.loading import ReasonerOptions, SegmenterOptions
 from segzero_ros.ros.parameters import BY_NAME, ParameterError, Spec, SPECS
 
 CONFIG = Path(__file__).resolve().parent.parent.parent / 'config'
-PROFILES = sorted(path.stem for path in CONFIG.glob('*.yaml'))
+# The node `voice` has parameters of its own.
+PROFILES = sorted(path.stem for path in CONFIG.glob('*.yaml') if path.stem != 'voice')
 
 
 def profile(name):

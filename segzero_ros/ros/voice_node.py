@@ -1,0 +1,266 @@
+"""The node `voice`: what is said to a microphone, or in a WAV file, goes to `query` as text.
+
+    ros2 run segzero_ros voice_node --ros-args -r __ns:=/segzero -p wake_phrase:='hello robot'
+
+Listening happens in a thread of its own; the executor's thread serves parameters and reports.
+Imports rclpy and `speech`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import logging
+from pathlib import Path
+import sys
+import threading
+import time
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import String
+
+from segzero_ros.ros import log_bridge
+from segzero_ros.ros.diagnostics import make_status
+from segzero_ros.ros.messages import clean_text
+from segzero_ros.ros.parameters import declare, ParameterError, Spec, Takes
+from segzero_ros.ros.process import leave, spin, StopSignals
+from segzero_ros.speech.hearing import Recogniser, Source, SpeechError
+from segzero_ros.speech.listening import Hearers, Listening, Wake
+
+# How long to wait before a device that is gone is tried again, in seconds.
+RETRY = 2.0
+# How long the speech of a file waits for somebody who hears the queries, in seconds.
+PATIENCE = 20.0
+_BURST = 100
+
+SPECS = (
+    Spec(
+        'source',
+        'microphone',
+        'Where the sound comes from.',
+        Takes.AT_START,
+        choices=('microphone', 'wav'),
+    ),
+    Spec('device', '', 'The microphone: a number or part of its name; empty: the system default.',
+         Takes.AT_START),
+    Spec('path', '', 'The WAV file.', Takes.AT_START),
+    Spec('real_time', True, 'Give a WAV file as fast as it was spoken.', Takes.AT_START),
+    Spec(
+        'engine',
+        'pocketsphinx',
+        'What recognises the words.',
+        Takes.AT_START,
+        choices=('pocketsphinx', 'faster_whisper'),
+    ),
+    Spec(
+        'vocabulary',
+        'commands',
+        'What pocketsphinx expects: commands about things in a picture, or English at large.',
+        Takes.AT_START,
+        choices=('commands', 'english'),
+    ),
+    Spec('nouns', '', 'Names of things to expect in commands, between commas.', Takes.AT_START),
+    Spec('whisper_model', 'small.en', "Whisper's size, or the folder of a converted model.",
+         Takes.AT_START),
+    Spec('whisper_device', 'auto', 'Where Whisper runs: auto, cpu or cuda.', Takes.AT_START),
+    Spec('language', '', 'The language that Whisper hears, such as en; empty: found out.',
+         Takes.AT_START),
+    Spec('wake_phrase', '', 'What has to be said before a query; empty: all that is said is one.',
+         Takes.AT_START),
+    Spec(
+        'wake_time',
+        8.0,
+        'Seconds after the wake phrase alone in which the next utterance is a query.',
+        Takes.AT_START,
+        least=0,
+        most=3600,
+    ),
+    Spec('least_words', 2, 'A query with fewer words is taken for noise.', Takes.AT_START,
+         least=1, most=20),
+    Spec('longest', 15.0, 'Seconds of the longest utterance.', Takes.AT_START, least=1, most=120),
+)  # fmt: skip
+
+_logger = logging.getLogger(__name__)
+
+
+class VoiceNode(Node):
+    """Listens, and publishes what was said.
+
+    Raises:
+        ParameterError: a parameter was given a value that it cannot have.
+        SpeechError: the engine, or a WAV file, cannot be had.
+    """
+
+    def __init__(self) -> None:
+        super().__init__('voice')
+        self._log = log_bridge.connect(self.get_logger())
+        for warning in declare(self, SPECS):
+            _logger.warning(warning)
+        self._recogniser = self._load()
+        self._listening = Listening(
+            self._recogniser,
+            Wake(self._value('wake_phrase'), self._value('wake_time')),
+            self._value('least_words'),
+            self._value('longest'),
+        )
+        # A file that cannot be read never will be; a microphone may be plugged in later.
+        self._source = self._open() if self._value('source') == 'wav' else None
+        self._queries = self.create_publisher(String, 'query', QoSProfile(depth=_BURST))
+        self._partial = self.create_publisher(String, 'speech', QoSProfile(depth=_BURST))
+        self._health = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._said = ''
+        self._error = ''
+        self._ended = False
+        self._stop = threading.Event()
+        self.create_timer(1.0, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        # A daemon: a device that does not let go must not keep the process.
+        threading.Thread(target=self._listen, name='listening', daemon=True).start()
+
+    def finish(self) -> None:
+        """Let the source go and leave the graph."""
+        self._stop.set()
+        if self._source is not None:
+            self._source.close()
+        log_bridge.disconnect(self._log)
+        self.destroy_node()
+
+    def _value(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+    def _load(self) -> Recogniser:
+        try:
+            if self._value('engine') == 'faster_whisper':
+                from segzero_ros.speech.whisper_recogniser import WhisperRecogniser
+
+                return WhisperRecogniser(
+                    self._value('whisper_model'),
+                    self._value('whisper_device'),
+                    self._value('language'),
+                )
+            from segzero_ros.speech.pocketsphinx_recogniser import PocketsphinxRecogniser
+        except ImportError as error:
+            raise SpeechError(
+                f'Hearing needs packages that are not installed ({error}): '
+                'pip install "segzero_ros[voice]".'
+            ) from error
+        nouns = self._value('nouns').split(',')
+        phrase = self._value('wake_phrase')
+        made = PocketsphinxRecogniser(self._value('vocabulary'), nouns, phrase)
+        if made.left_out:
+            _logger.warning(
+                'Not heard, for want of a pronunciation: %s. Describe these by colour, shape or '
+                'place.',
+                ', '.join(made.left_out),
+            )
+        return made
+
+    def _open(self) -> Source:
+        if self._value('source') == 'wav':
+            from segzero_ros.speech.wav_source import WavSource
+
+            path = Path(self._value('path')).expanduser()
+            return WavSource(path, real_time=self._value('real_time'))
+        from segzero_ros.speech.microphone import Microphone
+
+        return Microphone(self._value('device'))
+
+    def _listen(self) -> None:
+        """Listen until the sound or the node ends; open a device that is gone again and again."""
+        hearers = Hearers(self._ask, self._say_so_far, self._ignore)
+        while not self._stop.is_set():
+            try:
+                source = self._source = self._source or self._open()
+                if self._value('source') == 'wav':
+                    self._wait_for_listener()
+                _logger.info('Listening with %s', self._recogniser.name)
+                self._error = ''
+                self._listening.run(source, hearers)
+                self._ended = True
+                _logger.info('The sound has ended')
+                return
+            except SpeechError as error:
+                self._lose(str(error))
+            except Exception as error:
+                _logger.exception('Listening failed')
+                self._lose(f'{type(error).__name__}: {error}')
+            self._stop.wait(RETRY)
+
+    def _lose(self, error: str) -> None:
+        if error != self._error and not self._stop.is_set():
+            _logger.error('%s Trying again every %g s', error, RETRY)
+        self._error = error
+        source, self._source = self._source, None
+        if source is not None:
+            source.close()
+
+    def _wait_for_listener(self) -> None:
+        """Wait until somebody hears the queries, for what a file says is said but once."""
+        end = time.monotonic() + PATIENCE
+        while not self._queries.get_subscription_count():
+            if self._stop.wait(0.05):
+                return
+            if time.monotonic() > end:
+                topic = self.resolve_topic_name('query')
+                _logger.warning('Nobody listens to %s; the file is read all the same', topic)
+                return
+
+    def _ask(self, text: str) -> None:
+        self._said = text
+        _logger.info('Heard: %s', text)
+        self._queries.publish(String(data=clean_text(text)))
+
+    def _say_so_far(self, text: str) -> None:
+        self._partial.publish(String(data=clean_text(text)))
+
+    def _ignore(self, text: str, reason: str) -> None:
+        _logger.info('Ignored %r: %s', text, reason)
+
+    def _report(self) -> None:
+        """Publish how it is, once a second."""
+        level, message = DiagnosticStatus.OK, f'Listening with {self._recogniser.name}.'
+        if self._error:
+            level, message = DiagnosticStatus.ERROR, self._error
+        elif self._ended:
+            message = 'The sound has ended.'
+        values = {
+            'engine': self._recogniser.name,
+            'speaking': str(self._listening.speaking),
+            'utterances': str(self._listening.utterances),
+            'listened': f'{self._listening.seconds:.0f} s',
+            'last query': self._said or 'none',
+        }
+        name = f'{self.get_fully_qualified_name()}: hearing'
+        report = DiagnosticArray(status=[make_status(name, level, message, values)])
+        report.header.stamp = self.get_clock().now().to_msg()
+        self._health.publish(report)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; return the process's exit code."""
+    signals = StopSignals()
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        node = VoiceNode()
+    except (ParameterError, SpeechError, RuntimeError) as error:
+        sys.stderr.write(f'voice_node: {error}\n')
+        rclpy.try_shutdown()
+        return 2
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    signals.wake = executor.wake
+    spin(executor, lambda: signals.received or not rclpy.ok())
+    signals.close()
+    node.finish()
+    rclpy.try_shutdown()
+    leave(0)
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

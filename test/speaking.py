@@ -1,0 +1,84 @@
+"""Sentences spoken by espeak-ng, with noise, as recordings for the tests of hearing."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+import wave
+
+import espeakng_loader
+import numpy as np
+from numpy.typing import NDArray
+
+_RETRIEVAL, _SPEED, _UTF8 = 1, 1, 1
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
+
+
+class _Speaker:
+    """The library, which speaks into memory."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL(str(espeakng_loader.get_library_path()))
+        data = str(espeakng_loader.get_data_path()).encode()
+        self.rate = self._library.espeak_Initialize(_RETRIEVAL, 0, data, 0)
+        self._pieces: list[NDArray[np.int16]] = []
+        # Kept, for the library calls it later.
+        self._callback = _CALLBACK(self._take)
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def _take(self, samples, count, _) -> int:
+        if samples and count:
+            self._pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0
+
+    def say(self, text: str, voice: str, words_per_minute: int) -> NDArray[np.int16]:
+        self._pieces.clear()
+        self._library.espeak_SetVoiceByName(voice.encode())
+        self._library.espeak_SetParameter(_SPEED, words_per_minute, 0)
+        spoken = text.encode()
+        size = ctypes.c_size_t(len(spoken) + 1)
+        self._library.espeak_Synth(spoken, size, 0, 1, 0, _UTF8, None, None)
+        self._library.espeak_Synchronize()
+        return np.concatenate(self._pieces)
+
+
+@cache
+def _speaker() -> _Speaker:
+    return _Speaker()
+
+
+def speech(
+    text: str,
+    *,
+    voice: str = 'en-us',
+    speed: int = 150,
+    noise_db: float = 20.0,
+    pause: float = 1.2,
+    seed: int = 0,
+) -> tuple[NDArray[np.int16], int]:
+    """Return a sentence between two pauses, and its sampling rate.
+
+    White noise lies `noise_db` below the power of what is spoken, in the pauses too.
+    """
+    speaker = _speaker()
+    spoken = speaker.say(text, voice, speed).astype(float)
+    silence = np.zeros(round(pause * speaker.rate))
+    power = np.mean(spoken[np.abs(spoken) > 200] ** 2)
+    sound = np.concatenate([silence, spoken, silence])
+    noise = np.random.default_rng(seed).normal(
+        0, np.sqrt(power / 10 ** (noise_db / 10)), len(sound)
+    )
+    return np.clip(sound + noise, -32768, 32767).astype(np.int16), speaker.rate
+
+
+def write_wav(path: Path, samples: NDArray[np.int16], rate: int, channels: int = 1) -> Path:
+    """Write a recording; with several channels, the same in each."""
+    with wave.open(str(path), 'wb') as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.repeat(samples, channels).astype('<i2').tobytes())
+    return path
