@@ -5,12 +5,13 @@ Imports the rest of the ROS room, `pipeline` and `types`.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 import logging
 import math
 import threading
+import time
 import uuid
 
 from rclpy.clock import Clock
@@ -32,6 +33,8 @@ Deliver = Callable[[SegmentationResult], None]
 
 SUCCESSES = (Status.OK, Status.NOT_FOUND)
 FAILURES = (Status.ERROR, Status.MALFORMED_ANSWER, Status.TIMEOUT, Status.NO_IMAGE)
+# How many answers tell whether the models are slow.
+RECENT = 20
 _logger = logging.getLogger(__name__)
 
 
@@ -48,7 +51,9 @@ class Answering:
         max_image_pixels: most pixels of an image that comes with its query.
         counts: how many queries ended with each status.
         last_timing: of the last query that a model answered.
+        recent: seconds that the models took for each of the last answers.
         last_error: the message of the last query if it failed; empty when it did not.
+        failed_at: when that was, seconds of the monotonic clock.
     """
 
     def __init__(self, desk: Desk, worker: Worker, outlets: Outlets, clock: Clock) -> None:
@@ -61,7 +66,9 @@ class Answering:
         self.max_image_pixels = 0
         self.counts: Counter[Status] = Counter()
         self.last_timing: Timing | None = None
+        self.recent: deque[float] = deque(maxlen=RECENT)
         self.last_error = ''
+        self.failed_at = 0.0
         self._worker = worker
         self._outlets = outlets
         self._clock = clock
@@ -186,6 +193,7 @@ class Answering:
         if answer.status is Status.CANCELED and ticket.cancel_reason:
             return replace(answer, message=ticket.cancel_reason)
         self.last_timing = answer.timing
+        self.recent.append(answer.timing.total - answer.timing.queued)
         if answer.status is Status.OK and ticket.image is None:
             self.following.begin(answer, taken.time_ns)
         return replace(answer, message=f'{answer.message} {taken.remark}'.strip())
@@ -219,7 +227,7 @@ class Answering:
         self.counts[status] += 1
         query = describe(Query(result.query, result.query_id))
         if status in FAILURES:
-            self.last_error = result.message
+            self.last_error, self.failed_at = result.message, time.monotonic()
             _logger.warning('Query %s: %s, %s', query, status.name, result.message)
         else:
             self.last_error = '' if status in SUCCESSES else self.last_error

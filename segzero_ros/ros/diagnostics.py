@@ -1,6 +1,6 @@
 """The node's health on /diagnostics, once a second, readable at one glance.
 
-Imports rclpy, diagnostic_msgs and `types`.
+Imports rclpy, diagnostic_msgs, `types`, and `glance` and `vitals` of this room.
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 
+from segzero_ros.ros.glance import Glance
 from segzero_ros.ros.messages import clean_text
+from segzero_ros.ros.vitals import FELL_BELOW, GpuMemory
 from segzero_ros.types import Timing
 
 PERIOD = 1.0
 # An image or an answer that takes longer than this is slow, in seconds, unless Health says else.
 STALE_AFTER = 1.0
 SLOW_AFTER = 30.0
+# A failed query is warned about for so long, in seconds.
+ERROR_EXPIRES = 300.0
+# Warned about: a smaller share of free GPU memory, and following later than so many seconds.
+LITTLE_MEMORY = 0.05
+LATE = 3.0
 
 
 class ModelState(str, Enum):
@@ -34,6 +41,21 @@ class ModelState(str, Enum):
 
 
 @dataclass(frozen=True)
+class FollowingHealth:
+    """How following is going.
+
+    Attributes:
+        objects: how many are followed.
+        rate_hz: how many frames are followed per second.
+        lag_s: seconds from the frame followed last to the camera's newest.
+    """
+
+    objects: int = 0
+    rate_hz: float = 0.0
+    lag_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Health:
     """How the node is at one moment.
 
@@ -43,20 +65,31 @@ class Health:
         reasoner: which reasoning model is loaded or wanted.
         segmenter: which segmenter is loaded or wanted.
         model_error: why the models cannot be had.
+        server_error: why the reasoning model's server cannot be reached, and the cure.
+        memory: bytes that the process holds; 0 where that is not known.
+        gpu: the memory of the GPU; None where none is used.
         topic: the image's topic.
         encoding: of the newest image that was decoded; empty before.
         image_size: width and height of that image.
         qos: how the topic is subscribed to, such as `reliable`.
         frame_age_s: seconds since the newest image was taken; NaN while there is none.
         frame_rate_hz: how many images come per second.
+        usual_rate_hz: how many came in the last minute, mostly; 0 where that is not known.
         camera_error: why there is no image, or why the last one could not be used.
         queue_length: how many queries wait.
+        queue_size: how many may wait; 0 where none may, or all.
         answered: how many were answered OK or NOT_FOUND.
         failed: how many ended in another way.
         timing: of the last query that the models answered; None before the first.
+        p95_s: the seconds that 19 of 20 of the last answers took at most, without waiting; NaN
+            before the first.
         last_error: the last query's message if it failed; empty when it did not.
+        last_error_age_s: how long ago that was.
+        standing_query: what the node asks by itself; empty for nothing.
+        asked_by_itself: how many queries the node has asked by itself.
+        following: how following is going.
         stale_after_s: how old an image may be without a warning; 0 for any age.
-        slow_after_s: how long an answer may take without a warning; 0 for any time.
+        slow_after_s: how large `p95_s` may be without a warning; 0 for any time.
     """
 
     active: bool = False
@@ -64,18 +97,28 @@ class Health:
     reasoner: str = ''
     segmenter: str = ''
     model_error: str = ''
+    server_error: str = ''
+    memory: int = 0
+    gpu: GpuMemory | None = None
     topic: str = ''
     encoding: str = ''
     image_size: tuple[int, int] = (0, 0)
     qos: str = ''
     frame_age_s: float = math.nan
     frame_rate_hz: float = 0.0
+    usual_rate_hz: float = 0.0
     camera_error: str = ''
     queue_length: int = 0
+    queue_size: int = 0
     answered: int = 0
     failed: int = 0
     timing: Timing | None = None
+    p95_s: float = math.nan
     last_error: str = ''
+    last_error_age_s: float = 0.0
+    standing_query: str = ''
+    asked_by_itself: int = 0
+    following: FollowingHealth = FollowingHealth()
     stale_after_s: float = STALE_AFTER
     slow_after_s: float = SLOW_AFTER
 
@@ -97,6 +140,7 @@ class HealthReporter:
             10,
             event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
         )
+        self._glance = Glance(node)
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(PERIOD, self.report, clock=clock)
 
@@ -106,24 +150,30 @@ class HealthReporter:
         message = DiagnosticArray(status=statuses(self._snapshot(), name))
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
+        self._glance.show(message.status)
 
     def close(self) -> None:
         """Report no more."""
         self._node.destroy_timer(self._timer)
         self._node.destroy_publisher(self._publisher)
+        self._glance.close()
 
 
 def statuses(health: Health, name: str) -> list[DiagnosticStatus]:
-    """Return three reports: of the models, the camera and the queries.
+    """Return four reports: of the models, the camera, the queries and following.
 
-    ERROR: the models cannot be had; active, and no image comes or it cannot be used.
-    WARN: the newest image is old; the last answer was slow, or an error.
+    ERROR: the models or their server cannot be had; active, and no image comes or it cannot be
+        used.
+    WARN: the newest image is old, or far fewer come than usual; answers are slow, the last one was
+        an error not long ago, or no further query may wait; following lags; the GPU's memory is
+        nearly used up.
     OK: everything else, also a node that is not active because nobody asked it to be.
     """
     return [
         make_status(f'{name}: models', *_models(health)),
         make_status(f'{name}: camera', *_camera(health)),
         make_status(f'{name}: queries', *_queries(health)),
+        make_status(f'{name}: following', *_following(health.following)),
     ]
 
 
@@ -147,9 +197,19 @@ def _models(health: Health) -> _Report:
         'reasoner': health.reasoner,
         'segmenter': health.segmenter,
     }
+    if health.memory:
+        values['process memory'] = _size(health.memory)
+    if health.gpu is not None:
+        values['GPU memory'] = f'{_size(health.gpu.free)} of {_size(health.gpu.total)} free'
     if health.model_state is ModelState.FAILED:
         error = health.model_error or 'The models could not be loaded.'
         return DiagnosticStatus.ERROR, error, values
+    if health.model_state is ModelState.READY and health.server_error:
+        return DiagnosticStatus.ERROR, health.server_error, values
+    if health.gpu is not None and health.gpu.free < LITTLE_MEMORY * health.gpu.total:
+        few = f"Only {_size(health.gpu.free)} of the GPU's memory are free: "
+        few += 'end other programs on it, or take a smaller model or `quantization`.'
+        return DiagnosticStatus.WARN, few, values
     said = {
         ModelState.READY: f'{health.reasoner} and {health.segmenter} are ready.',
         ModelState.LOADING: f'Loading {health.reasoner} and {health.segmenter}.',
@@ -179,6 +239,12 @@ def _camera(health: Health) -> _Report:
     if health.stale_after_s and age > health.stale_after_s:
         old = f'The newest image on {health.topic} is {age:.1f} s old.'
         return DiagnosticStatus.WARN, old, values
+    if health.frame_rate_hz < FELL_BELOW * health.usual_rate_hz:
+        fell = (
+            f'{health.frame_rate_hz:.1f} Hz on {health.topic}, where {health.usual_rate_hz:.1f} '
+            'Hz were usual: is the camera, the network or this machine overloaded?'
+        )
+        return DiagnosticStatus.WARN, fell, values
     return DiagnosticStatus.OK, f'{health.frame_rate_hz:.1f} Hz on {health.topic}.', values
 
 
@@ -187,20 +253,49 @@ def _queries(health: Health) -> _Report:
         'waiting': str(health.queue_length),
         'answered': str(health.answered),
         'failed': str(health.failed),
-        'last error': health.last_error or 'none',
+        'last error': 'none',
+        'standing query': health.standing_query or 'none',
+        'asked by itself': str(health.asked_by_itself),
     }
-    summary = f'{health.answered} answered, {health.failed} failed, {health.queue_length} waiting'
-    if health.timing is None:
-        slow = False
-    else:
-        values |= _parts(health.timing)
-        slow = 0 < health.slow_after_s < health.timing.total
-        summary += f'; the last took {health.timing.total:.2f} s'
+    ago = f'{health.last_error_age_s:.0f} s ago'
     if health.last_error:
-        return DiagnosticStatus.WARN, f'The last query failed: {health.last_error}', values
-    if slow:
-        summary = f'Slow: {summary}, more than {health.slow_after_s:g} s'
-    return DiagnosticStatus.WARN if slow else DiagnosticStatus.OK, f'{summary}.', values
+        values['last error'] = f'{ago}: {health.last_error}'
+    summary = f'{health.answered} answered, {health.failed} failed, {health.queue_length} waiting'
+    if health.timing is not None:
+        values |= _parts(health.timing)
+        values['19 of 20 within'] = f'{health.p95_s:.2f} s'
+        summary += f'; the last took {health.timing.total:.2f} s'
+    if health.last_error and health.last_error_age_s < ERROR_EXPIRES:
+        failed = f'The last query failed {ago}: {health.last_error}'
+        return DiagnosticStatus.WARN, failed, values
+    if 0 < health.queue_size <= health.queue_length:
+        full = f'No further query may wait behind {health.queue_length}, the queue_size: ask less '
+        full += 'often, or set query_policy to `preempt`.'
+        return DiagnosticStatus.WARN, full, values
+    if 0 < health.slow_after_s < health.p95_s:
+        slow = f'Slow: the last answers took up to {health.p95_s:.2f} s, more than slow_answer, '
+        slow += f'{health.slow_after_s:g} s: are others using its GPU or server?'
+        return DiagnosticStatus.WARN, slow, values
+    return DiagnosticStatus.OK, f'{summary}.', values
+
+
+def _following(following: FollowingHealth) -> _Report:
+    values = {
+        'objects': str(following.objects),
+        'rate': f'{following.rate_hz:.1f} Hz',
+        'lag': f'{following.lag_s:.2f} s',
+    }
+    if not following.objects:
+        return DiagnosticStatus.OK, 'Nothing is followed.', {'objects': '0'}
+    said = f'{following.objects} followed at {following.rate_hz:.1f} Hz'
+    if following.lag_s > LATE:
+        late = f'{said}, {following.lag_s:.1f} s behind the camera: the tracker is too slow.'
+        return DiagnosticStatus.WARN, late, values
+    return DiagnosticStatus.OK, f'{said}.', values
+
+
+def _size(memory: int) -> str:
+    return f'{memory / 2**30:.1f} GiB' if memory >= 2**30 else f'{memory / 2**20:.0f} MiB'
 
 
 def _parts(timing: Timing) -> dict[str, str]:

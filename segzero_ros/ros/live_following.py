@@ -12,6 +12,7 @@ import logging
 
 from segzero_ros.following import Backlog, CAPACITY, End, Followed, FollowUp
 from segzero_ros.ros.camera import Camera
+from segzero_ros.ros.vitals import Pace
 from segzero_ros.segmentation.tracking import Tracker
 from segzero_ros.types import Answer, BadImage, Frame, Status
 from segzero_ros.wire.frame_store import FrameStore, Shot
@@ -46,6 +47,8 @@ class LiveFollowing:
         enabled: whether objects shall be followed; may be changed from any thread.
         make_tracker: makes the tracker that goes with the loaded segmenter.
         on_lost: hears of an answer whose objects have all been lost for long.
+        pace: how often frames are followed.
+        lag: seconds from the frame followed last to the newest one of the camera.
 
     Args:
         camera: returns the camera that the node listens to now; None for none.
@@ -62,6 +65,8 @@ class LiveFollowing:
         self.enabled = False
         self.make_tracker: Callable[[], Tracker] | None = None
         self.on_lost: Callable[[Answer], None] = lambda _: None
+        self.pace = Pace()
+        self.lag = 0.0
         self._current_camera = camera
         self._busy = busy
         self._publish = publish
@@ -76,6 +81,12 @@ class LiveFollowing:
     def active(self) -> bool:
         """Whether there are objects that are followed, or about to be."""
         return self._objects is not None
+
+    @property
+    def followed(self) -> int:
+        """How many objects are followed."""
+        objects = self._objects
+        return 0 if objects is None else len(objects.answer.segments)
 
     def keep(self, camera: Camera) -> None:
         """Keep the camera's frames from now on, if objects are to be followed."""
@@ -131,6 +142,7 @@ class LiveFollowing:
             tracker.close()
             _logger.info('Following has ended')
         self._objects = None
+        self.lag = 0.0
         self._complaint = ''
         self._depth_is_bad = False
 
@@ -142,7 +154,7 @@ class LiveFollowing:
             return None
         assert objects.follow_up is not None
         end = objects.follow_up.run(
-            lambda followed: self._publish(self._answer_about(followed, objects.answer)),
+            lambda followed: self._show(followed, objects.answer),
             lambda: self._busy() or self._is_over(),
         )
         if end is End.ALL_LOST:
@@ -163,6 +175,11 @@ class LiveFollowing:
             self._tracker.name,
         )
         return objects.follow_up.start(answer, objects.time_ns)
+
+    def _show(self, followed: Followed, answer: Answer) -> None:
+        self.pace.note()
+        self.lag = followed.lag
+        self._publish(self._answer_about(followed, answer))
 
     def _answer_about(self, followed: Followed, answer: Answer) -> Answer:
         assert self._tracker is not None

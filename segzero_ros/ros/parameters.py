@@ -279,6 +279,13 @@ SPECS = (
         most=1000000000,
     ),
     Spec(
+        'slow_answer',
+        30.0,
+        'Seconds within which 19 of 20 answers should come; beyond, diagnostics warn; 0: never.',
+        Takes.AT_ONCE,
+        least=0,
+    ),
+    Spec(
         'query_policy',
         Policy.QUEUE.value,
         'What happens to a query that comes while another one is worked on.',

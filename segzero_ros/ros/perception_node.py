@@ -38,7 +38,7 @@ from segzero_ros.ros.answering import Answering, SUCCESSES
 from segzero_ros.ros.camera import Camera
 from segzero_ros.ros.camera_subscription import LOOK_PERIOD
 from segzero_ros.ros.desk import Desk, Policy
-from segzero_ros.ros.diagnostics import Health, HealthReporter, ModelState
+from segzero_ros.ros.diagnostics import FollowingHealth, Health, HealthReporter, ModelState
 from segzero_ros.ros.entrances import ActionEntrance, Replies, ServiceEntrance, TopicEntrance
 from segzero_ros.ros.lifecycle import ManagedNode
 from segzero_ros.ros.outlets import Outlets
@@ -51,7 +51,9 @@ from segzero_ros.ros.parameters import (
     segmenter_options,
 )
 from segzero_ros.ros.process import leave, spin, spin_while, StopSignals
+from segzero_ros.ros.server_watch import ServerWatch
 from segzero_ros.ros.standing import PERIOD, Standing
+from segzero_ros.ros.vitals import gpu_memory, percentile, process_memory, UsualRate
 from segzero_ros.ros.watchdog import overdue
 from segzero_ros.ros.worker import Worker
 from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable, SegZeroError, Status
@@ -119,6 +121,8 @@ class PerceptionNode(ManagedNode):
         self._worker = Worker()
         self._desk = Desk(closed=self._refusal())
         self._answering = Answering(self._desk, self._worker, Outlets(self), self.get_clock())
+        self._server_watch = ServerWatch()
+        self._usual_rate = UsualRate()
         self._standing = Standing(self._answering, self._worker, self.get_clock())
         self._apply([])
         self._replies = Replies(self)
@@ -189,6 +193,7 @@ class PerceptionNode(ManagedNode):
         self._answering.following.make_tracker = lambda: load_tracker(
             segmenter, pipeline.segmenter
         )
+        self._server_watch.watch(reasoner.base_url if reasoner.backend == 'openai' else '')
         self._desk.close(self._refusal('inactive'))
 
     async def activate(self) -> None:
@@ -218,12 +223,14 @@ class PerceptionNode(ManagedNode):
         camera, self._answering.camera = self._answering.camera, None
         if camera is not None:
             camera.close()
+        self._usual_rate.forget()
         # Done when the worker has come to the end of what it was doing.
         await self._in_worker(lambda: None)
 
     async def cleanup(self) -> None:
         """Free the models."""
         self._desk.close(self._refusal('unconfigured'))
+        self._server_watch.watch('')
         await self._in_worker(self._free)
 
     async def shutdown(self) -> None:
@@ -336,7 +343,9 @@ class PerceptionNode(ManagedNode):
     def _health(self) -> Health:
         """Say how the node is, for /diagnostics."""
         answering, camera = self._answering, self._answering.camera
-        pipeline = answering.pipeline
+        pipeline, following = answering.pipeline, answering.following
+        rate = camera.store.rate() if camera else 0.0
+        queues = self._desk.policy is Policy.QUEUE
         answered = sum(answering.counts[status] for status in SUCCESSES)
         return Health(
             active=camera is not None,
@@ -344,19 +353,30 @@ class PerceptionNode(ManagedNode):
             reasoner=pipeline.reasoner.name if pipeline else self._value('reasoner'),
             segmenter=pipeline.segmenter.name if pipeline else self._value('segmenter'),
             model_error=self._last_error,
+            server_error=self._server_watch.error,
+            memory=process_memory(),
+            gpu=gpu_memory(),
             topic=self.resolve_topic_name('image'),
             encoding=camera.encoding if camera else '',
             image_size=camera.size if camera else (0, 0),
             qos=camera.qos if camera else '',
             frame_age_s=camera.age() if camera else math.nan,
-            frame_rate_hz=camera.store.rate() if camera else 0.0,
+            frame_rate_hz=rate,
+            usual_rate_hz=self._usual_rate.note(rate),
             camera_error=camera.error or camera.absence(0.0) if camera else '',
             queue_length=self._desk.waiting,
+            queue_size=self._desk.queue_size if queues else 0,
             answered=answered,
             failed=answering.counts.total() - answered,
             timing=answering.last_timing,
+            p95_s=percentile(list(answering.recent), 0.95),
             last_error=answering.last_error,
+            last_error_age_s=time.monotonic() - answering.failed_at,
+            standing_query=self._standing.query,
+            asked_by_itself=self._standing.asked,
+            following=FollowingHealth(following.followed, following.pace.rate(), following.lag),
             stale_after_s=answering.image_max_age,
+            slow_after_s=self._value('slow_answer'),
         )
 
     def _model_state(self) -> ModelState:

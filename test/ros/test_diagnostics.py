@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 import math
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -17,8 +19,18 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.task import Future
+from scripted_server import free_port, running
 
-from segzero_ros.ros.diagnostics import Health, HealthReporter, ModelState, statuses
+from segzero_ros.ros.diagnostics import (
+    FollowingHealth,
+    Health,
+    HealthReporter,
+    ModelState,
+    statuses,
+)
+from segzero_ros.ros.glance import one_line
+from segzero_ros.ros.server_watch import absence, ServerWatch
+from segzero_ros.ros.vitals import GpuMemory, Pace, percentile, process_memory, UsualRate
 from segzero_ros.types import Timing
 
 WELL = Health(
@@ -36,6 +48,8 @@ WELL = Health(
     answered=14,
     failed=1,
     timing=Timing(0.5, 1.25, 0.25, 0.125, 2.0, 0.05, 117),
+    p95_s=1.5,
+    memory=3 * 2**30,
 )
 UNBORN = Health(reasoner='transformers', segmenter='sam2')
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -96,12 +110,13 @@ CASES = {
         (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),
     ),
     'slow': (
-        replace(WELL, slow_after_s=1.5),
+        replace(WELL, slow_after_s=1.2),
         (OK, 'VisionReasoner-7B and sam2-hiera-large are ready.'),
         (OK, '30.0 Hz on /camera/image_raw.'),
         (
             WARN,
-            'Slow: 14 answered, 1 failed, 2 waiting; the last took 2.00 s, more than 1.5 s.',
+            'Slow: the last answers took up to 1.50 s, more than slow_answer, 1.2 s: are others '
+            'using its GPU or server?',
         ),
     ),
     'any time is fine': (
@@ -111,10 +126,52 @@ CASES = {
         (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),
     ),
     'the last query failed': (
-        replace(WELL, last_error='The server\0is gone.'),
+        replace(WELL, last_error='The server\0is gone.', last_error_age_s=12.3),
         (OK, 'VisionReasoner-7B and sam2-hiera-large are ready.'),
         (OK, '30.0 Hz on /camera/image_raw.'),
-        (WARN, 'The last query failed: The server\ufffdis gone.'),
+        (WARN, 'The last query failed 12 s ago: The server\ufffdis gone.'),
+    ),
+    'a query failed long ago': (
+        replace(WELL, last_error='The server is gone.', last_error_age_s=301.0),
+        (OK, 'VisionReasoner-7B and sam2-hiera-large are ready.'),
+        (OK, '30.0 Hz on /camera/image_raw.'),
+        (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),
+    ),
+    'the queue is full': (
+        replace(WELL, queue_size=2),
+        (OK, 'VisionReasoner-7B and sam2-hiera-large are ready.'),
+        (OK, '30.0 Hz on /camera/image_raw.'),
+        (
+            WARN,
+            'No further query may wait behind 2, the queue_size: ask less often, or set '
+            'query_policy to `preempt`.',
+        ),
+    ),
+    'far fewer images than usual': (
+        replace(WELL, frame_rate_hz=9.0, usual_rate_hz=30.0),
+        (OK, 'VisionReasoner-7B and sam2-hiera-large are ready.'),
+        (
+            WARN,
+            '9.0 Hz on /camera/image_raw, where 30.0 Hz were usual: is the camera, the network or '
+            'this machine overloaded?',
+        ),
+        (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),
+    ),
+    'the server is gone': (
+        replace(WELL, server_error='No server answers.'),
+        (ERROR, 'No server answers.'),
+        (OK, '30.0 Hz on /camera/image_raw.'),
+        (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),
+    ),
+    'little memory': (
+        replace(WELL, gpu=GpuMemory(2**29, 24 * 2**30)),
+        (
+            WARN,
+            "Only 512 MiB of the GPU's memory are free: end other programs on it, or take a "
+            'smaller model or `quantization`.',
+        ),
+        (OK, '30.0 Hz on /camera/image_raw.'),
+        (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),
     ),
 }
 
@@ -122,7 +179,8 @@ CASES = {
 @pytest.mark.parametrize('name', CASES)
 def test_each_report_has_the_level_and_the_words_it_deserves(name: str) -> None:
     health, *expected = CASES[name]
-    reports = statuses(health, '/segzero/perception')
+    *reports, following = statuses(health, '/segzero/perception')
+    assert (following.name, following.level) == ('/segzero/perception: following', OK)
     assert [(report.level, report.message) for report in reports] == expected
     assert [report.name for report in reports] == [
         '/segzero/perception: models',
@@ -132,13 +190,14 @@ def test_each_report_has_the_level_and_the_words_it_deserves(name: str) -> None:
 
 
 def test_the_values_tell_the_figures() -> None:
-    models, camera, queries = (
+    models, camera, queries, _ = (
         {value.key: value.value for value in report.values} for report in statuses(WELL, '/n')
     )
     assert models == {
         'state': 'ready',
         'reasoner': 'VisionReasoner-7B',
         'segmenter': 'sam2-hiera-large',
+        'process memory': '3.0 GiB',
     }
     assert camera == {
         'topic': '/camera/image_raw',
@@ -152,6 +211,9 @@ def test_the_values_tell_the_figures() -> None:
         'answered': '14',
         'failed': '1',
         'last error': 'none',
+        'standing query': 'none',
+        'asked by itself': '0',
+        '19 of 20 within': '1.50 s',
         'last total': '2.00 s',
         'last queued': '0.50 s',
         'last reasoning': '1.25 s',
@@ -162,10 +224,90 @@ def test_the_values_tell_the_figures() -> None:
 
 
 def test_what_is_not_known_is_said_to_be() -> None:
-    _, camera, queries = statuses(UNBORN, '/n')
+    _, camera, queries, _ = statuses(UNBORN, '/n')
     values = {value.key: value.value for value in camera.values}
     assert (values['age'], values['image']) == ('no image', 'none decoded yet')
     assert not [value for value in queries.values if value.key.startswith('last ')][1:]
+
+
+@pytest.mark.parametrize(
+    ('following', 'level', 'message'),
+    [
+        (FollowingHealth(), OK, 'Nothing is followed.'),
+        (FollowingHealth(2, 15.2, 0.1), OK, '2 followed at 15.2 Hz.'),
+        (
+            FollowingHealth(2, 1.0, 3.5),
+            WARN,
+            '2 followed at 1.0 Hz, 3.5 s behind the camera: the tracker is too slow.',
+        ),
+    ],
+)
+def test_following_tells_its_rate_and_warns_of_lag(following, level, message) -> None:
+    report = statuses(replace(WELL, following=following), '/n')[3]
+    assert (report.level, report.message) == (level, message)
+
+
+def test_one_line_has_the_worst_first() -> None:
+    assert one_line(statuses(replace(WELL, frame_age_s=7.0), '/segzero/perception')) == (
+        'WARN | camera: The newest image on /camera/image_raw is 7.0 s old. | '
+        'models: VisionReasoner-7B and sam2-hiera-large are ready. | '
+        'queries: 14 answered, 1 failed, 2 waiting; the last took 2.00 s. | '
+        'following: Nothing is followed.'
+    )
+
+
+def test_a_usual_rate_is_what_was_seen_most_and_takes_its_time() -> None:
+    usual = UsualRate()
+    assert [usual.note(30.0) for _ in range(9)] == [0.0] * 9
+    assert usual.note(30.0) == 30.0
+    assert usual.note(10.0) == 30.0
+    assert usual.note(0.0) == 30.0
+    assert [usual.note(10.0) for _ in range(60)][-1] == 10.0
+    usual.forget()
+    assert usual.note(10.0) == 0.0
+
+
+def test_vitals_are_of_this_process() -> None:
+    assert percentile([*range(1, 21)], 0.95) == 19
+    assert percentile([3.0], 0.95) == 3.0
+    assert math.isnan(percentile([], 0.95))
+    before = process_memory()
+    held = b'1' * 2**27
+    assert process_memory() - before > len(held) / 2
+    pace = Pace()
+    assert pace.rate() == 0.0
+    pace.note()
+    pace.note()
+    assert pace.rate() > 0
+
+
+def test_a_server_that_goes_and_comes_back_is_noticed() -> None:
+    port = free_port()
+    watch = ServerWatch(period=0.02)
+    wait = threading.Event().wait
+
+    def until(there: bool) -> None:
+        end = time.monotonic() + 20
+        while bool(watch.error) is there:
+            assert time.monotonic() < end, watch.error
+            wait(0.01)
+
+    watch.watch(f'http://somebody:secret@127.0.0.1:{port}/v1')
+    until(there=False)
+    assert f'No server answers at http://127.0.0.1:{port}/v1 (' in watch.error
+    assert 'secret' not in watch.error
+    with running(port) as server:
+        until(there=True)
+        _, headers, _ = server.seen[-1]
+        assert 'Authorization' not in headers
+        # A server that wants a key is there; a proxy without a server behind it is not.
+        server.listing = lambda request: request.reply(401, {})
+        assert absence(server.url) == ''
+        server.listing = lambda request: request.reply(503, {})
+        assert 'status 503' in absence(server.url)
+    until(there=False)
+    watch.watch('')
+    assert watch.error == ''
 
 
 @pytest.fixture

@@ -181,6 +181,7 @@ def test_the_node_answers_while_its_models_load(client):
         ('depth_max_offset', 0.2, 'much'),
         ('max_query_length', 300, 0),
         ('image_reliability', 'best_effort', 'fairly'),
+        ('slow_answer', 2.5, -1.0),
     ],
 )
 def test_what_can_change_changes_at_once_and_bad_values_are_refused(client, name, good, bad):

@@ -5,6 +5,8 @@ import math
 
 from action_msgs.msg import GoalStatus
 import pytest
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import String
 
 from segzero_ros.action import Segment
 from segzero_ros.msg import SegmentationResult as Result
@@ -253,7 +255,7 @@ def test_the_health_is_on_diagnostics(client):
     health = client.listen(DiagnosticArray, '/diagnostics')
     client.once('babble')
     failed = health.wait_for(lambda message: 'no box in it' in message.status[2].message)
-    models, camera, queries = failed.status
+    models, camera, queries, _ = failed.status
     assert models.message == 'scripted and boxes are ready.'
     values = {value.key: value.value for value in camera.values}
     assert (values['topic'], values['image'], values['qos']) == (
@@ -266,6 +268,20 @@ def test_the_health_is_on_diagnostics(client):
     client.once('all is well again')
     well = health.wait_for(lambda message: message.status[2].level == b'\x00')
     assert int({value.key: value.value for value in well.status[2].values}['failed']) >= 1
+
+
+def test_one_line_on_status_tells_how_the_node_is(client):
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    first = client.listen(String, 'status', latched)
+    assert ' | models: scripted and boxes are ready.' in first.wait_for().data
+    client.once('babble')
+    failed = first.wait_for(lambda message: message.data.startswith('WARN | queries: '))
+    assert 'no box in it' in failed.data
+    late = client.listen(String, 'status', latched)
+    assert late.wait_for().data
+    client.once('all is well again')
+    first.forget()
+    first.wait_for(lambda message: message.data.startswith('OK | '))
 
 
 def test_every_query_is_logged_with_its_outcome(node, client):

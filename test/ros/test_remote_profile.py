@@ -4,6 +4,7 @@ from action_msgs.msg import GoalStatus
 import numpy as np
 import pytest
 from scripted_server import ANSWER, free_port, HALF, MODEL, piece, running, WELL
+from std_msgs.msg import String
 
 from segzero_ros.msg import SegmentationResult as Result
 
@@ -174,3 +175,19 @@ def test_a_node_whose_server_is_not_there_says_so_and_can_be_configured_once_it_
         assert client.transition('configure', 60)
         assert client.transition('activate')
         assert client.once('are you there now?', picture).status == Result.OK
+
+
+def test_a_server_that_vanishes_while_nobody_asks_is_in_the_diagnostics(remote_node):
+    port = free_port()
+    with running(port) as made:
+        _, client = remote_node('vanishing', made.url, MODEL)
+        client.wait_for_server()
+        client.wait_for_state('active', 120)
+        lines = client.listen(String, 'status')
+        lines.wait_for(lambda message: 'are ready' in message.data or 'is ready' in message.data)
+    gone = lines.wait_for(lambda message: 'No server answers' in message.data)
+    assert gone.data.startswith('ERROR | ')
+    assert 'Start it again' in gone.data
+    lines.forget()
+    with running(port):
+        lines.wait_for(lambda message: 'No server answers' not in message.data)
