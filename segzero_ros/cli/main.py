@@ -17,6 +17,7 @@ from segzero_ros.wire.printable import printable
 
 # Each subcommand, which is a module of this package too, and what it is for.
 COMMANDS = {
+    'annotate': 'make training rows of accepted answers about a bag, or of a data set',
     'ask': 'ask a running node about its camera, or about a picture file',
     'demo': 'run the real node on real photographs and generated scenes',
     'evaluate': 'measure models on published data sets, on your own data or on generated scenes',

@@ -93,6 +93,7 @@ class BagWithTruth:
             image=frame.image,
             text=record.answer.query.text,
             mask=_union(masks, size),
+            masks=tuple(masks),
             boxes=tuple(_box(segment.mask_roi) for segment in record.answer.segments),
             count=len(masks),
             image_id=str(record.stamp_ns),

@@ -89,14 +89,14 @@ def _sample(picture: Any, text: str, annotations: list[dict[str, Any]]) -> Sampl
     height, width = picture.shape[:2]
     mask, ignore = np.zeros((2, height, width), np.bool_)
     boxes: list[Box] = []
-    meant = 0
+    masks: list[Mask] = []
     for annotation in annotations:
         drawn = read_segmentation(annotation['segmentation'], height, width)
         if annotation.get('iscrowd'):
             ignore |= drawn
             continue
         mask |= drawn
-        meant += bool(drawn.any())
+        masks += [drawn] if drawn.any() else []
         if annotation.get('bbox'):
             x, y, w, h = map(float, annotation['bbox'])
             boxes.append((x, y, x + w, y + h))
@@ -106,8 +106,9 @@ def _sample(picture: Any, text: str, annotations: list[dict[str, Any]]) -> Sampl
         text=text,
         mask=mask,
         ignore=ignore & ~mask if ignore.any() else None,
+        masks=tuple(masks),
         boxes=tuple(boxes),
-        count=int(first.get('count', meant)),
+        count=int(first.get('count', len(masks))),
         image_id=str(first['image_id']),
         ann_id=str(first.get('id', '')),
     )
