@@ -237,12 +237,12 @@ def _camera(health: Health) -> _Report:
     if health.camera_error:
         return DiagnosticStatus.ERROR, health.camera_error, values
     if health.stale_after_s and age > health.stale_after_s:
-        old = f'The newest image on {health.topic} is {age:.1f} s old.'
+        old = f'The newest image on {health.topic} is {age:.1f} s old: is the camera running?'
         return DiagnosticStatus.WARN, old, values
     if health.frame_rate_hz < FELL_BELOW * health.usual_rate_hz:
         fell = (
             f'{health.frame_rate_hz:.1f} Hz on {health.topic}, where {health.usual_rate_hz:.1f} '
-            'Hz were usual: is the camera, the network or this machine overloaded?'
+            'Hz were usual: is the camera running? Is the network or this machine overloaded?'
         )
         return DiagnosticStatus.WARN, fell, values
     return DiagnosticStatus.OK, f'{health.frame_rate_hz:.1f} Hz on {health.topic}.', values

@@ -58,10 +58,18 @@ class Glance:
 
 
 def one_line(reports: Sequence[DiagnosticStatus]) -> str:
-    """Return the worst level and what each report says, the worst first."""
-    worst_first = sorted(reports, key=lambda report: report.level, reverse=True)
-    said = [
-        f'{report.name.rpartition(": ")[2]}: {" ".join(report.message.split())}'
-        for report in worst_first
+    """Return what is wrong, the worst first, or else what each report says.
+
+    `ros2 topic echo` shows 128 characters: the models, which change least, come last.
+    """
+    worst = max(report.level for report in reports)
+    said = [(report, ' '.join(report.message.split())) for report in reports]
+    if worst == DiagnosticStatus.OK:
+        return ' | '.join(['OK', *(text for _, text in said[1:]), said[0][1]])
+    said.sort(key=lambda pair: pair[0].level, reverse=True)
+    wrong = [
+        f'{report.name.rpartition(": ")[2]}: {text}'
+        for report, text in said
+        if report.level != DiagnosticStatus.OK
     ]
-    return ' | '.join([_LEVELS[worst_first[0].level], *said])
+    return ' | '.join([_LEVELS[worst], *wrong])

@@ -100,7 +100,7 @@ CASES = {
     'the camera stopped': (
         replace(WELL, frame_age_s=7.0, stale_after_s=5.0),
         (OK, 'VisionReasoner-7B and sam2-hiera-large are ready.'),
-        (WARN, 'The newest image on /camera/image_raw is 7.0 s old.'),
+        (WARN, 'The newest image on /camera/image_raw is 7.0 s old: is the camera running?'),
         (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),
     ),
     'any age is fine': (
@@ -152,8 +152,8 @@ CASES = {
         (OK, 'VisionReasoner-7B and sam2-hiera-large are ready.'),
         (
             WARN,
-            '9.0 Hz on /camera/image_raw, where 30.0 Hz were usual: is the camera, the network or '
-            'this machine overloaded?',
+            '9.0 Hz on /camera/image_raw, where 30.0 Hz were usual: is the camera running? Is the '
+            'network or this machine overloaded?',
         ),
         (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),
     ),
@@ -247,12 +247,21 @@ def test_following_tells_its_rate_and_warns_of_lag(following, level, message) ->
     assert (report.level, report.message) == (level, message)
 
 
-def test_one_line_has_the_worst_first() -> None:
-    assert one_line(statuses(replace(WELL, frame_age_s=7.0), '/segzero/perception')) == (
-        'WARN | camera: The newest image on /camera/image_raw is 7.0 s old. | '
-        'models: VisionReasoner-7B and sam2-hiera-large are ready. | '
-        'queries: 14 answered, 1 failed, 2 waiting; the last took 2.00 s. | '
-        'following: Nothing is followed.'
+def test_one_line_says_all_is_well_within_what_echo_shows() -> None:
+    line = one_line(statuses(WELL, '/segzero/perception'))
+    assert line == (
+        'OK | 30.0 Hz on /camera/image_raw. | '
+        '14 answered, 1 failed, 2 waiting; the last took 2.00 s. | Nothing is followed. | '
+        'VisionReasoner-7B and sam2-hiera-large are ready.'
+    )
+    assert line.index('VisionReasoner') < 128
+
+
+def test_one_line_says_only_what_is_wrong_the_worst_first() -> None:
+    ill = replace(WELL, last_error='No.', last_error_age_s=3.0, frame_age_s=math.nan)
+    assert one_line(statuses(ill, '/segzero/perception')) == (
+        'ERROR | camera: No image has come on /camera/image_raw. | '
+        'queries: The last query failed 3 s ago: No.'
     )
 
 

@@ -184,9 +184,9 @@ def test_a_server_that_vanishes_while_nobody_asks_is_in_the_diagnostics(remote_n
         client.wait_for_server()
         client.wait_for_state('active', 120)
         lines = client.listen(String, 'status')
-        lines.wait_for(lambda message: 'are ready' in message.data or 'is ready' in message.data)
+        lines.wait_for(lambda message: message.data.startswith('ERROR | camera: '))
     gone = lines.wait_for(lambda message: 'No server answers' in message.data)
-    assert gone.data.startswith('ERROR | ')
+    assert gone.data.startswith('ERROR | models: ')
     assert 'Start it again' in gone.data
     lines.forget()
     with running(port):
