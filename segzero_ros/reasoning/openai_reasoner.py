@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from typing import Any, cast, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import cv2
 import openai
@@ -114,6 +114,11 @@ class OpenAIReasoner:
         """
         address = _address(base_url)
         self._url = address._replace(netloc=address.netloc.rpartition('@')[2]).geturl()
+        if address.password:
+            _logger.warning(
+                'base_url holds a password, which everybody can read who can read parameters: '
+                'put a key into an environment variable and name that in api_key_env.'
+            )
         self._key_env = api_key_env
         self._time_limit = time_limit
         self._parser = cast(AnswerParser, answer_parser)
@@ -134,7 +139,7 @@ class OpenAIReasoner:
         # Why there is no connection, while there is none.
         self._unconnected = ''
         key = self._key(address)
-        self._secrets = tuple(filter(None, (key if key != NO_KEY else '', address.password)))
+        self._secrets = _secrets(key, address)
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=key,
@@ -357,6 +362,17 @@ class OpenAIReasoner:
         if key and address.scheme == 'http' and address.hostname not in LOCAL:
             _logger.warning('The key in %s travels unencrypted to %s', self._key_env, self._url)
         return key or NO_KEY
+
+
+def _secrets(key: str, address: SplitResult) -> tuple[str, ...]:
+    """Return what a server is shown and might repeat: the key, or the address's password."""
+    secrets = [] if key == NO_KEY else [key]
+    if address.password:
+        user, password = unquote(address.username or ''), unquote(address.password)
+        # It travels in this code, which anybody can read.
+        coded = base64.b64encode(f'{user}:{password}'.encode()).decode()
+        secrets += [address.password, password, coded]
+    return tuple(secrets)
 
 
 def png_url(image: RgbImage) -> str:

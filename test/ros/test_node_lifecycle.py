@@ -245,7 +245,7 @@ def test_autostart_that_fails_says_why_and_can_be_repaired(scripted_node, new_cl
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize('script', ['count for ever', 'get stuck'])
+@pytest.mark.parametrize('script', ['count for ever', 'get stuck', 'segment for ever'])
 def test_a_signal_ends_the_process_within_two_seconds_and_answers_first(
     scripted_node, new_client, red_and_blue, as_image_message, number, script
 ):
@@ -268,10 +268,11 @@ def test_a_signal_ends_the_process_within_two_seconds_and_answers_first(
     client.close()
 
 
-def test_a_signal_while_the_models_load_ends_the_process_too(scripted_node):
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_models_load_ends_the_process_too(scripted_node, number):
     node = scripted_node({'reasoner_model': 'slow'}, arguments=['-r', '__ns:=/loading'])
     node.wait_for_output('Loading')
-    code, seconds = node.stop()
+    code, seconds = node.stop(number)
     assert code == 0
     assert seconds < 2.0
 
