@@ -5,12 +5,13 @@ SHELL  := /bin/bash
 # A working shell: the environment, then the ROS package built into install/.
 READY  := . .venv/bin/activate && . install/setup.bash
 
-.PHONY: help build demo test lint bench lock clean
+.PHONY: help build demo test lint bench soak lock clean
 
 help:
 	@echo 'make demo   the real node on real photographs and generated scenes; pictures in out/demo'
 	@echo 'make test   every test'
 	@echo 'make bench  the figures of the README'
+	@echo 'make soak   the node for half an hour with faults; figures in out/soak'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make build  .venv, build and install only; then: $(READY)'
 	@echo 'make lock   resolve the dependencies anew into requirements.lock'
@@ -33,6 +34,10 @@ lint:
 bench:
 	@$(PYTHON) scripts/bootstrap.py demo data models openai voice training test
 	@$(READY) && python -m benchmarks
+
+soak:
+	@$(PYTHON) scripts/bootstrap.py demo training
+	@$(READY) && python -m benchmarks.soak --output out/soak $(SOAK_ARGS)
 
 lock:
 	@$(PYTHON) scripts/bootstrap.py

@@ -23,6 +23,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     'ros_overhead': (),
     'replay': (),
     'reasoner': (),
+    'voice': (),
 }
 
 
