@@ -29,7 +29,7 @@ from segzero_ros.training.rewards import (
 # PixelThink's (arXiv 2505.23727).
 BUDGET, SPENT = 40, 160
 # A thought of fewer words says nothing.
-FEWEST_WORDS = 3
+FEWEST_WORDS = 2
 # Where the soft parts for box and point reach 0: twice what the hard ones allow.
 BOX_REACH, POINT_REACH = 20.0, 60.0
 
@@ -43,7 +43,7 @@ def _thought(completion: str) -> int:
 
 
 def thinking_stated(completion: str, solution: str = '') -> float:
-    """Return 1 for one thought of three words or more and one answer, in their tags."""
+    """Return 1 for one thought of two words or more and one answer, in their tags."""
     return float(_thought(completion) >= FEWEST_WORDS)
 
 

@@ -15,7 +15,7 @@ from segzero_ros.training.presets import TrainingError
 from segzero_ros.training.settings import Settings
 
 # These may change while a run is broken off: they change nothing of what is learnt.
-_FREE = ('output', 'kept', 'validation', 'validate_every', 'validation_rows')
+_FREE = ('output', 'minutes', 'kept', 'validation', 'validate_every', 'validation_rows')
 # A checkpoint that a kill cut short lacks some of these.
 _COMPLETE = ('trainer_state.json', 'optimizer.pt', 'scheduler.pt')
 

@@ -34,6 +34,7 @@ class Settings:
         method: `grpo`, or `sft` for supervised training on the rows' answers.
         reward: a preset of rewards, or a YAML file of parts and weights.
         steps: optimizer steps; 0 for one epoch.
+        minutes: training stops after so long in one session; 0 never stops.
         prompts: questions per step, over all GPUs.
         generations: answers per question that are compared; GRPO only.
         micro_batch: answers that go through a GPU at once.
@@ -69,6 +70,7 @@ class Settings:
     method: Method = 'grpo'
     reward: str = 'vision_reasoner'
     steps: int = 0
+    minutes: float = 0.0
     prompts: int = 16
     generations: int = 8
     micro_batch: int = 1
@@ -136,8 +138,26 @@ def load_settings(source: str, overrides: Mapping[str, Any]) -> Settings:
 
 _CHOICES = {'method': get_args(Method), 'dtype': ('auto', 'float32', 'bfloat16')}
 _CHOICES['vllm'] = ('auto', 'on', 'off')
-_AT_LEAST_ONE = ('prompts', 'micro_batch', 'max_completion', 'save_every', 'kept')
-_NOT_NEGATIVE = ('steps', 'warmup', 'beta', 'entropy', 'weight_decay', 'lora_rank', 'seed')
+_AT_LEAST_ONE = (
+    'prompts',
+    'micro_batch',
+    'max_completion',
+    'save_every',
+    'kept',
+    'validation_rows',
+)
+_NOT_NEGATIVE = (
+    'steps',
+    'minutes',
+    'warmup',
+    'beta',
+    'entropy',
+    'weight_decay',
+    'lora_rank',
+    'seed',
+    'validate_every',
+    'thinking_patience',
+)
 
 
 def _checked(name: str, value: Any, values: Mapping[str, Any], where: str) -> Any:

@@ -22,7 +22,9 @@ from segzero_ros.training.rows import as_pixels, COLUMNS, Row, solution_for
 
 # Scenes that neither the benchmark nor the warm start of the small reasoner has seen.
 SCENES_SEED, UNSEEN_SEED = 3_000_000, 2_500_000
-_KEPT_SCENES = 256
+# Rendering takes longer than a small model takes to answer: several questions share a scene.
+_PER_SCENE, _STRIDE = 4, 7919
+_KEPT_SCENES = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,14 +126,14 @@ def _table_row(dialect: Dialect, found: dict[str, Any]) -> Row:
 
 
 def _scene_row(dialect: Dialect, start: int, number: int) -> Row:
-    """Return a row about the scene of a number, or one far off where nothing can be asked."""
+    """Return a row about a scene, or about one far off where nothing can be asked."""
     lessons: Sequence[Any] = ()
-    seed = start + number
+    seed = start + number // _PER_SCENE
     while not lessons:
         image, lessons = _scene(dialect.square, seed)
         # A seed far from all others.
         seed += 10_000_000
-    lesson = lessons[(start + number) * 7919 % len(lessons)]
+    lesson = lessons[number * _STRIDE % len(lessons)]
     solution = json.dumps(answered_list(lesson.answer))
     return Row(seen_by(dialect, image), lesson.question, solution, lesson.answer)
 

@@ -25,7 +25,7 @@ from segzero_ros.training.run_folder import RunFolder
 from segzero_ros.training.settings import Settings
 from segzero_ros.training.sources import for_trainer, missing_package, open_rows, UNSEEN_SEED
 from segzero_ros.training.validation import Examination
-from segzero_ros.training.watching import Keeper, Progress, Say, ThoughtWatch, Validation
+from segzero_ros.training.watching import Clock, Keeper, Progress, Say, ThoughtWatch, Validation
 
 _THOUGHT = re.compile(r'<think>(.*?)</think>', re.DOTALL)
 _logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def train(settings: Settings, say: Say = _logger.info, *, restart: bool = False)
     pupil = load_pupil(settings)
     say(f'{settings.method} of {settings.model} on {rows.count} rows of {rows.name}')
     watch = ThoughtWatch(settings, say)
-    callbacks: list[Any] = [Keeper(folder), Progress(say), watch]
+    callbacks: list[Any] = [Keeper(folder), Progress(say), watch, Clock(settings.minutes, say)]
     validation = _validation(settings, dialect, reward, pupil)
     if validation is not None:
         # Before the keeper, so that the last figures are written too.

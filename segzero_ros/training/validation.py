@@ -33,9 +33,16 @@ class Examination:
     reward: Composition
     max_completion: int
 
-    def figures(self, model: Any, processor: Any) -> dict[str, float]:
-        """Return `validation_…`: box gIoU, mean reward, each part, share of unreadable answers."""
-        texts = answers(model, processor, self.dialect, self.rows, self.max_completion)
+    def figures(self, model: Any, processor: Any, *, sample: bool = False) -> dict[str, float]:
+        """Return `validation_…`: box gIoU, mean reward, each part, share of unreadable answers.
+
+        Args:
+            model: that is asked.
+            processor: of its prompts and pictures.
+            sample: draw answers at temperature 1, as training does, instead of greedy ones.
+        """
+        most = self.max_completion
+        texts = answers(model, processor, self.dialect, self.rows, most, sample=sample)
         ious, unreadable = [], 0
         parts: dict[str, list[float]] = {name: [] for name in self.reward.weights}
         for row, text in zip(self.rows, texts, strict=True):
@@ -55,21 +62,28 @@ class Examination:
 
 
 def answers(
-    model: Any, processor: Any, dialect: Dialect, rows: Sequence[Row], most: int
+    model: Any,
+    processor: Any,
+    dialect: Dialect,
+    rows: Sequence[Row],
+    most: int,
+    *,
+    sample: bool = False,
 ) -> list[str]:
-    """Return the model's greedy answers about rows, without the end token."""
+    """Return the model's answers about rows, without the end token."""
     training = model.training
     model.eval()
     found: list[str] = []
     with torch.inference_mode():
         for start in range(0, len(rows), _AT_ONCE):
-            found += _some(model, processor, dialect, rows[start : start + _AT_ONCE], most)
+            some = rows[start : start + _AT_ONCE]
+            found += _some(model, processor, dialect, some, most, sample)
     model.train(training)
     return found
 
 
 def _some(
-    model: Any, processor: Any, dialect: Dialect, rows: Sequence[Row], most: int
+    model: Any, processor: Any, dialect: Dialect, rows: Sequence[Row], most: int, sample: bool
 ) -> list[str]:
     texts = []
     for row in rows:
@@ -81,7 +95,9 @@ def _some(
         )
     images = [torch.from_numpy(row.image.copy()).permute(2, 0, 1) for row in rows]
     inputs = processor(text=texts, images=images, padding=True, return_tensors='pt')
-    tokens = model.generate(**inputs.to(model.device), do_sample=False, max_new_tokens=most)
+    # top_k=0 draws from all tokens, as the trainer does.
+    how = {'do_sample': True, 'temperature': 1.0, 'top_k': 0} if sample else {'do_sample': False}
+    tokens = model.generate(**inputs.to(model.device), max_new_tokens=most, **how)
     written = tokens[:, inputs['input_ids'].shape[1] :]
     decoded: list[str] = processor.batch_decode(written, skip_special_tokens=True)
     return decoded

@@ -61,6 +61,25 @@ class Progress(TrainerCallback):
         self._say(f'step {done} of {state.max_steps}: {", ".join(shown)}; {left}')
 
 
+class Clock(TrainerCallback):
+    """Stops a run when its time is over; the same command goes on with it."""
+
+    def __init__(self, minutes: float, say: Say) -> None:
+        self._minutes = minutes
+        self._say = say
+        self._end = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock."""
+        self._end = time.monotonic() + 60 * self._minutes
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop when the time is over, and keep what is learnt."""
+        if self._minutes and time.monotonic() > self._end and state.global_step < state.max_steps:
+            control.should_training_stop = control.should_save = True
+            self._say(f'stopped at step {state.global_step}: {self._minutes:g} minutes are over')
+
+
 class Keeper(TrainerCallback):
     """Writes figures and curves whenever a checkpoint is written, and at the end."""
 

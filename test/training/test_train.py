@@ -129,6 +129,14 @@ class TestGrpo:
         assert changed
         assert all('proj' in name and 'visual' not in name for name in changed)
 
+    def test_a_run_whose_time_is_over_goes_on(self, settings):
+        said: list[str] = []
+        train(replace(settings, minutes=1e-6), said.append)
+        assert any('stopped at step 1' in line for line in said)
+        train(settings, said.append)
+        assert any('goes on after step 1 of 4' in line for line in said)
+        assert figures(settings.folder)[-1]['step'] == 4
+
     def test_a_run_of_other_settings_is_left_alone(self, settings):
         train(replace(settings, steps=1))
         with pytest.raises(TrainingError, match='another steps, seed'):
