@@ -25,18 +25,19 @@ ALLOWED = {
     'following': {'segmentation', 'spatial', 'types'},
     'wire': {'drawing', 'types'},
     'simulation': {'types'},
+    'doctor': {'loading', 'reasoning', 'segmentation', 'types'},
     'speech': {'reasoning', 'types'},
-    'ros': OUTER | {'simulation', 'replay', 'speech'},
+    'ros': OUTER | {'doctor', 'simulation', 'replay', 'speech'},
     'replay': OUTER,
     'evaluation': OUTER | {'replay', 'simulation'},
     'training': OUTER | {'replay', 'simulation', 'evaluation'},
-    'cli': OUTER | {'ros', 'replay', 'evaluation', 'training', 'simulation'},
+    'cli': OUTER | {'doctor', 'ros', 'replay', 'evaluation', 'training', 'simulation'},
 }
 # Each heavy library, and the rooms or modules in which it may be imported at all.
 HEAVY = {
     'rclpy': {'ros'},
     'cv_bridge': {'ros'},
-    'torch': {'reasoning', 'segmentation', 'training'},
+    'torch': {'doctor', 'reasoning', 'segmentation', 'training'},
     'torchvision': {'reasoning', 'segmentation', 'training'},
     'transformers': {'reasoning', 'training'},
     'accelerate': {'reasoning', 'training'},

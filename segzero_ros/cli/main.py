@@ -20,6 +20,7 @@ COMMANDS = {
     'annotate': 'make training rows of accepted answers about a bag, or of a data set',
     'ask': 'ask a running node about its camera, or about a picture file',
     'demo': 'run the real node on real photographs and generated scenes',
+    'doctor': 'look at an installation, and say what is amiss and what to do about it',
     'evaluate': 'measure models on published data sets, on your own data or on generated scenes',
     'replay': 'ask a recorded bag, and write a bag and a report of the answers',
     'train': 'train a reasoning model by rewards (GRPO), or supervised',

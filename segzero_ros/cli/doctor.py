@@ -1,0 +1,92 @@
+"""`segzero doctor`: look at an installation, and say what is amiss and what to do about it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict
+import json
+import platform
+from typing import TYPE_CHECKING
+
+from segzero_ros.cli.model_arguments import add_model_arguments, read_parameters
+from segzero_ros.profiles import reasoner_options, segmenter_options
+from segzero_ros.wire.printable import printable
+
+if TYPE_CHECKING:
+    from segzero_ros.doctor.findings import Finding
+
+AMISS = 1
+_COLOURS = {'OK': 'green', 'WARN': 'yellow', 'FAIL': 'red'}
+EPILOG = """\
+examples:
+  segzero doctor                                      # could the profile robot run here?
+  segzero doctor --profile offline --image /camera/color/image_raw
+  segzero doctor --profile remote -p base_url:=http://10.0.0.5:8000/v1 --no-ros
+
+exit codes: 0 nothing that keeps the node from answering, 1 something does, 2 a wrong argument
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.epilog = EPILOG
+    add_model_arguments(parser)
+    graph = parser.add_argument_group('the graph')
+    graph.add_argument('--namespace', default='segzero', help="the node's; default: %(default)s")
+    graph.add_argument('--image', default='', help="topic of the camera's images")
+    graph.add_argument('--depth', default='', help='topic of its depth images')
+    graph.add_argument('--camera_info', default='', help='topic of its intrinsics')
+    graph.add_argument('--no-ros', action='store_true', help='leave the graph out')
+    parser.add_argument('--json', action='store_true', help='print findings as JSON')
+
+
+def run(options: argparse.Namespace) -> int:
+    """Look at everything; return 1 where something keeps the node from answering."""
+    findings = list(_findings(options))
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        _show(findings)
+    return AMISS if any(finding.level.value == 'FAIL' for finding in findings) else 0
+
+
+def _findings(options: argparse.Namespace) -> Iterator[Finding]:
+    from segzero_ros.doctor.findings import fail, ok
+    from segzero_ros.doctor.models import look_at_models
+
+    parameters = read_parameters(options)
+    yield ok('Python', f'{platform.python_version()} on {platform.platform(terse=True)}')
+    yield from look_at_models(
+        reasoner_options(parameters.__getitem__), segmenter_options(parameters.__getitem__)
+    )
+    if options.no_ros:
+        return
+    try:
+        from segzero_ros.ros.graph_doctor import look_at_graph
+    except ImportError as error:
+        cure = (
+            'Source ROS 2 and the workspace: . install/setup.bash; or leave the graph out with '
+            '--no-ros.'
+        )
+        yield fail('ROS 2', f'cannot be imported: {error}', cure)
+        return
+    yield from look_at_graph(options.namespace, options.image, options.depth, options.camera_info)
+
+
+def _show(findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_lines=False, pad_edge=False)
+    for column in ('', 'what', 'seen, and what to do'):
+        table.add_column(column)
+    for finding in findings:
+        level = finding.level.value
+        text = Text(printable(finding.said))
+        if finding.cure:
+            text.append(f'\n→ {printable(finding.cure)}', style='bold')
+        table.add_row(Text(level, style=_COLOURS[level]), finding.what, text)
+    console = Console(highlight=False)
+    console.print(table, width=None if console.is_terminal else 110)
