@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 import ctypes
 from functools import cache
+import multiprocessing
 from pathlib import Path
 import wave
 
@@ -50,6 +52,16 @@ def _speaker() -> _Speaker:
     return _Speaker()
 
 
+@cache
+def _booth() -> ProcessPoolExecutor:
+    """Return a process to speak in: what other libraries do to their process changes the sound."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context('spawn'))
+
+
+def _say(text: str, voice: str, speed: int) -> tuple[NDArray[np.int16], int]:
+    return _speaker().say(text, voice, speed), _speaker().rate
+
+
 def speech(
     text: str,
     *,
@@ -63,15 +75,15 @@ def speech(
 
     White noise lies `noise_db` below the power of what is spoken, in the pauses too.
     """
-    speaker = _speaker()
-    spoken = speaker.say(text, voice, speed).astype(float)
-    silence = np.zeros(round(pause * speaker.rate))
+    spoken, rate = _booth().submit(_say, text, voice, speed).result()
+    spoken = spoken.astype(float)
+    silence = np.zeros(round(pause * rate))
     power = np.mean(spoken[np.abs(spoken) > 200] ** 2)
     sound = np.concatenate([silence, spoken, silence])
     noise = np.random.default_rng(seed).normal(
         0, np.sqrt(power / 10 ** (noise_db / 10)), len(sound)
     )
-    return np.clip(sound + noise, -32768, 32767).astype(np.int16), speaker.rate
+    return np.clip(sound + noise, -32768, 32767).astype(np.int16), rate
 
 
 def write_wav(path: Path, samples: NDArray[np.int16], rate: int, channels: int = 1) -> Path:

@@ -102,7 +102,7 @@ class Commands:
             return self._several(rng)
         if kind < 0.6:
             return f'{self._single(rng)} {_pick(rng, _PLACES)}'
-        if kind < 0.7:
+        if kind < 0.63:
             ordinal = _pick(rng, self._by_role['ordinal'])
             return f'the {ordinal} {self._looks(rng)} {self._noun(rng)} from the {_side(rng)}'
         if kind < 0.9:

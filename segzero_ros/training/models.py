@@ -151,7 +151,9 @@ def resume_faithfully(trainer: Any) -> None:
         if sharded or hasattr(trained, 'peft_config'):
             plainly(folder, model)
             return
-        kept = _models.from_pretrained(folder, dtype=trained.dtype, local_files_only=True)
+        kept = _models.from_pretrained(
+            folder, dtype=trained.dtype, use_safetensors=True, local_files_only=True
+        )
         trained.load_state_dict(kept.state_dict())
 
     trainer._load_from_checkpoint = load

@@ -168,6 +168,9 @@ def vision_msgs(monkeypatch: pytest.MonkeyPatch) -> bool:
         return True
     standing_in = ModuleType('vision_msgs.msg')
     for message_class in (
+        Point2D,
+        Pose2D,
+        ObjectHypothesis,
         BoundingBox2D,
         BoundingBox3D,
         ObjectHypothesisWithPose,
