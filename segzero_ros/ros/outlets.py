@@ -12,7 +12,8 @@ from typing import Any
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSPolicyKind, QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
@@ -27,6 +28,14 @@ BURST = 1000
 PICTURES = 5
 # Of these, there is something to show; of the others, what was shown before stays.
 SHOWN = (Status.OK, Status.NOT_FOUND)
+
+# What a params file may say otherwise of each publisher, as qos_overrides.TOPIC.publisher.POLICY.
+OVERRIDABLE = (
+    QoSPolicyKind.DEPTH,
+    QoSPolicyKind.DURABILITY,
+    QoSPolicyKind.HISTORY,
+    QoSPolicyKind.RELIABILITY,
+)
 
 MakeMessage = Callable[[Answer], Any]
 
@@ -83,6 +92,7 @@ class Outlets:
             topic,
             QoSProfile(depth=depth),
             event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
+            qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
         )
 
 

@@ -115,7 +115,7 @@ def _datasets() -> Any:
 def missing_package(error: ImportError) -> TrainingError:
     """Return the error for a package of the extra `training` that is not installed."""
     return TrainingError(
-        f'{error.name or error} is not installed: pip install "segzero_ros[training]".'
+        f'{error.name or error} is not installed: pip install "segzero_ros[models,data,training]".'
     )
 
 

@@ -264,3 +264,23 @@ def test_the_simulated_clock_counts_and_its_jump_back_forgets_the_frames(
     # The bag begins anew: what was seen at its end is forgotten.
     assert 'nothing has come yet' in at(50, wanted=Result.NO_IMAGE).message
     assert at(51, stamp=50).timing.frame_age == pytest.approx(1.0)
+
+
+def test_qos_of_what_is_published_can_be_overridden(node_process, new_client):
+    publisher = {'reliability': 'best_effort', 'depth': 3}
+    node_process(
+        {'qos_overrides': {'/qos/overlay': {'publisher': publisher}}},
+        profile='offline',
+        arguments=['-r', '__ns:=/qos'],
+    )
+    client = new_client('qos')
+    client.wait_for_state('active')
+
+    def offered(topic):
+        (found,) = client.until(
+            lambda: client.node.get_publishers_info_by_topic(f'/qos/{topic}'), topic
+        )
+        return found.qos_profile.reliability
+
+    assert offered('overlay') == ReliabilityPolicy.BEST_EFFORT
+    assert offered('result') == ReliabilityPolicy.RELIABLE
