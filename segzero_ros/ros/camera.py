@@ -115,9 +115,11 @@ class Camera:
         self.look()
 
     def close(self) -> None:
-        """Unsubscribe."""
+        """Unsubscribe, and forget the images, which rclpy would keep alive for minutes."""
         for subscription in (self._image, self._depth, self._info):
             subscription.close()
+        self.store.clear()
+        self._made = None
 
     def age(self) -> float:
         """Return the seconds since the newest image was taken, NaN while there is none."""
@@ -160,9 +162,10 @@ class Camera:
         shot = self.store.shot()
         if shot is None:
             raise NoImage(f'There is no image: {self._image.silence()}')
-        if self._made is None or self._made[0] != shot:
-            self._made = shot, self.decode(shot)
-        return self._made[1]
+        made = self._made
+        if made is None or made[0] != shot:
+            made = self._made = shot, self.decode(shot)
+        return made[1]
 
     def decode(self, shot: Shot) -> TakenFrame:
         """Decode an image of the store's; called by the worker.

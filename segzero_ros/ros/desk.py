@@ -20,6 +20,10 @@ from segzero_ros.types import Answer, Query, Status, Timing
 SILENT = Listeners()
 
 
+def _nowhere(_: Answer) -> None:
+    """Deliver nothing any more."""
+
+
 class Policy(str, Enum):
     """What happens to a query that comes while another one is worked on.
 
@@ -97,7 +101,10 @@ class Ticket:
             if self._answered:
                 return False
             self._answered = True
-        self._deliver(answer)
+        # Who delivers holds the ticket, and with it the picture and the result: were it kept, they
+        # would stay until Python looks for cycles, which takes minutes.
+        deliver, self._deliver = self._deliver, _nowhere
+        deliver(answer)
         return True
 
     def refuse(self, status: Status, message: str) -> bool:

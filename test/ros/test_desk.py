@@ -1,8 +1,10 @@
 """Every ticket gets exactly one answer, whatever the policy, the order and the threads."""
 
 from collections import Counter
+import gc
 from random import Random
 import threading
+import weakref
 
 import pytest
 
@@ -47,6 +49,23 @@ class Office:
 
     def message(self, ticket: Ticket) -> str:
         return next(a.message for a in self.answers if a.query.id == ticket.query.id)
+
+
+def test_an_answered_ticket_and_its_picture_are_freed_without_the_collector():
+    delivered = []
+
+    def asked() -> weakref.ref[Ticket]:
+        # Whoever delivers knows the ticket, as in the node.
+        ticket = Ticket(Query('find it', 'q'), lambda answer: delivered.append(ticket.query))
+        assert ticket.answer(Answer(ticket.query, Status.OK))
+        return weakref.ref(ticket)
+
+    gc.disable()
+    try:
+        assert asked()() is None
+    finally:
+        gc.enable()
+    assert len(delivered) == 1
 
 
 def test_the_queue_keeps_the_order():
