@@ -26,7 +26,6 @@ class Sample:
         text: the question, as the data set has it.
         mask: (H, W) bool, what is meant, the union of all objects; None in sets that only count.
         ignore: (H, W) bool, pixels that some conventions leave out; None where there are none.
-        masks: (H, W) bool, of each object meant, where the data set tells them apart.
         boxes: the true boxes (x1, y1, x2, y2); empty where the data set gives none.
         count: how many objects are meant; None where the data set does not say.
         image_id: the data set's name for the picture.
@@ -36,13 +35,13 @@ class Sample:
         targets: the ids of the objects meant.
         depth: (H, W) float32 metres, where the data set has it.
         intrinsics: the camera's, where the data set has it.
+        masks: (H, W) bool, of each object meant, where the data set tells them apart.
     """
 
     image: RgbImage
     text: str
     mask: Mask | None = None
     ignore: Mask | None = None
-    masks: tuple[Mask, ...] = ()
     boxes: tuple[Box, ...] = ()
     count: int | None = None
     image_id: str = ''
@@ -52,6 +51,7 @@ class Sample:
     targets: tuple[int, ...] = ()
     depth: DepthImage | None = None
     intrinsics: Intrinsics | None = None
+    masks: tuple[Mask, ...] = ()
 
     @property
     def frame(self) -> Frame:
