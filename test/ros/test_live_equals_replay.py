@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rclpy.serialization import deserialize_message, serialize_message
+from rclpy.serialization import deserialize_message
 from recordings import Recording
 from rosbags.highlevel import AnyReader
 from rosgraph_msgs.msg import Clock
@@ -118,10 +118,13 @@ def messages(bag: Path, topic: str, kind: Any) -> list[Any]:
         ]
 
 
-def comparable(result: SegmentationResult) -> bytes:
-    """Return all of a result but the name of the query and what the machine took."""
+def comparable(result: SegmentationResult) -> str:
+    """Return all of a result but the name of the query and what the machine took.
+
+    Every byte of every field; what the middleware leaves between fields is anything.
+    """
     result.query_id, result.timing = '', Timing()
-    return bytes(serialize_message(result))
+    return repr(result)
 
 
 def test_the_node_answers_about_the_recorded_stamps(live, bag) -> None:
@@ -145,7 +148,7 @@ def test_live_and_replayed_answers_are_the_same_bytes(live, replayed) -> None:
 
 def test_markers_are_the_same_bytes(live, replayed) -> None:
     shown = messages(replayed, '/segzero/markers', MarkerArray)
-    assert list(map(serialize_message, live[2])) == list(map(serialize_message, shown))
+    assert list(map(repr, live[2])) == list(map(repr, shown))
     assert max(len(one.markers) for one in shown) > 1
 
 
