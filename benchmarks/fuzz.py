@@ -1,0 +1,312 @@
+"""Thousands of messages that nobody should send, to a real node; does it live and answer?
+
+Run `python -m benchmarks.fuzz --messages 10000`.
+
+The node (profile `offline`) is sent bursts of messages made from a seed: images, compressed
+images, depth and intrinsics that are whole, damaged or lie; queries, goals and requests of any
+text, some with such an image; parameters of any type and value; transitions in any order; bytes
+that are no message at all. After each burst its parameters and its state are put right, a good
+camera publishes, and the time to the next good answer is taken. Prints a table, and exits with 1
+if the node died, a caller was not answered, memory grew, or a good answer took too long.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from itertools import cycle
+import os
+from pathlib import Path
+import random
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import cv2
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+import numpy as np
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from rich.console import Console
+from rich.table import Table
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import String
+
+from benchmarks.asker import Asker, DEEP
+from benchmarks.fuzz_messages import Messages
+from benchmarks.soak_judging import quarters, Verdict
+from benchmarks.watched import ROOT, Watched
+from segzero_ros.action import Segment
+from segzero_ros.profiles import read_profile
+from segzero_ros.ros.background import BackgroundNode, ThreadSafeActionClient, wait_for_future
+from segzero_ros.ros.parameters import BY_NAME, Takes
+from segzero_ros.srv import SegmentOnce
+
+BURST = 100
+MOST_SECONDS = 1.0
+# The middleware keeps room for a thousand of the largest queries and results that it has seen,
+# which takes thousands of messages to fill.
+MOST_GROWTH = 1.25
+# How long the last callers may wait for their answers.
+PATIENCE = 30.0
+CAMERA = QoSProfile(depth=1)
+
+
+class Fuzz:
+    """One run.
+
+    Args:
+        options: of the command line.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.sent: Counter[str] = Counter()
+        self.times: list[float] = []
+        self.memory: list[float] = []
+        self._messages = Messages(options.seed)
+        self._open: list[tuple[str, Any]] = []
+
+    def run(self) -> list[Verdict]:
+        """Start the node, send everything, end it, and judge."""
+        arguments = [str(ROOT / 'scripts' / 'perception_node'), '--ros-args', '--params-file']
+        arguments.append(str(ROOT / 'config' / 'offline.yaml'))
+        node = Watched(arguments, self.options.output / 'node.log')
+        asker = Asker()
+        # One participant cannot have a topic in two types.
+        self._second = BackgroundNode('second')
+        try:
+            self._connect(asker)
+            for transport in self._transports():
+                if not node.running:
+                    break
+                # Of any age: else few of the burst's images would be looked at.
+                self._put_right(transport, image_max_age=0.0)
+                self._burst()
+                self._put_right(transport)
+                self.times.append(self._good_answer(asker))
+                self.memory.append(node.sample().rss_mb if node.running else 0.0)
+            unanswered = self._unanswered()
+            alive = node.running
+            code, _ = node.stop()
+            return self._judge(alive, code, unanswered)
+        finally:
+            node.stop(signal.SIGKILL)
+            asker.close()
+            self._second.close()
+
+    def _transports(self) -> list[str]:
+        """Return how images come in each burst."""
+        count = -(-self.options.messages // BURST)
+        return [way for way, _ in zip(cycle(('raw', 'compressed')), range(count), strict=False)]
+
+    def _connect(self, asker: Asker) -> None:
+        """Make what sends each kind of message."""
+        node = self._node = asker.node
+        publish = node.create_publisher
+        self._publishers = {
+            'image': publish(Image, 'image', CAMERA),
+            'compressed': self._second.node.create_publisher(CompressedImage, 'image', CAMERA),
+            'depth': publish(Image, 'depth', CAMERA),
+            'info': publish(CameraInfo, 'camera_info', CAMERA),
+            'query': publish(String, 'query', DEEP),
+        }
+        self._once = node.create_client(SegmentOnce, 'segment_once', qos_profile=DEEP)
+        self._set = node.create_client(SetParameters, 'perception/set_parameters')
+        self._change = node.create_client(ChangeState, 'perception/change_state')
+        self._state = node.create_client(GetState, 'perception/get_state')
+        self._action = ThreadSafeActionClient(
+            node,
+            Segment,
+            'segment',
+            goal_service_qos_profile=DEEP,
+            result_service_qos_profile=DEEP,
+            cancel_service_qos_profile=DEEP,
+        )
+        for client in (self._once, self._set, self._change, self._state):
+            if not client.wait_for_service(60.0):
+                raise SystemExit(f'The node is not there; see {self.options.output}')
+        self._action.wait_for_server(60.0)
+
+    def _burst(self) -> None:
+        """Send messages of every kind in a mix."""
+        for _ in range(BURST):
+            if self.sent.total() >= self.options.messages:
+                return
+            (kind,) = self._messages.random.choices(list(_KINDS), list(_KINDS.values()))
+            self.sent[kind.__name__.strip('_').replace('_', ' ')] += 1
+            kind(self, self._messages)
+
+    def _publish(self, name: str, message: Any) -> None:
+        """Publish a message, one time in four as garbage."""
+        if self._messages.random.randrange(4) == 0:
+            message = self._messages.garbage(message)
+        self._publishers[name].publish(message)
+
+    def _image(self, made: Messages) -> None:
+        self._publish('image', made.image())
+
+    def _compressed_image(self, made: Messages) -> None:
+        self._publish('compressed', made.compressed())
+
+    def _depth(self, made: Messages) -> None:
+        self._publish('depth', made.image())
+
+    def _intrinsics(self, made: Messages) -> None:
+        self._publish('info', made.info())
+
+    def _query(self, made: Messages) -> None:
+        self._publish('query', String(data=made.text()))
+
+    def _request(self, made: Messages) -> None:
+        image = made.image() if made.random.random() < 0.5 else Image()
+        request = SegmentOnce.Request(query=made.text(), image=image)
+        self._open.append(('request', self._once.call_async(request)))
+
+    def _goal(self, made: Messages) -> None:
+        image = made.image() if made.random.random() < 0.5 else Image()
+        goal = Segment.Goal(query=made.text(), image=image)
+        cancel = made.random.random() < 0.3
+
+        def accepted(future: Any) -> None:
+            handle = future.result()
+            self._open.append(('goal, its result', handle.get_result_async()))
+            if cancel:
+                handle.cancel_goal_async()
+
+        future = self._action.send_goal_async(goal)
+        future.add_done_callback(accepted)
+        self._open.append(('goal', future))
+
+    def _parameters(self, made: Messages) -> None:
+        request = SetParameters.Request(parameters=[made.parameter()])
+        self._open.append(('parameters', self._set.call_async(request)))
+
+    def _transition(self, made: Messages) -> None:
+        request = ChangeState.Request(transition=made.transition())
+        self._open.append(('transition', self._change.call_async(request)))
+
+    def _put_right(self, transport: str, **further: Any) -> None:
+        """Bring the node back to its profile's parameters and to `active`, whatever it is in."""
+        profile = {**read_profile('offline'), 'image_transport': transport, **further}
+        for step in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+            self._step(step)
+        good = [
+            Parameter(name, value=value).to_parameter_msg()
+            for name, value in profile.items()
+            if BY_NAME[name].takes is not Takes.AT_START
+        ]
+        self._wait(self._set.call_async(SetParameters.Request(parameters=good)))
+        for step in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            self._step(step)
+
+    def _step(self, step: int) -> None:
+        request = ChangeState.Request(transition=Transition(id=step))
+        self._wait(self._change.call_async(request))
+
+    def _wait(self, future: Any) -> None:
+        if not wait_for_future(future, PATIENCE):
+            raise SystemExit(f'The node answers no more; see {self.options.output}')
+
+    def _good_answer(self, asker: Asker) -> float:
+        """Return the seconds from a good camera's first image to a good answer."""
+        over = threading.Event()
+        started = time.monotonic()
+        camera = threading.Thread(target=self._film, args=(over,), daemon=True)
+        camera.start()
+        seconds = asker.good_answer(PATIENCE)
+        over.set()
+        camera.join()
+        return min(seconds, time.monotonic() - started) if seconds < PATIENCE else seconds
+
+    def _film(self, over: threading.Event) -> None:
+        """Publish a good image of a disc, in both ways, until it is over."""
+        rows, columns = np.mgrid[:240, :320]
+        picture = np.full((240, 320, 3), 150, np.uint8)
+        picture[(rows - 120) ** 2 + (columns - 100) ** 2 < 1600] = (210, 30, 30)
+        image = Image(height=240, width=320, encoding='rgb8', step=960, data=picture.tobytes())
+        file = cv2.imencode('.png', picture[..., ::-1])[1].tobytes()
+        compressed = CompressedImage(format='png', data=file)
+        while not over.wait(0.033):
+            now = self._node.get_clock().now().to_msg()
+            image.header.stamp = compressed.header.stamp = now
+            self._publishers['image'].publish(image)
+            self._publishers['compressed'].publish(compressed)
+
+    def _unanswered(self) -> Counter[str]:
+        """Wait for every caller's answer; return how many of each kind have none."""
+        end = time.monotonic() + PATIENCE
+        for _, future in list(self._open):
+            wait_for_future(future, max(0.0, end - time.monotonic()))
+        return Counter(kind for kind, future in self._open if not future.done())
+
+    def _judge(self, alive: bool, code: int, unanswered: Counter[str]) -> list[Verdict]:
+        """Return the verdicts."""
+        first, last = quarters(self.memory)
+        slowest, median = max(self.times), float(np.median(self.times))
+        log = (self.options.output / 'node.log').read_text(errors='replace')
+        failures = log.count('A callback failed') + log.count('A job of the worker failed')
+        return [
+            Verdict('alive, exit code', f'{alive}, {code}', 'True, 0', alive and not code),
+            Verdict('callers without an answer', str(dict(unanswered) or 0), '0', not unanswered),
+            Verdict(
+                'time to the next good answer',
+                f'{median:.2f} s, at most {slowest:.2f} s',
+                f'{MOST_SECONDS:g} s',
+                slowest <= MOST_SECONDS,
+            ),
+            Verdict(
+                'memory',
+                f'{first:.1f} to {last:.1f} MB ({last / first - 1:+.1%})',
+                f'{MOST_GROWTH - 1:+.0%}',
+                last <= first * MOST_GROWTH,
+            ),
+            Verdict('errors nobody foresaw, logged', str(failures), 'any', True),
+        ]
+
+
+# How often each is sent, in parts; a transition mostly takes the node out of work.
+_KINDS = {
+    Fuzz._image: 4,
+    Fuzz._compressed_image: 4,
+    Fuzz._depth: 3,
+    Fuzz._intrinsics: 3,
+    Fuzz._query: 6,
+    Fuzz._request: 4,
+    Fuzz._goal: 3,
+    Fuzz._parameters: 2,
+    Fuzz._transition: 1,
+}
+
+
+def main() -> int:
+    """Run it and say what it showed; return 1 unless every criterion holds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--messages', type=int, default=10_000)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--output', type=Path, default=Path('out') / 'fuzz')
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / 'node.log').unlink(missing_ok=True)
+    os.environ.setdefault('ROS_DOMAIN_ID', str(random.randint(1, 101)))
+    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    fuzz = Fuzz(options)
+    verdicts = fuzz.run()
+    table = Table('criterion', 'measured', 'allowed', '')
+    for verdict in verdicts:
+        table.add_row(
+            verdict.name, verdict.measured, verdict.allowed, 'holds' if verdict.holds else 'fails'
+        )
+    console = Console(width=110)
+    console.print(table)
+    counts = ', '.join(f'{count} {name}' for name, count in fuzz.sent.most_common())
+    console.print(f'{fuzz.sent.total()} messages, seed {options.seed}: {counts}', markup=False)
+    return 0 if all(verdict.holds for verdict in verdicts) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
