@@ -97,7 +97,15 @@ class Asker:
         self._news = threading.Condition()
         self._queries = self.node.create_publisher(String, 'query', DEEP)
         self._service = self.node.create_client(SegmentOnce, 'segment_once', qos_profile=DEEP)
-        self._action = ThreadSafeActionClient(self.node, Segment, 'segment')
+        # As deep as the node's: of the default's ten, a burst's answers would be dropped here.
+        self._action = ThreadSafeActionClient(
+            self.node,
+            Segment,
+            'segment',
+            goal_service_qos_profile=DEEP,
+            result_service_qos_profile=DEEP,
+            cancel_service_qos_profile=DEEP,
+        )
         self.node.create_subscription(SegmentationResult, 'result', self._heard, DEEP)
         self._setters: dict[str, Any] = {}
 
