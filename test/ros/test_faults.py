@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 
 from action_msgs.msg import GoalStatus
+import numpy as np
 import pytest
+import rclpy
+from sensor_msgs.msg import Image
+from unique_identifier_msgs.msg import UUID
 
+from segzero_ros.action import Segment
 from segzero_ros.msg import SegmentationResult as Result
-
-GOOD = (Result.OK, Result.NOT_FOUND)
 
 
 @pytest.fixture(scope='module')
@@ -89,3 +92,43 @@ def test_deactivation_comes_to_an_end_although_the_models_are_stuck(client):
     assert client.outcome(handle)[1].status == Result.CANCELED
     # The models are loaded anew by and by; then the node can be activated as ever.
     client.until(lambda: client.state() == 'inactive' and client.transition('activate'), 'active')
+
+
+def test_pictures_may_change_their_size_and_encoding_in_mid_stream(client, as_image_message):
+    for width, height, encoding in ((320, 240, 'bgr8'), (64, 48, 'rgb8'), (640, 480, 'rgb8')):
+        message = as_image_message(client.picture_of(width, height))
+        message.encoding = encoding
+        client.good.message = message
+        client.until(
+            lambda width=width: client.once(f'now {width} wide?').image_width == width,
+            'an answer about the new picture',
+        )
+
+
+def test_of_two_goals_with_one_id_the_second_is_refused_and_the_first_is_answered(
+    client, new_client
+):
+    other = new_client('faulty')
+    other.wait_for_server()
+    one_id = UUID(uuid=np.arange(16, dtype=np.uint8))
+    client.results.forget()
+    goal = Segment.Goal(query='count to 40')
+    first = client.wait(client.action.send_goal_async(goal, goal_uuid=one_id))
+    second = other.wait(other.action.send_goal_async(goal, goal_uuid=one_id))
+    assert (first.accepted, second.accepted) == (True, False)
+    assert client.outcome(first)[1].status == Result.OK
+    assert len([r for r in client.results if r.query == 'count to 40']) == 1
+    other.close()
+
+
+def test_a_subscriber_that_never_looks_holds_nobody_up(client):
+    # Its queue fills, for nobody spins the node that it belongs to.
+    context = rclpy.context.Context()
+    rclpy.init(context=context)
+    sleeper = rclpy.create_node('sleeper', namespace='faulty', context=context)
+    for kind, topic in ((Result, 'result'), (Image, 'overlay'), (Image, 'label_image')):
+        sleeper.create_subscription(kind, topic, lambda _: None, 1)
+    for number in range(30):
+        assert client.once(f'question {number}').status == Result.OK
+    sleeper.destroy_node()
+    rclpy.shutdown(context=context)
