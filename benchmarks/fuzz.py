@@ -48,8 +48,7 @@ from segzero_ros.srv import SegmentOnce
 
 BURST = 100
 MOST_SECONDS = 1.0
-# The middleware keeps room for a thousand of the largest queries and results that it has seen,
-# which takes thousands of messages to fill.
+# A young node grows with its first thousands of messages and levels off (docs/endurance.md).
 MOST_GROWTH = 1.25
 # How long the last callers may wait for their answers.
 PATIENCE = 30.0
