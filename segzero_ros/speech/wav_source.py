@@ -18,6 +18,9 @@ import soxr
 from segzero_ros.speech.hearing import RATE, SpeechError
 
 _BLOCK = 0.1
+# Samples a second, and bytes of one, that recordings of speech have; a header may say anything.
+_RATES = (4_000, 384_000)
+_WIDTHS = (1, 2, 3, 4)
 
 
 class WavSource:
@@ -42,8 +45,12 @@ class WavSource:
                 f'{path} is no WAV file with PCM sound ({error or "it ends too early"}); '
                 f'"ffmpeg -i {path.name} speech.wav" makes one of most others.'
             ) from error
-        if not self._file.getframerate() or not self._file.getnchannels():
-            raise SpeechError(f'{path} has a header that names no rate or no channel.')
+        rate, width = self._file.getframerate(), self._file.getsampwidth()
+        if not _RATES[0] <= rate <= _RATES[1] or width not in _WIDTHS:
+            raise SpeechError(
+                f'{path} has {8 * width} bits at {rate} samples a second; what can be read has 8 '
+                f'to 32 bits at {_RATES[0]} to {_RATES[1]}.'
+            )
 
     def blocks(self) -> Iterator[bytes]:
         """Give the sound."""

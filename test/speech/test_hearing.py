@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import struct
 import wave
 
 import numpy as np
@@ -145,6 +146,18 @@ def test_what_is_no_recording_says_so(tmp_path, content):
         WavSource(path)
     with pytest.raises(SpeechError, match=r'no WAV file'):
         WavSource(tmp_path / 'nowhere.wav')
+
+
+@pytest.mark.parametrize(('width', 'rate'), [(8, RATE), (5, RATE), (2, 1), (2, 400_000_000)])
+def test_a_header_that_no_recording_has_is_refused(tmp_path, width, rate):
+    block = struct.pack('<HHIIHH', 1, 1, rate, (rate * width) % 2**32, width, 8 * width)
+    body = (
+        b'WAVEfmt ' + struct.pack('<I', 16) + block + b'data' + struct.pack('<I', 80) + bytes(80)
+    )
+    path = tmp_path / 'odd.wav'
+    path.write_bytes(b'RIFF' + struct.pack('<I', len(body)) + body)
+    with pytest.raises(SpeechError, match='what can be read'):
+        WavSource(path)
 
 
 def test_a_recording_cut_short_gives_what_is_there(recogniser, tmp_path):
