@@ -1,4 +1,4 @@
-"""A picture of an answer, for people: masks, boxes, points, labels and a caption.
+"""A picture of an answer, for people: masks, boxes in 2-D and 3-D, points, labels and a caption.
 
 `draw_overlay` is what the node publishes as `overlay`, what `segzero ask` saves and what the demo
 shows. Imports `types`, OpenCV and NumPy only.
@@ -12,9 +12,20 @@ import math
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from segzero_ros.lettering import Lettering
-from segzero_ros.types import Answer, Mask, Point, RgbImage, Roi, Segment, Status
+from segzero_ros.types import (
+    Answer,
+    Intrinsics,
+    Mask,
+    Point,
+    Pose3D,
+    RgbImage,
+    Roi,
+    Segment,
+    Status,
+)
 
 Colour = tuple[int, int, int]
 
@@ -47,6 +58,14 @@ _REASONING_LINES = 5
 _QUERY_LINES = 2
 # With more objects than this the chips carry the number alone.
 _MOST_LABELS = 12
+# Corners of a 3-D box, in halves of its sides; an edge joins two that differ in one of them.
+_CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) / 2
+_EDGES = [(i, i | bit) for bit in (1, 2, 4) for i in range(8) if not i & bit]
+# A corner nearer to the camera than this, in metres, has no place in the picture.
+_NEAREST = 0.05
+# OpenCV's sub-pixel drawing: 4 fractional bits, and room for a corner far outside.
+_BITS = 4
+_FARTHEST = 1 << 20
 
 
 def object_colour(id: int) -> Colour:  # noqa: A002  (the message's word)
@@ -78,7 +97,7 @@ def draw_overlay(answer: Answer) -> RgbImage:
     if answer.frame is None:
         _draw_no_image(picture, style)
     else:
-        _draw_segments(picture, answer.segments, scale, style)
+        _draw_segments(picture, answer.segments, answer.frame.intrinsics, scale, style)
     return np.ascontiguousarray(np.vstack([picture, _caption(answer, picture.shape[1], style)]))
 
 
@@ -126,6 +145,7 @@ def _draw_no_image(picture: RgbImage, style: _Style) -> None:
 def _draw_segments(
     picture: RgbImage,
     segments: tuple[Segment, ...],
+    camera: Intrinsics | None,
     scale: int,
     style: _Style,
 ) -> None:
@@ -138,9 +158,12 @@ def _draw_segments(
     for segment, box in zip(segments, boxes, strict=True):
         _draw_box(picture, box, object_colour(segment.id), style)
     for segment in segments:
-        for x, y in segment.points:
-            # Pixel centres are at integers, so an enlarged pixel's centre is not at x · scale.
-            centre = ((x + 0.5) * scale - 0.5, (y + 0.5) * scale - 0.5)
+        if segment.pose is not None and camera is not None:
+            corners = project_box(segment.pose, camera)
+            _draw_edges(picture, corners, scale, object_colour(segment.id), style)
+    for segment in segments:
+        for point in segment.points:
+            centre = _in_enlarged(point, scale)
             _draw_point(picture, centre, object_colour(segment.id), style)
     _draw_chips(picture, segments, boxes, style)
 
@@ -203,15 +226,67 @@ def _draw_box(picture: RgbImage, box: Roi, colour: Colour, style: _Style) -> Non
                 cv2.line(picture, (x, y), (x, y + towards_y), tone, thickness)
 
 
+def project_box(pose: Pose3D, camera: Intrinsics) -> NDArray[np.float64]:
+    """Return where the corners of a 3-D box are in the picture.
+
+    Args:
+        pose: in the camera's optical frame.
+        camera: without distortion.
+
+    Returns:
+        (8, 3): x and y in pixels, and the depth in metres. Depths may be 0 or below; x and y of
+        such a corner mean nothing.
+    """
+    x, y, z, w = pose.orientation
+    rotation = np.array(
+        [
+            (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
+            (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
+            (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
+        ]
+    )
+    corners = (_CORNERS * pose.size) @ rotation.T + pose.position
+    depths = corners[:, 2:]
+    with np.errstate(divide='ignore', invalid='ignore'):
+        pixels = corners[:, :2] / depths * (camera.fx, camera.fy) + (camera.cx, camera.cy)
+    return np.hstack([pixels, depths])
+
+
+def _draw_edges(
+    picture: RgbImage, corners: NDArray[np.float64], scale: int, colour: Colour, style: _Style
+) -> None:
+    """Draw a 3-D box, none of it if a part of it is at the lens or behind."""
+    if not (corners[:, 2] > _NEAREST).all():
+        return
+    ends = [
+        (round(x * 2**_BITS), round(y * 2**_BITS))
+        for x, y in (_in_enlarged((float(x), float(y)), scale) for x, y, _ in corners)
+    ]
+    if max(abs(value) for end in ends for value in end) > _FARTHEST:
+        return
+    hidden = int(corners[:, 2].argmax())
+    thin = max(1, style.line // 2)
+    # Those in front over those behind, which have no rim.
+    for behind in (True, False):
+        for first, last in _EDGES:
+            if (hidden in (first, last)) == behind:
+                for width, tone in ((thin + 2, _DARK), (thin, colour))[behind:]:
+                    cv2.line(picture, ends[first], ends[last], tone, width, cv2.LINE_AA, _BITS)
+
+
+def _in_enlarged(point: Point, scale: int) -> Point:
+    # Pixel centres are at integers, so an enlarged pixel's centre is not at x · scale.
+    return (point[0] + 0.5) * scale - 0.5, (point[1] + 0.5) * scale - 0.5
+
+
 def _draw_point(picture: RgbImage, point: Point, colour: Colour, style: _Style) -> None:
-    # OpenCV's sub-pixel drawing: 4 fractional bits.
-    centre = (round(point[0] * 16), round(point[1] * 16))
+    centre = (round(point[0] * 2**_BITS), round(point[1] * 2**_BITS))
     for radius, tone in (
         (style.dot + style.line + 1, _DARK),
         (style.dot + style.line, _WHITE),
         (style.dot, colour),
     ):
-        cv2.circle(picture, centre, radius * 16, tone, cv2.FILLED, cv2.LINE_AA, shift=4)
+        cv2.circle(picture, centre, radius * 2**_BITS, tone, cv2.FILLED, cv2.LINE_AA, shift=_BITS)
 
 
 def _draw_chips(

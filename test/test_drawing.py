@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from itertools import combinations
+import math
 
 import cv2
 import numpy as np
 import pytest
 
 from segzero_ros import lettering
-from segzero_ros.drawing import draw_overlay, object_colour, readable_on
+from segzero_ros.drawing import draw_overlay, object_colour, project_box, readable_on
 from segzero_ros.types import (
     Answer,
     Frame,
+    Intrinsics,
     Pose3D,
     PoseStatus,
     Query,
@@ -58,8 +60,9 @@ def answer(
     query: str = 'the red cup',
     message: str = '',
     reasoning: str = '',
+    intrinsics: Intrinsics | None = None,
 ) -> Answer:
-    frame = Frame(grey() if image is None else image)
+    frame = Frame(grey() if image is None else image, intrinsics=intrinsics)
     return Answer(
         Query(query, 'q'),
         status,
@@ -259,3 +262,39 @@ def test_an_answer_without_a_frame_is_a_picture_that_says_so() -> None:
     picture = draw_overlay(missing)
     assert picture.shape[1] >= 480
     assert (picture.max(axis=-1) > 200).sum() > 100
+
+
+CAMERA = Intrinsics(500.0, 500.0, 319.5, 239.5, 640, 480)
+# A quarter turn about the optical axis.
+TURNED = (0.0, 0.0, math.sqrt(0.5), math.sqrt(0.5))
+
+
+def test_a_box_in_space_is_projected_as_the_pinhole_camera_sees_it() -> None:
+    pose = Pose3D((0.1, 0.0, 2.0), TURNED, (0.2, 0.4, 1.0))
+    found = project_box(pose, CAMERA)
+    expected = {
+        (round(319.5 + 500 * (0.1 + x) / (2 + z), 3), round(239.5 + 500 * y / (2 + z), 3), 2 + z)
+        # Turned by 90°, the box is 0.4 m wide and 0.2 m high.
+        for x in (-0.2, 0.2)
+        for y in (-0.1, 0.1)
+        for z in (-0.5, 0.5)
+    }
+    assert set(map(tuple, found.round(3).tolist())) == expected
+
+
+def test_a_box_in_space_is_drawn_where_its_edges_are() -> None:
+    pose = Pose3D((0.0, 0.0, 2.0), (0.0, 0.0, 0.0, 1.0), (1.0, 0.8, 0.2))
+    picture = draw_overlay(answer(segments=(segment(pose=pose),), intrinsics=CAMERA))
+    colour = np.array(object_colour(1), float)
+    for x, y, _ in project_box(pose, CAMERA):
+        around = picture[round(y) - 1 : round(y) + 2, round(x) - 1 : round(x) + 2]
+        assert np.abs(around - colour).sum(-1).min() < 120
+
+
+@pytest.mark.parametrize('depth', [0.0, 0.1, -1.0, 1e-9, 1e9])
+def test_a_box_in_space_at_the_lens_or_far_off_hides_nothing_else(depth: float) -> None:
+    pose = Pose3D((0.3, 0.0, depth), (0.0, 0.0, 0.0, 1.0), (0.2, 0.2, 0.2))
+    with_box = draw_overlay(answer(segments=(segment(pose=pose),), intrinsics=CAMERA))
+    without = draw_overlay(answer(segments=(segment(pose=pose),)))
+    assert with_box.shape == without.shape
+    assert (with_box != without).any(-1).mean() < 0.01
