@@ -44,7 +44,7 @@ HEAVY = {
     'sam2': {'segmentation'},
     'openai': {'reasoning'},
     'rosbags': {'ros', 'replay'},
-    'skimage': {'ros', 'cli'},
+    'skimage': {'ros', 'cli', 'training'},
     'pyarrow': {'evaluation', 'training'},
     'scipy': {'training'},
     'trl': {'training'},

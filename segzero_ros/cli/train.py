@@ -14,6 +14,7 @@ data (also --validation):
   owner/name              a training set of the hub in the published schema
   FOLDER, FILE.parquet    the same schema on this machine; "segzero annotate" writes it
   scenes, scenes:SEED     generated table-tops, as many as the steps need
+  shapes, shapes:SEED     flat shapes on photographs: a domain apart, to measure what carries over
 
 examples:
   segzero train --config robot --model Ricky06662/VisionReasoner-7B --data kitchen -o out/kitchen

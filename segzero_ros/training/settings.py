@@ -193,8 +193,8 @@ def _refuse_nonsense(settings: Settings) -> None:
         raise TrainingError('generations must be 2 or more: answers to one question are compared.')
     if not (settings.learning_rate > 0 and settings.temperature > 0):
         raise TrainingError('learning_rate and temperature must be above 0.')
-    if settings.data == 'scenes' and settings.steps == 0:
-        raise TrainingError('Generated scenes have no end: name the steps, such as steps:=200.')
+    if settings.data.partition(':')[0] in ('scenes', 'shapes') and settings.steps == 0:
+        raise TrainingError('Generated rows have no end: name the steps, such as steps:=200.')
     if not settings.model:
         raise TrainingError('Name the model that training starts from, with --model.')
     try:

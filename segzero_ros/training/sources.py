@@ -1,14 +1,14 @@
 """Where training rows come from: the published sets, folders in their schema, generated scenes.
 
 Rows are read or rendered only when they are needed, and by their number, so a run that goes on
-after an interruption goes on with the very next row. Imports `rows`, `settings`, `mini`, and
+after an interruption goes on with the very next row. Imports `rows`, `flat_shapes`, `mini`, and
 datasets and Pillow inside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 import json
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from segzero_ros.reasoning.dialects import Dialect
 from segzero_ros.reasoning.resizing import seen_by
+from segzero_ros.training.flat_shapes import flat_row
 from segzero_ros.training.presets import TrainingError
 from segzero_ros.training.rewards import answered_list
 from segzero_ros.training.rows import as_pixels, COLUMNS, Row, solution_for
@@ -46,22 +47,23 @@ def open_rows(source: str, dialect: Dialect, count: int, seed: int = SCENES_SEED
     """Open what is learnt from.
 
     Args:
-        source: `scenes`, or `scenes:SEED` for generated table-tops from a seed on; a folder or
-            `.parquet` file in the published schema; or such a set's name on the hub.
+        source: `scenes`, or `scenes:SEED` for generated table-tops from a seed on; `shapes` for
+            flat shapes on photographs; a folder or `.parquet` file in the published schema; or
+            such a set's name on the hub.
         dialect: in whose square and form rows are given.
-        count: how many scenes are generated.
+        count: how many rows are generated.
         seed: of the first scene where the source names none.
 
     Raises:
         TrainingError: there is none, it holds nothing, or it is of another schema.
     """
     name, _, first = source.partition(':')
-    if name == 'scenes':
+    if name in _GENERATED:
         try:
             start = int(first) if first else seed
         except ValueError:
-            raise TrainingError(f'{source!r}: scenes:SEED takes a whole number.') from None
-        return Rows(source, count, lambda number: _scene_row(dialect, start, number))
+            raise TrainingError(f'{source!r}: {name}:SEED takes a whole number.') from None
+        return Rows(source, count, lambda number: _GENERATED[name](dialect, start, number))
     table = _table(source)
     missing = [column for column in COLUMNS[1:4] if column not in table.column_names]
     if missing:
@@ -93,7 +95,7 @@ def _table(source: str) -> Any:
         raise TrainingError(f'{source} cannot be read: {reason}') from error
     raise TrainingError(
         f'{source} is no folder or file with parquet, and no name on the hub; generated scenes '
-        'are "scenes".'
+        'are "scenes", flat shapes "shapes".'
     )
 
 
@@ -125,6 +127,11 @@ def _table_row(dialect: Dialect, found: dict[str, Any]) -> Row:
     return Row(image, str(found['problem']), solution, str(found.get('answer') or ''))
 
 
+def _shapes_row(dialect: Dialect, start: int, number: int) -> Row:
+    row = flat_row(dialect.square, start + number)
+    return replace(row, image=seen_by(dialect, row.image))
+
+
 def _scene_row(dialect: Dialect, start: int, number: int) -> Row:
     """Return a row about a scene, or about one far off where nothing can be asked."""
     lessons: Sequence[Any] = ()
@@ -136,6 +143,9 @@ def _scene_row(dialect: Dialect, start: int, number: int) -> Row:
     lesson = lessons[number * _STRIDE % len(lessons)]
     solution = json.dumps(answered_list(lesson.answer))
     return Row(seen_by(dialect, image), lesson.question, solution, lesson.answer)
+
+
+_GENERATED = {'scenes': _scene_row, 'shapes': _shapes_row}
 
 
 @lru_cache(maxsize=_KEPT_SCENES)
