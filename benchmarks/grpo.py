@@ -4,15 +4,16 @@ Run `python -m benchmarks.grpo --model out/mini/checkpoint [--seeds 3] [--minute
 
 The model is what `python -m segzero_ros.training.mini` makes. It is trained from each seed with
 `segzero train --config mini` for so many minutes, and asked before and after about generated
-scenes that nothing was trained on: greedily, as the node asks, and drawn at temperature 1, as
-training sees it. Shown are both accuracies (0 to 3; hard as published, and the soft one of the
-preset `robot`) and the gIoU of boxes. `--sft` trains supervised from the same start for the same
-time beside it.
+scenes that nothing was trained on, and about flat shapes on photographs, a domain apart: greedily,
+as the node asks, and drawn at temperature 1, as training sees it. Shown are both accuracies (0 to
+3; hard as published, and the soft one of the preset `robot`) and the gIoU of boxes. `--sft` trains
+supervised from the same start for the same time beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 import logging
 from pathlib import Path
 import sys
@@ -30,6 +31,7 @@ from segzero_ros.training.validation import Examination
 
 _MEASURED = Composition('accuracy', {'list_accuracy': 1.0, 'honest_accuracy': 1.0})
 _SHOWN = ('list_accuracy', 'honest_accuracy', 'box_giou')
+_JUDGED = 'scenes, drawn: honest_accuracy'
 _MOST_STEPS = 10_000
 
 
@@ -51,26 +53,32 @@ def main() -> int:
     overrides = {'model': options.model, 'minutes': options.minutes, 'steps': _MOST_STEPS}
     overrides |= {'save_every': _MOST_STEPS} | read_overrides(options.param)
     settings = load_settings('mini', overrides)
-    rows = open_rows('scenes', settings.spoken, options.scenes, UNSEEN_SEED)
-    asked = [rows.read(number) for number in range(options.scenes)]
-    examination = Examination(asked, settings.spoken, _MEASURED, settings.max_completion)
-    start = measure(examination, options.model)
+    examinations = {}
+    for name in ('scenes', 'shapes'):
+        rows = open_rows(name, settings.spoken, options.scenes, UNSEEN_SEED)
+        asked = [rows.read(number) for number in range(options.scenes)]
+        examinations[name] = Examination(
+            asked, settings.spoken, _MEASURED, settings.max_completion
+        )
+    start = measure(examinations, options.model)
     show('start', start, start)
     poor = 0
     with tempfile.TemporaryDirectory() as scratch:
         place = options.output or Path(scratch)
         for seed in range(options.seeds):
             for method in ('grpo', 'sft') if options.sft else ('grpo',):
-                after = one(settings, method, seed, place, examination)
+                after = one(settings, method, seed, place, examinations)
                 show(f'{method}, seed {seed}', after, start)
-                poor += method == 'grpo' and (
-                    after['drawn honest_accuracy'] < 1.2 * start['drawn honest_accuracy']
-                )
+                poor += method == 'grpo' and (after[_JUDGED] < 1.2 * start[_JUDGED])
     return int(poor > 0)
 
 
 def one(
-    settings: Settings, method: str, seed: int, place: Path, examination: Examination
+    settings: Settings,
+    method: str,
+    seed: int,
+    place: Path,
+    examinations: Mapping[str, Examination],
 ) -> dict[str, float]:
     """Train from a seed and measure."""
     from dataclasses import replace
@@ -86,28 +94,28 @@ def one(
         micro_batch=at_once,
     )
     folder = train(settings, lambda text: print(text, file=sys.stderr, flush=True), restart=True)
-    return measure(examination, str(folder))
+    return measure(examinations, str(folder))
 
 
-def measure(examination: Examination, folder: str) -> dict[str, float]:
-    """Return what a model does, greedily and drawn at temperature 1."""
+def measure(examinations: Mapping[str, Examination], folder: str) -> dict[str, float]:
+    """Return what a model does in each domain, greedily and drawn at temperature 1."""
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder, padding_side='left')
-    set_seed(0)
     found = {}
-    for way, sample in (('greedy', False), ('drawn', True)):
-        figures = examination.figures(model, processor, sample=sample)
-        found |= {f'{way} {name}': figures[f'validation_{name}'] for name in _SHOWN}
+    for domain, examination in examinations.items():
+        for way, sample in (('greedy', False), ('drawn', True)):
+            set_seed(0)
+            figures = examination.figures(model, processor, sample=sample)
+            found |= {f'{domain}, {way}: {name}': figures[f'validation_{name}'] for name in _SHOWN}
     return found
 
 
 def show(name: str, figures: dict[str, float], start: dict[str, float]) -> None:
     """Print figures, and how much more they are than at the start."""
-    shown = []
+    print(name, flush=True)
     for key, value in figures.items():
         gain = f' ({value / start[key] - 1:+.0%})' if figures is not start and start[key] else ''
-        shown.append(f'{key} {value:.3f}{gain}')
-    print(f'{name}: {", ".join(shown)}', flush=True)
+        print(f'  {key} {value:.3f}{gain}', flush=True)
 
 
 if __name__ == '__main__':
