@@ -6,6 +6,7 @@ from dataclasses import replace
 import json
 from pathlib import Path
 import shutil
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from segzero_ros.training.rows import answer_of, Row, solution_for, true_boxes
 from segzero_ros.training.settings import load_settings, PRESETS, Settings
 from segzero_ros.training.shared_sight import share_sight
 from segzero_ros.training.sources import open_rows
-from segzero_ros.training.trainer import thinking_share, train
+from segzero_ros.training.trainer import halve, thinking_share, train
 from segzero_ros.training.validation import box_iou
 from segzero_ros.training.watching import ThoughtWatch
 from segzero_ros.types import Frame, Query, ReasonerUnavailable
@@ -269,6 +270,15 @@ def test_training_stops_when_thoughts_vanish():
     watch.on_log(None, State, control, {'rewards/thinking_share/mean': 0.0})
     assert control.should_training_stop
     assert 'stopped at step 7' in said[0]
+
+
+def test_on_a_cpu_losses_alone_are_computed_in_half(settings):
+    assert settings.half_on_cpu
+    one = torch.ones(2, 2)
+    trainer = SimpleNamespace(compute_loss=lambda scale: (one @ one * scale).dtype)
+    halve(trainer)
+    assert trainer.compute_loss(2) == torch.bfloat16
+    assert (one @ one).dtype == torch.float32
 
 
 def test_thoughts_are_counted():
