@@ -1,0 +1,93 @@
+"""Samples as others write them become sound as this room speaks it.
+
+Imports soxr, for other sampling rates than a recogniser's, and NumPy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+import soxr
+
+from segzero_ros.speech.hearing import RATE, SpeechError
+
+# Bytes of a sample, by GStreamer's names; a header may say anything, and so may a message.
+_WIDTHS = {'U8': 1, 'S8': 1, 'S16LE': 2, 'S24LE': 3, 'S32LE': 4, 'F32LE': 4}
+# Samples a second that recordings of speech have.
+_RATES = (4_000, 384_000)
+_CHANNELS = (1, 1024)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How sound is written.
+
+    Attributes:
+        samples: U8, S8, S16LE, S24LE, S32LE or F32LE (-1 to 1), as GStreamer names them.
+        rate: samples a second of each channel.
+        channels: how many there are, a sample of each in turn.
+
+    Raises:
+        SpeechError: it cannot be read.
+    """
+
+    samples: str
+    rate: int
+    channels: int
+
+    def __post_init__(self) -> None:
+        known = self.samples in _WIDTHS and _CHANNELS[0] <= self.channels <= _CHANNELS[1]
+        if not known or not _RATES[0] <= self.rate <= _RATES[1]:
+            raise SpeechError(
+                f'it has {self.channels} channels of {self.samples or "no"} samples, {self.rate} '
+                f'a second; what can be read has {", ".join(_WIDTHS)} at {_RATES[0]} to '
+                f'{_RATES[1]}.'
+            )
+
+    @property
+    def step(self) -> int:
+        """Bytes of one sample of all channels."""
+        return _WIDTHS[self.samples] * self.channels
+
+    def seconds(self, data: bytes) -> float:
+        """Return how long so much sound is."""
+        return len(data) / (self.step * self.rate)
+
+
+class Converter:
+    """Makes the room's sound out of a stream's pieces."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        self._encoding = encoding
+        self._to_rate = soxr.ResampleStream(encoding.rate, RATE, 1, dtype='float32')
+
+    def convert(self, data: bytes, *, last: bool = False) -> bytes:
+        """Return the sound of the next piece; some of it may come with later ones.
+
+        What is left of a sample that is cut off at the piece's end is dropped.
+        """
+        samples = self._to_rate.resample_chunk(self._mono(data), last=last)
+        return (np.clip(samples, -1, 1) * 32767).astype(np.int16).tobytes()
+
+    def _mono(self, data: bytes) -> NDArray[np.float32]:
+        """Return the mean of all channels, -1 to 1."""
+        kind, channels = self._encoding.samples, self._encoding.channels
+        data = data[: len(data) - len(data) % self._encoding.step]
+        raw = np.frombuffer(data, np.uint8).reshape(-1, _WIDTHS[kind])
+        mixed: NDArray[np.float32] = _values(raw, kind).reshape(-1, channels).mean(axis=1)
+        return mixed
+
+
+def _values(raw: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
+    """Return the numbers, -1 to 1, of samples given as rows of bytes."""
+    if kind == 'F32LE':
+        numbers = raw.view('<f4')[:, 0].astype(np.float32)
+        return np.nan_to_num(np.clip(numbers, -1, 1))
+    if kind == 'U8':
+        raw = raw ^ 128
+    # The highest bytes first to the top of 32 bits, whatever the width.
+    wide = np.zeros((len(raw), 4), np.uint8)
+    wide[:, 4 - raw.shape[1] :] = raw
+    return wide.view('<i4')[:, 0].astype(np.float32) / np.float32(2**31)
