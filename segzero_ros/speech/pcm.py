@@ -69,7 +69,8 @@ class Converter:
         What is left of a sample that is cut off at the piece's end is dropped.
         """
         samples = self._to_rate.resample_chunk(self._mono(data), last=last)
-        return (np.clip(samples, -1, 1) * 32767).astype(np.int16).tobytes()
+        sound: bytes = (np.clip(samples, -1, 1) * 32767).astype(np.int16).tobytes()
+        return sound
 
     def _mono(self, data: bytes) -> NDArray[np.float32]:
         """Return the mean of all channels, -1 to 1."""
@@ -83,11 +84,11 @@ class Converter:
 def _values(raw: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
     """Return the numbers, -1 to 1, of samples given as rows of bytes."""
     if kind == 'F32LE':
-        numbers = raw.view('<f4')[:, 0].astype(np.float32)
-        return np.nan_to_num(np.clip(numbers, -1, 1))
-    if kind == 'U8':
-        raw = raw ^ 128
+        numbers: NDArray[np.float32] = np.clip(raw.view('<f4')[:, 0], -1, 1)
+        return np.nan_to_num(numbers)
     # The highest bytes first to the top of 32 bits, whatever the width.
     wide = np.zeros((len(raw), 4), np.uint8)
-    wide[:, 4 - raw.shape[1] :] = raw
-    return wide.view('<i4')[:, 0].astype(np.float32) / np.float32(2**31)
+    wide[:, 4 - raw.shape[1] :] = raw ^ np.uint8(128) if kind == 'U8' else raw
+    values = wide.view('<i4')[:, 0].astype(np.float32)
+    values /= 2**31
+    return values

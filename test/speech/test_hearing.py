@@ -18,7 +18,9 @@ from segzero_ros.speech.endpoints import Endpoints
 from segzero_ros.speech.hearing import RATE, SECOND, SpeechError, Utterance
 from segzero_ros.speech.language_model import arpa
 from segzero_ros.speech.listening import Hearers, Listening, Wake
+from segzero_ros.speech.pcm import Converter, Encoding
 from segzero_ros.speech.pocketsphinx_recogniser import PocketsphinxRecogniser
+from segzero_ros.speech.pushed_source import KEPT, PushedSource
 from segzero_ros.speech.wav_source import WavSource
 
 
@@ -179,6 +181,98 @@ def test_an_hour_of_sound_takes_no_memory(tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     count = sum(len(block) for block in WavSource(path, real_time=False).blocks())
     assert count == 3600 * SECOND
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
+
+
+@pytest.mark.parametrize(
+    ('samples', 'kind', 'scale'),
+    [('S8', np.int8, 127), ('F32LE', '<f4', 1), ('U8', np.uint8, 127)],
+)
+def test_samples_that_only_messages_have_give_the_same_tone(samples, kind, scale):
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
+    written = (tone * scale + (128 if samples == 'U8' else 0)).astype(kind)
+    sound = np.frombuffer(
+        Converter(Encoding(samples, RATE, 1)).convert(written.tobytes()), np.int16
+    )
+    assert np.abs(sound / 32767 - tone[: len(sound)]).max() < 0.02
+
+
+def test_numbers_that_are_none_are_silence():
+    bad = np.array([np.nan, np.inf, -np.inf, 7, 0.5] * 100, '<f4')
+    sound = np.frombuffer(Converter(Encoding('F32LE', RATE, 1)).convert(bad.tobytes()), np.int16)
+    assert set(sound.tolist()) == {0, 32767, -32767, 16383}
+
+
+@pytest.mark.parametrize(
+    'encoding', [('MP3', RATE, 1), ('', RATE, 1), ('S16LE', 0, 1), ('S16LE', RATE, 0)]
+)
+def test_what_nobody_writes_like_this_is_refused(encoding):
+    with pytest.raises(SpeechError, match='what can be read'):
+        Encoding(*encoding)
+
+
+SIXTEEN = Encoding('S16LE', RATE, 1)
+
+
+def test_what_is_pushed_comes_as_one_stream_with_silence_where_nothing_came():
+    samples, rate = speech('both yellow plates')
+    source, encoding = PushedSource(), Encoding('S16LE', rate, 2)
+    data = np.repeat(samples, 2).tobytes()
+    for at in range(0, len(data), 4 * 441):
+        source.put(data[at : at + 4 * 441], encoding)
+    taken = bytearray()
+    for block in source.blocks():
+        assert len(block) <= SECOND / 2
+        if not any(block):
+            break
+        taken += block
+    assert abs(len(taken) / SECOND - len(samples) / rate) < 0.05
+    source.close()
+
+
+def test_who_falls_silent_has_ended_the_sentence_but_not_the_sound(recogniser):
+    samples, rate = speech('both yellow plates')
+    source = PushedSource()
+    source.put(samples[: -int(1.1 * rate)].tobytes(), Encoding('S16LE', rate, 1))
+    queries = []
+
+    def heard(query):
+        queries.append(query)
+        source.close()
+
+    Listening(recogniser, Wake()).run(source, Hearers(heard, lambda _: None, lambda *_: None))
+    assert queries == ['both yellow plates']
+
+
+def test_of_sound_that_nobody_takes_the_oldest_is_dropped():
+    source = PushedSource()
+    for number in range(1, 301):
+        source.put(np.full(RATE // 10, number, np.int16).tobytes(), SIXTEEN)
+    assert source.dropped == pytest.approx(30 - KEPT)
+    blocks = source.blocks()
+    assert np.frombuffer(next(blocks), np.int16)[0] in (200, 201)
+    source.close()
+    source = PushedSource()
+    source.put(bytes(60 * SECOND), SIXTEEN)
+    assert source.dropped == 0, 'a whole recording in one message'
+
+
+def test_a_source_that_fails_says_why():
+    source = PushedSource()
+    source.put(bytes(SECOND), SIXTEEN)
+    source.fail('it is compressed')
+    with pytest.raises(SpeechError, match='it is compressed'):
+        next(source.blocks())
+
+
+def test_an_hour_of_pushed_sound_takes_no_memory():
+    source = PushedSource()
+    blocks = source.blocks()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(7200):
+        source.put(bytes(SECOND // 2), SIXTEEN)
+        next(blocks)
+    assert source.dropped == 0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
 
 
