@@ -64,6 +64,7 @@ MESSAGE_PACKAGES = {
     'lifecycle_msgs',
     'visualization_msgs',
     'vision_msgs',
+    'audio_common_msgs',
     'rcl_interfaces',
     'action_msgs',
     'builtin_interfaces',

@@ -1,8 +1,9 @@
-"""The node `voice`: what is said to a microphone, or in a WAV file, goes to `query` as text.
+"""The node `voice`: what is said to a microphone, on a topic or in a file goes to `query` as text.
 
     ros2 run segzero_ros voice_node --ros-args -r __ns:=/segzero -p wake_phrase:='hello robot'
 
-Listening happens in a thread of its own; the executor's thread serves parameters and reports.
+Listening happens in a thread of its own; the executor's thread serves parameters, reports, and
+takes the sound of a topic.
 Imports rclpy and `speech`.
 """
 
@@ -26,6 +27,7 @@ from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 
 from segzero_ros.ros import log_bridge
+from segzero_ros.ros.audio_topic import AudioTopic
 from segzero_ros.ros.diagnostics import make_status
 from segzero_ros.ros.messages import clean_text
 from segzero_ros.ros.parameters import declare, ParameterError, Spec, Takes
@@ -45,7 +47,7 @@ SPECS = (
         'microphone',
         'Where the sound comes from.',
         Takes.AT_START,
-        choices=('microphone', 'wav'),
+        choices=('microphone', 'topic', 'wav'),
     ),
     Spec('device', '', 'The microphone: a number or part of its name; empty: the system default.',
          Takes.AT_START),
@@ -94,7 +96,7 @@ class VoiceNode(Node):
 
     Raises:
         ParameterError: a parameter was given a value that it cannot have.
-        SpeechError: the engine, or a WAV file, cannot be had.
+        SpeechError: the engine, a WAV file or the messages of a topic cannot be had.
     """
 
     def __init__(self) -> None:
@@ -102,6 +104,8 @@ class VoiceNode(Node):
         self._log = log_bridge.connect(self.get_logger())
         for warning in declare(self, SPECS):
             _logger.warning(warning)
+        # What is missing for a topic or a file stays so; a microphone may be plugged in later.
+        self._audio = AudioTopic(self) if self._value('source') == 'topic' else None
         self._recogniser = self._load()
         self._listening = Listening(
             self._recogniser,
@@ -109,13 +113,14 @@ class VoiceNode(Node):
             self._value('least_words'),
             self._value('longest'),
         )
-        # A file that cannot be read never will be; a microphone may be plugged in later.
         self._source = self._open() if self._value('source') == 'wav' else None
         self._queries = self.create_publisher(String, 'query', QoSProfile(depth=_BURST))
         self._partial = self.create_publisher(String, 'speech', QoSProfile(depth=_BURST))
         self._health = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._said = ''
         self._error = ''
+        self._absence = ''
+        self._dropped = 0.0
         self._ended = False
         self._stop = threading.Event()
         self.create_timer(1.0, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -161,6 +166,8 @@ class VoiceNode(Node):
         return made
 
     def _open(self) -> Source:
+        if self._audio is not None:
+            return self._audio.open()
         if self._value('source') == 'wav':
             from segzero_ros.speech.wav_source import WavSource
 
@@ -221,13 +228,31 @@ class VoiceNode(Node):
     def _ignore(self, text: str, reason: str) -> None:
         _logger.info('Ignored %r: %s', text, reason)
 
+    def _watch(self, audio: AudioTopic) -> None:
+        """Say when nothing comes on the topic, or more than is heard."""
+        absence, dropped = audio.absence(), audio.dropped()
+        if absence and absence != self._absence:
+            _logger.warning(absence)
+        self._absence = absence
+        if dropped > self._dropped:
+            _logger.warning(
+                '%.1f s of sound on %s were dropped: it comes faster than it is heard',
+                dropped - self._dropped,
+                audio.topic,
+            )
+        self._dropped = dropped
+
     def _report(self) -> None:
         """Publish how it is, once a second."""
+        if self._audio is not None:
+            self._watch(self._audio)
         level, message = DiagnosticStatus.OK, f'Listening with {self._recogniser.name}.'
         if self._error:
             level, message = DiagnosticStatus.ERROR, self._error
         elif self._ended:
             message = 'The sound has ended.'
+        elif self._absence:
+            level, message = DiagnosticStatus.WARN, self._absence
         values = {
             'engine': self._recogniser.name,
             'speaking': str(self._listening.speaking),

@@ -50,6 +50,11 @@ class PushedSource:
             self._error = error
             self._news.notify()
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes."""
+        return self._closed or bool(self._error)
+
     def blocks(self) -> Iterator[bytes]:
         """Give the sound as it comes."""
         converter, written = None, None

@@ -38,7 +38,7 @@ CHOICES = {
     'autostart': ['', 'true', 'false', 'True', 'False'],
     'use_sim_time': ['', 'true', 'false', 'True', 'False'],
     'rviz': ['true', 'false', 'True', 'False'],
-    'voice': ['true', 'false', 'True', 'False'],
+    'voice': ['true', 'false', 'True', 'False', 'topic'],
 }
 DEFAULTS = {
     'profile': 'robot',
@@ -64,6 +64,7 @@ ARGUMENTS = [
     'log_level',
     'rviz',
     'voice',
+    'audio',
     'use_sim_time',
 ]
 
@@ -167,6 +168,19 @@ def test_topics_are_remapped_where_they_are_given(
     launch_file: ModuleType, arguments: dict[str, str], topics: dict[str, str]
 ) -> None:
     assert launch_file.remappings(given(**arguments)) == topics
+
+
+def test_the_voice_hears_the_topic_that_is_given(launch_file: ModuleType) -> None:
+    assert launch_file.voice_remappings('') == {}
+    for audio, info in (
+        ('/audio/audio', '/audio/audio_info'),
+        ('/microphone', '/audio_info'),
+        ('sound', 'audio_info'),
+    ):
+        assert launch_file.voice_remappings(audio) == {'audio': audio, 'audio_info': info}
+    for voice in ('true', 'topic'):
+        node = launch_file.voice(given(voice=voice, audio='/audio/audio'), ROOT)
+        assert (node.node_package, node.node_executable) == ('segzero_ros', 'voice_node')
 
 
 @pytest.mark.parametrize(
