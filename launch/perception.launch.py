@@ -71,9 +71,13 @@ ARGUMENTS = [
     ),
     Argument(
         'voice',
-        'Start the node that turns speech into queries, config/voice.yaml.',
+        'Start the node that turns speech into queries, config/voice.yaml; `topic`: with the '
+        'sound of the topic `audio`.',
         'false',
-        SWITCH,
+        [*SWITCH, 'topic'],
+    ),
+    Argument(
+        'audio', 'The topic that `voice:=topic` hears; `audio_info` is looked for beside it.'
     ),
     Argument('use_sim_time', 'Take the time from /clock (a simulator, a bag).', '', ['', *SWITCH]),
 ]
@@ -105,7 +109,7 @@ def start(context: LaunchContext) -> list[Node]:
     nodes = [perception(given, share)]
     if is_on(given['rviz']):
         nodes.append(rviz(given, share))
-    if is_on(given['voice']):
+    if is_on(given['voice']) or given['voice'] == 'topic':
         nodes.append(voice(given, share))
     return nodes
 
@@ -132,7 +136,8 @@ def voice(given: dict[str, str], share: Path) -> Node:
         executable='voice_node',
         name='voice',
         namespace=given['namespace'],
-        parameters=files,
+        parameters=[*files, {'source': 'topic'}] if given['voice'] == 'topic' else files,
+        remappings=list(voice_remappings(given['audio']).items()),
         output='screen',
         emulate_tty=True,
     )
@@ -197,6 +202,13 @@ def remappings(given: dict[str, str]) -> dict[str, str]:
     if image and given['image_transport'] == 'compressed' and 'compressed' not in last_word(image):
         topics['image'] = f'{image}/compressed'
     return topics
+
+
+def voice_remappings(audio: str) -> dict[str, str]:
+    """Return the voice's own names of its topics, and where they are."""
+    if not audio:
+        return {}
+    return {'audio': audio, 'audio_info': audio.removesuffix(last_word(audio)) + 'audio_info'}
 
 
 def last_word(topic: str) -> str:
