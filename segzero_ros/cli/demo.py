@@ -35,12 +35,15 @@ if TYPE_CHECKING:
 
     from segzero_ros.ros.camera_control import CameraControl
     from segzero_ros.ros.client import PerceptionClient, Reply
+    from segzero_ros.ros.recorder import Recorder
 
 CAMERA, NODE = 'camera', 'segzero'
 CAMERA_RATE = 4.0
 STARTING = 40.0
 ANSWERING = 30.0
-RECORDED = ('image', 'result', 'reasoning', 'overlay')
+RECORDED = ('query', 'result', 'reasoning', 'overlay')
+# The node and the recorder.
+HEARERS = 2
 FAILED = 1
 """Exit code when a question ended otherwise than it should, or a figure is below its floor."""
 
@@ -127,9 +130,7 @@ def ask_all(folder: Path, console: Console) -> tuple[list[Outcome], dict[str, in
             camera = stack.enter_context(CameraControl(CAMERA))
             client = stack.enter_context(PerceptionClient(NODE, overlays=True))
             wait_until_active(client, children)
-            topics = [f'/{CAMERA}/image', *(f'/{NODE}/{name}' for name in RECORDED[1:])]
-            if not recorder.wait_for(topics, STARTING):
-                raise DemoFailed(f'Not all of {", ".join(topics)} are on the graph.')
+            wait_until_recorded(recorder, client)
             outcomes = list(ask_each(client, camera, console))
         except SegZeroError as error:
             raise DemoFailed('\n'.join(filter(None, [str(error), children.obituary()]))) from error
@@ -181,6 +182,15 @@ def wait_until_active(client: PerceptionClient, children: Children) -> None:
                 raise
         if time.monotonic() > deadline:
             raise DemoFailed(f'After {STARTING:g} s the node is {state}.')
+
+
+def wait_until_recorded(recorder: Recorder, client: PerceptionClient) -> None:
+    """Wait until nothing that is asked or answered from now on is missing from the bag."""
+    topics = [f'/{CAMERA}/image', *(f'/{NODE}/{name}' for name in RECORDED)]
+    if not recorder.wait_for(topics, STARTING):
+        raise DemoFailed(f'Not all of {", ".join(topics)} are on the graph.')
+    if not client.wait_until_heard(HEARERS, STARTING):
+        raise DemoFailed(f'Not both the node and the recorder hear /{NODE}/query.')
 
 
 def ask_each(

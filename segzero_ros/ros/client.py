@@ -177,6 +177,18 @@ class PerceptionClient:
         wait_for_graph(lambda: self._state() == 'active', deadline - time.monotonic())
         return self._state()
 
+    def wait_until_heard(self, by: int, timeout: float = 10.0) -> bool:
+        """Wait until so many subscribers, such as the node and a recorder, hear `query`.
+
+        Args:
+            by: how many there have to be.
+            timeout: seconds.
+
+        Returns:
+            Whether there are; a query that is asked by topic before is heard by some only.
+        """
+        return wait_for_graph(lambda: self._queries.get_subscription_count() >= by, timeout)
+
     def _state(self) -> str:
         """Return the label of the node's lifecycle state; empty while it does not say."""
         future = self._states.call_async(GetState.Request())

@@ -11,6 +11,7 @@ import logging
 from types import TracebackType
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 
 from segzero_ros.replay.bag import BagError, BagWriter
 from segzero_ros.ros.background import BackgroundNode, wait_for_graph
@@ -42,6 +43,7 @@ class Recorder:
         self._prefixes = tuple(f'{name.rstrip("/")}/' for name in namespaces)
         self._topics = set(topics)
         self._seen: set[str] = set()
+        self._subscriptions: dict[str, Subscription] = {}
         self._background = BackgroundNode('segzero_recorder')
         self._node = self._background.node
         self._node.create_timer(_LOOK_PERIOD, self._look)
@@ -62,9 +64,18 @@ class Recorder:
         self._background.close()
 
     def wait_for(self, topics: Iterable[str], timeout: float) -> bool:
-        """Wait until these topics are recorded; return whether they are after `timeout` s."""
+        """Wait until these topics are recorded; return whether they are after `timeout` s.
+
+        Recorded is a topic once a publisher of it is heard. Who publishes has to see for itself
+        whether it is connected to the recorder: the two ends find each other at different times.
+        """
         wanted = set(topics)
-        return wait_for_graph(lambda: wanted <= self._seen, timeout)
+        return wait_for_graph(lambda: all(map(self._hears, wanted)), timeout)
+
+    def _hears(self, topic: str) -> bool:
+        """Return whether a topic is subscribed to and a publisher has been found."""
+        subscription = self._subscriptions.get(topic)
+        return subscription is not None and bool(subscription.get_publisher_count())
 
     def _look(self) -> None:
         for topic, types in self._node.get_topic_names_and_types():
@@ -97,7 +108,9 @@ class Recorder:
         def write(message: bytes) -> None:
             self._bag.write(topic, message, self._node.get_clock().now().nanoseconds)
 
-        self._node.create_subscription(message_class, topic, write, qos, raw=True)
+        self._subscriptions[topic] = self._node.create_subscription(
+            message_class, topic, write, qos, raw=True
+        )
 
 
 def _message_class(message_type: str) -> type:

@@ -19,6 +19,8 @@ import yaml
 from segzero_ros.action import Segment as SegmentAction
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.replay.bag import BagWriter
+from segzero_ros.ros.background import wait_for_graph
+from segzero_ros.ros.client import NoNode, PerceptionClient
 from segzero_ros.ros.messages import to_result
 from segzero_ros.ros.recorder import Recorder
 from segzero_ros.types import Answer, Frame, Query, Roi, Segment, Status
@@ -106,6 +108,18 @@ def test_what_is_offered_is_what_is_subscribed_to_and_noted(
     (entry,) = metadata['rosbag2_bagfile_information']['topics_with_message_count']
     noted = entry['topic_metadata']['offered_qos_profiles'][0]['reliability']
     assert noted == reliability.lower()
+
+
+def test_a_query_is_in_the_bag_of_a_recorder_that_looks_late(
+    bag: BagWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('segzero_ros.ros.recorder._LOOK_PERIOD', 1.0)
+    with Recorder(bag, ['/recorded']) as recorder, PerceptionClient('recorded') as client:
+        assert recorder.wait_for(['/recorded/query'], DEADLINE)
+        assert client.wait_until_heard(1, DEADLINE)
+        with pytest.raises(NoNode):
+            client.ask_by_topic('heard although nobody answers')
+        assert wait_for_graph(lambda: bag.counts['/recorded/query'] == 1, DEADLINE)
 
 
 def test_other_namespaces_and_hidden_topics_are_left_out(
