@@ -48,8 +48,8 @@ class Request(BaseHTTPRequestHandler):
         self.server.listing(self)
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
-        self.server.seen.append((self.path, self.headers, body))
+        self.body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+        self.server.seen.append((self.path, self.headers, self.body))
         self.server.answer(self)
 
     def reply(
