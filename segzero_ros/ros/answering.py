@@ -128,20 +128,25 @@ class Answering:
         elif absence := self._absence(ticket):
             ticket.refuse(Status.NO_IMAGE, absence)
         elif self.desk.hand_in(ticket):
-            self._worker.do(self._serve_next)
+            self._worker.do(self._serve_next, 'answering, or following objects')
         return ticket
 
     def leave_behind(self, ticket: Ticket, status: Status, message: str) -> None:
-        """Answer a query whose models do not come to an end, and go on without them.
-
-        The pipeline is not closed, for they still use it; it is free when they end.
-        """
+        """Answer a query whose models do not come to an end, and go on without them."""
         ticket.left_behind = True
         ticket.cancel(message)
-        self.pipeline = None
         self.desk.done(ticket)
-        self._worker.leave_behind()
+        self.go_on_without_models()
         ticket.refuse(status, message)
+
+    def go_on_without_models(self) -> None:
+        """Leave the models behind, with what the worker does with them now.
+
+        They are not closed, for they are still used; they are free when that ends.
+        """
+        self.pipeline = None
+        self.following = self.following.leave_behind()
+        self._worker.leave_behind()
 
     def _absence(self, ticket: Ticket) -> str:
         """Say why there is nothing to ask about; the desk says it of a node that is not active."""
@@ -165,6 +170,8 @@ class Answering:
         except Exception as error:
             _logger.exception('Query %s failed', ticket.query.id)
             answer = ticket.failed(Status.ERROR, f'{type(error).__name__}: {error}')
+        # Its time counts no longer; what comes now has its own.
+        self._worker.alive()
         self.desk.done(ticket)
         if ticket.answer(answer):
             self._outlets.show(answer)

@@ -76,6 +76,7 @@ class LiveFollowing:
         self._objects: _Objects | None = None
         self._complaint = ''
         self._depth_is_bad = False
+        self._left_behind = False
 
     @property
     def active(self) -> bool:
@@ -93,6 +94,8 @@ class LiveFollowing:
         if not self.enabled or self._camera is camera:
             return
         self.end()
+        if self._left_behind:
+            return
         self._backlog = backlog = Backlog[Shot](capacity(camera.store))
         backlog.open()
         self._camera = camera
@@ -108,6 +111,19 @@ class LiveFollowing:
         if self._camera is not None:
             self._objects = _Objects(answer, time_ns)
 
+    def leave_behind(self) -> LiveFollowing:
+        """Keep no frames and publish nothing any more; return what follows in its place.
+
+        For a tracker that does not come to an end: it is free when it does.
+        """
+        self._left_behind = True
+        self._keep_no_frames()
+        successor = LiveFollowing(self._current_camera, self._busy, self._publish)
+        successor.enabled = self.enabled
+        successor.make_tracker = self.make_tracker
+        successor.on_lost = self.on_lost
+        return successor
+
     def run(self) -> None:
         """Follow what there is to follow until something else is to be done."""
         objects = self._objects
@@ -122,7 +138,7 @@ class LiveFollowing:
             end = self._follow(objects)
             if end is End.CANCELLED and not self._is_over():
                 return
-            lost = end is End.ALL_LOST
+            lost = end is End.ALL_LOST and not self._left_behind
         except BadImage as error:
             _logger.warning('The objects of query %s are followed no more: %s', query_id, error)
         except Exception:
@@ -133,18 +149,21 @@ class LiveFollowing:
 
     def end(self) -> None:
         """Follow nothing, keep no frames and close the tracker."""
-        camera, self._camera = self._camera, None
-        if camera is not None:
-            camera.store.listen(None)
-            self._backlog.close()
-        tracker, self._tracker = self._tracker, None
-        if tracker is not None:
-            tracker.close()
-            _logger.info('Following has ended')
+        self._keep_no_frames()
         self._objects = None
         self.lag = 0.0
         self._complaint = ''
         self._depth_is_bad = False
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            tracker.close()
+            _logger.info('Following has ended')
+
+    def _keep_no_frames(self) -> None:
+        camera, self._camera = self._camera, None
+        if camera is not None:
+            camera.store.listen(None)
+            self._backlog.close()
 
     def _follow(self, objects: _Objects) -> End | None:
         """Follow until something else is to be done; None where there is nothing to follow."""
@@ -177,6 +196,8 @@ class LiveFollowing:
         return objects.follow_up.start(answer, objects.time_ns)
 
     def _show(self, followed: Followed, answer: Answer) -> None:
+        if self._left_behind:
+            return
         self.pace.note()
         self.lag = followed.lag
         self._publish(self._answer_about(followed, answer))
@@ -194,7 +215,9 @@ class LiveFollowing:
         )
 
     def _is_over(self) -> bool:
-        return not self.enabled or self._current_camera() is not self._camera
+        if self._left_behind or not self.enabled:
+            return True
+        return self._current_camera() is not self._camera
 
     def _decode(self, shot: Shot) -> Frame | None:
         assert self._camera is not None

@@ -169,8 +169,8 @@ SPECS = (
     Spec(
         'stuck_after',
         60.0,
-        'Seconds that models have to stop, once cancelled or past time_limit, before they are '
-        'left behind and loaded anew; 0: for ever.',
+        'Seconds that models have to stop, once cancelled or past time_limit, and that a tracker '
+        'or a transition may hang, before they are left behind and loaded anew; 0: for ever.',
         Takes.AT_ONCE,
         least=0,
     ),

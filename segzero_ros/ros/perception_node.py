@@ -65,6 +65,7 @@ Load = Callable[[ReasonerOptions, SegmenterOptions], Pipeline]
 GRACE = 0.8
 LAST_REPLIES = 0.3
 LAST_WORDS = 0.1
+LOADING, FREEING = 'loading the models', 'freeing the models'
 RELOADING = (
     'The models came to no end and are being loaded anew; ask again when the node is active.'
 )
@@ -166,9 +167,11 @@ class PerceptionNode(ManagedNode):
         spin_while(executor, lambda: bool(self._replies.awaited), LAST_REPLIES)
         # rclpy sends a goal's result in one more callback, which nothing tells us about.
         spin_while(executor, lambda: True, LAST_WORDS)
-        self._worker.do(self._free)
+        self._worker.do(self._free, FREEING)
         self._worker.stop()
-        self._worker.join(LAST_REPLIES)
+        if not self._worker.join(LAST_REPLIES):
+            doing, where = self._worker.doing, self._worker.where()
+            _logger.warning('The process ends in the middle of %s, at\n%s', doing, where)
         self._action.close()
         log_bridge.disconnect(self._log)
         self.destroy_node()
@@ -181,7 +184,7 @@ class PerceptionNode(ManagedNode):
         reasoner, segmenter = reasoner_options(self), segmenter_options(self)
         _logger.info('Loading %s and %s', reasoner.backend, segmenter.backend)
         try:
-            pipeline = await self._in_worker(lambda: self._load(reasoner, segmenter))
+            pipeline = await self._in_worker(lambda: self._load(reasoner, segmenter), LOADING)
         except (ReasonerUnavailable, SegmenterUnavailable) as error:
             self._fail(f'{error} {less_demanding(reasoner, segmenter)}'.rstrip())
             raise NotConfigured(self._last_error) from error
@@ -225,13 +228,13 @@ class PerceptionNode(ManagedNode):
             camera.close()
         self._usual_rate.forget()
         # Done when the worker has come to the end of what it was doing.
-        await self._in_worker(lambda: None)
+        await self._in_worker(lambda: None, 'coming to rest')
 
     async def cleanup(self) -> None:
         """Free the models."""
         self._desk.close(self._refusal('unconfigured'))
         self._server_watch.watch('')
-        await self._in_worker(self._free)
+        await self._in_worker(self._free, FREEING)
 
     async def shutdown(self) -> None:
         """Stop and free everything."""
@@ -250,13 +253,18 @@ class PerceptionNode(ManagedNode):
 
     def _free(self) -> None:
         """Close the pipeline; in the worker's thread."""
-        self._answering.following.end()
+        # Taken first: should this be left behind, it has no business with what comes after.
+        following = self._answering.following
         pipeline, self._answering.pipeline = self._answering.pipeline, None
+        following.end()
         if pipeline is not None:
             pipeline.close()
 
-    def _in_worker(self, job: Callable[[], Any]) -> Future:
-        """Do a job in the worker's thread; return the future of what it returns or raises."""
+    def _in_worker(self, job: Callable[[], Any], what: str) -> Future:
+        """Do a job in the worker's thread; return the future of what it returns or raises.
+
+        Of a job that is left behind it is None.
+        """
         future = Future()
 
         def run() -> None:
@@ -270,7 +278,7 @@ class PerceptionNode(ManagedNode):
             if self.executor is not None:
                 self.executor.wake()
 
-        self._worker.do(run)
+        self._worker.do(run, what, lambda: future.set_result(None))
         return future
 
     def _fail(self, error: str) -> None:
@@ -325,12 +333,31 @@ class PerceptionNode(ManagedNode):
         limits = self._value('time_limit'), self._value('stuck_after')
         found = overdue(ticket, time.monotonic(), *limits)
         if ticket is not None and found is not None:
-            _logger.error('%s They are left behind, and others are loaded', found.message)
+            words = '%s They are left behind, and others are loaded. They are at\n%s'
+            _logger.error(words, found.message, self._worker.where())
             self._desk.close(RELOADING, RELOADING)
             self._answering.leave_behind(ticket, *found)
+        elif ticket is None:
+            self._watch_worker(self._value('stuck_after'))
         forsaken = self.state in ('active', 'inactive') and self._answering.pipeline is None
         if forsaken and not self.changing:
             self.executor.create_task(self._load_anew())
+
+    def _watch_worker(self, patience: float) -> None:
+        """Leave behind what the worker does beside queries, once it is silent for too long.
+
+        Loading may take its time.
+        """
+        silence = self._worker.silence()
+        if not patience or silence <= patience or self._worker.doing == LOADING:
+            return
+        words = (
+            'No sign of life from %s for %.0f s. It is left behind with the models. It is at\n%s'
+        )
+        _logger.error(words, self._worker.doing, silence, self._worker.where())
+        if self._worker.doing != FREEING:
+            self._desk.close(RELOADING, RELOADING)
+        self._answering.go_on_without_models()
 
     async def _load_anew(self) -> None:
         steps = [Transition.TRANSITION_CLEANUP, Transition.TRANSITION_CONFIGURE]

@@ -129,7 +129,7 @@ class Standing:
         if self._comparing or (since is not None and 0 <= since < COMPARE_PERIOD):
             return
         self._comparing, self._compared_ns = True, now_ns
-        self._worker.do(self._compare)
+        self._worker.do(self._compare, 'comparing pictures')
 
     def _compare(self) -> None:
         """Compare the newest picture with the one asked about last; in the worker's thread."""

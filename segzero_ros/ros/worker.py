@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 import logging
 from queue import SimpleQueue
+import sys
 import threading
+import time
+import traceback
 
 Job = Callable[[], None]
 
+# How many calls, the innermost ones, tell where a job is.
+_CALLS = 6
 _logger = logging.getLogger(__name__)
+
+
+def _nobody_waits() -> None:
+    """Tell nobody."""
+
+
+@dataclass
+class _Task:
+    """A job, what it is called in the log, and since when it has given no sign of life."""
+
+    job: Job
+    what: str
+    when_left: Job
+    since: float = 0.0
 
 
 class Worker:
@@ -19,16 +39,51 @@ class Worker:
     """
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._current: _Task | None = None
         self._thread = self._start()
 
-    def do(self, job: Job) -> None:
-        """Do a job when all earlier ones are done."""
-        self._jobs.put(job)
+    @property
+    def doing(self) -> str:
+        """What is being done; empty for nothing."""
+        current = self._current
+        return '' if current is None else current.what
+
+    def do(self, job: Job, what: str, when_left: Job = _nobody_waits) -> None:
+        """Do a job when all earlier ones are done.
+
+        Args:
+            job: what to do.
+            what: what that is, for the log, as `freeing the models`.
+            when_left: called instead of the job's end if it is left behind.
+        """
+        self._tasks.put(_Task(job, what, when_left))
 
     def wanted(self) -> bool:
-        """Return whether another job waits until the one that is being done has ended."""
-        return not self._jobs.empty()
+        """Return whether another job waits until the one that is being done has ended.
+
+        The job that is being done asks this, which is a sign of life.
+        """
+        self.alive()
+        return not self._tasks.empty()
+
+    def alive(self) -> None:
+        """Give a sign of life; called by the job that is being done."""
+        if (current := self._current) is not None:
+            current.since = time.monotonic()
+
+    def silence(self) -> float:
+        """Return the seconds since the job that is being done began or gave a sign of life.
+
+        0.0 while nothing is being done.
+        """
+        current = self._current
+        return 0.0 if current is None else time.monotonic() - current.since
+
+    def where(self) -> str:
+        """Return the innermost calls of the job that is being done, as a traceback has them."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        return ''.join(traceback.format_stack(frame)[-_CALLS:]).rstrip()
 
     def leave_behind(self) -> None:
         """Go on in another thread: the job that is being done does not come to an end.
@@ -36,15 +91,18 @@ class Worker:
         Its thread ends with it, if it ever does; nothing can stop it before. Called from the
         thread that hands in jobs.
         """
-        stuck, self._jobs = self._jobs, SimpleQueue()
+        stuck, self._tasks = self._tasks, SimpleQueue()
+        left, self._current = self._current, None
         while not stuck.empty():
-            self._jobs.put(stuck.get())
+            self._tasks.put(stuck.get())
         stuck.put(None)
         self._thread = self._start()
+        if left is not None:
+            left.when_left()
 
     def stop(self) -> None:
         """End the thread when all earlier jobs are done."""
-        self._jobs.put(None)
+        self._tasks.put(None)
 
     def join(self, timeout: float) -> bool:
         """Wait at most so many seconds for the thread to end; return whether it has."""
@@ -52,13 +110,20 @@ class Worker:
         return not self._thread.is_alive()
 
     def _start(self) -> threading.Thread:
-        thread = threading.Thread(target=self._run, args=(self._jobs,), name='worker', daemon=True)
+        thread = threading.Thread(
+            target=self._run, args=(self._tasks,), name='worker', daemon=True
+        )
         thread.start()
         return thread
 
-    def _run(self, jobs: SimpleQueue[Job | None]) -> None:
-        while (job := jobs.get()) is not None:
+    def _run(self, tasks: SimpleQueue[_Task | None]) -> None:
+        while (task := tasks.get()) is not None:
+            task.since = time.monotonic()
+            self._current = task
             try:
-                job()
+                task.job()
             except Exception:
-                _logger.exception('A job of the worker failed')
+                _logger.exception('A job of the worker failed: %s', task.what)
+            # Another thread's by now, if this one was left behind.
+            if self._current is task:
+                self._current = None

@@ -3,13 +3,16 @@
 The query is the script: `count to 20` writes twenty words, `count for ever` writes until it is
 cancelled, `get stuck` hears nothing any more, `stammer` writes what is no text, `provoke` what a
 terminal would obey; `explode`, `babble`, `dawdle` and `run out of memory` fail; `segment for ever`
-and `run out of memory later` are the segmenter's; anything else finds one object in the middle of
-the image. `reasoner_model` scripts the loading.
+and `run out of memory later` are the segmenter's, `hang while followed` and `hang when let go` the
+tracker's; anything else finds one object in the middle of the image. An image of the frame
+`hang in the encoder` does that. `reasoner_model` scripts the loading.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count
+import sys
 import threading
 
 import numpy as np
@@ -17,7 +20,7 @@ import numpy as np
 from segzero_ros.loading import ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
-from segzero_ros.ros.perception_node import main
+from segzero_ros.ros import perception_node
 from segzero_ros.types import (
     Cancelled,
     Frame,
@@ -27,10 +30,19 @@ from segzero_ros.types import (
     Query,
     ReasonerTimeout,
     ReasonerUnavailable,
+    Segment,
     SegmentedMask,
+    Track,
 )
 
 WORD_PERIOD = 0.01
+
+
+def hang() -> None:
+    """Come to no end, and say so."""
+    sys.stdout.write('This hangs.\n')
+    sys.stdout.flush()
+    threading.Event().wait()
 
 
 class ScriptedReasoner:
@@ -97,6 +109,8 @@ class BoxSegmenter:
 
     def encode(self, frame: Frame) -> tuple[int, int]:
         """Remember the size."""
+        if frame.frame_id == 'hang in the encoder':
+            hang()
         return frame.height, frame.width
 
     def segment(self, encoding: tuple[int, int], grounding: Grounding) -> list[SegmentedMask]:
@@ -117,6 +131,31 @@ class BoxSegmenter:
         """Nothing to free."""
 
 
+class ScriptedTracker:
+    """Finds everything where it was, unless the first object's label says otherwise."""
+
+    name = 'scripted'
+
+    def __init__(self) -> None:
+        self._segments: Sequence[Segment] = ()
+        self._script = ''
+
+    def start(self, frame: Frame, segments: Sequence[Segment]) -> None:
+        """Remember the objects."""
+        self._segments, self._script = segments, segments[0].label
+
+    def step(self, frame: Frame) -> list[Track]:
+        """Return the objects as they were."""
+        if self._script == 'hang while followed':
+            hang()
+        return [Track(segment, lost=False) for segment in self._segments]
+
+    def close(self) -> None:
+        """Nothing to free."""
+        if self._script == 'hang when let go':
+            hang()
+
+
 def load(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pipeline:
     """Load what `reasoner_model` says: `missing` and `broken` fail, `slow` takes its time."""
     if reasoner.model == 'missing':
@@ -131,4 +170,5 @@ def load(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pipeline:
 
 
 if __name__ == '__main__':
-    raise SystemExit(main(load=load))
+    perception_node.load_tracker = lambda *_: ScriptedTracker()
+    raise SystemExit(perception_node.main(load=load))
