@@ -13,6 +13,9 @@ import numpy as np
 
 from segzero_ros.types import Frame, Intrinsics, Mask, Pose3D, PoseStatus
 
+# No lens sees further from its axis (the tangent of the angle), nor has so many pixels of focal
+# length: numbers beyond come of a damaged calibration, and are too large to calculate with.
+_STEEPEST, _LONGEST = 1e3, 1e8
 # What is lower above the plane than this, in metres, may be the plane.
 _SPILL = 0.006
 
@@ -98,7 +101,14 @@ def rectification_remark(frame: Frame) -> str:
 
 
 def _usable(intrinsics: Intrinsics) -> bool:
-    """Return whether a camera is calibrated at all: an uncalibrated one says 0."""
-    numbers = (intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy)
-    positive = min(intrinsics.fx, intrinsics.fy, intrinsics.width, intrinsics.height) > 0
-    return positive and all(map(math.isfinite, numbers))
+    """Return whether a camera is calibrated at all, an uncalibrated one says 0, and by a lens."""
+    return _possible(intrinsics.fx, intrinsics.cx, intrinsics.width) and _possible(
+        intrinsics.fy, intrinsics.cy, intrinsics.height
+    )
+
+
+def _possible(focal: float, centre: float, pixels: int) -> bool:
+    """Return whether a lens can have this focal length and centre in one direction."""
+    if not (math.isfinite(centre) and 0 < focal < _LONGEST and pixels > 0):
+        return False
+    return max(abs(centre), abs(pixels - centre)) < _STEEPEST * focal

@@ -88,6 +88,8 @@ _GENERIC = {
 }
 _IN_MILLIMETRES = ('16UC1', 'mono16')
 _IN_METRES = '32FC1'
+# No depth camera measures further, in metres: some write an enormous number for what is not known.
+_FARTHEST = 10_000.0
 
 # BT.601, luma 16 to 235 and chroma 16 to 240 to RGB 0 to 255, as OpenCV's own conversions.
 _YUV_TO_RGB = np.array(
@@ -148,7 +150,7 @@ def decode_depth(
         max_pixels: larger images are refused before memory is taken for them.
 
     Returns:
-        (H, W) float32 metres in memory of its own; NaN where unknown, infinite or not positive.
+        (H, W) float32 metres in memory of its own; NaN where unknown, not positive or over 10 km.
 
     Raises:
         BadImage: the image cannot be decoded or holds no depth; the text says why.
@@ -337,5 +339,5 @@ def _from_inverse(image: NDArray[np.uint16], a: float, b: float) -> DepthImage:
 
 
 def _only_positive(depth: DepthImage) -> DepthImage:
-    depth[~((depth > 0) & (depth < np.inf))] = np.nan
+    depth[~((depth > 0) & (depth <= _FARTHEST))] = np.nan
     return depth
