@@ -66,6 +66,7 @@ class BackgroundNode:
         )
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
+        self._leaving = False
         self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
         self._thread.start()
 
@@ -84,14 +85,20 @@ class BackgroundNode:
         """Leave the graph; safe to call twice."""
         if not self.context.ok():
             return
-        self._executor.shutdown()
+        # rclpy's shutdown() takes away from the executor what its thread may still be using.
+        self._executor.create_task(self._leave)
         self._thread.join()
+        self._executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
 
+    def _leave(self) -> None:
+        self._leaving = True
+
     def _spin(self) -> None:
         try:
-            self._executor.spin()
+            while not self._leaving:
+                self._executor.spin_once()
         except ExternalShutdownException:
             return
 

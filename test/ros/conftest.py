@@ -59,8 +59,6 @@ rclpy = pytest.importorskip('rclpy', reason='needs ROS 2')
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import GetParameters, SetParameters
-from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
@@ -68,7 +66,7 @@ from std_msgs.msg import String
 
 from segzero_ros.action import Segment
 from segzero_ros.msg import SegmentationResult
-from segzero_ros.ros.background import ThreadSafeActionClient
+from segzero_ros.ros.background import BackgroundNode, ThreadSafeActionClient
 from segzero_ros.srv import SegmentOnce
 
 
@@ -195,14 +193,9 @@ class Client:
     """
 
     def __init__(self, namespace: str = '', node: str = 'perception') -> None:
-        self.context = Context()
-        rclpy.init(context=self.context)
-        self.node = rclpy.create_node(
-            f'client_{uuid.uuid4().hex[:8]}', namespace=namespace, context=self.context
-        )
+        self._background = BackgroundNode(f'client_{uuid.uuid4().hex[:8]}', namespace)
+        self.node = self._background.node
         self.server = node
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.node)
         self._clients: dict[tuple[Any, str], Any] = {}
         reliable = QoSProfile(depth=1000)
         self.results = self.listen(SegmentationResult, 'result', reliable)
@@ -211,24 +204,10 @@ class Client:
         self.action = ThreadSafeActionClient(
             self.node, Segment, 'segment', feedback_sub_qos_profile=reliable
         )
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
 
     def close(self) -> None:
         """Leave the graph; once is enough."""
-        if not self.context.ok():
-            return
-        self._executor.shutdown()
-        self._thread.join(DEADLINE)
-        self.action.destroy()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self.context)
+        self._background.close()
 
     def new_inbox(self) -> Inbox:
         """Return an inbox that the caller fills, such as with feedback."""
