@@ -103,8 +103,7 @@ def make_venv(distro: str | None) -> Path:
     words = f'{ROOT} {sys.version_info[:2]} {distro}'
     if not (python.exists() and stamp.exists() and stamp.read_text() == words):
         say(f'making {VENV.name} with Python {sys.version.split()[0]}')
-        if VENV.exists():
-            shutil.rmtree(VENV)
+        remove_venv()
         options = ['--system-site-packages'] if distro else []
         try:
             # From inside the environment itself, the Python behind it.
@@ -116,6 +115,17 @@ def make_venv(distro: str | None) -> Path:
             raise
         stamp.write_text(words)
     return python
+
+
+def remove_venv() -> None:
+    """Remove an environment that is of no use; raise SetupError where that is not ours to do."""
+    if VENV.is_symlink():
+        raise SetupError(
+            f'{VENV} is a link to {VENV.readlink()}, which was not made for this folder; remove '
+            f'the link (rm {VENV}) and run this again.'
+        )
+    if VENV.exists():
+        shutil.rmtree(VENV)
 
 
 def install(python: Path, groups: list[str], distro: str | None) -> None:

@@ -30,7 +30,7 @@ def bootstrap(tmp_path):
         )
 
     yield run
-    assert not (tmp_path / '.venv').exists()
+    assert not (tmp_path / '.venv' / 'bin').exists()
 
 
 def test_missing_tools_are_named_with_their_packages(bootstrap):
@@ -52,3 +52,19 @@ def test_a_sourced_ros_that_this_python_cannot_use_is_explained(bootstrap):
     assert done.returncode == 1
     assert 'ROS 2 jazzy is sourced' in done.stderr
     assert 'PYTHON=/usr/bin/python3' in done.stderr
+
+
+@pytest.mark.parametrize('there', [True, False])
+def test_an_environment_that_is_a_link_is_left_alone_and_explained(bootstrap, tmp_path, there):
+    other = tmp_path / 'other'
+    if there:
+        other.mkdir()
+        (other / 'precious').touch()
+    (tmp_path / '.venv').symlink_to(other)
+    done = bootstrap('c++', 'cmake', 'make')
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f'.venv is a link to {other}' in line
+    assert f'rm {tmp_path / ".venv"}' in line
+    assert (tmp_path / '.venv').is_symlink()
+    assert (other / 'precious').exists() == there
