@@ -132,6 +132,8 @@ def ask_all(folder: Path, console: Console) -> tuple[list[Outcome], dict[str, in
             wait_until_active(client, children)
             wait_until_recorded(recorder, client)
             outcomes = list(ask_each(client, camera, console))
+            # The camera goes on, and what is counted has to be what is in the bag.
+            recorder.close()
         except SegZeroError as error:
             raise DemoFailed('\n'.join(filter(None, [str(error), children.obituary()]))) from error
         return outcomes, bag.counts
