@@ -376,6 +376,34 @@ class TestStopping:
         good = reasoner.reason(Frame(pairs[1].image), Query(pairs[1].query))
         assert good.raw_answer == pairs[1].answer
 
+    @pytest.mark.parametrize('part', ['eyes', 'words'])
+    @pytest.mark.parametrize('on', [True, False])
+    def test_memory_that_runs_out_is_named_and_the_next_question_is_answered(
+        self, on: bool, part: str, fast: dict[str, Any], plain: dict[str, Any], pairs: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        reasoner = (fast if on else plain)['qwen2_5_vl']
+        model = reasoner._model
+        module, calls = (model.model.visual, 1) if part == 'eyes' else (model.lm_head, 5)
+        computes, left = module.forward, iter(range(calls - 1))
+
+        def compute(*given: Any, **named: Any) -> Any:
+            if next(left, None) is None:
+                raise torch.OutOfMemoryError('Tried to allocate 2.00 GiB.')
+            return computes(*given, **named)
+
+        # A frame that nothing is kept of.
+        frame = Frame(pairs[0].image.copy())
+        with monkeypatch.context() as patched:
+            patched.setattr(module, 'forward', compute)
+            with pytest.raises(
+                ReasonerUnavailable, match=r'ran out of memory.*quantization:=bnb4'
+            ):
+                reasoner.reason(frame, Query(pairs[0].query))
+        if on:
+            assert reasoner._decoder.kept == 0
+        assert reasoner.reason(frame, Query(pairs[0].query)).raw_answer == pairs[0].answer
+
     @pytest.mark.parametrize('on', [True, False])
     def test_a_time_limit_ends_the_answer_and_carries_what_was_written(
         self, on: bool, folders: dict[str, Path], pairs: Any

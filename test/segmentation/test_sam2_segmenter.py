@@ -117,6 +117,23 @@ def test_one_encoding_serves_many_queries(segmenter):
     assert all(np.array_equal(a.mask, b.mask) for a, b in zip(before, again, strict=True))
 
 
+@pytest.mark.parametrize('part', ['image_encoder', 'sam_mask_decoder'])
+def test_memory_that_runs_out_is_named_and_the_next_picture_is_cut(segmenter, monkeypatch, part):
+    frame = Frame(picture(240, 320))
+    grounding = Grounding('', some_objects(2, [1], 240, 320))
+    before = segmenter.segment(segmenter.encode(frame), grounding)
+
+    def compute(*given, **named):
+        raise torch.OutOfMemoryError('Tried to allocate 2.00 GiB.')
+
+    with monkeypatch.context() as patched:
+        patched.setattr(getattr(segmenter.model, part), 'forward', compute)
+        with pytest.raises(SegmenterUnavailable, match=r'too little memory.*smaller checkpoint'):
+            segmenter.segment(segmenter.encode(frame), grounding)
+    again = segmenter.segment(segmenter.encode(frame), grounding)
+    assert all(np.array_equal(a.mask, b.mask) for a, b in zip(before, again, strict=True))
+
+
 def test_a_picture_in_a_view_of_memory_is_read_as_it_looks(segmenter):
     image = picture(120, 160)
     mirrored = segmenter.prepare(image[:, ::-1])
