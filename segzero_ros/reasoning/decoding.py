@@ -2,9 +2,9 @@
 
 One loop over the model's own parts: image features are kept per image, keys and values up to the
 first token that differs from the last prompt, positions are worked out here (the model's own
-memory of them goes stale when images alternate), and on a GPU each step is one compiled graph.
-Used from one thread: CUDA graphs live in the thread that recorded them. Imports torch,
-transformers and `roomy_cache`.
+memory of them goes stale when images alternate), on a GPU each step is one compiled graph, and on
+a CPU it goes past the modules. Used from one thread: CUDA graphs live in the thread that recorded
+them. Imports torch, transformers, `one_token` and `roomy_cache`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor, StaticCache
 
+from segzero_ros.reasoning.one_token import one_token
 from segzero_ros.reasoning.roomy_cache import roomy_cache
 
 # Settings of a generation_config that change greedy tokens and that this loop does not know.
@@ -81,6 +82,7 @@ class Decoder:
         self._step = self._next_logits
         if static and model.device.type == 'cuda':
             self._step = torch.compile(self._next_logits, mode='reduce-overhead', dynamic=False)
+        self._one_token = None if static else one_token(model)
         penalty = model.generation_config.repetition_penalty or 1.0
         self._penalty = RepetitionPenaltyLogitsProcessor(penalty) if penalty != 1.0 else None
 
@@ -104,7 +106,7 @@ class Decoder:
         self.forget()
         compiled = self._step != self._next_logits
         del self._step
-        self._model = self._static = None
+        self._model = self._static = self._one_token = None
         if compiled:
             # Recorded graphs keep their memory, and each further model would count against the
             # number of times that torch compiles a function anew before it gives up.
@@ -211,6 +213,8 @@ class Decoder:
         return logits
 
     def _next_logits(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        if self._one_token is not None:
+            return self._one_token(ids, positions, self._cache)
         output = self._model.model.language_model(
             input_ids=ids,
             position_ids=positions,

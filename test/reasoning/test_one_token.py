@@ -1,0 +1,91 @@
+"""The fast way to one token does to the last bit what the model does, or is not taken."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip('torch')
+transformers = pytest.importorskip('transformers')
+
+from segzero_ros.reasoning.one_token import one_token
+from segzero_ros.reasoning.roomy_cache import roomy_cache
+
+HEADS = [(4, 4), (4, 2), (4, 1)]
+
+
+def make_model(kind: str, heads: tuple[int, int], dtype: Any) -> Any:
+    """Return a small random model."""
+    torch.manual_seed(0)
+    text = {
+        'vocab_size': 50,
+        'hidden_size': 64,
+        'intermediate_size': 96,
+        'num_hidden_layers': 3,
+        'num_attention_heads': heads[0],
+        'num_key_value_heads': heads[1],
+        'rope_parameters': {
+            'rope_type': 'default', 'rope_theta': 10_000.0, 'mrope_section': [2, 3, 3],
+        },
+    }  # fmt: skip
+    if kind == 'qwen2_5_vl':
+        eyes = {'depth': 1, 'hidden_size': 32, 'num_heads': 2, 'out_hidden_size': 64}
+        config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=eyes)
+        model = transformers.Qwen2_5_VLForConditionalGeneration(config)
+    else:
+        eyes = {'depth': 1, 'embed_dim': 32, 'num_heads': 2, 'hidden_size': 64}
+        config = transformers.Qwen2VLConfig(text_config=text, vision_config=eyes)
+        model = transformers.Qwen2VLForConditionalGeneration(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            # What is made without training is too small to tell anything apart.
+            weight.mul_(4).add_(torch.randn_like(weight), alpha=0.02)
+    return model.to(dtype).eval()
+
+
+@pytest.mark.parametrize('kind', ['qwen2_vl', 'qwen2_5_vl'])
+@pytest.mark.parametrize('heads', HEADS)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_logits_are_the_models_own(kind: str, heads: tuple[int, int], dtype: Any) -> None:
+    model = make_model(kind, heads, dtype)
+    step = one_token(model)
+    assert step is not None
+    language = model.model.language_model
+    ours, theirs = (roomy_cache(len(language.layers)) for _ in range(2))
+    prompt = torch.randint(50, (1, 30))
+    places = torch.arange(30).expand(3, 1, -1)
+    with torch.inference_mode():
+        for cache in (ours, theirs):
+            language(input_ids=prompt, position_ids=places, past_key_values=cache, use_cache=True)
+        for number in range(40):
+            ids = torch.tensor([[number]])
+            positions = torch.full((3, 1, 1), 30 + number)
+            hidden = language(
+                input_ids=ids, position_ids=positions, past_key_values=theirs, use_cache=True
+            ).last_hidden_state
+            expected = model.lm_head(hidden[:, -1]).float()
+            assert torch.equal(step(ids, positions, ours), expected)
+
+
+class _Quantised(torch.nn.Linear):
+    """A layer of another kind, as quantisation and adapters put in."""
+
+
+def test_layers_of_another_kind_are_left_alone() -> None:
+    model = make_model('qwen2_5_vl', (4, 2), torch.float32)
+    model.model.language_model.layers[1].mlp.up_proj = _Quantised(64, 96, bias=False)
+    assert one_token(model) is None
+
+
+def test_a_model_that_computes_otherwise_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_model('qwen2_5_vl', (4, 2), torch.float32)
+    norm = type(model.model.language_model.norm)
+    plain = norm.forward
+    monkeypatch.setattr(norm, 'forward', lambda self, states: plain(self, states) * 1.001)
+    with caplog.at_level(logging.WARNING):
+        assert one_token(model) is None
+    assert 'computes otherwise' in caplog.text
