@@ -53,7 +53,13 @@ from segzero_ros.ros.parameters import (
 from segzero_ros.ros.process import leave, spin, spin_while, StopSignals
 from segzero_ros.ros.server_watch import ServerWatch
 from segzero_ros.ros.standing import PERIOD, Standing
-from segzero_ros.ros.vitals import gpu_memory, percentile, process_memory, UsualRate
+from segzero_ros.ros.vitals import (
+    give_memory_back,
+    gpu_memory,
+    percentile,
+    process_memory,
+    UsualRate,
+)
 from segzero_ros.ros.watchdog import overdue
 from segzero_ros.ros.worker import Worker
 from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable, SegZeroError, Status
@@ -65,6 +71,8 @@ Load = Callable[[ReasonerOptions, SegmenterOptions], Pipeline]
 GRACE = 0.8
 LAST_REPLIES = 0.3
 LAST_WORDS = 0.1
+# Seconds between times at which freed memory goes back to the system.
+TIDY_PERIOD = 30.0
 LOADING, FREEING = 'loading the models', 'freeing the models'
 RELOADING = (
     'The models came to no end and are being loaded anew; ask again when the node is active.'
@@ -136,6 +144,9 @@ class PerceptionNode(ManagedNode):
         # Wall time: a paused simulator must not keep the node from finding its camera.
         self._look = self.create_timer(
             LOOK_PERIOD, self._look_around, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+        self._tidy = self.create_timer(
+            TIDY_PERIOD, give_memory_back, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
         self._repeat = self.create_timer(
             PERIOD, self._standing.look, clock=Clock(clock_type=ClockType.STEADY_TIME)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+import ctypes
 import math
 import os
 from pathlib import Path
@@ -79,6 +80,23 @@ def process_memory() -> int:
     except OSError:
         return 0
     return int(pages) * os.sysconf('SC_PAGE_SIZE')
+
+
+def give_memory_back() -> bool:
+    """Return to the system what was freed but is kept by the C library between what is used.
+
+    After a burst of pictures glibc keeps what lies around the few that live longer; over days a
+    process looks as if it leaked. Takes milliseconds.
+
+    Returns:
+        Whether the C library can do it; others than glibc give memory back by themselves, or
+        never.
+    """
+    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+    if trim is None:
+        return False
+    trim(0)
+    return True
 
 
 def gpu_memory() -> GpuMemory | None:

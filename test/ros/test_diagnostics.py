@@ -30,7 +30,14 @@ from segzero_ros.ros.diagnostics import (
 )
 from segzero_ros.ros.glance import one_line
 from segzero_ros.ros.server_watch import absence, ServerWatch
-from segzero_ros.ros.vitals import GpuMemory, Pace, percentile, process_memory, UsualRate
+from segzero_ros.ros.vitals import (
+    give_memory_back,
+    GpuMemory,
+    Pace,
+    percentile,
+    process_memory,
+    UsualRate,
+)
 from segzero_ros.types import Timing
 
 WELL = Health(
@@ -275,6 +282,18 @@ def test_a_usual_rate_is_what_was_seen_most_and_takes_its_time() -> None:
     assert [usual.note(10.0) for _ in range(60)][-1] == 10.0
     usual.forget()
     assert usual.note(10.0) == 0.0
+
+
+def test_what_lies_freed_between_what_is_used_goes_back_to_the_system() -> None:
+    size, count = 2**16, 3000
+    pieces = [bytearray(b'1') * size for _ in range(count)]
+    kept = pieces[::30]
+    before = process_memory()
+    del pieces
+    if not give_memory_back():
+        pytest.skip('not glibc')
+    assert before - process_memory() > 0.8 * (count - len(kept)) * size
+    assert all(piece[-1] == ord('1') for piece in kept)
 
 
 def test_vitals_are_of_this_process() -> None:
