@@ -45,11 +45,11 @@ class Recipe:
     """
 
     folder: Path
-    scenes: int = 3000
+    scenes: int = 4000
     unseen: int = 50
-    eyes: int = 1700
+    eyes: int = 2000
     pictures: int = 32
-    words: int = 1500
+    words: int = 6000
     pages: int = 8
     questions: int = 9
     seed: int = 0
