@@ -25,12 +25,13 @@ from segzero_ros.pipeline import Listeners
 from segzero_ros.ros.answering import Answering, Deliver
 from segzero_ros.ros.desk import Ticket
 from segzero_ros.ros.messages import clean_text
-from segzero_ros.ros.outlets import BURST
+from segzero_ros.ros.outlets import BURST, RESULTS
 from segzero_ros.srv import SegmentOnce
 from segzero_ros.types import Stage, Status
 
 # ROS's own default of 10 loses requests that come in a burst.
 DEEP = QoSProfile(depth=BURST)
+WITH_RESULTS = QoSProfile(depth=RESULTS)
 # How long a goal's result is kept for its client, in seconds; it may hold images.
 RESULT_TIMEOUT = 10
 
@@ -90,7 +91,7 @@ class ServiceEntrance:
             SegmentOnce,
             'segment_once',
             self._serve,
-            qos_profile=DEEP,
+            qos_profile=WITH_RESULTS,
             callback_group=ReentrantCallbackGroup(),
         )
 
@@ -125,7 +126,7 @@ class ActionEntrance:
             handle_accepted_callback=self._accepted,
             cancel_callback=self._cancel,
             goal_service_qos_profile=DEEP,
-            result_service_qos_profile=DEEP,
+            result_service_qos_profile=WITH_RESULTS,
             cancel_service_qos_profile=DEEP,
             feedback_pub_qos_profile=DEEP,
             result_timeout=RESULT_TIMEOUT,

@@ -23,7 +23,9 @@ from segzero_ros.msg import SegmentationResult
 from segzero_ros.ros import displays, messages
 from segzero_ros.types import Answer, Status
 
-# Deep enough that a burst of queries loses neither a result nor a word.
+# Deep enough that a burst of queries loses neither a result nor a word. The middleware keeps so
+# many messages, each in a buffer that never shrinks, and results hold masks: not deeper than that.
+RESULTS = 256
 BURST = 1000
 PICTURES = 5
 # Of these, there is something to show; of the others, what was shown before stays.
@@ -45,7 +47,7 @@ class Outlets:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._result = self._publisher(SegmentationResult, 'result', BURST)
+        self._result = self._publisher(SegmentationResult, 'result', RESULTS)
         self._tracked = self._publisher(SegmentationResult, 'tracked', PICTURES)
         self._reasoning = self._publisher(String, 'reasoning', BURST)
         self._on_demand: list[tuple[Publisher, MakeMessage]] = [
