@@ -79,7 +79,8 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(as_dictionary(reply), ensure_ascii=False, indent=2))
         else:
-            show(reply, client.image_topics())
+            lost = reply.answer.status is Status.NO_IMAGE
+            show(reply, client.image_topics() if lost else [])
         if options.output:
             save_picture(options.output, overlay_of(client, reply))
     return EXIT_CODES.get(reply.answer.status, OTHER_STATUS)
@@ -107,7 +108,7 @@ class ReasoningStream:
 
 
 def show(reply: Reply, image_topics: list[str]) -> None:
-    """Print the status and a table of the objects."""
+    """Print the status, a table of the objects, and where images are if that is to be said."""
     from rich.console import Console
 
     console, answer = Console(highlight=False), reply.answer
@@ -117,7 +118,7 @@ def show(reply: Reply, image_topics: list[str]) -> None:
     console.print(f'[bold {colour}]{answer.status.name}[/]', end=' ')
     told = printable(answer.message)
     console.print(f'in {answer.timing.total * 1000:.0f} ms', told, markup=False)
-    if answer.status is Status.NO_IMAGE and image_topics:
+    if image_topics:
         console.print(
             f'Images are published on {", ".join(image_topics)}: start the node with '
             f'image:={image_topics[0]}.',

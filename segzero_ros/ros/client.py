@@ -304,15 +304,22 @@ class PerceptionClient:
         pixels = np.frombuffer(message.data, np.uint8)
         return pixels.reshape(message.height, message.width, 3).copy()
 
-    def image_topics(self) -> list[str]:
-        """Return the topics on the graph that carry images, but the node's own pictures."""
-        own = {f'{self.namespace}/{name}' for name in ('overlay', 'label_image')}
+    def image_topics(self, timeout: float = 2.0) -> list[str]:
+        """Return the topics on the graph that carry images, but the pictures of answers.
+
+        Args:
+            timeout: seconds to wait for one, for a young client has not yet heard of all.
+        """
+        wait_for_graph(lambda: bool(self._image_topics()), timeout)
+        return self._image_topics()
+
+    def _image_topics(self) -> list[str]:
         return sorted(
             topic
             for topic, types in self._node.get_topic_names_and_types()
             if {'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'} & set(types)
             and self._node.count_publishers(topic)
-            and topic not in own
+            and topic.rpartition('/')[2] not in ('overlay', 'label_image')
         )
 
     def _keep_overlay(self, message: Image) -> None:
