@@ -21,7 +21,7 @@ from segzero_ros.reasoning.marks import marked
 from segzero_ros.reasoning.resizing import seen_by
 from segzero_ros.simulation.scenes import make_scene
 from segzero_ros.training.mini import dense, loop
-from segzero_ros.training.mini.architecture import new_model, patches_of, Reader, Tower
+from segzero_ros.training.mini.architecture import new_model, patches_of, Reader, shown, Tower
 from segzero_ros.training.mini.checkpoint import make_processor
 from segzero_ros.training.mini.lessons import Lesson, lessons_of, phrases_in
 from segzero_ros.training.mini.recipe import chosen, make, Recipe, TRAINING_SEED
@@ -29,7 +29,16 @@ from segzero_ros.training.mini.scenes import HEIGHT, keep, Kept, WIDTH
 from segzero_ros.training.mini.squares import GRID, PATCH, SIDE, TOKENS
 from segzero_ros.training.mini.token_truth import KINDS, token_truth
 from segzero_ros.training.mini.vocabulary import IMAGE, make_tokenizer
-from segzero_ros.training.mini.warm_start import AFTER, batch_of, BEFORE, Loss, TURN, Writer
+from segzero_ros.training.mini.warm_start import (
+    AFTER,
+    batch_of,
+    BEFORE,
+    embedded,
+    Loss,
+    mask_of,
+    TURN,
+    Writer,
+)
 from segzero_ros.types import Frame, Query, ReasonerUnavailable
 
 SEED = 52
@@ -135,7 +144,7 @@ class TestPictures:
         processed = make_processor(tokenizer).image_processor(images=[seen], return_tensors='pt')
         assert processed['image_grid_thw'].tolist() == [[1, GRID, GRID]]
         frames = processed['pixel_values'].view(TOKENS, 3, 2, -1)
-        ours = patches_of(seen[None]).view(TOKENS, 3, -1)
+        ours = patches_of(shown(seen[None])).view(TOKENS, 3, -1)
         assert torch.allclose(frames[:, :, 0], ours, atol=1e-5)
 
     def test_every_visible_object_has_its_tokens(self, scene: tuple[Any, Kept]) -> None:
@@ -164,7 +173,7 @@ class TestPictures:
 class TestQuickWays:
     def test_the_tower_says_what_transformers_own_says(self, model: Any) -> None:
         pictures = np.random.default_rng(0).integers(0, 255, (2, SIDE, SIDE, 3), np.uint8)
-        patches = patches_of(pictures)
+        patches = patches_of(shown(pictures))
         both = torch.stack([patches.view(2, TOKENS, 3, -1)] * 2, 3).reshape(2 * TOKENS, -1)
         with torch.no_grad():
             ours = Tower(model.model.visual)(patches).flatten(0, 1)
@@ -183,9 +192,10 @@ class TestQuickWays:
         ids = tokenizer(text, return_tensors='pt')['input_ids']
         places = ids == model.config.image_token_id
         with torch.no_grad():
-            batch = batch_of(model.get_input_embeddings(), writer, features, [sheet])
-            ours = Reader(model)(batch.hidden, batch.positions, batch.mask)[0][0]
-            embeds = model.get_input_embeddings()(ids)
+            batch, embed = batch_of(writer, [sheet]), model.get_input_embeddings()
+            hidden = embedded(embed, writer, batch, features)
+            ours = Reader(model)(hidden, batch.positions, mask_of(batch.parts))[0][0]
+            embeds = embed(ids)
             embeds = embeds.masked_scatter(places[..., None], features)
             positions, _ = model.model.get_rope_index(
                 ids, mm_token_type_ids=places.int(), image_grid_thw=torch.tensor([[1, GRID, GRID]])
@@ -201,7 +211,7 @@ class TestQuickWays:
         true, near, far = (tokenizer(f', {value}')['input_ids'][0] for value in (100, 102, 150))
         logits = torch.zeros(2, len(tokenizer))
         logits[0, near], logits[1, far] = 9.0, 9.0
-        loss = Loss(writer)
+        loss = Loss(writer, torch.device('cpu'))
         costs = [float(loss(row[None], torch.tensor([true]))) for row in logits]
         assert costs[0] < costs[1] - 0.5
 
@@ -217,15 +227,20 @@ def trained(folder: Path, *breaks: int) -> Any:
     layer = torch.nn.Linear(3, 1)
     left = breaks[0] if breaks else 1000
 
-    def step(rng: np.random.Generator) -> tuple[Any, dict[str, float]]:
+    def step(batch: Any) -> tuple[Any, loop.Figures]:
         nonlocal left
         left -= 1
         if left < 0:
             raise Broken
-        return layer(torch.from_numpy(rng.random((4, 3), np.float32))).square().mean(), {}
+        return layer(batch).square().mean(), {}
 
+    def draw(rng: np.random.Generator) -> Any:
+        return torch.from_numpy(rng.random((4, 3), np.float32))
+
+    # Who draws the batches makes no difference.
+    workers = 2 if breaks else 0
     try:
-        loop.run(loop.Stage('s', 220, 0.01), [layer], step, dict, folder)
+        loop.run(loop.Stage('s', 220, 0.01), [layer], draw, step, dict, folder, workers)
     except Broken:
         return trained(folder, *breaks[1:])
     return layer.weight
@@ -239,7 +254,7 @@ def test_a_stage_that_was_broken_off_ends_as_if_it_had_not_been(tmp_path: Path) 
 def test_a_stage_begun_otherwise_is_not_continued(tmp_path: Path) -> None:
     trained(tmp_path)
     with pytest.raises(loop.StageError, match='take another folder'):
-        loop.run(loop.Stage('s', 220, 0.02), [torch.nn.Linear(3, 1)], dict, dict, tmp_path)
+        loop.run(loop.Stage('s', 220, 0.02), [torch.nn.Linear(3, 1)], dict, dict, dict, tmp_path)
 
 
 @pytest.fixture(scope='module')

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('folder', type=Path, help='where all is kept')
     for field in fields(Recipe):
         if field.name != 'folder':
-            parser.add_argument(f'--{field.name}', type=int, default=field.default)
+            parser.add_argument(f'--{field.name}', type=type(field.default), default=field.default)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     recipe = Recipe(**vars(parser.parse_args(argv)))
     try:

@@ -117,13 +117,17 @@ def _order_numbers(model: Any, ids: torch.Tensor) -> None:
             table.weight[ids] += codes @ mixing
 
 
-def patches_of(pictures: NDArray[np.uint8]) -> torch.Tensor:
-    """Return (B, TOKENS, 3 · PATCH · PATCH) float32 patches of (B, SIDE, SIDE, 3) pictures.
+def shown(pictures: NDArray[np.uint8]) -> torch.Tensor:
+    """Return (B, SIDE, SIDE, 3) uint8 pictures as the dialect prepares them."""
+    return torch.from_numpy(marked(pictures, PATCH))
 
-    They are what the processor makes of the pictures as the dialect prepares them, without the
-    second of the two equal frames.
+
+def patches_of(pictures: torch.Tensor) -> torch.Tensor:
+    """Return (B, TOKENS, 3 · PATCH · PATCH) float32 patches of `shown` pictures.
+
+    They are what the processor makes of the pictures, without the second of the two equal frames.
     """
-    pixels = torch.from_numpy(marked(pictures, PATCH)).float().div_(255).sub_(MEAN).div_(DEVIATION)
+    pixels = pictures.float().div_(255).sub_(MEAN).div_(DEVIATION)
     cells = pixels.reshape(-1, GRID, PATCH, GRID, PATCH, 3).permute(0, 1, 3, 5, 2, 4)
     return cells.reshape(len(pictures), TOKENS, -1)
 

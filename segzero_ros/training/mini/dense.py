@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from segzero_ros.training.mini.architecture import WIDTH
+from segzero_ros.training.mini.architecture import shown, WIDTH
 from segzero_ros.training.mini.squares import GRID, PATCH, SIDE, TOKENS
 from segzero_ros.training.mini.token_truth import COLOURS, KINDS, SHADES
 
@@ -28,9 +28,9 @@ _FARTHEST_SHIFT = 2
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A batch of pictures with what their tokens show; see `token_truth`."""
+    """A batch of pictures, see `shown`, with what their tokens show, see `token_truth`."""
 
-    pictures: NDArray[np.uint8]
+    pictures: torch.Tensor
     names: torch.Tensor
     places: torch.Tensor
 
@@ -44,7 +44,9 @@ class Heads(nn.Module):
         self.names = nn.Linear(WIDTH, sum(self.sizes))
         self.places = nn.Linear(WIDTH, 6 * _BINS)
 
-    def forward(self, features: torch.Tensor, view: View) -> tuple[torch.Tensor, dict[str, float]]:
+    def forward(
+        self, features: torch.Tensor, view: View
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return how far (B, TOKENS, WIDTH) features are from what the tokens show.
 
         Returns:
@@ -79,23 +81,23 @@ def augmented(
     rng: np.random.Generator,
 ) -> View:  # fmt: skip
     """Return a batch mirrored, shifted by whole tokens and tinted at random."""
-    shown, names, where = pictures.copy(), view_names.copy(), places.copy()
-    for row in range(len(shown)):
+    seen, names, where = pictures.copy(), view_names.copy(), places.copy()
+    for row in range(len(seen)):
         if rng.random() < 0.5:
-            _mirror(shown[row], names[row], where[row])
+            _mirror(seen[row], names[row], where[row])
         down, right = rng.integers(-_FARTHEST_SHIFT, _FARTHEST_SHIFT + 1, 2)
         if rng.random() < 0.4:
-            _shift(shown[row], names[row], where[row], int(down), int(right))
+            _shift(seen[row], names[row], where[row], int(down), int(right))
         tint = rng.uniform(0.88, 1.12) * rng.uniform(0.96, 1.04, 3)
-        shown[row] = np.clip(shown[row] * tint, 0, 255)
-    return View(shown, torch.from_numpy(names).long(), torch.from_numpy(where))
+        seen[row] = np.clip(seen[row] * tint, 0, 255)
+    return as_they_are(seen, names, where)
 
 
 def as_they_are(
     pictures: NDArray[np.uint8], names: NDArray[np.int8], places: NDArray[np.float32]
 ) -> View:
     """Return a batch without any change."""
-    return View(pictures, torch.from_numpy(names).long(), torch.from_numpy(places))
+    return View(shown(pictures), torch.from_numpy(names).long(), torch.from_numpy(places))
 
 
 def _mirror(
@@ -129,12 +131,12 @@ def _shift(
 
 def _soft(values: torch.Tensor) -> torch.Tensor:
     """Return (..., bins) a narrow bell over the bins around each of (...) values."""
-    bins = torch.arange(_BINS, dtype=torch.float32)
+    bins = torch.arange(_BINS, dtype=torch.float32, device=values.device)
     return (-((values[..., None] - bins) ** 2) / (2 * _SPREAD**2)).softmax(-1)
 
 
-def _mean(values: torch.Tensor) -> float:
-    return float(values.float().mean())
+def _mean(values: torch.Tensor) -> torch.Tensor:
+    return values.float().mean()
 
 
 def box_iou(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

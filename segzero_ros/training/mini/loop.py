@@ -7,21 +7,23 @@ and started again sees the batches that it would have seen. Imports `types`, tor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 import json
 import logging
 import math
 from pathlib import Path
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from segzero_ros.types import SegZeroError
 
-Figures = dict[str, float]
+Drawn = TypeVar('Drawn')
+Figures = dict[str, torch.Tensor]
 _logger = logging.getLogger(__name__)
 # The share of a stage's steps in which the rate rises.
 _WARM_UP = 0.06
@@ -54,18 +56,22 @@ class Stage:
 def run(
     stage: Stage,
     modules: Sequence[nn.Module],
-    step: Callable[[np.random.Generator], tuple[torch.Tensor, Figures]],
+    draw: Callable[[np.random.Generator], Drawn],
+    step: Callable[[Drawn], tuple[torch.Tensor, Figures]],
     judge: Callable[[], Figures],
     folder: Path,
+    workers: int = 0,
 ) -> None:
     """Train a stage to its end, from where it stands in the folder.
 
     Args:
         stage: what to do.
         modules: whose weights are trained.
-        step: returns the loss of a batch drawn from a generator, and figures.
+        draw: returns a batch; the same one from the same generator.
+        step: returns the loss of a batch, and figures, tensors of one number each.
         judge: returns figures on unseen scenes.
         folder: where state, figures (`<name>.jsonl`) and the finished weights are kept.
+        workers: processes that draw batches ahead; with 0 each is drawn when its turn comes.
 
     Raises:
         StageError: the folder holds a stage of that name with other steps, rate or seed.
@@ -77,27 +83,55 @@ def run(
     start = _resume(kept, stage, modules, optimizer)
     figures: list[Figures] = []
     began = time.monotonic()
-    for number in range(start, stage.steps):
+    numbers = range(start, stage.steps)
+    batches = DataLoader(
+        _Draws(draw, stage.seed),
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        multiprocessing_context='fork' if workers else None,
+    )
+    for number, batch in zip(numbers, batches, strict=True):
         for group in optimizer.param_groups:
             group['lr'] = stage.rate * _share(number, stage.steps)
-        loss, measured = step(np.random.default_rng((stage.seed, number)))
+        loss, measured = step(batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
-        figures.append({'loss': float(loss.detach()), **measured})
+        figures.append({'loss': loss.detach(), **measured})
         done = number + 1
         if done % _EVERY and done != stage.steps:
             continue
         line: dict[str, Any] = {'step': done, 'seconds': round(time.monotonic() - began, 1)}
-        line |= {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
+        line |= {
+            name: float(torch.stack([each[name] for each in figures]).mean())
+            for name in figures[0]
+        }
         figures.clear()
         if done % _KEPT_EVERY == 0 or done == stage.steps:
-            line |= {f'unseen_{name}': value for name, value in judge().items()}
+            line |= {f'unseen_{name}': float(value) for name, value in judge().items()}
             _keep(kept, stage, modules, optimizer, done)
         with (folder / f'{stage.name}.jsonl').open('a', encoding='utf-8') as file:
             file.write(json.dumps(line) + '\n')
         _logger.info(_told(stage, line))
+
+
+class _Draws(Dataset[Drawn]):
+    """The batches of a stage by their numbers."""
+
+    def __init__(self, draw: Callable[[np.random.Generator], Drawn], seed: int) -> None:
+        self._draw = draw
+        self._seed = seed
+
+    def __getitem__(self, number: int) -> Drawn:
+        return self._draw(np.random.default_rng((self._seed, number)))
+
+
+def moved(batch: Drawn, device: torch.device) -> Drawn:
+    """Return a data class of tensors with all of them on a device."""
+    names = [field.name for field in fields(batch)]  # type: ignore[arg-type]
+    return replace(batch, **{name: getattr(batch, name).to(device) for name in names})  # type: ignore[type-var]
 
 
 def _share(step: int, steps: int) -> float:
@@ -110,7 +144,7 @@ def _resume(kept: Path, stage: Stage, modules: Sequence[nn.Module], optimizer: A
     """Load what was kept, and return how many steps were done."""
     if not kept.exists():
         return 0
-    state = torch.load(kept, weights_only=True)
+    state = torch.load(kept, weights_only=True, map_location='cpu')
     if state['stage'] != asdict(stage):
         raise StageError(
             f'{kept} was begun as {state["stage"]}, not as {asdict(stage)}: go on with the same '

@@ -6,7 +6,7 @@ where it stood. Imports its neighbours in this folder, torch and NumPy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,19 @@ import torch
 from torch import nn
 
 from segzero_ros.training.mini import checkpoint, dense, loop
-from segzero_ros.training.mini.architecture import new_model, patches_of, Reader, Tower
+from segzero_ros.training.mini.architecture import new_model, patches_of, Reader, shown, Tower
 from segzero_ros.training.mini.curves import draw_curves
 from segzero_ros.training.mini.dataset import make_scenes, Scenes
 from segzero_ros.training.mini.lessons import Lesson
 from segzero_ros.training.mini.vocabulary import make_tokenizer
-from segzero_ros.training.mini.warm_start import Batch, batch_of, Loss, Writer
+from segzero_ros.training.mini.warm_start import (
+    Batch,
+    batch_of,
+    embedded,
+    Loss,
+    mask_of,
+    Writer,
+)
 
 # Far from the seeds of the benchmark, 100000 and up.
 TRAINING_SEED, UNSEEN_SEED = 1_000_000, 2_000_000
@@ -41,7 +48,8 @@ class Recipe:
         eyes: steps of dense supervision, of `pictures` pictures each.
         words: steps of next-token training, of `pages` pictures with `questions` questions each.
         seed: of weights and batches.
-        workers: processes that render.
+        workers: processes that render, and on a GPU draw batches.
+        device: for torch; a GPU where there is one if it is empty.
     """
 
     folder: Path
@@ -54,6 +62,17 @@ class Recipe:
     questions: int = 9
     seed: int = 0
     workers: int = 2
+    device: str = ''
+
+    @property
+    def place(self) -> torch.device:
+        """The device that is meant."""
+        return torch.device(self.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+
+    @property
+    def drawing(self) -> int:
+        """Processes that draw batches: a CPU has enough to do with the steps themselves."""
+        return self.workers if self.place.type != 'cpu' else 0
 
 
 def make(recipe: Recipe) -> Path:
@@ -63,7 +82,7 @@ def make(recipe: Recipe) -> Path:
     seen = make_scenes(kept, TRAINING_SEED, recipe.scenes, recipe.workers)
     unseen = make_scenes(kept, UNSEEN_SEED, recipe.unseen, recipe.workers)
     tokenizer = make_tokenizer()
-    model = new_model(tokenizer, recipe.seed)
+    model = new_model(tokenizer, recipe.seed).to(recipe.place)
     teach_eyes(recipe, model, seen, unseen)
     teach_words(recipe, model, Writer(tokenizer), seen, unseen)
     folder = recipe.folder / 'checkpoint'
@@ -74,60 +93,80 @@ def make(recipe: Recipe) -> Path:
 
 def teach_eyes(recipe: Recipe, model: Any, seen: Scenes, unseen: Scenes) -> None:
     """Train the vision tower to say at each token what it shows."""
-    tower, heads = Tower(model.model.visual), dense.Heads()
+    place = recipe.place
+    tower, heads = Tower(model.model.visual).to(place), dense.Heads().to(place)
 
-    def looked_at(view: dense.View) -> tuple[torch.Tensor, loop.Figures]:
-        with _half():
+    def draw(rng: np.random.Generator) -> dense.View:
+        rows = rng.integers(len(seen), size=recipe.pictures)
+        return dense.augmented(seen.pictures[rows], seen.names[rows], seen.places[rows], rng)
+
+    def step(view: dense.View) -> tuple[torch.Tensor, loop.Figures]:
+        view = loop.moved(view, place)
+        with _half(place):
             features = tower(patches_of(view.pictures))
         result: tuple[torch.Tensor, loop.Figures] = heads(features.float(), view)
         return result
 
-    def step(rng: np.random.Generator) -> tuple[torch.Tensor, loop.Figures]:
-        rows = rng.integers(len(seen), size=recipe.pictures)
-        arrays = seen.pictures[rows], seen.names[rows], seen.places[rows]
-        return looked_at(dense.augmented(*arrays, rng))
-
     def judge() -> loop.Figures:
         with torch.no_grad():
-            view = dense.as_they_are(unseen.pictures, unseen.names, unseen.places)
-            loss, figures = looked_at(view)
-        return {'loss': float(loss), **figures}
+            loss, figures = step(dense.as_they_are(unseen.pictures, unseen.names, unseen.places))
+        return {'loss': loss, **figures}
 
     stage = loop.Stage('eyes', recipe.eyes, 2e-3, recipe.seed)
-    loop.run(stage, (model.model.visual, heads), step, judge, recipe.folder)
+    modules = model.model.visual, heads
+    loop.run(stage, modules, draw, step, judge, recipe.folder, recipe.drawing)
 
 
 def teach_words(recipe: Recipe, model: Any, writer: Writer, seen: Scenes, unseen: Scenes) -> None:
     """Train the language model to answer, on what the trained tower makes of the pictures."""
-    tower = Tower(model.model.visual)
-    features = [features_of(tower, seen.pictures[:, :, ::way]) for way in (1, -1)]
+    place = recipe.place
+    tower = Tower(model.model.visual).to(place)
+    features = torch.stack([features_of(tower, seen.pictures[:, :, ::way]) for way in (1, -1)])
     judged = features_of(tower, unseen.pictures)
-    pupil, loss_of = Pupil(model, writer), Loss(writer)
+    pupil, loss_of = Pupil(model, writer), Loss(writer, place)
 
-    def step(rng: np.random.Generator) -> tuple[torch.Tensor, loop.Figures]:
+    def pages(lessons: Iterable[Sequence[Lesson]], rng: np.random.Generator) -> Batch:
+        return batch_of(
+            writer, [writer.sheet(chosen(each, recipe.questions, rng)) for each in lessons]
+        )
+
+    def draw(rng: np.random.Generator) -> Pages:
         rows, ways = rng.integers(len(seen), size=recipe.pages), rng.integers(2, size=recipe.pages)
-        lessons = [
-            chosen(seen.lessons[row][way], recipe.questions, rng)
-            for row, way in zip(rows, ways, strict=True)
-        ]
-        shown = torch.stack([features[way][row] for row, way in zip(rows, ways, strict=True)])
-        logits, following, astray = pupil(shown, lessons)
+        lessons = (seen.lessons[row][way] for row, way in zip(rows, ways, strict=True))
+        return Pages(torch.from_numpy(ways), torch.from_numpy(rows), pages(lessons, rng))
+
+    def step(drawn: Pages) -> tuple[torch.Tensor, loop.Figures]:
+        logits, following, astray = pupil(features[drawn.ways, drawn.rows], drawn.batch)
         loss = loss_of(logits, following)
-        figures = {'written': float(loss.detach()), 'astray': float(astray.detach())}
+        figures = {'written': loss.detach(), 'astray': astray.detach()}
         return loss + _POINTING * astray, figures
 
+    asked = pages((plain for plain, _ in unseen.lessons), np.random.default_rng(recipe.seed))
+
     def judge() -> loop.Figures:
-        rng = np.random.default_rng(recipe.seed)
-        lessons = [chosen(plain, recipe.questions, rng) for plain, _ in unseen.lessons]
         with torch.no_grad():
-            logits, following, astray = pupil(judged, lessons)
-            right = float((logits.argmax(-1) == following).float().mean())
-            written = float(loss_of(logits, following))
-            return {'written': written, 'right': right, 'astray': float(astray)}
+            logits, following, astray = pupil(judged, asked)
+            right = (logits.argmax(-1) == following).float().mean()
+            return {'written': loss_of(logits, following), 'right': right, 'astray': astray}
 
     stage = loop.Stage('words', recipe.words, 2e-3, recipe.seed)
     modules: Sequence[nn.Module] = (model.model.language_model, model.lm_head)
-    loop.run(stage, modules, step, judge, recipe.folder)
+    loop.run(stage, modules, draw, step, judge, recipe.folder, recipe.drawing)
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Questions about some scenes.
+
+    Attributes:
+        ways: (B,) 1 where the mirror image of a scene is shown.
+        rows: (B,) the scenes.
+        batch: what is asked.
+    """
+
+    ways: torch.Tensor
+    rows: torch.Tensor
+    batch: Batch
 
 
 class Pupil:
@@ -136,22 +175,21 @@ class Pupil:
     def __init__(self, model: Any, writer: Writer) -> None:
         self._model = model
         self._writer = writer
-        self._reader = Reader(model)
+        self._reader = Reader(model).to(model.device)
 
     def __call__(
-        self, features: torch.Tensor, lessons: Sequence[Sequence[Lesson]]
+        self, features: torch.Tensor, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return (N, vocabulary) logits at the answers' tokens, the true ones, and a loss.
 
         The loss tells how far one head is from looking at the object whose coordinates are
         written.
         """
-        sheets = [self._writer.sheet(each) for each in lessons]
-        with _half():
-            batch: Batch = batch_of(
-                self._model.get_input_embeddings(), self._writer, features.float(), sheets
-            )
-            hidden, looks = self._reader(batch.hidden.bfloat16(), batch.positions, batch.mask)
+        batch = loop.moved(batch, features.device)
+        with _half(features.device):
+            embed = self._model.get_input_embeddings()
+            read = embedded(embed, self._writer, batch, features.float()).bfloat16()
+            hidden, looks = self._reader(read, batch.positions, mask_of(batch.parts))
             logits = self._model.lm_head(hidden[batch.asked])
         told = batch.object >= 0
         astray = -looks[told].gather(1, batch.object[told][:, None]).mean()
@@ -172,14 +210,14 @@ def chosen(lessons: Sequence[Lesson], count: int, rng: np.random.Generator) -> l
 
 def features_of(tower: Tower, pictures: np.ndarray[Any, Any]) -> torch.Tensor:
     """Return (N, TOKENS, WIDTH) float16 features of (N, SIDE, SIDE, 3) pictures."""
-    found = []
-    with torch.no_grad(), _half():
+    place, found = tower.cosine.device, []
+    with torch.no_grad(), _half(place):
         for start in range(0, len(pictures), _AT_ONCE):
-            patches = patches_of(pictures[start : start + _AT_ONCE])
+            patches = patches_of(shown(pictures[start : start + _AT_ONCE]).to(place))
             found.append(tower(patches).to(torch.float16))
     return torch.cat(found)
 
 
-def _half() -> Any:
-    # bfloat16 halves what a CPU moves; weights and losses stay in float32.
-    return torch.autocast('cpu', torch.bfloat16)
+def _half(place: torch.device) -> Any:
+    # bfloat16 halves what is moved; weights and losses stay in float32.
+    return torch.autocast(place.type, torch.bfloat16)

@@ -105,25 +105,27 @@ def objects_told(answer: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sheets side by side with their pictures' features; see `Reader.forward`."""
+    """Sheets side by side, what stands before the questions included.
 
-    hidden: torch.Tensor
+    Attributes:
+        ids: (B, L) tokens; where the picture stands they mean nothing.
+        positions: (3, B, L) time, row and column of each token.
+        parts: (B, L) which question each belongs to: -1 before them all, -2 behind them.
+        asked: (B, L) as in `Sheet`.
+        following: (B, L) as in `Sheet`.
+        object: (B, L) as in `Sheet`, counted from the sequence's beginning.
+    """
+
+    ids: torch.Tensor
     positions: torch.Tensor
-    mask: torch.Tensor
+    parts: torch.Tensor
     asked: torch.Tensor
     following: torch.Tensor
     object: torch.Tensor
 
 
-def batch_of(embed: Any, writer: Writer, features: torch.Tensor, sheets: Sequence[Sheet]) -> Batch:
-    """Return a batch of scenes.
-
-    Args:
-        embed: the model's token embedding.
-        writer: that made the sheets.
-        features: (B, TOKENS, WIDTH) of the pictures.
-        sheets: one for each picture.
-    """
+def batch_of(writer: Writer, sheets: Sequence[Sheet]) -> Batch:
+    """Return a batch of the sheets that a writer made, one for each picture."""
     count, start = len(sheets), len(writer.before)
     longest = max(len(sheet.ids) for sheet in sheets)
     fore = start + TOKENS + len(writer.after)
@@ -144,9 +146,20 @@ def batch_of(embed: Any, writer: Writer, features: torch.Tensor, sheets: Sequenc
         places[:, row, here] = sheet.places.float() + start + GRID + len(writer.after)
         asked[row, here], following[row, here] = sheet.asked, sheet.following
         told[row, here] = torch.where(sheet.object >= 0, sheet.object + start, -1)
-    hidden = embed(ids)
-    hidden = torch.cat([hidden[:, :start], features, hidden[:, start + TOKENS :]], 1)
-    return Batch(hidden, places, _mask(parts), asked, following, told)
+    return Batch(ids, places, parts, asked, following, told)
+
+
+def embedded(embed: Any, writer: Writer, batch: Batch, features: torch.Tensor) -> torch.Tensor:
+    """Return (B, L, WIDTH) what the language model reads.
+
+    Args:
+        embed: the model's token embedding.
+        writer: that made the sheets.
+        batch: of the sheets.
+        features: (B, TOKENS, WIDTH) of the pictures.
+    """
+    hidden, start = embed(batch.ids), len(writer.before)
+    return torch.cat([hidden[:, :start], features, hidden[:, start + TOKENS :]], 1)
 
 
 def _fore_places(start: int, after: int) -> torch.Tensor:
@@ -158,24 +171,26 @@ def _fore_places(start: int, after: int) -> torch.Tensor:
     return torch.cat([first.expand(3, -1), image, last.expand(3, -1)], 1).float()
 
 
-def _mask(parts: torch.Tensor) -> torch.Tensor:
-    """Return (B, 1, L, L): a token sees what stands before the questions, and its own question."""
-    length = parts.shape[1]
+def mask_of(parts: torch.Tensor) -> torch.Tensor:
+    """Return (B, 1, L, L): a token sees what stands before the questions, and its own question.
+
+    It is 0 where a token sees another, -inf elsewhere.
+    """
     seen = (parts[:, None, :] == -1) | (parts[:, None, :] == parts[:, :, None])
-    seen = seen & torch.ones(length, length, dtype=torch.bool).tril()
-    return torch.zeros(seen.shape).masked_fill(~seen, float('-inf'))[:, None]
+    hidden = ~seen.tril()[:, None]
+    return torch.zeros(hidden.shape, device=parts.device).masked_fill_(hidden, float('-inf'))
 
 
 class Loss:
     """How far the answers are from the lessons; near misses of a coordinate count less."""
 
-    def __init__(self, writer: Writer) -> None:
-        self._numbers = torch.tensor(writer.numbers)
+    def __init__(self, writer: Writer, device: torch.device) -> None:
+        self._numbers = torch.tensor(writer.numbers, device=device)
         count = SIDE + 1
-        bins = torch.arange(count).float()
+        bins = torch.arange(count, device=device).float()
         self._soft = (-((bins[:, None] - bins) ** 2) / (2 * _SPREAD**2)).softmax(-1)
-        self._value = torch.full((writer.size,), -1)
-        self._value[self._numbers.flatten()] = torch.arange(2 * count)
+        self._value = torch.full((writer.size,), -1, device=device)
+        self._value[self._numbers.flatten()] = torch.arange(2 * count, device=device)
 
     def __call__(self, logits: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
         """Return the mean over (N,) true tokens of (N, vocabulary) logits."""
