@@ -25,7 +25,8 @@ from segzero_ros.srv import SegmentOnce
 from segzero_ros.types import Status
 
 WAYS = ('topic', 'service', 'action')
-SENTENCES = ('the biggest thing', 'the leftmost thing', 'the smallest object', 'everything')
+LONGEST = 'everything'
+SENTENCES = ('the biggest thing', 'the leftmost thing', 'the smallest object', LONGEST)
 DEEP = QoSProfile(depth=1000)
 # Marks that make each sentence one of its kind and that no reasoner takes for words.
 _MARKS = '.,!'
@@ -121,11 +122,12 @@ class Asker:
             timeout,
         )
 
-    def ask(self, way: str = '', *, disturbed: bool = False) -> Asked:
-        """Ask the next sentence; do not wait for its answer."""
+    def ask(self, way: str = '', sentence: str = '', *, disturbed: bool = False) -> Asked:
+        """Ask the next sentence, or the one given; do not wait for its answer."""
         with self._news:
             number = len(self.account.asked)
-            text = f'{SENTENCES[number % len(SENTENCES)]} {self._signature}{_marks(number)}'
+            sentence = sentence or SENTENCES[number % len(SENTENCES)]
+            text = f'{sentence} {self._signature}{_marks(number)}'
             asked = Asked(text, way or WAYS[number % len(WAYS)], time.monotonic(), disturbed)
             self.account.asked.append(asked)
             self.account.by_text[text] = asked

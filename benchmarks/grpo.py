@@ -1,13 +1,13 @@
 """How much GRPO raises a small model's accuracy on unseen scenes, from how many seeds.
 
-Run `python -m benchmarks.grpo --model out/mini/checkpoint [--seeds 3] [--minutes 6] [--sft]`.
+Run `python -m benchmarks.grpo --model out/mini/checkpoint [--seeds 3] [--minutes 12]`.
 
 The model is what `python -m segzero_ros.training.mini` makes. It is trained from each seed with
 `segzero train --config mini` for so many minutes, and asked before and after about generated
 scenes that nothing was trained on, and about flat shapes on photographs, a domain apart: greedily,
 as the node asks, and drawn at temperature 1, as training sees it. Shown are both accuracies (0 to
-3; hard as published, and the soft one of the preset `robot`) and the gIoU of boxes. `--sft` trains
-supervised from the same start for the same time beside it.
+3; hard as published, and the soft one of the preset `robot`) and the gIoU of boxes. With
+`--methods grpo sft` the same start is trained supervised for the same time, too.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--model', required=True, help='folder of a warm-started model')
     parser.add_argument('--seeds', type=int, default=3)
-    parser.add_argument('--minutes', type=float, default=6.0, help='of training, for each seed')
+    parser.add_argument('--minutes', type=float, default=12.0, help='of training, for each seed')
     parser.add_argument('--scenes', type=int, default=128, help='unseen ones that are asked about')
-    parser.add_argument('--sft', action='store_true', help='supervised training beside it')
+    parser.add_argument(
+        '--methods', nargs='+', choices=('grpo', 'sft'), default=['grpo'], help='%(default)s'
+    )
     parser.add_argument('-o', '--output', type=Path, help='keep the runs there')
     parser.add_argument('-p', '--param', action='append', default=[], metavar='NAME:=VALUE')
     options = parser.parse_args()
@@ -70,7 +72,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         place = options.output or Path(scratch)
         for seed in range(options.seeds):
-            for method in ('grpo', 'sft') if options.sft else ('grpo',):
+            for method in options.methods:
                 after = one(settings, method, seed, place, examinations)
                 show(f'{method}, seed {seed}', after, start)
                 poor += method == 'grpo' and (after[judged] < 1.2 * start[judged])
