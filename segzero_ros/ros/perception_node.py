@@ -86,7 +86,7 @@ _logger = logging.getLogger(__name__)
 
 
 class NotConfigured(SegZeroError):
-    """The models cannot be had; the text says what is missing and what needs less."""
+    """There are no models; the text says what is missing and what to do."""
 
 
 def load_pipeline(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pipeline:
@@ -212,6 +212,10 @@ class PerceptionNode(ManagedNode):
 
     async def activate(self) -> None:
         """Listen to the camera and take in queries."""
+        pipeline = self._answering.pipeline
+        if pipeline is None:
+            # Between leaving models behind and loading others.
+            raise NotConfigured(RELOADING)
         types = {'raw': Image}
         self._answering.camera = camera = Camera(
             self,
@@ -222,8 +226,6 @@ class PerceptionNode(ManagedNode):
             self._value('max_image_pixels'),
         )
         self._desk.open()
-        pipeline = self._answering.pipeline
-        assert pipeline is not None
         _logger.info(
             'Active: %s and %s answer queries about %s',
             pipeline.reasoner.name,
