@@ -1,6 +1,6 @@
 """How much GRPO raises a small model's accuracy on unseen scenes, from how many seeds.
 
-Run `python -m benchmarks.grpo --model out/mini/checkpoint [--seeds 3] [--minutes 12]`.
+Run `python -m benchmarks.grpo --model out/mini/checkpoint [--seeds 0 1 2] [--minutes 18]`.
 
 The model is what `python -m segzero_ros.training.mini` makes. It is trained from each seed with
 `segzero train --config mini` for so many minutes, and asked before and after about generated
@@ -41,8 +41,8 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--model', required=True, help='folder of a warm-started model')
-    parser.add_argument('--seeds', type=int, default=3)
-    parser.add_argument('--minutes', type=float, default=12.0, help='of training, for each seed')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--minutes', type=float, default=18.0, help='of training, for each seed')
     parser.add_argument('--scenes', type=int, default=128, help='unseen ones that are asked about')
     parser.add_argument(
         '--methods', nargs='+', choices=('grpo', 'sft'), default=['grpo'], help='%(default)s'
@@ -71,7 +71,7 @@ def main() -> int:
     poor = 0
     with tempfile.TemporaryDirectory() as scratch:
         place = options.output or Path(scratch)
-        for seed in range(options.seeds):
+        for seed in options.seeds:
             for method in options.methods:
                 after = one(settings, method, seed, place, examinations)
                 show(f'{method}, seed {seed}', after, start)
