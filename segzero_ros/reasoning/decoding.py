@@ -2,9 +2,10 @@
 
 One loop over the model's own parts: image features are kept per image, keys and values up to the
 first token that differs from the last prompt, positions are worked out here (the model's own
-memory of them goes stale when images alternate), on a GPU each step is one compiled graph, and on
-a CPU it goes past the modules. Used from one thread: CUDA graphs live in the thread that recorded
-them. Imports torch, transformers, `one_token` and `roomy_cache`.
+memory of them goes stale when images alternate), on a GPU each step is one compiled graph that is
+under way before the token it reads has come to the host, and on a CPU it goes past the modules.
+Used from one thread: CUDA graphs live in the thread that recorded them. Imports torch,
+transformers, `one_token` and `roomy_cache`.
 """
 
 from __future__ import annotations
@@ -129,11 +130,16 @@ class Decoder:
             if self._penalty is not None and seen is not None:
                 logits = self._penalty(seen, logits)
             choice = logits.argmax(-1, keepdim=True)
-            token = int(choice)
-            yield token
             if seen is not None:
-                seen = torch.cat([seen, choice.to(seen.device)], dim=1)
-            logits = self._advance(token, place)
+                seen = torch.cat([seen, choice], dim=1)
+            coming = _Coming(choice)
+            # While a token is on its way and the caller thinks about it, a GPU goes on; a step in
+            # vain behind the last token is the price.
+            if not choice.is_cuda:
+                yield coming.token()
+            logits = self._advance(choice, coming, place)
+            if choice.is_cuda:
+                yield coming.token()
             place += 1
 
     def _positions(self, prompt: Prompt) -> tuple[torch.Tensor, int]:
@@ -196,19 +202,18 @@ class Decoder:
             self._cache.crop(shared - len(self._kept))
         return shared
 
-    def _advance(self, token: int, place: int) -> torch.Tensor:
-        """Read one more token; return the logits after it, (1, vocabulary) float32."""
+    def _advance(self, choice: torch.Tensor, coming: _Coming, place: int) -> torch.Tensor:
+        """Read one more token, (1, 1); return the logits after it, (1, vocabulary) float32."""
         device = self._model.get_input_embeddings().weight.device
         step = self._step if self._cache is self._static else self._next_logits
         if self._cache is self._static:
             compiler: Any = torch.compiler
             compiler.cudagraph_mark_step_begin()
-        ids = torch.tensor([[token]], device=device)
         positions = torch.full((3, 1, 1), place, device=device)
         # Should the step fail, nobody knows what the cache holds.
         kept, self._kept = self._kept, []
-        logits = step(ids, positions)
-        kept.append(token)
+        logits = step(choice.to(device), positions)
+        kept.append(coming.token())
         self._kept = kept
         return logits
 
@@ -232,6 +237,22 @@ class Decoder:
         static cache also holds what is not there yet.
         """
         return None if self._cache is self._static else {'full_attention': None}
+
+
+class _Coming:
+    """A token on its way to the host."""
+
+    def __init__(self, choice: torch.Tensor) -> None:
+        self._choice = choice.to('cpu', non_blocking=True)
+        self._arrived = (
+            torch.cuda.current_stream(choice.device).record_event() if choice.is_cuda else None
+        )
+
+    def token(self) -> int:
+        """Return the token once it has arrived, whatever else the GPU has to do."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return int(self._choice)
 
 
 def unknown_settings(model: Any) -> list[str]:
