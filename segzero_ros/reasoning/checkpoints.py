@@ -23,6 +23,8 @@ ELSEWHERE = (
 )
 # What a checkpoint of this kind is made of; weights as safetensors only, code never.
 _WANTED = ['*.json', '*.safetensors', '*.jinja', '*.txt', '*.model']
+# Those that come with the package.
+_SHIPPED = Path(__file__).parent.parent / 'checkpoints'
 
 _logger = logging.getLogger(__name__)
 
@@ -71,7 +73,8 @@ def local_folder(model: str, recipe: str = '') -> Path | None:
     """Return the folder that holds a model, by path or in the hub's cache; None if there is none.
 
     Args:
-        model: a folder, or a name on the hub.
+        model: the name of one that comes with the package (`mini`), a folder, or a name on the
+            hub.
         recipe: the command that makes such a model, if there is one.
 
     Raises:
@@ -80,6 +83,8 @@ def local_folder(model: str, recipe: str = '') -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    if (_SHIPPED / model / 'config.json').is_file():
+        return _SHIPPED / model
     path = Path(model).expanduser()
     if path.is_dir():
         return path

@@ -14,15 +14,19 @@ import pytest
 torch = pytest.importorskip('torch')
 pytest.importorskip('transformers')
 
+from safetensors.torch import load_file
+
 from segzero_ros.loading import load_reasoner
-from segzero_ros.profiles import read_profile, reasoner_options
+from segzero_ros.profiles import load_pipeline, read_profile, reasoner_options
 from segzero_ros.reasoning.dialects import dialect_named
 from segzero_ros.reasoning.marks import marked
 from segzero_ros.reasoning.resizing import seen_by
 from segzero_ros.simulation.scenes import make_scene
 from segzero_ros.training.mini import dense, loop
+from segzero_ros.training.mini import recipe as recipes
 from segzero_ros.training.mini.architecture import new_model, patches_of, Reader, shown, Tower
 from segzero_ros.training.mini.checkpoint import make_processor
+from segzero_ros.training.mini.dataset import make_scenes
 from segzero_ros.training.mini.lessons import Lesson, lessons_of, phrases_in
 from segzero_ros.training.mini.recipe import chosen, make, Recipe, TRAINING_SEED
 from segzero_ros.training.mini.scenes import HEIGHT, keep, Kept, WIDTH
@@ -39,7 +43,7 @@ from segzero_ros.training.mini.warm_start import (
     TURN,
     Writer,
 )
-from segzero_ros.types import Frame, Query, ReasonerUnavailable
+from segzero_ros.types import Frame, Query, ReasonerUnavailable, Status
 
 SEED = 52
 
@@ -301,9 +305,64 @@ def test_the_recipe_is_not_repeated_where_it_is_done(made: tuple[Recipe, Path]) 
     assert (recipe.folder / 'curves.png').exists()
 
 
-def test_the_profile_without_a_checkpoint_names_the_recipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_further_round_begins_with_the_weights_of_the_last(
+    made: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recipes, '_FITTING', 2)
+    monkeypatch.setattr(recipes, '_FITTED_AT_ONCE', 2)
+    recipe, start = made
+    other = replace(recipe, folder=tmp_path, start=str(start), first=1)
+    again = make(replace(other, eyes=1, words=1, eyes_rate=1e-9, words_rate=1e-9))
+    before, after = (load_file(folder / 'model.safetensors') for folder in (start, again))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    seeds = {path.name.split('-')[0] for path in (tmp_path / 'scenes').glob('1*.jsonl')}
+    assert seeds == {str(TRAINING_SEED + 1)}, 'scenes that the start has not seen'
+
+
+def test_heads_learn_to_read_a_tower_that_stays_as_it_is(
+    model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(recipes, '_FITTING', 12)
+    monkeypatch.setattr(recipes, '_FITTED_AT_ONCE', 2)
+    seen = make_scenes(tmp_path, SEED, 2, 1)
+    tower, heads = Tower(model.model.visual), dense.Heads()
+    view = dense.as_they_are(seen.pictures, seen.names, seen.places)
+    before = tower(patches_of(view.pictures))
+
+    def loss() -> float:
+        return float(heads(tower(patches_of(view.pictures)), view)[0].detach())
+
+    first = loss()
+    recipes.fit(heads, tower, seen)
+    assert loss() < 0.9 * first
+    assert torch.equal(tower(patches_of(view.pictures)), before)
+
+
+def test_the_weights_that_come_with_the_package_answer_about_unseen_scenes() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pipeline = load_pipeline(read_profile('mini'))
+    covered = []
+    for seed in range(300_000, 300_003):
+        scene = make_scene(seed)
+        size = scene.labels.shape
+        for sentence in scene.sentences:
+            if not sentence.targets:
+                continue
+            answer = pipeline.answer(scene.frame, Query(sentence.text))
+            assert answer.status in (Status.OK, Status.NOT_FOUND)
+            found = np.zeros(size, np.bool_)
+            for segment in answer.segments:
+                found |= segment.full_mask(*size)
+            truth = np.logical_or.reduce([scene.mask(target) for target in sentence.targets])
+            covered.append((found & truth).sum() / (found | truth).sum())
+    pipeline.close()
+    torch.set_num_threads(threads)
+    assert len(covered) > 15
+    assert np.mean(covered) >= 0.7
+
+
+def test_a_profile_with_a_folder_that_is_not_there_names_the_recipe(tmp_path: Path) -> None:
+    profile = read_profile('mini', overrides={'reasoner_model': str(tmp_path / 'checkpoint')})
     with pytest.raises(ReasonerUnavailable, match=r'python -m segzero_ros\.training\.mini'):
-        load_reasoner(reasoner_options(read_profile('mini').__getitem__))
+        load_reasoner(reasoner_options(profile.__getitem__))

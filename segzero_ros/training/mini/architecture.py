@@ -29,7 +29,7 @@ from segzero_ros.training.mini.vocabulary import (
 
 WIDTH = 160
 HEADS = 5
-_VISION_LAYERS = 4
+_VISION_LAYERS = 6
 _LANGUAGE_LAYERS = 4
 _INNER = 448
 # How a head's pairs of dimensions are shared by time, row and column.
@@ -44,7 +44,7 @@ MEAN, DEVIATION = 0.5, 0.5
 
 
 def new_model(tokenizer: Any, seed: int) -> Any:
-    """Return an untrained model, 3 million parameters.
+    """Return an untrained model, under 4 million parameters.
 
     Args:
         tokenizer: whose tokens it speaks.

@@ -2,13 +2,14 @@
 
 Next-token training alone hardly teaches eyes from zero; a target at every token does. The heads
 that read the answers off the features are linear, so that the language model can read them too;
-they are thrown away. Imports its neighbours in this folder and torch.
+they are thrown away. Imports its neighbours in this folder, OpenCV and torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 import torch
@@ -89,7 +90,9 @@ def augmented(
         if rng.random() < 0.4:
             _shift(seen[row], names[row], where[row], int(down), int(right))
         tint = rng.uniform(0.88, 1.12) * rng.uniform(0.96, 1.04, 3)
-        seen[row] = np.clip(seen[row] * tint, 0, 255)
+        # A table is ten times as fast as the arithmetic: batches are drawn while a GPU waits.
+        tinted = np.clip(np.arange(256)[:, None] * tint, 0, 255).astype(np.uint8)
+        cv2.LUT(seen[row], tinted[None], dst=seen[row])
     return as_they_are(seen, names, where)
 
 
@@ -104,7 +107,7 @@ def _mirror(
     picture: NDArray[np.uint8], names: NDArray[np.int8], places: NDArray[np.float32]
 ) -> None:
     """Exchange left and right, in place."""
-    picture[:] = picture[:, ::-1].copy()
+    cv2.flip(picture, 1, dst=picture)
     names[:] = names.reshape(GRID, GRID, -1)[:, ::-1].reshape(TOKENS, -1)
     x1, y1, x2, y2, x, y = places.reshape(GRID, GRID, -1)[:, ::-1].reshape(TOKENS, -1).T
     places[:] = np.stack([SIDE - x2, y1, SIDE - x1, y2, SIDE - x, y], 1)

@@ -1,7 +1,8 @@
 """The recipe for the small reasoner: scenes, then eyes, then words, then a checkpoint.
 
 Each stage leaves its result in the folder and is not repeated; a stage that was broken off goes on
-where it stood. Imports its neighbours in this folder, torch and NumPy.
+where it stood. A finished model can be the start of another round, on other scenes. Imports its
+neighbours in this folder, torch, transformers and NumPy.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from segzero_ros.training.mini import checkpoint, dense, loop
 from segzero_ros.training.mini.architecture import new_model, patches_of, Reader, shown, Tower
@@ -35,6 +37,8 @@ TRAINING_SEED, UNSEEN_SEED = 1_000_000, 2_000_000
 _AT_ONCE = 50
 # How much a wrong look counts beside a wrong word.
 _POINTING = 0.3
+# New heads over a trained tower: steps, scenes of a step, scenes in all, and the rate.
+_FITTING, _FITTED_AT_ONCE, _FITTED, _FITTING_RATE = 250, 128, 3000, 1e-2
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,22 @@ class Recipe:
 
     Attributes:
         folder: where all is kept; the checkpoint is in its folder `checkpoint`.
+        start: folder of a finished model to go on from, in a folder of its own; none if empty.
+        first: how many scenes to pass over, those that `start` has seen.
         scenes: to learn from.
         unseen: scenes that figures are of while training.
         eyes: steps of dense supervision, of `pictures` pictures each.
         words: steps of next-token training, of `pages` pictures with `questions` questions each.
+        eyes_rate: highest learning rate of the eyes.
+        words_rate: and of the words; of a further round less than of the first.
         seed: of weights and batches.
         workers: processes that render, and on a GPU draw batches.
         device: for torch; a GPU where there is one if it is empty.
     """
 
     folder: Path
+    start: str = ''
+    first: int = 0
     scenes: int = 4000
     unseen: int = 50
     eyes: int = 2000
@@ -60,6 +70,8 @@ class Recipe:
     words: int = 6000
     pages: int = 8
     questions: int = 9
+    eyes_rate: float = 2e-3
+    words_rate: float = 2e-3
     seed: int = 0
     workers: int = 2
     device: str = ''
@@ -79,10 +91,15 @@ def make(recipe: Recipe) -> Path:
     """Make the small reasoner; return the folder of its checkpoint."""
     recipe.folder.mkdir(parents=True, exist_ok=True)
     kept = recipe.folder / 'scenes'
-    seen = make_scenes(kept, TRAINING_SEED, recipe.scenes, recipe.workers)
+    seen = make_scenes(kept, TRAINING_SEED + recipe.first, recipe.scenes, recipe.workers)
     unseen = make_scenes(kept, UNSEEN_SEED, recipe.unseen, recipe.workers)
     tokenizer = make_tokenizer()
-    model = new_model(tokenizer, recipe.seed).to(recipe.place)
+    model = new_model(tokenizer, recipe.seed)
+    if recipe.start:
+        finished: Any = Qwen2_5_VLForConditionalGeneration
+        trained = finished.from_pretrained(recipe.start, local_files_only=True)
+        model.load_state_dict(trained.state_dict())
+    model = model.to(recipe.place)
     teach_eyes(recipe, model, seen, unseen)
     teach_words(recipe, model, Writer(tokenizer), seen, unseen)
     folder = recipe.folder / 'checkpoint'
@@ -95,6 +112,8 @@ def teach_eyes(recipe: Recipe, model: Any, seen: Scenes, unseen: Scenes) -> None
     """Train the vision tower to say at each token what it shows."""
     place = recipe.place
     tower, heads = Tower(model.model.visual).to(place), dense.Heads().to(place)
+    if recipe.start:
+        fit(heads, tower, seen)
 
     def draw(rng: np.random.Generator) -> dense.View:
         rows = rng.integers(len(seen), size=recipe.pictures)
@@ -112,9 +131,34 @@ def teach_eyes(recipe: Recipe, model: Any, seen: Scenes, unseen: Scenes) -> None
             loss, figures = step(dense.as_they_are(unseen.pictures, unseen.names, unseen.places))
         return {'loss': loss, **figures}
 
-    stage = loop.Stage('eyes', recipe.eyes, 2e-3, recipe.seed)
+    stage = loop.Stage('eyes', recipe.eyes, recipe.eyes_rate, recipe.seed)
     modules = model.model.visual, heads
     loop.run(stage, modules, draw, step, judge, recipe.folder, recipe.drawing)
+
+
+def fit(heads: dense.Heads, tower: Tower, seen: Scenes) -> None:
+    """Have new heads learn to read a trained tower, which would be torn by what they say at first.
+
+    Args:
+        heads: to be trained.
+        tower: which is not.
+        seen: scenes to learn from.
+    """
+    place = tower.cosine.device
+    features = features_of(tower, seen.pictures[:_FITTED])
+    names, places = (
+        torch.from_numpy(truth[:_FITTED]).to(place) for truth in (seen.names, seen.places)
+    )
+    optimizer = torch.optim.Adam(heads.parameters())
+    for step in range(_FITTING):
+        for group in optimizer.param_groups:
+            group['lr'] = _FITTING_RATE * (1 - step / _FITTING)
+        rows = torch.randint(len(features), (_FITTED_AT_ONCE,)).to(place)
+        view = dense.View(torch.empty(0), names[rows].long(), places[rows])
+        loss, _ = heads(features[rows].float(), view)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
 def teach_words(recipe: Recipe, model: Any, writer: Writer, seen: Scenes, unseen: Scenes) -> None:
@@ -149,7 +193,7 @@ def teach_words(recipe: Recipe, model: Any, writer: Writer, seen: Scenes, unseen
             right = (logits.argmax(-1) == following).float().mean()
             return {'written': loss_of(logits, following), 'right': right, 'astray': astray}
 
-    stage = loop.Stage('words', recipe.words, 2e-3, recipe.seed)
+    stage = loop.Stage('words', recipe.words, recipe.words_rate, recipe.seed)
     modules: Sequence[nn.Module] = (model.model.language_model, model.lm_head)
     loop.run(stage, modules, draw, step, judge, recipe.folder, recipe.drawing)
 
