@@ -1,13 +1,16 @@
 """`segzero demo`: the real node, a camera and a client, each its own program, on real pictures.
 
-What goes over the graph is recorded; what is answered is measured, drawn and told.
+What goes over the graph is recorded; what is answered is measured, drawn and told. Where torch and
+transformers are installed, a second node asks the small reasoner about the generated scenes.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+import importlib.util
 import math
 import os
 from pathlib import Path
@@ -22,9 +25,12 @@ from segzero_ros.cli.demo_questions import iou, Question, QUESTIONS
 from segzero_ros.cli.demo_report import (
     failures_of,
     FLOORS,
+    MINI,
     Outcome,
     shown_progress,
+    table_beside,
     table_of,
+    write_beside,
     write_pictures,
     write_summary,
 )
@@ -39,7 +45,7 @@ if TYPE_CHECKING:
 
 CAMERA, NODE = 'camera', 'segzero'
 CAMERA_RATE = 4.0
-STARTING = 40.0
+STARTING = 60.0
 ANSWERING = 30.0
 RECORDED = ('query', 'result', 'reasoning', 'overlay')
 # The node and the recorder.
@@ -51,12 +57,14 @@ EPILOG = f"""\
 writes into the output folder
   NN_<picture>_<question>.png   the node's own picture of each answer
   overview.jpg                  some of them on one page
+  mini.jpg                      scenes as the embedded default (left) and the small reasoner answer
   bag/                          everything that went over the graph (MCAP), for Foxglove, ros2 bag
   summary.json                  questions, statuses, figures, machine
-  node.log, camera.log          what the programs said
+  node.log, camera.log, mini.log   what the programs said
 
 exit codes: 0 every question ended as it should and the figures are above their floors
-({FLOORS['scene']} for masks in generated scenes, {FLOORS['photograph']} for boxes in photographs);
+({FLOORS['scene']} for masks in generated scenes, {FLOORS['photograph']} for boxes in photographs,
+{FLOORS[MINI]} for the small reasoner's masks, whatever its statuses);
 1 if not; 2 when the graph could not be run; 130 after Ctrl-C.
 """
 
@@ -87,12 +95,19 @@ def run(options: argparse.Namespace) -> int:
     clear(folder)
     domain = choose_domain(os.environ)
     console.print(f'ROS domain {domain}, this machine only. Starting the node and a camera …')
-    outcomes, counts = ask_all(folder, console)
-    failures = failures_of(outcomes)
+    outcomes, beside, counts = ask_all(folder, console)
+    failures = failures_of(outcomes, beside)
     seconds = time.monotonic() - started
     write_pictures(folder, outcomes)
-    write_summary(folder, outcomes, failures, counts, seconds)
+    write_beside(folder, outcomes, beside)
+    write_summary(folder, outcomes, beside, failures, counts, seconds)
     console.print(table_of(outcomes))
+    if beside:
+        console.print(table_beside(outcomes, beside))
+    else:
+        console.print(
+            'The small reasoner (profile:=mini) is not shown: it needs torch and transformers.'
+        )
     console.print(f'{sum(counts.values())} messages of {len(counts)} topics in {folder / "bag"}')
     console.print(f'Pictures and summary.json in {folder}. {seconds:.0f} s in all.')
     for failure in failures:
@@ -104,19 +119,27 @@ def clear(folder: Path) -> None:
     """Make the output folder, and remove what an earlier demo wrote there, and nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
-        if re.fullmatch(r'\d\d_.*\.png|overview\.jpg|summary\.json|(node|camera)\.log', path.name):
+        if re.fullmatch(
+            r'\d\d_.*\.png|(overview|mini)\.jpg|summary\.json|(node|camera|mini)\.log', path.name
+        ):
             path.unlink()
     bag = folder / 'bag'
     if bag.is_dir() and {path.name for path in bag.iterdir()} <= {'bag.mcap', 'metadata.yaml'}:
         shutil.rmtree(bag)
 
 
-def ask_all(folder: Path, console: Console) -> tuple[list[Outcome], dict[str, int]]:
-    """Run the graph and ask every question; return what came of them and what was recorded."""
+def ask_all(folder: Path, console: Console) -> tuple[list[Outcome], list[Outcome], dict[str, int]]:
+    """Run the graph and ask every question.
+
+    Returns:
+        What came of them, what came of those that the small reasoner was asked too, and how many
+        messages of each topic were recorded.
+    """
     with ExitStack() as stack:
         children = stack.enter_context(Children(folder))
         # The children first: they load while this process imports its own half.
-        start(children)
+        start_node(children, 'node', NODE, 'offline')
+        start_camera(children)
         from segzero_ros.replay.bag import BagWriter
         from segzero_ros.ros.camera_control import CameraControl
         from segzero_ros.ros.client import PerceptionClient
@@ -125,36 +148,57 @@ def ask_all(folder: Path, console: Console) -> tuple[list[Outcome], dict[str, in
         try:
             bag = stack.enter_context(BagWriter(folder / 'bag'))
             recorder = stack.enter_context(
-                Recorder(bag, [f'/{CAMERA}', f'/{NODE}'], ['/diagnostics'])
+                Recorder(bag, [f'/{CAMERA}', f'/{NODE}', f'/{MINI}'], ['/diagnostics'])
             )
             camera = stack.enter_context(CameraControl(CAMERA))
             client = stack.enter_context(PerceptionClient(NODE, overlays=True))
             wait_until_active(client, children)
             wait_until_recorded(recorder, client)
-            outcomes = list(ask_each(client, camera, console))
+            outcomes = list(ask_each(client, camera, QUESTIONS, console))
+            beside = []
+            if all(map(importlib.util.find_spec, ('torch', 'transformers'))):
+                # Only now, for while it loads other answers would take longer than they do.
+                start_node(children, 'mini', MINI, 'mini')
+                mini = stack.enter_context(PerceptionClient(MINI, overlays=True))
+                console.print('The same to a small reasoning model, profile:=mini. Loading …')
+                wait_until_active(mini, children)
+                beside = list(ask_each(mini, camera, asked_beside(), console))
             # The camera goes on, and what is counted has to be what is in the bag.
             recorder.close()
         except SegZeroError as error:
             raise DemoFailed('\n'.join(filter(None, [str(error), children.obituary()]))) from error
-        return outcomes, bag.counts
+        return outcomes, beside, bag.counts
 
 
-def start(children: Children) -> None:
-    """Start the node with the profile that needs no weights, and a camera."""
-    environment = {**os.environ, 'PYTHONUNBUFFERED': '1', 'RCUTILS_COLORIZED_OUTPUT': '0'}
-    profile = installed('share/segzero_ros/config/offline.yaml', 'config/offline.yaml')
+def asked_beside() -> list[Question]:
+    """Return the questions for the small reasoner, which knows generated scenes only."""
+    return [replace(each, way='action') for each in QUESTIONS if each.source == 'scene']
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of the demo's programs."""
+    return {**os.environ, 'PYTHONUNBUFFERED': '1', 'RCUTILS_COLORIZED_OUTPUT': '0'}
+
+
+def start_node(children: Children, name: str, namespace: str, profile: str) -> None:
+    """Start a perception node with a profile that needs nothing to be fetched."""
+    config = f'config/{profile}.yaml'
     remaps = [f'{name}:=/{CAMERA}/{name}' for name in ('image', 'depth', 'camera_info')]
     children.start(
-        'node',
+        name,
         [
             *executable('perception_node'),
             '--ros-args',
-            *(word for remap in (f'__ns:=/{NODE}', *remaps) for word in ('-r', remap)),
+            *(word for remap in (f'__ns:=/{namespace}', *remaps) for word in ('-r', remap)),
             '--params-file',
-            str(profile),
+            str(installed(f'share/segzero_ros/{config}', config)),
         ],
-        environment,
+        environment(),
     )
+
+
+def start_camera(children: Children) -> None:
+    """Start a camera that shows what it is told to."""
     children.start(
         'camera',
         [
@@ -168,7 +212,7 @@ def start(children: Children) -> None:
             '-p',
             'depth_encoding:=32FC1',
         ],
-        environment,
+        environment(),
     )
 
 
@@ -196,12 +240,15 @@ def wait_until_recorded(recorder: Recorder, client: PerceptionClient) -> None:
 
 
 def ask_each(
-    client: PerceptionClient, camera: CameraControl, console: Console
+    client: PerceptionClient,
+    camera: CameraControl,
+    questions: Sequence[Question],
+    console: Console,
 ) -> Iterator[Outcome]:
     """Ask the questions one after the other, each about the picture that it is meant for."""
     since, before = 0, ('', '')
-    with shown_progress(console) as show:
-        for number, question in enumerate(QUESTIONS, start=1):
+    with shown_progress(console, len(questions)) as show:
+        for number, question in enumerate(questions, start=1):
             show.begin(number, question)
             if (question.source, question.item) != before:
                 since = camera.look_at(question.source, question.item)

@@ -13,7 +13,7 @@ import re
 import sys
 from typing import Any, TYPE_CHECKING
 
-from segzero_ros.cli.demo_questions import Question, QUESTIONS
+from segzero_ros.cli.demo_questions import Question
 from segzero_ros.types import RgbImage
 from segzero_ros.wire.printable import printable
 
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from segzero_ros.ros.client import Progress, Reply
 
-# How well the answers have to cover what was meant, on average; see `demo_questions.iou`.
-FLOORS = {'scene': 0.7, 'photograph': 0.5}
+MINI = 'mini'
+# How well the answers have to cover what was meant, on average; see `demo_questions.iou`. Those of
+# the small reasoner are about scenes too.
+FLOORS = {'scene': 0.7, 'photograph': 0.5, MINI: 0.6}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,7 @@ class Outcome:
 class ShownProgress:
     """What stands on the screen while the demo runs: question, reasoning, how far it is."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, count: int) -> None:
         from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.text import Text
@@ -65,7 +67,7 @@ class ShownProgress:
         self._bar = Progress(
             TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), console=console
         )
-        self._task = self._bar.add_task('Questions', total=len(QUESTIONS))
+        self._task = self._bar.add_task('Questions', total=count)
         self.live = Live(console=console, refresh_per_second=12, transient=True)
 
     def begin(self, number: int, question: Question) -> None:
@@ -98,15 +100,21 @@ class ShownProgress:
 
 
 @contextmanager
-def shown_progress(console: Console) -> Iterator[ShownProgress]:
-    """Show progress on a terminal; elsewhere only what is left on the screen."""
-    show = ShownProgress(console)
+def shown_progress(console: Console, count: int) -> Iterator[ShownProgress]:
+    """Show progress through `count` questions; only what is left of it where is no terminal."""
+    show = ShownProgress(console, count)
     with show.live:
         yield show
 
 
-def failures_of(outcomes: list[Outcome]) -> list[str]:
-    """Return a sentence for each thing that is not as it should be."""
+def failures_of(outcomes: list[Outcome], beside: list[Outcome]) -> list[str]:
+    """Return a sentence for each thing that is not as it should be.
+
+    Args:
+        outcomes: what came of the questions.
+        beside: what came of those that the small reasoner was asked. It errs, so that only how
+            well it does on average counts.
+    """
     failures = [
         f'“{outcome.question.text}” about {outcome.question.item} ended with '
         f'{outcome.reply.answer.status.name} instead of {outcome.question.status.name}: '
@@ -114,27 +122,27 @@ def failures_of(outcomes: list[Outcome]) -> list[str]:
         for outcome in outcomes
         if not outcome.as_expected
     ]
-    for source, (mean, count) in figures_of(outcomes).items():
-        if mean < FLOORS[source]:
+    for name, (mean, count) in figures_of(outcomes, beside).items():
+        if mean < FLOORS[name]:
+            asked = f'about {name}s' if name != MINI else 'to the small reasoner'
             failures.append(
-                f'The mean IoU of {count} questions about {source}s is {mean:.2f}, '
-                f'less than {FLOORS[source]}.'
+                f'The mean IoU of {count} questions {asked} is {mean:.2f}, '
+                f'less than {FLOORS[name]}.'
             )
     return failures
 
 
-def figures_of(outcomes: list[Outcome]) -> dict[str, tuple[float, int]]:
-    """Return the mean IoU and the number of questions for each kind of picture with a truth."""
-    figures = {}
-    for source in FLOORS:
-        values = [
-            outcome.iou
-            for outcome in outcomes
-            if outcome.question.source == source and not math.isnan(outcome.iou)
-        ]
-        if values:
-            figures[source] = (sum(values) / len(values), len(values))
-    return figures
+def figures_of(outcomes: list[Outcome], beside: list[Outcome]) -> dict[str, tuple[float, int]]:
+    """Return the mean IoU and the number of questions with a truth.
+
+    Their keys are those of FLOORS: each kind of picture, and the small reasoner.
+    """
+    values: dict[str, list[float]] = {name: [] for name in FLOORS}
+    for outcome in outcomes:
+        values[outcome.question.source].append(outcome.iou)
+    values[MINI] = [outcome.iou for outcome in beside]
+    known = {name: [iou for iou in all_ if not math.isnan(iou)] for name, all_ in values.items()}
+    return {name: (sum(ious) / len(ious), len(ious)) for name, ious in known.items() if ious}
 
 
 def table_of(outcomes: list[Outcome]) -> Any:
@@ -160,11 +168,58 @@ def table_of(outcomes: list[Outcome]) -> Any:
             f'{outcome.waited * 1000:.0f}',
             '' if math.isnan(outcome.iou) else f'{outcome.iou:.2f}',
         )
-    for source, (mean, count) in figures_of(outcomes).items():
+    for source, (mean, count) in figures_of(outcomes, []).items():
         table.caption = (
             f'{table.caption or ""}  {source}s: mean IoU {mean:.2f} of {count} questions'
         )
     return table
+
+
+def table_beside(outcomes: list[Outcome], beside: list[Outcome]) -> Any:
+    """Return the table of what the small reasoner said, beside the embedded default."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ('asked of profile:=mini', 'status', 'objects', 'ms', 'IoU', 'IoU of offline'):
+        numeric = heading not in ('asked of profile:=mini', 'status')
+        table.add_column(heading, justify='right' if numeric else 'left')
+    for ours, other in _pairs(outcomes, beside):
+        answer = other.reply.answer
+        colour = 'green' if other.as_expected else 'yellow'
+        table.add_row(
+            Text(other.question.text),
+            f'[{colour}]{answer.status.name}[/]',
+            str(len(answer.segments)),
+            f'{other.waited * 1000:.0f}',
+            *('' if math.isnan(each.iou) else f'{each.iou:.2f}' for each in (other, ours)),
+        )
+    mean, count = figures_of([], beside)[MINI]
+    table.caption = f'mean IoU {mean:.2f} of {count} questions'
+    return table
+
+
+def _pairs(outcomes: list[Outcome], beside: list[Outcome]) -> Iterator[tuple[Outcome, Outcome]]:
+    """Yield what came of a question, and what came of it from the small reasoner."""
+    first = {(each.question.item, each.question.text): each for each in outcomes}
+    for other in beside:
+        yield first[other.question.item, other.question.text], other
+
+
+def write_beside(folder: Path, outcomes: list[Outcome], beside: list[Outcome]) -> None:
+    """Write the page with both answers to each question that the small reasoner was asked."""
+    import numpy as np
+
+    from segzero_ros.cli.ask import save_picture
+    from segzero_ros.cli.contact_sheet import contact_sheet
+
+    rows = [
+        contact_sheet([ours.overlay, other.overlay], columns=2)
+        for ours, other in _pairs(outcomes, beside)
+    ]
+    if rows:
+        save_picture(folder / 'mini.jpg', np.concatenate(rows), quality=80)
 
 
 def write_pictures(folder: Path, outcomes: list[Outcome]) -> None:
@@ -187,39 +242,45 @@ def file_name(number: int, question: Question) -> str:
 def write_summary(
     folder: Path,
     outcomes: list[Outcome],
+    beside: list[Outcome],
     failures: list[str],
     counts: dict[str, int],
     seconds: float,
 ) -> None:
     """Write summary.json, last of all and in one step, so that it is there only when all is."""
-    from segzero_ros.cli.ask import as_dictionary
-
     summary = {
         'ok': not failures,
         'failures': failures,
         'seconds': round(seconds, 2),
         'figures': {
             source: {'mean_iou': round(mean, 4), 'questions': count, 'floor': FLOORS[source]}
-            for source, (mean, count) in figures_of(outcomes).items()
+            for source, (mean, count) in figures_of(outcomes, beside).items()
         },
         'questions': [
-            {
-                'picture': f'{outcome.question.source} {outcome.question.item}',
-                'way': outcome.question.way,
-                'expected': outcome.question.status.name,
-                'iou': None if math.isnan(outcome.iou) else round(outcome.iou, 4),
-                'seconds_waited': round(outcome.waited, 4),
-                'file': file_name(number, outcome.question),
-                'answer': as_dictionary(outcome.reply),
-            }
+            {**_entry(outcome), 'file': file_name(number, outcome.question)}
             for number, outcome in enumerate(outcomes, start=1)
         ],
+        MINI: [_entry(outcome) for outcome in beside],
         'recorded_messages': counts,
         'machine': machine(),
     }
     partial = folder / 'summary.json.part'
     partial.write_text(json.dumps(summary, ensure_ascii=False, indent=2) + '\n')
     partial.replace(folder / 'summary.json')
+
+
+def _entry(outcome: Outcome) -> dict[str, Any]:
+    """Return what summary.json tells of a question."""
+    from segzero_ros.cli.ask import as_dictionary
+
+    return {
+        'picture': f'{outcome.question.source} {outcome.question.item}',
+        'way': outcome.question.way,
+        'expected': outcome.question.status.name,
+        'iou': None if math.isnan(outcome.iou) else round(outcome.iou, 4),
+        'seconds_waited': round(outcome.waited, 4),
+        'answer': as_dictionary(outcome.reply),
+    }
 
 
 def machine() -> dict[str, Any]:

@@ -53,7 +53,7 @@ def demo(
         [*COMMAND, '--output', str(folder)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=400,
         env=ENVIRONMENT,
     )
     return folder, done
@@ -81,8 +81,9 @@ def test_every_question_ends_as_it_should_and_the_figures_are_above_their_floors
         assert entry['answer']['status'] == entry['expected'] == question.status.name
         assert (entry['iou'] is not None) == question.has_truth
         assert entry['answer']['reasoner'] == 'attributes'
-    for source, floor in FLOORS.items():
-        assert floor <= summary['figures'][source]['mean_iou'] <= 1
+    assert set(summary['figures']) == set(FLOORS)
+    for name, floor in FLOORS.items():
+        assert floor <= summary['figures'][name]['mean_iou'] <= 1
     assert summary['machine']['cores'] == os.cpu_count()
 
 
@@ -92,6 +93,17 @@ def test_the_screen_shows_each_question_with_its_reasoning_and_a_table(demo: Dem
         assert f'“{entry["answer"]["query"]}” by {entry["way"]} {entry["expected"]}' in text
         assert ' '.join(entry['answer']['reasoning'].split()) in text
     assert 'mean IoU' in text
+
+
+def test_the_small_reasoner_answers_about_the_scenes_beside_the_default(demo: Demo) -> None:
+    summary = summary_of(demo)
+    scenes = [question.text for question in QUESTIONS if question.source == 'scene']
+    assert [entry['answer']['query'] for entry in summary['mini']] == scenes
+    for entry in summary['mini']:
+        assert entry['answer']['reasoner'] == 'mini'
+        assert ': ' in entry['answer']['reasoning'], 'it thinks first'
+    assert 'asked of profile:=mini' in demo[1].stdout
+    assert cv2.imread(str(demo[0] / 'mini.jpg')).shape[1] > 900
 
 
 def test_each_answer_has_its_picture_and_the_overview_is_small(demo: Demo) -> None:
@@ -179,7 +191,7 @@ def test_a_graph_that_cannot_be_run_is_one_error_with_the_last_words(tmp_path: P
 
 
 def test_only_what_an_earlier_demo_wrote_is_removed(tmp_path: Path) -> None:
-    for name in ('01_coffee_x.png', 'summary.json', 'node.log', 'mine.png', 'notes.log'):
+    for name in ('01_coffee_x.png', 'summary.json', 'mini.log', 'mine.png', 'notes.log'):
         (tmp_path / name).touch()
     (tmp_path / 'bag').mkdir()
     (tmp_path / 'bag' / 'bag.mcap').touch()
@@ -201,9 +213,12 @@ def outcome(status: Status, iou: float, index: int = 0) -> Outcome:
 
 
 def test_a_wrong_status_and_a_low_figure_are_failures_with_a_reason() -> None:
-    assert failures_of([outcome(Status.OK, 0.9), outcome(Status.OK, 0.6, 1)]) == []
-    (failure,) = failures_of([outcome(Status.NOT_FOUND, 0.9)])
+    assert failures_of([outcome(Status.OK, 0.9), outcome(Status.OK, 0.6, 1)], []) == []
+    (failure,) = failures_of([outcome(Status.NOT_FOUND, 0.9)], [])
     assert 'NOT_FOUND instead of OK: Why not.' in failure
-    (failure,) = failures_of([outcome(Status.OK, 0.9), outcome(Status.OK, 0.3, 1)])
+    (failure,) = failures_of([outcome(Status.OK, 0.9), outcome(Status.OK, 0.3, 1)], [])
     assert '0.60' in failure
     assert f'less than {FLOORS["scene"]}' in failure
+    assert failures_of([], [outcome(Status.NOT_FOUND, 0.9)]) == [], 'the small one errs'
+    (failure,) = failures_of([], [outcome(Status.OK, 0.5)])
+    assert 'to the small reasoner is 0.50' in failure
