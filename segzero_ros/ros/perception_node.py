@@ -58,6 +58,7 @@ from segzero_ros.ros.vitals import (
     gpu_memory,
     percentile,
     process_memory,
+    share_memory_pools,
     UsualRate,
 )
 from segzero_ros.ros.watchdog import overdue
@@ -435,6 +436,8 @@ class PerceptionNode(ManagedNode):
 
 def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:
     """Run the node until SIGINT or SIGTERM; return the process's exit code."""
+    # Before there are threads.
+    share_memory_pools()
     signals = StopSignals()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
