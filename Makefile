@@ -20,7 +20,7 @@ build:
 	@$(PYTHON) scripts/bootstrap.py
 
 demo:
-	@$(PYTHON) scripts/bootstrap.py demo models
+	@$(PYTHON) scripts/bootstrap.py demo models || $(PYTHON) scripts/bootstrap.py demo
 	@$(READY) && segzero demo --output out/demo
 
 test:

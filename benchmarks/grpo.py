@@ -1,13 +1,13 @@
 """How much GRPO raises a small model's accuracy on unseen scenes, from how many seeds.
 
-Run `python -m benchmarks.grpo --model out/mini/checkpoint [--seeds 0 1 2] [--minutes 18]`.
+Run `python -m benchmarks.grpo --model mini [--seeds 0 1 2] [--minutes 18]`.
 
-The model is what `python -m segzero_ros.training.mini` makes. It is trained from each seed with
-`segzero train --config mini` for so many minutes, and asked before and after about generated
-scenes that nothing was trained on, and about flat shapes on photographs, a domain apart: greedily,
-as the node asks, and drawn at temperature 1, as training sees it. Shown are both accuracies (0 to
-3; hard as published, and the soft one of the preset `robot`) and the gIoU of boxes. With
-`--methods grpo sft` the same start is trained supervised for the same time, too.
+The model is the small one that comes with the package, or another's folder. It is trained from
+each seed with `segzero train --config mini` for so many minutes, and asked before and after about
+generated scenes that nothing was trained on, and about flat shapes on photographs, a domain apart:
+greedily, as the node asks, and drawn at temperature 1, as training sees it. Shown are both
+accuracies (0 to 3; hard as published, and the soft one of the preset `robot`) and the gIoU of
+boxes. With `--methods grpo sft` the same start is trained supervised for the same time, too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import warnings
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
+from segzero_ros.reasoning.checkpoints import local_folder
 from segzero_ros.training.presets import Composition, load_composition
 from segzero_ros.training.settings import load_settings, Settings
 from segzero_ros.training.sources import open_rows, UNSEEN_SEED
@@ -40,7 +41,7 @@ def main() -> int:
     The accuracy is the one that the reward trains.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--model', required=True, help='folder of a warm-started model')
+    parser.add_argument('--model', required=True, help="a warm-started model's folder, or mini")
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--minutes', type=float, default=18.0, help='of training, for each seed')
     parser.add_argument('--scenes', type=int, default=128, help='unseen ones that are asked about')
@@ -66,7 +67,7 @@ def main() -> int:
         examinations[name] = Examination(
             asked, settings.spoken, _MEASURED, settings.max_completion
         )
-    start = measure(examinations, options.model)
+    start = measure(examinations, str(local_folder(options.model)))
     show('start', start, start)
     poor = 0
     with tempfile.TemporaryDirectory() as scratch:

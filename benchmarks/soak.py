@@ -68,6 +68,7 @@ class Soak:
         self._over = threading.Event()
         self._disturbed = threading.Event()
         self._tracking = False
+        self._began = time.monotonic()
 
     def run(self) -> list[Verdict]:
         """Start everything, let it run, end it, and judge."""
@@ -180,7 +181,8 @@ def fill_histories(asker: Asker) -> None:
     """
     for way in WAYS:
         for _ in range(RESULTS):
-            asker.wait(asker.ask(way, LONGEST, disturbed=True), GOOD_LIMIT)
+            if not asker.wait(asker.ask(way, LONGEST, disturbed=True), GOOD_LIMIT):
+                raise SystemExit(f'The node did not answer by {way} within {GOOD_LIMIT:g} s.')
 
 
 def show(console: Console, soak: Soak, verdicts: list[Verdict]) -> None:

@@ -36,7 +36,7 @@ ARGUMENTS = [
         'profile',
         'Which config/<profile>.yaml: `robot` runs the published models in this process, with a '
         'GPU and the weights; `remote` asks an OpenAI-compatible server; `offline` needs neither; '
-        '`mini` runs the small model that is trained here.',
+        '`mini` runs the small model that comes with the package.',
         'robot',
         PROFILES,
     ),

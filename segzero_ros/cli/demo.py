@@ -48,6 +48,8 @@ CAMERA_RATE = 4.0
 STARTING = 60.0
 ANSWERING = 30.0
 RECORDED = ('query', 'result', 'reasoning', 'overlay')
+# What the profile `mini` is loaded with.
+MINI_NEEDS = ('torch', 'torchvision', 'transformers', 'accelerate')
 # The node and the recorder.
 HEARERS = 2
 FAILED = 1
@@ -95,8 +97,8 @@ def run(options: argparse.Namespace) -> int:
     clear(folder)
     domain = choose_domain(os.environ)
     console.print(f'ROS domain {domain}, this machine only. Starting the node and a camera …')
-    outcomes, beside, counts = ask_all(folder, console)
-    failures = failures_of(outcomes, beside)
+    outcomes, beside, mishap, counts = ask_all(folder, console)
+    failures = [*failures_of(outcomes, beside), *filter(None, [mishap])]
     seconds = time.monotonic() - started
     write_pictures(folder, outcomes)
     write_beside(folder, outcomes, beside)
@@ -104,10 +106,8 @@ def run(options: argparse.Namespace) -> int:
     console.print(table_of(outcomes))
     if beside:
         console.print(table_beside(outcomes, beside))
-    else:
-        console.print(
-            'The small reasoner (profile:=mini) is not shown: it needs torch and transformers.'
-        )
+    elif not mishap:
+        console.print(f'profile:=mini is not shown: it needs {", ".join(MINI_NEEDS)}.')
     console.print(f'{sum(counts.values())} messages of {len(counts)} topics in {folder / "bag"}')
     console.print(f'Pictures and summary.json in {folder}. {seconds:.0f} s in all.')
     for failure in failures:
@@ -128,12 +128,15 @@ def clear(folder: Path) -> None:
         shutil.rmtree(bag)
 
 
-def ask_all(folder: Path, console: Console) -> tuple[list[Outcome], list[Outcome], dict[str, int]]:
+def ask_all(
+    folder: Path, console: Console
+) -> tuple[list[Outcome], list[Outcome], str, dict[str, int]]:
     """Run the graph and ask every question.
 
     Returns:
-        What came of them, what came of those that the small reasoner was asked too, and how many
-        messages of each topic were recorded.
+        What came of them, what came of those that the small reasoner was asked too, why it could
+        not be asked (empty if it could, or is not installed), and how many messages of each topic
+        were recorded.
     """
     with ExitStack() as stack:
         children = stack.enter_context(Children(folder))
@@ -155,19 +158,35 @@ def ask_all(folder: Path, console: Console) -> tuple[list[Outcome], list[Outcome
             wait_until_active(client, children)
             wait_until_recorded(recorder, client)
             outcomes = list(ask_each(client, camera, QUESTIONS, console))
-            beside = []
-            if all(map(importlib.util.find_spec, ('torch', 'transformers'))):
-                # Only now, for while it loads other answers would take longer than they do.
-                start_node(children, 'mini', MINI, 'mini')
-                mini = stack.enter_context(PerceptionClient(MINI, overlays=True))
-                console.print('The same to a small reasoning model, profile:=mini. Loading …')
-                wait_until_active(mini, children)
-                beside = list(ask_each(mini, camera, asked_beside(), console))
+            beside, mishap = ask_beside(children, camera, folder, console)
             # The camera goes on, and what is counted has to be what is in the bag.
             recorder.close()
         except SegZeroError as error:
             raise DemoFailed('\n'.join(filter(None, [str(error), children.obituary()]))) from error
-        return outcomes, beside, bag.counts
+        return outcomes, beside, mishap, bag.counts
+
+
+def ask_beside(
+    children: Children, camera: CameraControl, folder: Path, console: Console
+) -> tuple[list[Outcome], str]:
+    """Ask the small reasoner, where it is installed; return what came of it, or why nothing did.
+
+    Only when all else has been asked, for while it loads other answers would take longer.
+    """
+    from segzero_ros.ros.client import PerceptionClient
+
+    if not all(map(importlib.util.find_spec, MINI_NEEDS)):
+        return [], ''
+    console.print('The same to a small reasoning model, profile:=mini. Loading …')
+    try:
+        start_node(children, 'mini', MINI, 'mini')
+        with PerceptionClient(MINI, overlays=True) as client:
+            wait_until_active(client, children)
+            return list(ask_each(client, camera, asked_beside(), console)), ''
+    except SegZeroError as error:
+        log = folder / 'mini.log'
+        last = log.read_text(errors='replace').splitlines()[-3:] if log.exists() else []
+        return [], '\n'.join(['The small reasoner could not be asked.', str(error), *last])
 
 
 def asked_beside() -> list[Question]:

@@ -18,7 +18,7 @@ data (also --validation):
 
 examples:
   segzero train --config robot --model Ricky06662/VisionReasoner-7B --data kitchen -o out/kitchen
-  segzero train --config mini --model out/mini/checkpoint --steps 200 -o out/better
+  segzero train --config mini --model mini --steps 200 -o out/better
   segzero train --config vision_reasoner --sft --model Qwen/Qwen2.5-VL-7B-Instruct -o out/sft
   accelerate launch -m segzero_ros.cli.train ...      several GPUs
 

@@ -43,8 +43,9 @@ def look_at_models(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> It
     if not complete:
         return
     if reasoner.backend == 'transformers':
-        yield _gpu(reasoner)
-        yield from _reasoner_weights(reasoner)
+        weights, parameters = _reasoner_weights(reasoner)
+        yield _gpu(reasoner, parameters)
+        yield from weights
     elif reasoner.backend == 'openai':
         yield from _server(reasoner)
     if segmenter.backend == 'sam2':
@@ -64,9 +65,17 @@ def _packages(backend: str) -> Iterator[Finding]:
         yield ok(f'packages of {backend}', 'nothing beside this package')
 
 
-def _gpu(reasoner: ReasonerOptions) -> Finding:
+def _gpu(reasoner: ReasonerOptions, parameters: int | None) -> Finding:
+    """Say whether there is a GPU for a model of so many parameters; None if nobody knows."""
     import torch
 
+    from segzero_ros.reasoning.devices import LARGEST_ON_CPU
+
+    on_cpu = reasoner.device == 'cpu' or (
+        reasoner.device == 'auto' and not torch.cuda.is_available()
+    )
+    if on_cpu and parameters is not None and parameters <= LARGEST_ON_CPU:
+        return ok('GPU', 'none is needed: the model is small enough for the CPU')
     if reasoner.device == 'cpu':
         return warn('GPU', 'device is cpu: an answer of a 7B model takes minutes', f'{_OTHERS}.')
     if not torch.cuda.is_available():
@@ -89,7 +98,8 @@ def _gib(free_and_total: tuple[int, int]) -> str:
     return f'{free:.1f} of {total:.1f} GiB free'
 
 
-def _reasoner_weights(reasoner: ReasonerOptions) -> Iterator[Finding]:
+def _reasoner_weights(reasoner: ReasonerOptions) -> tuple[list[Finding], int | None]:
+    """Return what is to be said of the weights, and how many parameters, if that is known."""
     from segzero_ros.reasoning import checkpoints
     from segzero_ros.reasoning.dialects import dialect_named
 
@@ -98,15 +108,17 @@ def _reasoner_weights(reasoner: ReasonerOptions) -> Iterator[Finding]:
         dialect = dialect_named(reasoner.dialect)
         folder = checkpoints.local_folder(reasoner.model)
         if folder is None:
-            yield fail(what, checkpoints.missing_weights(reasoner.model))
-            yield _room()
-            return
+            return [fail(what, checkpoints.missing_weights(reasoner.model)), _room()], None
         found = checkpoints.open_checkpoint(folder, dialect)
     except (SegZeroError, ValueError) as error:
-        yield fail(what, str(error))
-        return
-    size = sum(tensor.size for tensor in found.tensors) / 2**30
-    yield ok(what, f'{found.parameters / 1e9:.2f} B parameters, {size:.1f} GiB, in {folder}')
+        return [fail(what, str(error))], None
+    size = sum(tensor.size for tensor in found.tensors)
+    said = (
+        f'{found.parameters / 1e9:.2f} B parameters, {size / 2**30:.1f} GiB'
+        if size >= 2**29
+        else f'{found.parameters / 1e6:.1f} M parameters, {size / 2**20:.1f} MiB'
+    )
+    return [ok(what, f'{said}, in {folder}')], found.parameters
 
 
 def _room() -> Finding:

@@ -83,8 +83,10 @@ def local_folder(model: str, recipe: str = '') -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    if (_SHIPPED / model / 'config.json').is_file():
-        return _SHIPPED / model
+    shipped = _SHIPPED / model
+    # By its very name: `./mini` is a folder of the user's.
+    if shipped.name == model and (shipped / 'config.json').is_file():
+        return shipped
     path = Path(model).expanduser()
     if path.is_dir():
         return path

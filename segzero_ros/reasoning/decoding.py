@@ -84,6 +84,9 @@ class Decoder:
         if static and model.device.type == 'cuda':
             self._step = torch.compile(self._next_logits, mode='reduce-overhead', dynamic=False)
         self._one_token = None if static else one_token(model)
+        # While a token is on its way to the host and the caller thinks about it, a GPU goes on; a
+        # step in vain behind the last token is the price.
+        self._ahead = model.device.type == 'cuda'
         penalty = model.generation_config.repetition_penalty or 1.0
         self._penalty = RepetitionPenaltyLogitsProcessor(penalty) if penalty != 1.0 else None
 
@@ -133,12 +136,10 @@ class Decoder:
             if seen is not None:
                 seen = torch.cat([seen, choice], dim=1)
             coming = _Coming(choice)
-            # While a token is on its way and the caller thinks about it, a GPU goes on; a step in
-            # vain behind the last token is the price.
-            if not choice.is_cuda:
+            if not self._ahead:
                 yield coming.token()
             logits = self._advance(choice, coming, place)
-            if choice.is_cuda:
+            if self._ahead:
                 yield coming.token()
             place += 1
 
@@ -243,7 +244,7 @@ class _Coming:
     """A token on its way to the host."""
 
     def __init__(self, choice: torch.Tensor) -> None:
-        self._choice = choice.to('cpu', non_blocking=True)
+        self._choice = choice.to('cpu', non_blocking=choice.is_cuda)
         self._arrived = (
             torch.cuda.current_stream(choice.device).record_event() if choice.is_cuda else None
         )

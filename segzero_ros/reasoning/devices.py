@@ -17,7 +17,7 @@ from segzero_ros.types import ReasonerUnavailable
 
 _DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'float32': torch.float32}
 # Above this, nobody waits for a CPU without having said so.
-_LARGEST_ON_CPU = 1_000_000_000
+LARGEST_ON_CPU = 1_000_000_000
 _PACKAGES = {'bnb4': 'bitsandbytes', 'bnb8': 'bitsandbytes', 'int8': 'torchao', 'fp8': 'torchao'}
 # The eyes and the head are left as they are: boxes suffer first when they are quantised.
 _LEFT_ALONE = ['visual', 'lm_head']
@@ -105,7 +105,7 @@ def _on_cpu(
             f'There is no {device}: torch sees no GPU. Check the driver (nvidia-smi) and that '
             f'torch was built for it; {ELSEWHERE}.'
         )
-    if device == 'auto' and checkpoint.parameters > _LARGEST_ON_CPU:
+    if device == 'auto' and checkpoint.parameters > LARGEST_ON_CPU:
         billions = checkpoint.parameters / 1e9
         raise ReasonerUnavailable(
             f'{model} has {billions:.1f} billion parameters and torch sees no GPU. device:=cpu '

@@ -46,7 +46,7 @@ class Dialect:
         frame: coordinates are pixels of the image as the model sees it, or thousandths of its
             sides.
         max_new_tokens: most tokens an answer has in the published code.
-        recipe: the command that makes a checkpoint, where none is published.
+        recipe: the command that makes a checkpoint, where nobody publishes any.
         mark_cell: side of the patches whose places are marked in the picture (see `marks`); 0 for
             an unmarked picture.
     """
@@ -361,7 +361,7 @@ _ALL = (
         resampling='bicubic',
         frame='thousandths',
     ),
-    # The small reasoner that is trained here: no instruction, for it knows but one task.
+    # The small reasoner that comes with the package: no instruction, for it knows but one task.
     Dialect(
         name='mini',
         before='',

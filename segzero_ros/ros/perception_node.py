@@ -436,7 +436,7 @@ class PerceptionNode(ManagedNode):
 
 def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:
     """Run the node until SIGINT or SIGTERM; return the process's exit code."""
-    # Before there are threads.
+    # Before the many threads of the middleware.
     share_memory_pools()
     signals = StopSignals()
     try:

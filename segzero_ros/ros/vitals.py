@@ -89,7 +89,8 @@ def share_memory_pools() -> bool:
 
     glibc gives each thread a pool of its own, up to eight for each core. What is freed in one is
     of no use to the others, so that a process with some thirty threads grows until each of its
-    pools has met the worst: for hours. MALLOC_ARENA_MAX in the environment overrules it.
+    pools has met the worst: for hours. Those that are there already stay. MALLOC_ARENA_MAX in the
+    environment overrules it.
 
     Returns:
         Whether the C library can do it.
@@ -121,10 +122,12 @@ def give_memory_back() -> bool:
 
 def gpu_memory() -> GpuMemory | None:
     """Return the GPU's memory, None while no model of this process uses one."""
-    torch = sys.modules.get('torch')
-    if torch is None or not torch.cuda.is_initialized():
+    # While the models' thread imports torch, the module is there with hardly anything in it.
+    cuda = getattr(sys.modules.get('torch'), 'cuda', None)
+    initialized = getattr(cuda, 'is_initialized', None)
+    if cuda is None or initialized is None or not initialized():
         return None
-    free, total = torch.cuda.mem_get_info()
+    free, total = cuda.mem_get_info()
     # What torch holds without using it is free to its models.
-    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    kept = cuda.memory_reserved() - cuda.memory_allocated()
     return GpuMemory(free + kept, total)

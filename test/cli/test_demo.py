@@ -20,6 +20,9 @@ from segzero_ros.types import Status
 
 pytest.importorskip('rclpy', reason='needs ROS 2')
 pytest.importorskip('skimage', reason='the photographs come with scikit-image')
+pytest.importorskip('transformers', reason='the small reasoner is shown too')
+# A fixture's time is its first test's.
+pytestmark = pytest.mark.timeout(480)
 COMMAND = [
     sys.executable,
     str(Path(__file__).resolve().parents[2] / 'scripts' / 'segzero'),
@@ -72,6 +75,8 @@ def test_every_question_ends_as_it_should_and_the_figures_are_above_their_floors
     done = demo[1]
     assert done.returncode == 0, done.stdout + done.stderr
     assert 'Traceback' not in done.stderr
+    for name in ('node', 'mini', 'camera'):
+        assert 'Traceback' not in (demo[0] / f'{name}.log').read_text()
     summary = summary_of(demo)
     assert summary['ok'] is True
     assert [entry['answer']['query'] for entry in summary['questions']] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 
 from segzero_ros.loading import load_reasoner
 from segzero_ros.profiles import load_pipeline, read_profile, reasoner_options
+from segzero_ros.reasoning.checkpoints import local_folder
 from segzero_ros.reasoning.dialects import dialect_named
 from segzero_ros.reasoning.marks import marked
 from segzero_ros.reasoning.resizing import seen_by
@@ -257,8 +259,9 @@ def test_a_stage_that_was_broken_off_ends_as_if_it_had_not_been(tmp_path: Path) 
 
 def test_a_stage_begun_otherwise_is_not_continued(tmp_path: Path) -> None:
     trained(tmp_path)
-    with pytest.raises(loop.StageError, match='take another folder'):
-        loop.run(loop.Stage('s', 220, 0.02), [torch.nn.Linear(3, 1)], dict, dict, dict, tmp_path)
+    for other in (loop.Stage('s', 220, 0.02), loop.Stage('s', 220, 0.01, drawn='other scenes')):
+        with pytest.raises(loop.StageError, match='take another folder'):
+            loop.run(other, [torch.nn.Linear(3, 1)], dict, dict, dict, tmp_path)
 
 
 @pytest.fixture(scope='module')
@@ -338,9 +341,17 @@ def test_heads_learn_to_read_a_tower_that_stays_as_it_is(
     assert torch.equal(tower(patches_of(view.pictures)), before)
 
 
-def test_the_weights_that_come_with_the_package_answer_about_unseen_scenes() -> None:
+@pytest.fixture
+def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_weights_that_come_with_the_package_answer_about_unseen_scenes(
+    one_thread: None,
+) -> None:
     pipeline = load_pipeline(read_profile('mini'))
     covered = []
     for seed in range(300_000, 300_003):
@@ -357,9 +368,21 @@ def test_the_weights_that_come_with_the_package_answer_about_unseen_scenes() -> 
             truth = np.logical_or.reduce([scene.mask(target) for target in sentence.targets])
             covered.append((found & truth).sum() / (found | truth).sum())
     pipeline.close()
-    torch.set_num_threads(threads)
     assert len(covered) > 15
     assert np.mean(covered) >= 0.7
+
+
+@pytest.mark.parametrize('given', ['./mini', 'mini/', '{}/mini'])
+def test_a_folder_of_the_users_is_not_taken_for_what_comes_with_the_package(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'mini').mkdir()
+    (tmp_path / 'mini' / 'config.json').touch()
+    monkeypatch.chdir(tmp_path)
+    found = local_folder(given.format(tmp_path))
+    assert found is not None
+    assert found.resolve() == tmp_path / 'mini'
+    assert (local_folder('mini') or tmp_path).parent.name == 'checkpoints'
 
 
 def test_a_profile_with_a_folder_that_is_not_there_names_the_recipe(tmp_path: Path) -> None:

@@ -45,12 +45,14 @@ class Stage:
         steps: how many.
         rate: the highest learning rate.
         seed: of the batches.
+        drawn: what they are drawn from, in words; a stage is not continued on anything else.
     """
 
     name: str
     steps: int
     rate: float
     seed: int = 0
+    drawn: str = ''
 
 
 def run(
@@ -74,12 +76,12 @@ def run(
         workers: processes that draw batches ahead; with 0 each is drawn when its turn comes.
 
     Raises:
-        StageError: the folder holds a stage of that name with other steps, rate or seed.
+        StageError: the folder holds a stage of that name with other steps, rate, seed or batches.
     """
     _logger.info('%s: %d steps', stage.name, stage.steps)
     weights = [weight for module in modules for weight in module.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.02)
-    kept = folder / f'{stage.name}.pt'
+    kept = state_of(stage, folder)
     start = _resume(kept, stage, modules, optimizer)
     figures: list[Figures] = []
     began = time.monotonic()
@@ -115,6 +117,11 @@ def run(
         with (folder / f'{stage.name}.jsonl').open('a', encoding='utf-8') as file:
             file.write(json.dumps(line) + '\n')
         _logger.info(_told(stage, line))
+
+
+def state_of(stage: Stage, folder: Path) -> Path:
+    """Return the file that keeps how far a stage is."""
+    return folder / f'{stage.name}.pt'
 
 
 class _Draws(Dataset[Drawn]):

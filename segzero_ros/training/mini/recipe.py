@@ -2,7 +2,7 @@
 
 Each stage leaves its result in the folder and is not repeated; a stage that was broken off goes on
 where it stood. A finished model can be the start of another round, on other scenes. Imports its
-neighbours in this folder, torch, transformers and NumPy.
+neighbours in this folder, `types`, `reasoning.checkpoints`, torch, transformers and NumPy.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from segzero_ros.reasoning.checkpoints import local_folder, missing_weights
 from segzero_ros.training.mini import checkpoint, dense, loop
 from segzero_ros.training.mini.architecture import new_model, patches_of, Reader, shown, Tower
 from segzero_ros.training.mini.curves import draw_curves
@@ -31,6 +32,7 @@ from segzero_ros.training.mini.warm_start import (
     mask_of,
     Writer,
 )
+from segzero_ros.types import ReasonerUnavailable
 
 # Far from the seeds of the benchmark, 100000 and up.
 TRAINING_SEED, UNSEEN_SEED = 1_000_000, 2_000_000
@@ -47,7 +49,8 @@ class Recipe:
 
     Attributes:
         folder: where all is kept; the checkpoint is in its folder `checkpoint`.
-        start: folder of a finished model to go on from, in a folder of its own; none if empty.
+        start: a finished model to go on from, its folder or `mini`, the one that comes with the
+            package; none if empty.
         first: how many scenes to pass over, those that `start` has seen.
         scenes: to learn from.
         unseen: scenes that figures are of while training.
@@ -82,6 +85,15 @@ class Recipe:
         return torch.device(self.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
 
     @property
+    def drawn(self) -> str:
+        """What batches are drawn from, in words."""
+        begun = f', after {self.start}' if self.start else ''
+        return (
+            f'{self.pictures} or {self.pages} x {self.questions} of scenes {self.first} to '
+            f'{self.first + self.scenes}{begun}'
+        )
+
+    @property
     def drawing(self) -> int:
         """Processes that draw batches: a CPU has enough to do with the steps themselves."""
         return self.workers if self.place.type != 'cpu' else 0
@@ -97,7 +109,10 @@ def make(recipe: Recipe) -> Path:
     model = new_model(tokenizer, recipe.seed)
     if recipe.start:
         finished: Any = Qwen2_5_VLForConditionalGeneration
-        trained = finished.from_pretrained(recipe.start, local_files_only=True)
+        folder = local_folder(recipe.start)
+        if folder is None:
+            raise ReasonerUnavailable(missing_weights(recipe.start))
+        trained = finished.from_pretrained(folder, local_files_only=True)
         model.load_state_dict(trained.state_dict())
     model = model.to(recipe.place)
     teach_eyes(recipe, model, seen, unseen)
@@ -112,7 +127,8 @@ def teach_eyes(recipe: Recipe, model: Any, seen: Scenes, unseen: Scenes) -> None
     """Train the vision tower to say at each token what it shows."""
     place = recipe.place
     tower, heads = Tower(model.model.visual).to(place), dense.Heads().to(place)
-    if recipe.start:
+    stage = loop.Stage('eyes', recipe.eyes, recipe.eyes_rate, recipe.seed, recipe.drawn)
+    if recipe.start and not loop.state_of(stage, recipe.folder).exists():
         fit(heads, tower, seen)
 
     def draw(rng: np.random.Generator) -> dense.View:
@@ -131,7 +147,6 @@ def teach_eyes(recipe: Recipe, model: Any, seen: Scenes, unseen: Scenes) -> None
             loss, figures = step(dense.as_they_are(unseen.pictures, unseen.names, unseen.places))
         return {'loss': loss, **figures}
 
-    stage = loop.Stage('eyes', recipe.eyes, recipe.eyes_rate, recipe.seed)
     modules = model.model.visual, heads
     loop.run(stage, modules, draw, step, judge, recipe.folder, recipe.drawing)
 
@@ -193,7 +208,7 @@ def teach_words(recipe: Recipe, model: Any, writer: Writer, seen: Scenes, unseen
             right = (logits.argmax(-1) == following).float().mean()
             return {'written': loss_of(logits, following), 'right': right, 'astray': astray}
 
-    stage = loop.Stage('words', recipe.words, recipe.words_rate, recipe.seed)
+    stage = loop.Stage('words', recipe.words, recipe.words_rate, recipe.seed, recipe.drawn)
     modules: Sequence[nn.Module] = (model.model.language_model, model.lm_head)
     loop.run(stage, modules, draw, step, judge, recipe.folder, recipe.drawing)
 
