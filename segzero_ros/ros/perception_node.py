@@ -58,7 +58,6 @@ from segzero_ros.ros.vitals import (
     gpu_memory,
     percentile,
     process_memory,
-    share_memory_pools,
     UsualRate,
 )
 from segzero_ros.ros.watchdog import overdue
@@ -436,8 +435,6 @@ class PerceptionNode(ManagedNode):
 
 def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:
     """Run the node until SIGINT or SIGTERM; return the process's exit code."""
-    # Before the many threads of the middleware.
-    share_memory_pools()
     signals = StopSignals()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)

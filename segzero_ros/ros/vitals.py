@@ -23,8 +23,6 @@ FELL_BELOW = 0.5
 # Moments over which a rate is averaged, and the silence after which it is 0, in seconds.
 MOMENTS = 30
 SILENCE = 2.0
-# glibc's name for the most pools that it divides memory into, and how many are enough here.
-_M_ARENA_MAX, _ARENAS = -8, 2
 
 
 class UsualRate:
@@ -82,25 +80,6 @@ def process_memory() -> int:
     except OSError:
         return 0
     return int(pages) * os.sysconf('SC_PAGE_SIZE')
-
-
-def share_memory_pools() -> bool:
-    """Have all threads of the process, those to come, take memory from few pools of the C library.
-
-    glibc gives each thread a pool of its own, up to eight for each core. What is freed in one is
-    of no use to the others, so that a process with some thirty threads grows until each of its
-    pools has met the worst: for hours. Those that are there already stay. MALLOC_ARENA_MAX in the
-    environment overrules it.
-
-    Returns:
-        Whether the C library can do it.
-    """
-    choose = getattr(ctypes.CDLL(None), 'mallopt', None)
-    if choose is None:
-        return False
-    if 'MALLOC_ARENA_MAX' in os.environ:
-        return True
-    return bool(choose(_M_ARENA_MAX, _ARENAS))
 
 
 def give_memory_back() -> bool:

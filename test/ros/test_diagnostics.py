@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 import math
-import os
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
@@ -297,46 +294,6 @@ def test_what_lies_freed_between_what_is_used_goes_back_to_the_system() -> None:
         pytest.skip('not glibc')
     assert before - process_memory() > 0.8 * (count - len(kept)) * size
     assert all(piece[-1] == ord('1') for piece in kept)
-
-
-# Prints how many pools of memory a dozen threads at a time come to use.
-POOLS = """
-import ctypes, sys, threading, time
-from segzero_ros.ros.vitals import share_memory_pools
-
-if not share_memory_pools():
-    sys.exit('not glibc')
-ready, over = threading.Barrier(13), threading.Event()
-
-def work():
-    held = [ctypes.create_string_buffer(100_000) for _ in range(50)]
-    ready.wait()
-    over.wait()
-
-threads = [threading.Thread(target=work) for _ in range(12)]
-for thread in threads:
-    thread.start()
-ready.wait()
-libc = ctypes.CDLL(None)
-libc.fdopen.restype = ctypes.c_void_p
-libc.malloc_info(0, ctypes.c_void_p(libc.fdopen(1, b'w')))
-libc.fflush(None)
-over.set()
-"""
-
-
-@pytest.mark.parametrize(('wished', 'most'), [(None, 2), ('5', 5)])
-def test_a_dozen_threads_share_few_pools_of_memory(wished: str | None, most: int) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != 'MALLOC_ARENA_MAX'}
-    if wished:
-        environment['MALLOC_ARENA_MAX'] = wished
-    done = subprocess.run(
-        [sys.executable, '-c', POOLS], capture_output=True, text=True, timeout=60, env=environment
-    )
-    if 'not glibc' in done.stderr:
-        pytest.skip('not glibc')
-    pools = done.stdout.count('<heap nr=')
-    assert pools == most, done.stderr
 
 
 def test_vitals_are_of_this_process() -> None:
