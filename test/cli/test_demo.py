@@ -195,6 +195,26 @@ def test_a_graph_that_cannot_be_run_is_one_error_with_the_last_words(tmp_path: P
     assert 'Traceback' not in done.stderr
 
 
+def test_a_small_reasoner_that_does_not_start_costs_only_its_own_part(tmp_path: Path) -> None:
+    prefix = tmp_path / 'prefix'
+    broken = prefix / 'share' / 'segzero_ros' / 'config' / 'mini.yaml'
+    broken.parent.mkdir(parents=True)
+    broken.write_text('/**: {ros__parameters: {reasoner: sorcery}}')
+    done = subprocess.run(
+        [*COMMAND, '--output', str(tmp_path / 'out')],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={**ENVIRONMENT, 'AMENT_PREFIX_PATH': f'{prefix}:{os.environ["AMENT_PREFIX_PATH"]}'},
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert 'The small reasoner could not be asked.' in done.stdout
+    assert 'sorcery' in done.stdout
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert len(summary['questions']) == len(QUESTIONS)
+    assert summary['mini'] == []
+
+
 def test_only_what_an_earlier_demo_wrote_is_removed(tmp_path: Path) -> None:
     for name in ('01_coffee_x.png', 'summary.json', 'mini.log', 'mine.png', 'notes.log'):
         (tmp_path / name).touch()
