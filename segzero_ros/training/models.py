@@ -16,6 +16,7 @@ import transformers
 from segzero_ros.reasoning import checkpoints
 from segzero_ros.training.presets import TrainingError
 from segzero_ros.training.settings import Settings
+from segzero_ros.training.shared_prompts import share_prompts
 from segzero_ros.training.shared_sight import share_sight
 from segzero_ros.training.sources import missing_package
 
@@ -91,10 +92,10 @@ def load_pupil(settings: Settings) -> Pupil:
             for name in ('eos_token_id', 'pad_token_id', 'bos_token_id')
         }
     )
-    visual = model.model.visual
-    share_sight(visual)
+    share_sight(model.model.visual)
+    share_prompts(model.model)
     if settings.freeze_vision:
-        visual.requires_grad_(False)
+        model.model.visual.requires_grad_(False)
     if settings.lora_rank:
         model = _adapted(model, settings)
     return Pupil(model, processor, generation, half)

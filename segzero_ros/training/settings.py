@@ -46,6 +46,10 @@ class Settings:
         beta: weight of the KL divergence from the first model; 0 needs no second copy of it.
         epsilon: at which the ratio of probabilities is clipped.
         entropy: weight of the entropy that is rewarded.
+        scale: what a reward's distance from its question's mean is divided by: the standard
+            deviation of the question's rewards (`group`, as published), of the whole step's
+            (`batch`), or nothing (`none`). By the group's, answers that are all nearly as good
+            count as much as good ones beside bad ones.
         temperature: of sampling.
         max_completion: most tokens of an answer.
         lora_rank: 0 trains all weights, else LoRA of this rank on the language model.
@@ -84,6 +88,7 @@ class Settings:
     beta: float = 1e-2
     epsilon: float = 0.2
     entropy: float = 1e-3
+    scale: Literal['group', 'batch', 'none'] = 'group'
     temperature: float = 1.0
     max_completion: int = 2000
     lora_rank: int = 0
@@ -140,7 +145,7 @@ def load_settings(source: str, overrides: Mapping[str, Any]) -> Settings:
 
 
 _CHOICES = {'method': get_args(Method), 'dtype': ('auto', 'float32', 'bfloat16')}
-_CHOICES['vllm'] = ('auto', 'on', 'off')
+_CHOICES |= {'vllm': ('auto', 'on', 'off'), 'scale': ('group', 'batch', 'none')}
 _AT_LEAST_ONE = (
     'prompts',
     'micro_batch',

@@ -155,6 +155,7 @@ def _grpo(
         epsilon=settings.epsilon,
         entropy_coef=settings.entropy,
         temperature=settings.temperature,
+        scale_rewards=settings.scale,
         # The mean over all tokens of a batch, as in the published trainer.
         loss_type='bnpo',
         reward_weights=[*reward.weights.values(), 0.0],

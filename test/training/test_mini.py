@@ -322,6 +322,22 @@ def test_a_further_round_begins_with_the_weights_of_the_last(
     assert seeds == {str(TRAINING_SEED + 1)}, 'scenes that the start has not seen'
 
 
+def test_words_can_be_taught_anew_on_trained_eyes(
+    made: tuple[Recipe, Path], tmp_path: Path
+) -> None:
+    recipe, start = made
+    other = replace(recipe, folder=tmp_path, start=str(start), eyes=0, words=1, seed=5)
+    with pytest.raises(loop.StageError, match='all or eyes'):
+        make(replace(other, kept='ears'))
+    before, after = (
+        load_file(folder / 'model.safetensors')
+        for folder in (start, make(replace(other, kept='eyes')))
+    )
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith('visual.')} <= same
+    assert 'model.layers.0.mlp.up_proj.weight' not in same
+
+
 def test_heads_learn_to_read_a_tower_that_stays_as_it_is(
     model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ class Recipe:
         folder: where all is kept; the checkpoint is in its folder `checkpoint`.
         start: a finished model to go on from, its folder or `mini`, the one that comes with the
             package; none if empty.
+        kept: what is kept of `start`: `all`, or `eyes` to teach the words anew.
         first: how many scenes to pass over, those that `start` has seen.
         scenes: to learn from.
         unseen: scenes that figures are of while training.
@@ -65,6 +66,7 @@ class Recipe:
 
     folder: Path
     start: str = ''
+    kept: str = 'all'
     first: int = 0
     scenes: int = 4000
     unseen: int = 50
@@ -87,7 +89,7 @@ class Recipe:
     @property
     def drawn(self) -> str:
         """What batches are drawn from, in words."""
-        begun = f', after {self.start}' if self.start else ''
+        begun = f', after {self.kept} of {self.start}' if self.start else ''
         return (
             f'{self.pictures} or {self.pages} x {self.questions} of scenes {self.first} to '
             f'{self.first + self.scenes}{begun}'
@@ -102,25 +104,36 @@ class Recipe:
 def make(recipe: Recipe) -> Path:
     """Make the small reasoner; return the folder of its checkpoint."""
     recipe.folder.mkdir(parents=True, exist_ok=True)
-    kept = recipe.folder / 'scenes'
-    seen = make_scenes(kept, TRAINING_SEED + recipe.first, recipe.scenes, recipe.workers)
-    unseen = make_scenes(kept, UNSEEN_SEED, recipe.unseen, recipe.workers)
+    scenes = recipe.folder / 'scenes'
+    seen = make_scenes(scenes, TRAINING_SEED + recipe.first, recipe.scenes, recipe.workers)
+    unseen = make_scenes(scenes, UNSEEN_SEED, recipe.unseen, recipe.workers)
     tokenizer = make_tokenizer()
     model = new_model(tokenizer, recipe.seed)
     if recipe.start:
-        finished: Any = Qwen2_5_VLForConditionalGeneration
-        folder = local_folder(recipe.start)
-        if folder is None:
-            raise ReasonerUnavailable(missing_weights(recipe.start))
-        trained = finished.from_pretrained(folder, local_files_only=True)
-        model.load_state_dict(trained.state_dict())
+        take_over(model, recipe)
     model = model.to(recipe.place)
     teach_eyes(recipe, model, seen, unseen)
     teach_words(recipe, model, Writer(tokenizer), seen, unseen)
     folder = recipe.folder / 'checkpoint'
     checkpoint.save(model, tokenizer, folder)
-    draw_curves(recipe.folder, ('eyes', 'words'))
+    steps = {'eyes': recipe.eyes, 'words': recipe.words}
+    draw_curves(recipe.folder, [stage for stage in steps if steps[stage]])
     return folder
+
+
+def take_over(model: Any, recipe: Recipe) -> None:
+    """Give a new model what is kept of the one that the recipe starts from."""
+    finished: Any = Qwen2_5_VLForConditionalGeneration
+    folder = local_folder(recipe.start)
+    if folder is None:
+        raise ReasonerUnavailable(missing_weights(recipe.start))
+    trained = finished.from_pretrained(folder, local_files_only=True)
+    if recipe.kept == 'eyes':
+        model.model.visual.load_state_dict(trained.model.visual.state_dict())
+    elif recipe.kept == 'all':
+        model.load_state_dict(trained.state_dict())
+    else:
+        raise loop.StageError(f'kept must be all or eyes, not {recipe.kept!r}.')
 
 
 def teach_eyes(recipe: Recipe, model: Any, seen: Scenes, unseen: Scenes) -> None:
@@ -128,7 +141,7 @@ def teach_eyes(recipe: Recipe, model: Any, seen: Scenes, unseen: Scenes) -> None
     place = recipe.place
     tower, heads = Tower(model.model.visual).to(place), dense.Heads().to(place)
     stage = loop.Stage('eyes', recipe.eyes, recipe.eyes_rate, recipe.seed, recipe.drawn)
-    if recipe.start and not loop.state_of(stage, recipe.folder).exists():
+    if recipe.start and recipe.eyes and not loop.state_of(stage, recipe.folder).exists():
         fit(heads, tower, seen)
 
     def draw(rng: np.random.Generator) -> dense.View:
