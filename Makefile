@@ -24,11 +24,11 @@ demo:
 	@$(READY) && segzero demo --output out/demo
 
 test:
-	@$(PYTHON) scripts/bootstrap.py demo data models openai voice training test lint
+	@$(PYTHON) scripts/bootstrap.py demo data models quantization openai voice training test lint
 	@$(READY) && python -m pytest $(PYTEST_ARGS)
 
 lint:
-	@$(PYTHON) scripts/bootstrap.py demo data models openai voice training test lint
+	@$(PYTHON) scripts/bootstrap.py demo data models quantization openai voice training test lint
 	@$(READY) && ruff check . && ruff format --check . && mypy
 
 bench:

@@ -20,7 +20,7 @@ _DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'float32': torc
 LARGEST_ON_CPU = 1_000_000_000
 _PACKAGES = {'bnb4': 'bitsandbytes', 'bnb8': 'bitsandbytes', 'int8': 'torchao', 'fp8': 'torchao'}
 # The eyes and the head are left as they are: boxes suffer first when they are quantised.
-_LEFT_ALONE = ['visual', 'lm_head']
+_LEFT_ALONE = ['model.visual', 'lm_head']
 
 _logger = logging.getLogger(__name__)
 
@@ -146,16 +146,45 @@ def quantization_config(
     package = _PACKAGES[quantization]
     if find_spec(package) is None:
         raise ReasonerUnavailable(
-            f'quantization:={quantization} needs the package {package}: pip install {package}.'
+            f'quantization:={quantization} needs the package {package}: '
+            "pip install 'segzero_ros[quantization]'."
         )
     if package == 'bitsandbytes':
         return {'quantization_config': _bitsandbytes(quantization, dtype)}
     return {'quantization_config': _torchao(quantization)}
 
 
+def refuse_if_it_cannot_compute(model: Any, quantization: str, checkpoint: Checkpoint) -> None:
+    """Have a quantised model compute once: some kernels take some shapes and devices only.
+
+    Args:
+        model: as it was loaded.
+        quantization: as in `ReasonerOptions`.
+        checkpoint: what was loaded.
+
+    Raises:
+        ReasonerUnavailable: it cannot.
+    """
+    device = model.get_input_embeddings().weight.device
+    what = quantization or 'its own'
+    others = ', '.join(each for each in QUANTIZED if each != quantization)
+    try:
+        # A token is multiplied by other kernels than a prompt.
+        for count in (1, 64):
+            with torch.inference_mode():
+                model(input_ids=torch.zeros(1, count, dtype=torch.long, device=device))
+    except Exception as error:
+        raise ReasonerUnavailable(
+            f'With {what} quantization the checkpoint in {checkpoint.folder} cannot compute on '
+            f'{device}: {type(error).__name__}: {error}. Take {others} or none.'
+        ) from error
+
+
 def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
     import transformers
 
+    # It tells of each product that it rounds the input, thousands of times an answer.
+    logging.getLogger('bitsandbytes.autograd._functions').setLevel(logging.ERROR)
     configure: Any = transformers.BitsAndBytesConfig
     if quantization == 'bnb8':
         return configure(load_in_8bit=True, llm_int8_skip_modules=_LEFT_ALONE)

@@ -23,7 +23,13 @@ from segzero_ros.reasoning import checkpoints, memory
 from segzero_ros.reasoning.answers import AnswerParser, Narrator
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
 from segzero_ros.reasoning.decoding import between_layers, Decoder, Prompt, unknown_settings
-from segzero_ros.reasoning.devices import choose_dtype, place, Placement, quantization_config
+from segzero_ros.reasoning.devices import (
+    choose_dtype,
+    place,
+    Placement,
+    quantization_config,
+    refuse_if_it_cannot_compute,
+)
 from segzero_ros.reasoning.dialects import Dialect, dialect_named
 from segzero_ros.reasoning.packed_attention import pack_attention
 from segzero_ros.reasoning.resizing import seen_by
@@ -363,6 +369,8 @@ def _load(options: TransformersOptions, dialect: Dialect, image_tokens: int) -> 
             f'The checkpoint in {folder} cannot be loaded: {type(error).__name__}: {error}'
         ) from error
     _make_greedy(model)
+    if options.quantization or checkpoint.quantized:
+        refuse_if_it_cannot_compute(model, options.quantization, checkpoint)
     return _Loaded(model.eval(), processor, placement)
 
 

@@ -76,11 +76,6 @@ def faults(tiny_qwen2_vl, tiny_sam2, tmp_path_factory):
             r'model\.safetensors is damaged .*100000 bytes',
         ),
         'truncated SAM 2': ('segmenter_model', str(half), r'half\.pt .*is truncated'),
-        'no package for the quantisation': (
-            'quantization',
-            'bnb4',
-            r'bnb4 needs the package bitsandbytes',
-        ),
     }
 
 
@@ -94,7 +89,6 @@ def faults(tiny_qwen2_vl, tiny_sam2, tmp_path_factory):
         'wrong dialect',
         'truncated checkpoint',
         'truncated SAM 2',
-        'no package for the quantisation',
     ],
 )
 # The small models are trained on the spot.
@@ -103,13 +97,6 @@ def test_a_fault_is_said_once_and_clearly_and_configuring_works_when_it_is_put_r
     node, client, good, faults, pair, as_image_message, fault
 ):
     name, bad, said = faults[fault]
-    if fault == 'no package for the quantisation':
-        try:
-            import bitsandbytes  # noqa: F401
-        except ImportError:
-            pass
-        else:
-            pytest.skip('bitsandbytes is installed')
     assert client.set_parameter(name, bad) == (True, '')
     before = len(node.lines)
     assert not client.transition('configure', 120)
