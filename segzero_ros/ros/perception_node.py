@@ -56,6 +56,7 @@ from segzero_ros.ros.standing import PERIOD, Standing
 from segzero_ros.ros.vitals import (
     give_memory_back,
     gpu_memory,
+    keep_pictures_apart,
     percentile,
     process_memory,
     UsualRate,
@@ -435,6 +436,7 @@ class PerceptionNode(ManagedNode):
 
 def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:
     """Run the node until SIGINT or SIGTERM; return the process's exit code."""
+    keep_pictures_apart()
     signals = StopSignals()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)

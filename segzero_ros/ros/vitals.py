@@ -23,6 +23,9 @@ FELL_BELOW = 0.5
 # Moments over which a rate is averaged, and the silence after which it is 0, in seconds.
 MOMENTS = 30
 SILENCE = 2.0
+# malloc.h's name for the size from which blocks are mapped one by one, and that size, in bytes.
+_MMAP_THRESHOLD = -3
+_PICTURE = 2**17
 
 
 class UsualRate:
@@ -80,6 +83,23 @@ def process_memory() -> int:
     except OSError:
         return 0
     return int(pages) * os.sysconf('SC_PAGE_SIZE')
+
+
+def keep_pictures_apart() -> bool:
+    """Have the C library take blocks of a picture's size from the system, one by one, for good.
+
+    glibc begins so, but once a large block was freed it takes ever larger ones from its pools,
+    where what is freed stays between what lives longer: the pools of a node that answers all day
+    grow for hours. A block of its own goes back to the system when it is freed. To be called
+    before there are threads; who sets MALLOC_MMAP_THRESHOLD_ knows better.
+
+    Returns:
+        Whether it was done.
+    """
+    option = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if option is None or 'MALLOC_MMAP_THRESHOLD_' in os.environ:
+        return False
+    return bool(option(_MMAP_THRESHOLD, _PICTURE))
 
 
 def give_memory_back() -> bool:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import ctypes
 from dataclasses import replace
 import math
+import os
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -33,6 +37,7 @@ from segzero_ros.ros.server_watch import absence, ServerWatch
 from segzero_ros.ros.vitals import (
     give_memory_back,
     GpuMemory,
+    keep_pictures_apart,
     Pace,
     percentile,
     process_memory,
@@ -294,6 +299,41 @@ def test_what_lies_freed_between_what_is_used_goes_back_to_the_system() -> None:
         pytest.skip('not glibc')
     assert before - process_memory() > 0.8 * (count - len(kept)) * size
     assert all(piece[-1] == ord('1') for piece in kept)
+
+
+# The C library's own account: blocks that are mapped one by one.
+_MAPPED = """
+import ctypes, sys
+from segzero_ros.ros.vitals import keep_pictures_apart
+
+class Account(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in
+        'arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost'.split()]
+
+library = ctypes.CDLL(None)
+library.mallinfo2.restype = Account
+if 'apart' in sys.argv:
+    assert keep_pictures_apart()
+bytearray(2**20)  # Freed at once: from now on glibc takes such blocks from its pools.
+before = library.mallinfo2().hblks
+pictures = [bytearray(2**20 - 4096) for _ in range(20)]
+print(library.mallinfo2().hblks - before)
+"""
+
+
+@pytest.mark.parametrize(('arguments', 'mapped'), [((), 0), (('apart',), 20)])
+def test_blocks_of_a_pictures_size_are_not_taken_from_pools(arguments: Any, mapped: int) -> None:
+    if not hasattr(ctypes.CDLL(None), 'mallinfo2'):
+        pytest.skip('not glibc')
+    environment = {k: v for k, v in os.environ.items() if k != 'MALLOC_MMAP_THRESHOLD_'}
+    command = [sys.executable, '-c', _MAPPED, *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert int(run.stdout) == mapped
+
+
+def test_who_sets_the_size_by_the_environment_knows_better(monkeypatch: Any) -> None:
+    monkeypatch.setenv('MALLOC_MMAP_THRESHOLD_', '1000000')
+    assert not keep_pictures_apart()
 
 
 def test_vitals_are_of_this_process() -> None:
