@@ -25,8 +25,7 @@ from segzero_ros.srv import SegmentOnce
 from segzero_ros.types import Status
 
 WAYS = ('topic', 'service', 'action')
-LONGEST = 'everything'
-SENTENCES = ('the biggest thing', 'the leftmost thing', 'the smallest object', LONGEST)
+SENTENCES = ('the biggest thing', 'the leftmost thing', 'the smallest object', 'everything')
 DEEP = QoSProfile(depth=1000)
 # Marks that make each sentence one of its kind and that no reasoner takes for words.
 _MARKS = '.,!'
@@ -122,11 +121,11 @@ class Asker:
             timeout,
         )
 
-    def ask(self, way: str = '', sentence: str = '', *, disturbed: bool = False) -> Asked:
-        """Ask the next sentence, or the one given; do not wait for its answer."""
+    def ask(self, way: str = '', *, disturbed: bool = False) -> Asked:
+        """Ask the next sentence; do not wait for its answer."""
         with self._news:
             number = len(self.account.asked)
-            sentence = sentence or SENTENCES[number % len(SENTENCES)]
+            sentence = SENTENCES[number % len(SENTENCES)]
             text = f'{sentence} {self._signature}{_marks(number)}'
             asked = Asked(text, way or WAYS[number % len(WAYS)], time.monotonic(), disturbed)
             self.account.asked.append(asked)

@@ -29,11 +29,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.asker import Asker, LONGEST, WAYS
+from benchmarks.asker import Asker
 from benchmarks.soak_faults import Bench, FAULTS
-from benchmarks.soak_judging import busy, Fault, judge, Moment, SLOPE_NEEDS, Verdict
+from benchmarks.soak_judging import busy, Fault, judge, Moment, Verdict
 from benchmarks.watched import ROOT, Watched
-from segzero_ros.ros.outlets import RESULTS
 
 # How long the node may take to be active, and the last results to come, in seconds.
 START_LIMIT = 60.0
@@ -81,8 +80,6 @@ class Soak:
                 or asker.good_answer(START_LIMIT) > START_LIMIT
             ):
                 raise SystemExit(f'The node did not answer; see {node.log}')
-            if self.options.minutes * 60 >= SLOPE_NEEDS:
-                fill_histories(asker)
             self._began = time.monotonic()
             breaking = threading.Thread(target=self._break, args=(bench,), daemon=True)
             if not self.options.no_faults:
@@ -171,18 +168,6 @@ class Soak:
             self.faults.append(Fault(name, began - self._began, ended - began, recovery))
             self._over.wait(1.0)
             self._disturbed.clear()
-
-
-def fill_histories(asker: Asker) -> None:
-    """Have the node send as many long results as it keeps, in each way.
-
-    What the middleware keeps of them is bounded, but filled by the slowest way only after a
-    quarter of an hour; before that nobody can tell a leak from it.
-    """
-    for way in WAYS:
-        for _ in range(RESULTS):
-            if not asker.wait(asker.ask(way, LONGEST, disturbed=True), GOOD_LIMIT):
-                raise SystemExit(f'The node did not answer by {way} within {GOOD_LIMIT:g} s.')
 
 
 def show(console: Console, soak: Soak, verdicts: list[Verdict]) -> None:

@@ -24,7 +24,7 @@ from segzero_ros.ros import displays, messages
 from segzero_ros.types import Answer, Status
 
 # Deep enough that a burst of queries loses neither a result nor a word. The middleware keeps so
-# many messages, each in a buffer that never shrinks, and results hold masks: not deeper than that.
+# many for a subscriber that is slow or gone without a word, and results hold masks: not deeper.
 RESULTS = 256
 BURST = 1000
 PICTURES = 5
