@@ -302,9 +302,19 @@ class Client:
         return response.status, response.result.result
 
     def state(self) -> str:
-        """Return the label of the node's lifecycle state."""
-        name = f'{self.server}/get_state'
-        return self.call(GetState, name, GetState.Request()).current_state.label
+        """Return the label of the node's lifecycle state.
+
+        A node that has not yet found this client's reader when it answers drops its first reply,
+        so it is asked again.
+        """
+        end = time.monotonic() + DEADLINE
+        while time.monotonic() < end:
+            future = self.call_async(GetState, f'{self.server}/get_state', GetState.Request())
+            done = threading.Event()
+            future.add_done_callback(lambda _, done=done: done.set())
+            if done.wait(5.0):
+                return future.result().current_state.label
+        raise AssertionError(f'no answer in {DEADLINE} s')
 
     def wait_for_state(self, label: str, deadline: float = DEADLINE) -> None:
         """Wait until the node is in a lifecycle state."""
@@ -414,6 +424,42 @@ def as_image_message() -> Callable[..., Image]:
     return image_message
 
 
+def sweep_shared_memory() -> None:
+    """Remove what killed processes left of Fast DDS' shared memory, as `fastdds shm clean` does.
+
+    Tests kill nodes on purpose. A mutex that one held, or a port that it listened on, swallows the
+    messages of whoever comes to the same port next.
+    """
+    memory = Path('/dev/shm')
+    for path in memory.glob('fastrtps_*'):
+        name = path.name
+        try:
+            new = time.time() - path.stat().st_mtime < 3
+        except FileNotFoundError:
+            continue
+        if new or name.endswith(('_el', '_sl')):
+            continue
+        locks = [memory / f'{name}{end}' for end in ('_el', '_sl')]
+        if not any(_locked(lock) for lock in locks):
+            for left in (path, *locks, memory / f'sem.{name}_mutex'):
+                left.unlink(missing_ok=True)
+    for mutex in memory.glob('sem.fastrtps_port*_mutex'):
+        if not (memory / mutex.name.removeprefix('sem.').removesuffix('_mutex')).exists():
+            mutex.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> bool:
+    """Return whether a living process holds a lock file."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 @pytest.fixture(scope='module')
 def node_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., NodeProcess]]:
     """Give a function that starts a node; all are ended when the module is through.
@@ -421,6 +467,7 @@ def node_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
     `node_process(parameters={'queue_size': 3}, profile='offline', script=…, arguments=[…])`: the
     parameters come after the profile; `script` is another executable than the perception node.
     """
+    sweep_shared_memory()
     with ExitStack() as stack:
 
         def start(
