@@ -63,9 +63,13 @@ def _groups(named: dict[str, Any], image_token: int) -> list[_Group]:
         return []
     # What is left out of the mask is told from every token.
     tokens = ids.masked_fill(mask == 0, -1).cpu()
+    shows = tokens == image_token
+    if not shows.any(1).all():
+        # Two pictures in one row, none in another: which is whose is not told.
+        return []
     groups: list[_Group] = []
     for row, of_row in enumerate(tokens):
-        seen = int((of_row == image_token).nonzero().max()) + 1
+        seen = int(shows[row].nonzero().max()) + 1
         for group in groups:
             first = group.rows[0]
             common = int((tokens[first] == of_row).int().cumprod(0).sum())
