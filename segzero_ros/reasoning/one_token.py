@@ -4,7 +4,7 @@ For one token a language model's time goes into reading weights, and into callin
 some twenty a layer. Here the same operations follow each other in one function. The logits are the
 model's own to the last bit, which is tried out before it is used: another release of transformers
 may compute otherwise. (One matrix for queries, keys and values would be faster still, but rounds
-otherwise once in a hundred tokens.) Imports torch and `roomy_cache`.
+otherwise once in a hundred tokens.) Imports torch, `packed_attention` and `roomy_cache`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from segzero_ros.reasoning.packed_attention import attend_packed, PACKED
 from segzero_ros.reasoning.roomy_cache import roomy_cache
 
 # Tokens that are read on trial.
@@ -27,8 +28,8 @@ class OneToken:
     """The step of one token of a Qwen2-VL or Qwen2.5-VL on a CPU."""
 
     def __init__(self, model: Any) -> None:
+        self._model = model
         self._language = model.model.language_model
-        self._head = model.lm_head
         # Looking a part up in its module takes as long as a small operation.
         self._layers = [
             (
@@ -62,7 +63,7 @@ class OneToken:
             wide = wide * functional.linear(normed, *value)
             hidden = hidden + functional.linear(wide, *outward)
         hidden = self._normed(hidden, self._language.norm.weight)
-        logits: torch.Tensor = self._head(hidden[:, -1]).float()
+        logits: torch.Tensor = self._model.lm_head(hidden[:, -1]).float()
         return logits
 
     def _normed(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -99,18 +100,15 @@ def _look(
     both = both * cosine + torch.cat((-second, first), -1) * sine
     query, key = both.tensor_split((attention.num_heads,), 1)
     keys, values = memory.update(key, value)
-    found = functional.scaled_dot_product_attention(
-        query,
-        keys,
-        values,
-        scale=attention.scaling,
-        enable_gqa=attention.num_heads != attention.num_key_value_heads,
-    )
-    return functional.linear(found.transpose(1, 2).reshape(1, 1, -1), *back)
+    found = attend_packed(query, keys, values, None, attention.scaling)
+    return functional.linear(found.view(1, 1, -1), *back)
 
 
 def one_token(model: Any) -> OneToken | None:
-    """Return the fast step of a model, or None where it would not do just what the model does."""
+    """Return the fast step of a model whose attention is packed.
+
+    None where it would not do just what the model does.
+    """
     if model.device.type != 'cpu' or not _is_plain(model):
         return None
     step = OneToken(model)
@@ -129,7 +127,7 @@ def _is_plain(model: Any) -> bool:
     config = language.config
     linears = [part for part in language.modules() if isinstance(part, nn.Linear)]
     return (
-        config._attn_implementation == 'sdpa'
+        config._attn_implementation == PACKED
         and config.hidden_act == 'silu'
         and all(type(part) is nn.Linear for part in linears)
         and len(linears) == 7 * len(language.layers)

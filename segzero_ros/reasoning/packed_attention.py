@@ -15,14 +15,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-_NAME = 'packed_sdpa'
+PACKED = 'packed_sdpa'
 
 
 def pack_attention(model: Any) -> None:
     """Have a loaded model's language model pack its heads while it decodes."""
-    AttentionInterface.register(_NAME, _attend)
-    AttentionMaskInterface.register(_NAME, sdpa_mask)
-    model.model.language_model.config._attn_implementation = _NAME
+    AttentionInterface.register(PACKED, _attend)
+    AttentionMaskInterface.register(PACKED, sdpa_mask)
+    model.model.language_model.config._attn_implementation = PACKED
 
 
 def _attend(
@@ -51,10 +51,21 @@ def _attend(
             module, query, key, value, attention_mask, **kwargs
         )
         return attended
+    return attend_packed(query, key, value, attention_mask, kwargs['scaling']), None
+
+
+def attend_packed(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+) -> torch.Tensor:
+    """Return (1, 1, heads, width) of one token's query; arguments are those of `_attend`."""
     batch, heads, _, width = query.shape
     key_heads = key.shape[1]
     packed = query.reshape(batch, key_heads, heads // key_heads, width)
     mixed = torch.nn.functional.scaled_dot_product_attention(
-        packed, key, value, attn_mask=attention_mask, scale=kwargs['scaling']
+        packed, key, value, attn_mask=mask, scale=scale
     )
-    return mixed.reshape(batch, 1, heads, width), None
+    return mixed.reshape(batch, 1, heads, width)

@@ -11,13 +11,14 @@ torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
 from segzero_ros.reasoning.one_token import one_token
+from segzero_ros.reasoning.packed_attention import pack_attention
 from segzero_ros.reasoning.roomy_cache import roomy_cache
 
 HEADS = [(4, 4), (4, 2), (4, 1)]
 
 
 def make_model(kind: str, heads: tuple[int, int], dtype: Any) -> Any:
-    """Return a small random model."""
+    """Return a small random model, its attention packed."""
     torch.manual_seed(0)
     text = {
         'vocab_size': 50,
@@ -42,6 +43,7 @@ def make_model(kind: str, heads: tuple[int, int], dtype: Any) -> Any:
         for weight in model.parameters():
             # What is made without training is too small to tell anything apart.
             weight.mul_(4).add_(torch.randn_like(weight), alpha=0.02)
+    pack_attention(model)
     return model.to(dtype).eval()
 
 

@@ -28,6 +28,7 @@ from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, 
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.reasoning import checkpoints, decoding, memory, transformers_reasoner
 from segzero_ros.reasoning.dialects import dialect_named
+from segzero_ros.reasoning.one_token import OneToken
 from segzero_ros.reasoning.resizing import seen_by
 from segzero_ros.reasoning.squashing import squash
 from segzero_ros.reasoning.token_text import TokenText
@@ -158,6 +159,13 @@ class TestAnswers:
         assert written == expected
 
     @pytest.mark.parametrize('name', ARCHITECTURES)
+    def test_a_cpu_reads_one_more_token_past_the_modules(
+        self, name: str, fast: dict[str, Any]
+    ) -> None:
+        # Whether it may is tried out while loading, and the tokens do not tell.
+        assert isinstance(fast[name]._decoder._one_token, OneToken)
+
+    @pytest.mark.parametrize('name', ARCHITECTURES)
     def test_fast_and_plain_write_the_same_tokens_also_when_images_alternate(
         self, name: str, fast: dict[str, Any], plain: dict[str, Any], pairs: Any
     ) -> None:
@@ -219,8 +227,9 @@ class TestAnswers:
             handle.remove()
             eyes.remove()
         assert looked == []
-        assert rows[0] < 300
-        assert set(rows[1:]) == {1}
+        # The answer's tokens are read past the modules.
+        (read,) = rows
+        assert 1 < read < 300
 
     def test_windows_of_a_size_share_one_attention_call(
         self, folders: dict[str, Path], fast: dict[str, Any]
