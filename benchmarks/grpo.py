@@ -19,6 +19,7 @@ import logging
 from pathlib import Path
 import sys
 import tempfile
+import time
 import warnings
 
 import torch
@@ -101,7 +102,9 @@ def one(
         output=str(place / f'{method}_{seed}'),
         micro_batch=at_once,
     )
+    began = time.monotonic()
     folder = train(settings, lambda text: print(text, file=sys.stderr, flush=True), restart=True)
+    print(f'trained for {(time.monotonic() - began) / 60:.1f} min', flush=True)
     return measure(examinations, str(folder))
 
 

@@ -54,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
 def _findings(options: argparse.Namespace) -> Iterator[Finding]:
     from segzero_ros.doctor.findings import fail, ok
     from segzero_ros.doctor.models import look_at_models
+    from segzero_ros.doctor.shared_memory import look_at_shared_memory
 
     parameters = read_parameters(options)
     yield ok('Python', f'{platform.python_version()} on {platform.platform(terse=True)}')
@@ -71,6 +72,7 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
         )
         yield fail('ROS 2', f'cannot be imported: {error}', cure)
         return
+    yield from look_at_shared_memory()
     yield from look_at_graph(options.namespace, options.image, options.depth, options.camera_info)
 
 

@@ -65,6 +65,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from segzero_ros.action import Segment
+from segzero_ros.doctor.shared_memory import left_behind
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.ros.background import BackgroundNode, ThreadSafeActionClient
 from segzero_ros.srv import SegmentOnce
@@ -425,39 +426,9 @@ def as_image_message() -> Callable[..., Image]:
 
 
 def sweep_shared_memory() -> None:
-    """Remove what killed processes left of Fast DDS' shared memory, as `fastdds shm clean` does.
-
-    Tests kill nodes on purpose. A mutex that one held, or a port that it listened on, swallows the
-    messages of whoever comes to the same port next.
-    """
-    memory = Path('/dev/shm')
-    for path in memory.glob('fastrtps_*'):
-        name = path.name
-        try:
-            new = time.time() - path.stat().st_mtime < 3
-        except FileNotFoundError:
-            continue
-        if new or name.endswith(('_el', '_sl')):
-            continue
-        locks = [memory / f'{name}{end}' for end in ('_el', '_sl')]
-        if not any(_locked(lock) for lock in locks):
-            for left in (path, *locks, memory / f'sem.{name}_mutex'):
-                left.unlink(missing_ok=True)
-    for mutex in memory.glob('sem.fastrtps_port*_mutex'):
-        if not (memory / mutex.name.removeprefix('sem.').removesuffix('_mutex')).exists():
-            mutex.unlink(missing_ok=True)
-
-
-def _locked(path: Path) -> bool:
-    """Return whether a living process holds a lock file."""
-    try:
-        with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    """Remove what processes left of Fast DDS' shared memory; tests kill nodes on purpose."""
+    for path in left_behind():
+        path.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope='module')

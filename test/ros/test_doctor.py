@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from pathlib import Path
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from scripted_server import MODEL, running
 from sensor_msgs.msg import CameraInfo, Image
 
 from segzero_ros.cli.main import main
+from segzero_ros.doctor.shared_memory import left_behind, look_at_shared_memory
 from segzero_ros.simulation import make_scene
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -152,6 +156,37 @@ def test_the_small_reasoner_that_ships_needs_nothing_more(doctor, device):
     assert code == 0
     assert found['GPU']['level'] == 'OK'
     assert '3.9 M parameters, 7.' in found['weights of the reasoner']['said']
+
+
+def test_shared_memory_that_nobody_holds_is_told_and_what_is_held_is_not(tmp_path):
+    names = ('fastrtps_1f', 'fastrtps_1f_el', 'fastrtps_port7410', 'fastrtps_port7410_sl')
+    for name in (*names, 'sem.fastrtps_port7410_mutex', 'fastrtps_port7412', 'other'):
+        (tmp_path / name).write_bytes(b'')
+    assert left_behind(tmp_path) == [], 'their owners may not have locked them yet'
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
+    with (tmp_path / 'fastrtps_port7410_sl').open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        left = left_behind(tmp_path)
+        assert left == [tmp_path / 'fastrtps_1f', tmp_path / 'fastrtps_1f_el']
+    (finding,) = look_at_shared_memory(tmp_path)
+    assert finding.level.value == 'WARN'
+    assert finding.said.startswith('5 files')
+    assert 'fastdds shm clean' in finding.cure
+    (finding,) = look_at_shared_memory(tmp_path / 'nowhere')
+    assert finding.level.value == 'OK'
+
+
+@pytest.mark.skipif(not shutil.which('fastdds'), reason='another middleware')
+def test_what_a_killed_node_leaves_is_found_and_what_a_living_one_holds_is_not(
+    node_process, new_client
+):
+    node = node_process(profile='offline', arguments=['-r', '__ns:=/killed'])
+    client = new_client('killed')
+    client.wait_for_state('active')
+    before = set(left_behind())
+    node.kill()
+    client.until(lambda: set(left_behind()) - before, 'what the node left')
 
 
 def test_the_table_is_for_people(capsys):
