@@ -8,6 +8,7 @@ it is asked for.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+import logging
 from typing import Any
 
 from segzero_ros.reasoning.base import Reasoner
@@ -114,6 +115,8 @@ def load_reasoner(options: ReasonerOptions) -> Reasoner:
 
 
 def _load_transformers(options: ReasonerOptions) -> Reasoner:
+    # transformers imports torchao where that is installed, and torch warns of its enumerations.
+    logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
     try:
         from segzero_ros.reasoning.transformers_reasoner import (
             TransformersOptions,

@@ -71,9 +71,11 @@ def run(options: argparse.Namespace) -> int:
     if options.sft:
         overrides['method'] = 'sft'
     settings = load_settings(options.config, read_overrides(options.param) | overrides)
-    # The libraries warn of their own old names, once a step.
+    # The libraries warn of their own old names, once a step, and of what peft imports for others.
     warnings.filterwarnings('ignore', category=FutureWarning)
-    logging.getLogger('transformers').setLevel(logging.ERROR)
+    for library in ('transformers', 'torch.utils._pytree'):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    logging.getLogger('bitsandbytes.backends').setLevel(logging.CRITICAL)
 
     from segzero_ros.training.trainer import train
 
