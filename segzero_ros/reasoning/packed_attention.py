@@ -37,14 +37,14 @@ def _attend(
 
     Args:
         module: the attention layer.
-        query: (1, heads, tokens, width).
-        key: (1, key heads, all tokens, width).
+        query: (B, heads, tokens, width).
+        key: (B, key heads, all tokens, width).
         value: of the keys' shape.
-        attention_mask: (1, 1, tokens, all tokens) bool, or None for all.
+        attention_mask: (B, 1, tokens, all tokens) bool, or None for all.
         **kwargs: as transformers passes them; `scaling` is used.
 
     Returns:
-        (1, tokens, heads, width), and no weights.
+        (B, tokens, heads, width), and no weights.
     """
     if query.shape[2] != 1:
         attended: tuple[torch.Tensor, None] = sdpa_attention_forward(
@@ -61,7 +61,7 @@ def attend_packed(
     mask: torch.Tensor | None,
     scale: float,
 ) -> torch.Tensor:
-    """Return (1, 1, heads, width) of one token's query; arguments are those of `_attend`."""
+    """Return (B, 1, heads, width) of one token's query; arguments are those of `_attend`."""
     batch, heads, _, width = query.shape
     key_heads = key.shape[1]
     packed = query.reshape(batch, key_heads, heads // key_heads, width)

@@ -13,7 +13,7 @@ import transformers.cache_utils
 
 # transformers' own classes carry no types.
 _Layer: Any = transformers.cache_utils.DynamicLayer
-_STRIDE = 512
+_STRIDE = 256
 
 
 class RoomyLayer(_Layer):  # type: ignore[misc]
@@ -26,7 +26,7 @@ class RoomyLayer(_Layer):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append keys and values, (1, heads, tokens, width); return all of them."""
+        """Append keys and values, (rows, heads, tokens, width); return all of them."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         held = self.get_seq_length()
@@ -49,8 +49,22 @@ def roomy_cache(layers: int) -> Cache:
     return Cache(layers=[RoomyLayer() for _ in range(layers)])
 
 
+def give_room(cache: Any, rows: torch.Tensor) -> None:
+    """Have a filled cache go on with these of its rows, (B,) int64, and with room for more.
+
+    Layers of another kind than transformers' plain one have their rows chosen and stay.
+    """
+    for number, layer in enumerate(cache.layers):
+        if type(layer) is not _Layer:
+            layer.batch_select_indices(rows)
+            continue
+        roomy = RoomyLayer()
+        roomy.update(layer.keys[rows], layer.values[rows])
+        cache.layers[number] = roomy
+
+
 def _enlarged(old: Any, new: torch.Tensor, held: int, wanted: int) -> torch.Tensor:
-    room = -(-wanted // _STRIDE) * _STRIDE + _STRIDE
+    room = (wanted // _STRIDE + 1) * _STRIDE
     enlarged = new.new_empty((*new.shape[:-2], room, new.shape[-1]))
     if held:
         enlarged[:, :, :held] = old

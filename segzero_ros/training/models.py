@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from segzero_ros.reasoning import checkpoints
+from segzero_ros.reasoning.packed_attention import pack_attention
 from segzero_ros.training.presets import TrainingError
 from segzero_ros.training.settings import Settings
 from segzero_ros.training.shared_prompts import share_prompts
@@ -94,6 +95,7 @@ def load_pupil(settings: Settings) -> Pupil:
     )
     share_sight(model.model.visual)
     share_prompts(model.model)
+    pack_attention(model)
     if settings.freeze_vision:
         model.model.visual.requires_grad_(False)
     if settings.lora_rank:

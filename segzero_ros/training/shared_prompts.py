@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from segzero_ros.reasoning.roomy_cache import give_room
+
 
 def share_prompts(backbone: Any) -> None:
     """Change a model so that what rows of a batch begin with in common is computed once.
@@ -100,7 +102,7 @@ def _read(plainly: Any, backbone: Any, named: dict[str, Any], groups: list[_Grou
     output = plainly(**_firsts(named, groups))
     which = {row: number for number, group in enumerate(groups) for row in group.rows}
     copies = torch.tensor([which[row] for row in sorted(which)]).to(named['input_ids'].device)
-    output.past_key_values.batch_select_indices(copies)
+    give_room(output.past_key_values, copies)
     output.last_hidden_state = output.last_hidden_state[copies]
     deltas = backbone.rope_deltas
     if deltas is not None and len(deltas) == len(groups):

@@ -14,6 +14,7 @@ torch = pytest.importorskip('torch')
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from segzero_ros.reasoning.packed_attention import pack_attention
 from segzero_ros.training.shared_prompts import share_prompts
 
 # Pictures and questions by number, shuffled as the trainer does before losses are computed.
@@ -123,6 +124,7 @@ def test_the_same_answers_are_written(model, asked):
     plain = model.generate(**asked, max_new_tokens=10, do_sample=False)
     tokens = watched(model.model.language_model.layers[0])
     share_prompts(model.model)
+    pack_attention(model)
     shared = model.generate(**asked, max_new_tokens=10, do_sample=False)
     assert torch.equal(shared, plain)
     assert [shape[0] for shape in tokens[:2]] == [GROUPS, len(ROWS)]
