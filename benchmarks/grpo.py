@@ -6,9 +6,9 @@ The model is a small one; that which comes with the package (`mini`) has little 
 docs/training.md tells how to make one that has. It is trained from each seed with
 `segzero train --config mini`, so many steps and at most so many minutes, and asked before and
 after about generated scenes that nothing was trained on, and about flat shapes on photographs, a
-domain apart: greedily, as the node asks, and drawn at temperature 1, as training sees it. Shown
-are accuracies (0 to 3; hard as published, and the soft one of `robot`) and the gIoU of
-boxes. With `--methods grpo sft` the same start is trained supervised for as many steps, too.
+domain apart: greedily, as the node asks, and drawn at temperature 1, as training sees it, `--draws`
+times each. Shown are accuracies (0 to 3; hard as published, and the soft one of `robot`) and the
+gIoU of boxes. With `--methods grpo sft` the same start is trained supervised for as many steps, too.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument('--steps', type=int, default=400, help='of training, for each seed')
     parser.add_argument('--minutes', type=float, default=20.0, help='at most, for each seed')
     parser.add_argument('--scenes', type=int, default=128, help='unseen ones that are asked about')
+    parser.add_argument('--draws', type=int, default=4, help='answers drawn about each')
     parser.add_argument(
         '--methods', nargs='+', choices=('grpo', 'sft'), default=['grpo'], help='%(default)s'
     )
@@ -69,27 +70,22 @@ def main() -> int:
         examinations[name] = Examination(
             asked, settings.spoken, _MEASURED, settings.max_completion
         )
-    start = measure(examinations, str(local_folder(options.model)))
+    start = measure(examinations, str(local_folder(options.model)), options.draws)
     show('start', start, start)
     poor = 0
     with tempfile.TemporaryDirectory() as scratch:
         place = options.output or Path(scratch)
         for seed in options.seeds:
             for method in options.methods:
-                after = one(settings, method, seed, place, examinations)
+                folder = one(settings, method, seed, place)
+                after = measure(examinations, str(folder), options.draws)
                 show(f'{method}, seed {seed}', after, start)
                 poor += method == 'grpo' and (after[judged] < 1.2 * start[judged])
     return int(poor > 0)
 
 
-def one(
-    settings: Settings,
-    method: str,
-    seed: int,
-    place: Path,
-    examinations: Mapping[str, Examination],
-) -> dict[str, float]:
-    """Train from a seed and measure."""
+def one(settings: Settings, method: str, seed: int, place: Path) -> Path:
+    """Train from a seed; return the model's folder."""
     from dataclasses import replace
 
     at_once = settings.prompts if method == 'sft' else settings.micro_batch
@@ -105,19 +101,27 @@ def one(
     began = time.monotonic()
     folder = train(settings, lambda text: print(text, file=sys.stderr, flush=True), restart=True)
     print(f'trained for {(time.monotonic() - began) / 60:.1f} min', flush=True)
-    return measure(examinations, str(folder))
+    return folder
 
 
-def measure(examinations: Mapping[str, Examination], folder: str) -> dict[str, float]:
-    """Return what a model does in each domain, greedily and drawn at temperature 1."""
+def measure(examinations: Mapping[str, Examination], folder: str, draws: int) -> dict[str, float]:
+    """Return what a model does in each domain, greedily and drawn at temperature 1.
+
+    One drawn answer to each question says little: it is worth 0 to 3, mostly 0. Means of several
+    are returned, from the same seeds for every model.
+    """
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder, padding_side='left')
     found = {}
     for domain, examination in examinations.items():
-        for way, sample in (('greedy', False), ('drawn', True)):
-            set_seed(0)
-            figures = examination.figures(model, processor, sample=sample)
-            found |= {f'{domain}, {way}: {name}': figures[f'validation_{name}'] for name in _SHOWN}
+        for way, times in (('greedy', 1), ('drawn', draws)):
+            runs = []
+            for seed in range(times):
+                set_seed(seed)
+                runs.append(examination.figures(model, processor, sample=way == 'drawn'))
+            for name in _SHOWN:
+                key = f'{domain}, {way}: {name}'
+                found[key] = sum(run[f'validation_{name}'] for run in runs) / times
     return found
 
 
