@@ -6,9 +6,10 @@ The model is a small one; that which comes with the package (`mini`) has little 
 docs/training.md tells how to make one that has. It is trained from each seed with
 `segzero train --config mini`, so many steps and at most so many minutes, and asked before and
 after about generated scenes that nothing was trained on, and about flat shapes on photographs, a
-domain apart: greedily, as the node asks, and drawn at temperature 1, as training sees it, `--draws`
-times each. Shown are accuracies (0 to 3; hard as published, and the soft one of `robot`) and the
-gIoU of boxes. With `--methods grpo sft` the same start is trained supervised for as many steps, too.
+domain apart: greedily, as the node asks, and drawn at temperature 1, as training sees it, each
+`--draws` times. Shown are accuracies (0 to 3; hard as published, and the soft one of `robot`) and
+the gIoU of boxes. With `--methods grpo sft` the same start is trained supervised for as many
+steps, too.
 """
 
 from __future__ import annotations
