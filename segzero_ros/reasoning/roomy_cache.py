@@ -43,6 +43,11 @@ class RoomyLayer(_Layer):  # type: ignore[misc]
         self.values: torch.Tensor = values[:, :, :end]
         return self.keys, self.values
 
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Go on with these rows; they are copies, so the room is made anew."""
+        super().batch_select_indices(indices)
+        self._room = None
+
 
 def roomy_cache(layers: int) -> Cache:
     """Return an empty cache for so many layers."""

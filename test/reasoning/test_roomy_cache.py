@@ -51,6 +51,14 @@ def test_a_filled_cache_goes_on_with_some_of_its_rows_and_room() -> None:
     grow((plain, filled), [1] * 20, rows=4)
 
 
+def test_a_cache_with_room_goes_on_with_some_of_its_rows() -> None:
+    caches = transformers.DynamicCache(), roomy_cache(LAYERS)
+    grow(caches, [20], rows=2)
+    for cache in caches:
+        cache.batch_select_indices(torch.tensor([1, 0]))
+    grow(caches, [1, 1], rows=2)
+
+
 def test_layers_of_another_kind_stay() -> None:
     config = transformers.Qwen2Config(
         num_hidden_layers=LAYERS, use_sliding_window=True, sliding_window=64, max_window_layers=1
