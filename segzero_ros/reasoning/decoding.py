@@ -3,22 +3,25 @@
 One loop over the model's own parts: image features are kept per image, keys and values up to the
 first token that differs from the last prompt, positions are worked out here (the model's own
 memory of them goes stale when images alternate), on a GPU each step is one compiled graph that is
-under way before the token it reads has come to the host, and on a CPU it goes past the modules.
-Used from one thread: CUDA graphs live in the thread that recorded them. Imports torch,
-transformers, `one_token` and `roomy_cache`.
+under way before the token it reads has come to the host, and it goes past the modules wherever
+that is known to give the same. Used from one thread: CUDA graphs live in the thread that recorded
+them. Imports torch, transformers, `one_token`, `packed_attention` and `roomy_cache`.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+import threading
 from typing import Any
 
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor, StaticCache
 
 from segzero_ros.reasoning.one_token import one_token
+from segzero_ros.reasoning.packed_attention import PART
 from segzero_ros.reasoning.roomy_cache import roomy_cache
 
 # Settings of a generation_config that change greedy tokens and that this loop does not know.
@@ -74,16 +77,16 @@ class Decoder:
         self._model = model
         self._longest_prompt = longest_prompt
         text_config = model.config.get_text_config()
-        self._static = (
-            StaticCache(text_config, longest_prompt + longest_answer) if static else None
-        )
+        room = -(-(longest_prompt + longest_answer) // PART) * PART
+        self._static = StaticCache(text_config, room) if static else None
         self._kept: list[int] = []
         self._image: torch.Tensor | None = None
         self._cache: Any = None
         self._step = self._next_logits
         if static and model.device.type == 'cuda':
+            keep_graphs_in_this_thread()
             self._step = torch.compile(self._next_logits, mode='reduce-overhead', dynamic=False)
-        self._one_token = None if static else one_token(model)
+        self._one_token = one_token(model)
         # While a token is on its way to the host and the caller thinks about it, a GPU goes on; a
         # step in vain behind the last token is the price.
         self._ahead = model.device.type == 'cuda'
@@ -265,6 +268,21 @@ def unknown_settings(model: Any) -> list[str]:
         for name, neutral in _UNKNOWN_HERE.items()
         if getattr(generation_config, name, None) not in (None, neutral)
     ]
+
+
+def keep_graphs_in_this_thread() -> None:
+    """Give this thread its own place for CUDA graphs.
+
+    In torch 2.11, say, only the thread that imported this part of torch has one, and compiling in
+    another ends in an assertion (pytorch issue 123177): after a worker that hangs was left behind,
+    or for a second node in the process.
+    """
+    from torch._inductor import cudagraph_trees
+
+    place: Any = cudagraph_trees.local
+    if not hasattr(place, 'tree_manager_containers'):
+        place.tree_manager_containers = {}
+        place.tree_manager_locks = defaultdict(threading.Lock)
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 Where several query heads share one pair of key and value heads, torch's kernels read the keys and
 values once per query head: on a CPU at 16 bits that is ten times slower than it needs to be, and
 with a static cache they are even copied first. Queries that share a head can be rows of one query
-instead. The numbers are the same but for rounding: at 16 bits one in some hundreds differs in its
-last bit, which can decide between two tokens that are as good as equal. Imports torch and
-transformers.
+instead. On a GPU torch's kernels for a mask give all keys of a head to one of its processors, of
+which there are a hundred and more; there the keys are dealt out in parts. The numbers are the same
+but for rounding: at 16 bits one in some hundreds differs in its last bit, which can decide between
+two tokens that are as good as equal. Imports torch and transformers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 PACKED = 'packed_sdpa'
+# Keys in a part. A static cache whose length is a multiple of it is read in parts.
+PART = 128
 
 
 def pack_attention(model: Any) -> None:
@@ -67,7 +70,43 @@ def attend_packed(
     batch, heads, _, width = query.shape
     key_heads = key.shape[1]
     packed = query.reshape(batch, key_heads, heads // key_heads, width)
-    mixed = torch.nn.functional.scaled_dot_product_attention(
-        packed, key, value, attn_mask=mask, scale=scale
-    )
+    if mask is not None and key.is_cuda and key.shape[2] % PART == 0:
+        mixed = attend_in_parts(packed, key, value, mask, scale)
+    else:
+        mixed = torch.nn.functional.scaled_dot_product_attention(
+            packed, key, value, attn_mask=mask, scale=scale
+        )
     return mixed.reshape(batch, 1, heads, width)
+
+
+def attend_in_parts(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Attend with the products of each part of the keys as one of many small ones.
+
+    Args:
+        query: (B, key heads, rows, width).
+        key: (B, key heads, all tokens, width), tokens a multiple of `PART`.
+        value: of the keys' shape.
+        mask: (B, 1, 1, all tokens) bool, true for at least one.
+        scale: of the products.
+
+    Returns:
+        Of the query's shape. Sums are float32, as in torch's own kernels.
+    """
+    batch, heads, rows, width = query.shape
+    parts = key.shape[2] // PART
+    scores = _product(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2))
+    scores = scores.view(batch, heads, rows, -1) * scale
+    scores = scores.masked_fill(~mask, float('-inf'))
+    weights = scores.softmax(-1).to(value.dtype)
+    dealt = weights.view(batch, heads, rows, parts, PART).transpose(2, 3).reshape(-1, rows, PART)
+    mixed = _product(dealt, value.reshape(-1, PART, width))
+    return mixed.view(batch, heads, parts, rows, width).sum(2).to(query.dtype)
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return (N, rows, columns) float32 products of (N, rows, inner) and (N, inner, columns)."""
+    if left.is_cuda and left.dtype != torch.float32:
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return torch.bmm(left.float(), right.float())

@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
-from segzero_ros.reasoning.one_token import one_token
-from segzero_ros.reasoning.packed_attention import pack_attention
+from segzero_ros.reasoning.one_token import one_token, OneToken
+from segzero_ros.reasoning.packed_attention import attend_in_parts, pack_attention, PART
 from segzero_ros.reasoning.roomy_cache import roomy_cache
 
 HEADS = [(4, 4), (4, 2), (4, 1)]
@@ -69,6 +69,56 @@ def test_logits_are_the_models_own(kind: str, heads: tuple[int, int], dtype: Any
             ).last_hidden_state
             expected = model.lm_head(hidden[:, -1]).float()
             assert torch.equal(step(ids, positions, ours), expected)
+
+
+@pytest.mark.parametrize('kind', ['qwen2_vl', 'qwen2_5_vl'])
+@pytest.mark.parametrize('heads', HEADS)
+def test_one_matrix_and_a_static_cache_give_the_same_but_for_rounding(
+    kind: str, heads: tuple[int, int]
+) -> None:
+    model = make_model(kind, heads, torch.float32)
+    held = sum(weight.numel() for weight in model.parameters())
+    plain = OneToken(model, joined=False)
+    growing = roomy_cache(3)
+    static = transformers.StaticCache(model.config.get_text_config(), 2 * PART)
+    prompt = torch.randint(50, (1, 30))
+    places = torch.arange(30).expand(3, 1, -1)
+    read = {'input_ids': prompt, 'position_ids': places, 'use_cache': True}
+    with torch.inference_mode():
+        expected = []
+        model.model.language_model(**read, past_key_values=growing)
+        for number in range(20):
+            ids, positions = torch.tensor([[number]]), torch.full((3, 1, 1), 30 + number)
+            expected.append(plain(ids, positions, growing))
+        joined = OneToken(model, joined=True)
+        # The model's own matrices are parts of the joined ones by now.
+        attention = model.model.language_model.layers[1].self_attn
+        matrix, _ = joined._layers[1][2][0]
+        assert attention.k_proj.weight.untyped_storage().data_ptr() == matrix.data_ptr()
+        assert sum(weight.numel() for weight in model.parameters()) == held
+        model.model.language_model(**read, past_key_values=static)
+        for number in range(20):
+            ids, positions = torch.tensor([[number]]), torch.full((3, 1, 1), 30 + number)
+            logits = joined(ids, positions, static)
+            torch.testing.assert_close(logits, expected[number], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('length', [1, PART, 3 * PART - 1])
+def test_attention_in_parts_is_attention(dtype: Any, length: int) -> None:
+    torch.manual_seed(length)
+    query = torch.randn(2, 4, 7, 16, dtype=dtype)
+    key, value = torch.randn(2, 2, 4, 3 * PART, 16, dtype=dtype)
+    mask = (torch.arange(3 * PART) < length).expand(2, 1, 1, -1)
+    # What lies behind counts for nothing.
+    key[:, :, length:] = value[:, :, length:] = 1e4
+    exact = torch.nn.functional.scaled_dot_product_attention(
+        query.double(), key.double(), value.double(), attn_mask=mask, scale=0.25
+    )
+    in_parts = attend_in_parts(query, key, value, mask, 0.25)
+    assert in_parts.dtype == dtype
+    allowed = 2e-2 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(in_parts.double(), exact, rtol=allowed, atol=allowed)
 
 
 class _Quantised(torch.nn.Linear):
