@@ -3,7 +3,7 @@
 The masks are those of the published procedure (`SAM2ImagePredictor`, one object after the other),
 made with less work: the picture is prepared on the model's device, on a GPU objects share one pass
 through the decoder, and only each object's chosen mask is enlarged and brought to the host.
-Imports `types`, torch and, through `sam2_checkpoint`, sam2.
+Imports `types`, `onednn`, torch and, through `sam2_checkpoint`, sam2.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from segzero_ros import onednn
 from segzero_ros.segmentation.sam2_checkpoint import build_model, find_checkpoint
 from segzero_ros.types import (
     Frame,
@@ -113,7 +114,8 @@ class Sam2Segmenter:
 
     def encode(self, frame: Frame) -> Sam2Encoding:
         """Encode the frame's picture."""
-        with memory_errors('encode', self.device), torch.inference_mode():
+        # The reasoner works beside it, and does without oneDNN where it may.
+        with onednn.needed(), memory_errors('encode', self.device), torch.inference_mode():
             if self._stream is None:
                 return self._encode(frame)
             with torch.cuda.stream(self._stream):

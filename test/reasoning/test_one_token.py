@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
+from segzero_ros import onednn
 from segzero_ros.reasoning.one_token import one_token, OneToken
 from segzero_ros.reasoning.packed_attention import attend_in_parts, pack_attention, PART
 from segzero_ros.reasoning.roomy_cache import roomy_cache
@@ -68,7 +69,24 @@ def test_logits_are_the_models_own(kind: str, heads: tuple[int, int], dtype: Any
                 input_ids=ids, position_ids=positions, past_key_values=theirs, use_cache=True
             ).last_hidden_state
             expected = model.lm_head(hidden[:, -1]).float()
-            assert torch.equal(step(ids, positions, ours), expected)
+            assert torch.equal(step.read(ids, positions, ours), expected)
+
+
+@pytest.mark.parametrize('heads', HEADS)
+def test_the_faster_kernels_round_otherwise_and_no_more(
+    heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onednn, 'worth_avoiding', lambda _: True)
+    model = make_model('qwen2_5_vl', heads, torch.bfloat16)
+    step = one_token(model)
+    assert step is not None
+    usual, faster = roomy_cache(3), roomy_cache(3)
+    with torch.inference_mode():
+        for number in range(20):
+            ids, positions = torch.tensor([[number]]), torch.full((3, 1, 1), number)
+            expected = step.read(ids, positions, usual)
+            assert (step(ids, positions, faster) - expected).norm() <= 0.02 * expected.norm()
+    assert torch.backends.mkldnn.enabled
 
 
 @pytest.mark.parametrize('kind', ['qwen2_vl', 'qwen2_5_vl'])

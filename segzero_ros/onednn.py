@@ -1,0 +1,56 @@
+"""Doing without oneDNN where torch's own kernels are faster, unnoticed by those who want it.
+
+With a single row against a bfloat16 matrix, one new token's case, torch hands the product to
+oneDNN on processors that have instructions for it, which reads the matrix at little more than half
+the speed of torch's own kernel. There is one switch for the whole process, and convolutions need
+oneDNN, so it is turned off for no longer than a token takes and never while an encoder works.
+Imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import threading
+from typing import Any
+
+import torch
+
+_switch: Any = torch.backends.mkldnn
+_usual = _switch.enabled
+_lock = threading.Lock()
+_needed_by = 0
+
+
+def worth_avoiding(dtype: torch.dtype) -> bool:
+    """Return whether a single row is multiplied faster without oneDNN on this CPU.
+
+    Processors with tiles (AMX) are left as they are: nothing is known of them.
+    """
+    return dtype == torch.bfloat16 and bool(_usual) and not torch.cpu._is_amx_tile_supported()
+
+
+@contextmanager
+def needed() -> Iterator[None]:
+    """Have oneDNN in this process, whatever another thread does; never waits."""
+    global _needed_by
+    with _lock:
+        _needed_by += 1
+        _switch.enabled = _usual
+    try:
+        yield
+    finally:
+        with _lock:
+            _needed_by -= 1
+
+
+@contextmanager
+def avoided() -> Iterator[None]:
+    """Do without oneDNN, unless another thread needs it."""
+    with _lock:
+        if not _needed_by:
+            _switch.enabled = False
+    try:
+        yield
+    finally:
+        _switch.enabled = _usual
