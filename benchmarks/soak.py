@@ -229,6 +229,8 @@ def arguments() -> argparse.ArgumentParser:
 def main() -> int:
     """Run a soak and say what it showed; return 1 unless every criterion holds."""
     options = arguments().parse_args()
+    # Node and camera are ended by whatever ends the soak.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options.output.mkdir(parents=True, exist_ok=True)
     for log in options.output.glob('*.log'):
         log.unlink()
