@@ -98,6 +98,8 @@ def load_pupil(settings: Settings) -> Pupil:
     pack_attention(model)
     if settings.freeze_vision:
         model.model.visual.requires_grad_(False)
+    if settings.last_layers:
+        _leave_all_but_last(model, settings.last_layers)
     if settings.lora_rank:
         model = _adapted(model, settings)
     return Pupil(model, processor, generation, half)
@@ -121,6 +123,14 @@ def _refuse_too_large(parameters: int, settings: Settings, on_gpu: bool) -> None
                 f'activations; {shares} GPU(s) of {total:.0f} GB are here. Set lora_rank:=64, '
                 'beta:=0, or use more GPUs.'
             )
+
+
+def _leave_all_but_last(model: Any, last_layers: int) -> None:
+    """Leave the language model as it is but for its last layers, its norm and its head."""
+    language = model.model.language_model
+    language.requires_grad_(False)
+    for part in (*language.layers[-last_layers:], language.norm, model.lm_head):
+        part.requires_grad_(True)
 
 
 def _adapted(model: Any, settings: Settings) -> Any:

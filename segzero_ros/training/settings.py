@@ -53,6 +53,9 @@ class Settings:
         temperature: of sampling.
         max_completion: most tokens of an answer.
         lora_rank: 0 trains all weights, else LoRA of this rank on the language model.
+        last_layers: train no more of the language model than so many of its last layers, the norm
+            behind them and the head; 0 trains it all. With few answers a step most of what weights
+            do is chance, and what is not trained does not wander.
         freeze_vision: leave the vision tower as it is; the published code trains it.
         dtype: of the weights: `auto` is bfloat16 on a GPU and float32 on a CPU.
         half_on_cpu: compute losses in bfloat16 on a CPU too; those that have instructions for it
@@ -92,6 +95,7 @@ class Settings:
     temperature: float = 1.0
     max_completion: int = 2000
     lora_rank: int = 0
+    last_layers: int = 0
     freeze_vision: bool = False
     dtype: Literal['auto', 'float32', 'bfloat16'] = 'auto'
     half_on_cpu: bool = False
@@ -162,6 +166,7 @@ _NOT_NEGATIVE = (
     'entropy',
     'weight_decay',
     'lora_rank',
+    'last_layers',
     'seed',
     'validate_every',
     'thinking_patience',
@@ -201,6 +206,10 @@ def _refuse_nonsense(settings: Settings) -> None:
         raise TrainingError('generations must be 2 or more: answers to one question are compared.')
     if not (settings.learning_rate > 0 and settings.temperature > 0):
         raise TrainingError('learning_rate and temperature must be above 0.')
+    if settings.lora_rank and settings.last_layers:
+        raise TrainingError(
+            'LoRA changes all layers: set lora_rank:=0 or last_layers:=0, whichever is meant less.'
+        )
     if settings.data.partition(':')[0] in ('scenes', 'shapes') and settings.steps == 0:
         raise TrainingError('Generated rows have no end: name the steps, such as steps:=200.')
     if not settings.model:

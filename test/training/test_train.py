@@ -55,6 +55,7 @@ def settings(taught: Path, rows_folder: Path, tmp_path: Path) -> Settings:
         'temperature': 1.2,
         'learning_rate': 3e-4,
         'save_every': 2,
+        'last_layers': 0,
     }
     return load_settings('mini', overrides)
 
@@ -130,6 +131,16 @@ class TestGrpo:
         assert changed
         assert all('proj' in name and 'visual' not in name for name in changed)
 
+    def test_all_but_the_last_layers_may_stay_as_they_are(self, settings, taught):
+        settings = replace(settings, steps=1, last_layers=1, learning_rate=0.01)
+        moved, before = weights(train(settings)), weights(taught)
+        changed = {name for name in before if not torch.equal(moved[name], before[name])}
+        layers = {name.split('.layers.')[1][0] for name in before if '.layers.' in name}
+        trained = (f'.layers.{max(layers)}.', 'language_model.norm.', 'model.norm.', 'lm_head.')
+        assert any('lm_head' in name for name in changed)
+        assert any(f'.layers.{max(layers)}.' in name for name in changed)
+        assert all(any(part in name for part in trained) for name in changed)
+
     def test_a_run_whose_time_is_over_goes_on(self, settings):
         said: list[str] = []
         train(replace(settings, minutes=1e-6), said.append)
@@ -169,6 +180,7 @@ class TestCommand:
             (['--model', 'm', '-p', 'lora:=3'], "the nearest is 'lora_rank'"),
             (['--model', 'm', '-p', 'beta:=much'], 'beta must be like'),
             (['--model', 'm', '-p', 'generations:=1'], 'generations must be 2 or more'),
+            (['--model', 'm', '-p', 'lora_rank:=4', '-p', 'last_layers:=1'], 'meant less'),
             (['--model', 'm', '-p', 'micro_batch:=3'], 'is no multiple of the other'),
             (['--model', 'm', '-p', 'dialect:=qwen2_vl'], 'keeps the shape of pictures'),
             (['--model', 'm', '--data', 'scenes'], 'name the steps'),
