@@ -1,10 +1,10 @@
-"""Doing without oneDNN where torch's own kernels are faster, unnoticed by those who want it.
+"""Doing without oneDNN where torch's own kernels are faster.
 
 With a single row against a bfloat16 matrix, one new token's case, torch hands the product to
 oneDNN on processors that have instructions for it, which reads the matrix at little more than half
 the speed of torch's own kernel. There is one switch for the whole process, and convolutions need
-oneDNN, so it is turned off for no longer than a token takes and never while an encoder works.
-Imports torch.
+oneDNN, so it is turned off for no longer than a token takes and never while SAM 2 works. The two
+kernels round differently, in one of some ten thousand results. Imports torch.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ _needed_by = 0
 def worth_avoiding(dtype: torch.dtype) -> bool:
     """Return whether a single row is multiplied faster without oneDNN on this CPU.
 
-    Processors with tiles (AMX) are left as they are: nothing is known of them.
+    Measured on x86-64 with AVX-512; processors with tiles (AMX) and of other kinds are left as
+    they are.
     """
-    return dtype == torch.bfloat16 and bool(_usual) and not torch.cpu._is_amx_tile_supported()
+    known = torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
+    return dtype == torch.bfloat16 and bool(_usual) and bool(known)
 
 
 @contextmanager

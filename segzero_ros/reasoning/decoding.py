@@ -280,9 +280,13 @@ def keep_graphs_in_this_thread() -> None:
     from torch._inductor import cudagraph_trees
 
     place: Any = cudagraph_trees.local
-    if not hasattr(place, 'tree_manager_containers'):
-        place.tree_manager_containers = {}
-        place.tree_manager_locks = defaultdict(threading.Lock)
+    if hasattr(place, 'tree_manager_containers'):
+        return
+    place.tree_manager_containers = {}
+    place.tree_manager_locks = defaultdict(threading.Lock)
+    # Where threads of autograd, and torch.compiler.reset(), look.
+    for name in ('tree_manager_containers', 'tree_manager_locks'):
+        torch._C._stash_obj_in_tls(name, getattr(place, name))
 
 
 @contextmanager

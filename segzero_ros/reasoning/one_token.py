@@ -4,9 +4,10 @@ For one token a language model's time goes into reading weights, and into callin
 some twenty a layer. Here the same operations follow each other in one function. The logits are the
 model's own but for rounding: on a CPU a kernel that reads bfloat16 faster takes the products (see
 `onednn`), on a GPU the function is compiled and one matrix takes the place of three for queries,
-keys and values. That it computes the same is tried out before it is used, on a CPU to the last bit
-with the usual kernels: another release of transformers may compute otherwise. Imports torch,
-`onednn`, `packed_attention` and `roomy_cache`.
+keys and values. So of two tokens that are as good as equal either may be written, on a CPU also by
+whether an encoder works at that moment. That it computes the same is tried out before it is used,
+on a CPU to the last bit with the usual kernels: another release of transformers may compute
+otherwise. Imports torch, `onednn`, `packed_attention` and `roomy_cache`.
 """
 
 from __future__ import annotations
@@ -163,7 +164,12 @@ def one_token(model: Any) -> OneToken | None:
     if not _is_plain(model):
         return None
     step = OneToken(model, joined=model.device.type != 'cpu' and _may_be_joined(model))
-    if _same(model, step):
+    if model.device.type == 'cuda':
+        # The memory of the single matrices.
+        torch.cuda.empty_cache()
+    with onednn.needed():
+        same = _same(model, step)
+    if same:
         return step
     _logger.warning(
         'This release of transformers computes otherwise than the fast way to one token; answers '

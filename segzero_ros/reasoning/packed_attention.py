@@ -70,7 +70,9 @@ def attend_packed(
     batch, heads, _, width = query.shape
     key_heads = key.shape[1]
     packed = query.reshape(batch, key_heads, heads // key_heads, width)
-    if mask is not None and key.is_cuda and key.shape[2] % PART == 0:
+    # Rows of a growing cache are views and lie apart.
+    static = value.is_contiguous() and key.shape[2] % PART == 0
+    if mask is not None and key.is_cuda and static:
         mixed = attend_in_parts(packed, key, value, mask, scale)
     else:
         mixed = torch.nn.functional.scaled_dot_product_attention(

@@ -98,7 +98,7 @@ class Sam2Segmenter:
         self.device = choose_device(device)
         self._dtype = choose_dtype(dtype, self.device)
         checkpoint = find_checkpoint(model, config, offline)
-        with memory_errors('load', self.device):
+        with at_work('load', self.device):
             self.model = build_model(checkpoint, self.device)
             self._mean = torch.tensor(MEAN, device=self.device).view(3, 1, 1)
             self._deviation = torch.tensor(DEVIATION, device=self.device).view(3, 1, 1)
@@ -114,8 +114,7 @@ class Sam2Segmenter:
 
     def encode(self, frame: Frame) -> Sam2Encoding:
         """Encode the frame's picture."""
-        # The reasoner works beside it, and does without oneDNN where it may.
-        with onednn.needed(), memory_errors('encode', self.device), torch.inference_mode():
+        with at_work('encode', self.device), torch.inference_mode():
             if self._stream is None:
                 return self._encode(frame)
             with torch.cuda.stream(self._stream):
@@ -133,7 +132,7 @@ class Sam2Segmenter:
         """
         objects = grounding.objects
         made: dict[int, SegmentedMask] = {}
-        with memory_errors('segment', self.device), torch.inference_mode():
+        with at_work('segment', self.device), torch.inference_mode():
             for numbers in batches(objects):
                 prompted = [objects[number] for number in numbers]
                 made.update(zip(numbers, self._segment(encoding, prompted), strict=True))
@@ -326,10 +325,14 @@ def _new_stream(device: torch.device) -> torch.cuda.Stream | None:
 
 
 @contextmanager
-def memory_errors(doing: str, device: torch.device) -> Iterator[None]:
-    """Turn a GPU that is full into an error that says what to do about it."""
+def at_work(doing: str, device: torch.device) -> Iterator[None]:
+    """Have oneDNN, and turn a GPU that is full into an error that says what to do about it.
+
+    The reasoner works beside the encoder, and does without oneDNN where it may.
+    """
     try:
-        yield
+        with onednn.needed():
+            yield
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         raise SegmenterUnavailable(

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from segzero_ros.segmentation import tracking
-from segzero_ros.segmentation.sam2_segmenter import memory_errors, MOST_PER_PASS, Sam2Segmenter
+from segzero_ros.segmentation.sam2_segmenter import at_work, MOST_PER_PASS, Sam2Segmenter
 from segzero_ros.types import Frame, Mask, Segment, Track
 
 # Holes in a mask of at most so many cells of the decoder's grid are filled; as the package does.
@@ -98,7 +98,7 @@ class Sam2Tracker:
         if not segments:
             return
         per_pass = MOST_PER_PASS.get(self._segmenter.device.type, 1)
-        with memory_errors('track', self._segmenter.device), torch.inference_mode():
+        with at_work('track', self._segmenter.device), torch.inference_mode():
             view = self._look(frame)
             for first in range(0, len(segments), per_pass):
                 some = segments[first : first + per_pass]
@@ -110,7 +110,7 @@ class Sam2Tracker:
         """Find every followed object in the next frame."""
         if not self._groups:
             return []
-        with memory_errors('track', self._segmenter.device), torch.inference_mode():
+        with at_work('track', self._segmenter.device), torch.inference_mode():
             view = self._look(frame)
             seen = [group.step(view) for group in self._groups]
             # All at once, as the package does it: torch's rounding depends on the number.

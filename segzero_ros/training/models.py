@@ -128,9 +128,16 @@ def _refuse_too_large(parameters: int, settings: Settings, on_gpu: bool) -> None
 def _leave_all_but_last(model: Any, last_layers: int) -> None:
     """Leave the language model as it is but for its last layers, its norm and its head."""
     language = model.model.language_model
+    if last_layers > len(language.layers):
+        raise TrainingError(
+            f'last_layers is {last_layers} and the model has {len(language.layers)}: 0 trains all.'
+        )
     language.requires_grad_(False)
-    for part in (*language.layers[-last_layers:], language.norm, model.lm_head):
+    for part in (*language.layers[-last_layers:], language.norm):
         part.requires_grad_(True)
+    # A head that is the embedding as well would change what every layer reads.
+    tied = model.lm_head.weight is model.get_input_embeddings().weight
+    model.lm_head.requires_grad_(not tied)
 
 
 def _adapted(model: Any, settings: Settings) -> Any:

@@ -54,8 +54,9 @@ class Settings:
         max_completion: most tokens of an answer.
         lora_rank: 0 trains all weights, else LoRA of this rank on the language model.
         last_layers: train no more of the language model than so many of its last layers, the norm
-            behind them and the head; 0 trains it all. With few answers a step most of what weights
-            do is chance, and what is not trained does not wander.
+            behind them and the head, unless that is the embedding too; 0 trains it all. With few
+            answers a step most of what weights do is chance, and what is not trained does not
+            wander.
         freeze_vision: leave the vision tower as it is; the published code trains it.
         dtype: of the weights: `auto` is bfloat16 on a GPU and float32 on a CPU.
         half_on_cpu: compute losses in bfloat16 on a CPU too; those that have instructions for it

@@ -448,12 +448,14 @@ class TestStopping:
             decoding.keep_graphs_in_this_thread()
             places.append(cudagraph_trees.local.tree_manager_containers)
             cudagraph_trees.local.tree_manager_locks[0].acquire()
+            assert torch._C._get_obj_in_tls('tree_manager_containers') is places[-1]
+            places[-1]['seen'] = True
 
         for _ in range(2):
             thread = threading.Thread(target=look)
             thread.start()
             thread.join()
-        assert places == [{}, {}]
+        assert places == [{'seen': True}, {'seen': True}]
         assert places[0] is not places[1]
 
     def test_a_closed_reasoner_says_that_it_is_closed(self, folders: dict[str, Path]) -> None:

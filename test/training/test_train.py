@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch')
+transformers = pytest.importorskip('transformers')
 pytest.importorskip('trl')
 pytest.importorskip('peft')
 
 from segzero_ros.cli.main import main
 from segzero_ros.loading import load_reasoner, ReasonerOptions
 from segzero_ros.reasoning.dialects import dialect_named
-from segzero_ros.training.models import gigabytes
+from segzero_ros.training.models import _leave_all_but_last, gigabytes
 from segzero_ros.training.presets import load_composition, TrainingError
 from segzero_ros.training.rows import answer_of, Row, solution_for, true_boxes
 from segzero_ros.training.settings import load_settings, PRESETS, Settings
@@ -140,6 +141,19 @@ class TestGrpo:
         assert any('lm_head' in name for name in changed)
         assert any(f'.layers.{max(layers)}.' in name for name in changed)
         assert all(any(part in name for part in trained) for name in changed)
+
+    def test_a_head_that_is_the_embedding_stays_as_it_is(self, taught):
+        config = transformers.AutoConfig.from_pretrained(taught)
+        config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = True
+        model = transformers.AutoModelForImageTextToText.from_config(config)
+        assert model.lm_head.weight is model.get_input_embeddings().weight
+        _leave_all_but_last(model, 1)
+        language = model.model.language_model
+        trained = {name for name, weight in language.named_parameters() if weight.requires_grad}
+        last = f'layers.{len(language.layers) - 1}.'
+        assert trained and all(name.startswith((last, 'norm.')) for name in trained)
+        with pytest.raises(TrainingError, match='last_layers is 99'):
+            _leave_all_but_last(model, 99)
 
     def test_a_run_whose_time_is_over_goes_on(self, settings):
         said: list[str] = []
