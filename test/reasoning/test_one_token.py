@@ -81,11 +81,20 @@ def test_the_faster_kernels_round_otherwise_and_no_more(
     step = one_token(model)
     assert step is not None
     usual, faster = roomy_cache(3), roomy_cache(3)
+    head, seen = model.lm_head.forward, []
+
+    def compute(hidden: Any) -> Any:
+        seen.append(bool(torch.backends.mkldnn.enabled))
+        return head(hidden)
+
+    monkeypatch.setattr(model.lm_head, 'forward', compute)
     with torch.inference_mode():
         for number in range(20):
             ids, positions = torch.tensor([[number]]), torch.full((3, 1, 1), number)
             expected = step.read(ids, positions, usual)
             assert (step(ids, positions, faster) - expected).norm() <= 0.02 * expected.norm()
+    # With it when read as the model itself reads, without it when called.
+    assert seen == 20 * [True, False]
     assert torch.backends.mkldnn.enabled
 
 

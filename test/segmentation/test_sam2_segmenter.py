@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from segzero_ros import onednn
 from segzero_ros.loading import load_segmenter, SegmenterOptions
 from segzero_ros.segmentation import sam2_checkpoint, sam2_segmenter
 from segzero_ros.segmentation.sam2_segmenter import batches, choose_device, Sam2Segmenter
@@ -115,6 +116,23 @@ def test_one_encoding_serves_many_queries(segmenter):
     segmenter.segment(encoding, second)
     again = segmenter.segment(encoding, first)
     assert all(np.array_equal(a.mask, b.mask) for a, b in zip(before, again, strict=True))
+
+
+@pytest.mark.parametrize('part', ['image_encoder', 'sam_mask_decoder'])
+def test_onednn_is_there_whatever_the_reasoner_does(segmenter, monkeypatch, part):
+    module, seen = getattr(segmenter.model, part), []
+    plainly = module.forward
+
+    def compute(*given, **named):
+        seen.append(bool(torch.backends.mkldnn.enabled))
+        return plainly(*given, **named)
+
+    monkeypatch.setattr(module, 'forward', compute)
+    with onednn.avoided():
+        encoding = segmenter.encode(Frame(picture(240, 320)))
+    with onednn.avoided():
+        segmenter.segment(encoding, Grounding('', some_objects(1, [1], 240, 320)))
+    assert seen == [True]
 
 
 @pytest.mark.parametrize('part', ['image_encoder', 'sam_mask_decoder'])

@@ -9,6 +9,7 @@ import pytest
 from skimage import measure
 import torch
 
+from segzero_ros import onednn
 from segzero_ros.loading import load_segmenter, load_tracker, SegmenterOptions
 from segzero_ros.segmentation import sam2_checkpoint, sam2_tracker
 from segzero_ros.segmentation.sam2_segmenter import Sam2Segmenter
@@ -203,6 +204,23 @@ def test_objects_followed_as_one_batch_get_the_masks_they_get_alone(
         for identity, mask in masks.items():
             assert (mask != expected[identity]).sum() <= 20
     assert torch.allclose(logits[-1], torch.cat(logits[8:10]), atol=1e-3)
+
+
+def test_onednn_is_there_whatever_the_reasoner_does(segmenter, film, monkeypatch):
+    encoder, seen = segmenter.model.image_encoder, []
+    plainly = encoder.forward
+
+    def compute(*given, **named):
+        seen.append(bool(torch.backends.mkldnn.enabled))
+        return plainly(*given, **named)
+
+    monkeypatch.setattr(encoder, 'forward', compute)
+    tracker = Sam2Tracker(segmenter)
+    with onednn.avoided():
+        tracker.add(film[0], [disc(1, 30, 40, 16)])
+    with onednn.avoided():
+        tracker.step(film[1])
+    assert seen == [True, True]
 
 
 def remembered_bytes(tracker):
