@@ -22,7 +22,7 @@ from transformers import StoppingCriteria
 from segzero_ros.reasoning import checkpoints, memory
 from segzero_ros.reasoning.answers import AnswerParser, Narrator
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
-from segzero_ros.reasoning.decoding import between_layers, Decoder, Prompt, unknown_settings
+from segzero_ros.reasoning.decoding import between_modules, Decoder, Prompt, unknown_settings
 from segzero_ros.reasoning.devices import (
     choose_dtype,
     place,
@@ -35,7 +35,7 @@ from segzero_ros.reasoning.packed_attention import pack_attention
 from segzero_ros.reasoning.resizing import seen_by
 from segzero_ros.reasoning.squashing import squash
 from segzero_ros.reasoning.token_text import TokenText
-from segzero_ros.reasoning.vision_attention import attend_by_window_size
+from segzero_ros.reasoning.vision_attention import attend_by_window_size, embed_by_product
 from segzero_ros.types import (
     Cancelled,
     Frame,
@@ -173,6 +173,7 @@ class TransformersReasoner:
             )
             return None
         pack_attention(self._model)
+        embed_by_product(self._model)
         blocks = attend_by_window_size(self._model)
         _logger.info('Windows of a size share their attention in %d blocks', blocks)
         return Decoder(
@@ -214,7 +215,7 @@ class TransformersReasoner:
         inputs = self._processor(text=[self._chat(query)], images=[image], return_tensors='pt').to(
             self._device
         )
-        with between_layers(self._model, answer.check):
+        with between_modules(self._model, answer.check):
             self._model.generate(
                 **inputs,
                 do_sample=False,
@@ -227,7 +228,7 @@ class TransformersReasoner:
         """Return the prompt's tokens, and the image's features, kept while the frame stays."""
         if self._seen is None or self._frame is not frame:
             self.forget_frame()
-            with torch.inference_mode(), between_layers(self._model, check):
+            with torch.inference_mode(), between_modules(self._model, check):
                 self._seen = self._look_at(frame)
             self._frame = frame
         features, grid = self._seen

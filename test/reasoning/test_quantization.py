@@ -51,14 +51,14 @@ def test_the_language_model_is_quantised_and_the_eyes_are_not(
     others = {kind for name, kind in kinds.items() if '.language_model.layers.' not in name}
     assert (layers, others) == ({WAYS[way]}, {'Parameter'})
     assert way in reasoner.name
+    reasoner._model.save_pretrained(tmp_path)
+    reasoner._processor.save_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING):
         answer = text_of(reasoner, pair)
     assert len(caplog.records) < 5, 'a line for each product'
     if way != 'bnb4':
         # Eight bits say what was learnt by heart; four may not, on so few weights.
         assert answer == pair.answer
-    reasoner._model.save_pretrained(tmp_path)
-    reasoner._processor.save_pretrained(tmp_path)
     reasoner.close()
     again = load(tmp_path)
     assert text_of(again, pair) == answer

@@ -26,7 +26,13 @@ pytest.importorskip('transformers')
 
 from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
-from segzero_ros.reasoning import checkpoints, decoding, memory, transformers_reasoner
+from segzero_ros.reasoning import (
+    checkpoints,
+    decoding,
+    memory,
+    transformers_reasoner,
+    vision_attention,
+)
 from segzero_ros.reasoning.dialects import dialect_named
 from segzero_ros.reasoning.one_token import OneToken
 from segzero_ros.reasoning.resizing import seen_by
@@ -254,24 +260,64 @@ class TestAnswers:
             finally:
                 torch.nn.functional.scaled_dot_product_attention = original
             counts.append(len(calls))
-        assert counts == [2 * 64 + 1, 2 * 3 + 1]
-        torch.testing.assert_close(features[0], features[1])
+        # The one block that sees everything does so in four parts.
+        assert counts == [2 * 64 + 1, 2 * 3 + 4]
+        torch.testing.assert_close(features[0], features[1], rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize('length', [767, 768, 1535, 1536, 2308, 3600])
+    def test_a_large_window_in_parts_gives_the_same_bits(
+        self, length: int, dtype: torch.dtype
+    ) -> None:
+        random = torch.Generator().manual_seed(length)
+        query, key, value = (
+            torch.randn(1, length, 2, 16, generator=random).to(dtype) for _ in range(3)
+        )
+        windows = vision_attention._Windows(None)
+        parts: list[int] = []
+        windows.attend.register_forward_pre_hook(
+            lambda module, given: parts.append(given[0].shape[2])
+        )
+        mixed = windows._attention(query, key, value, 0.25)
+        at_once = torch.nn.functional.scaled_dot_product_attention(
+            *(each.transpose(1, 2) for each in (query, key, value)), scale=0.25
+        )
+        assert torch.equal(mixed, at_once.transpose(1, 2))
+        assert sum(parts) == length
+        assert max(parts) < 2 * 768
+
+    @pytest.mark.parametrize('name', ARCHITECTURES)
+    def test_patches_by_one_product_are_what_their_convolution_gives(
+        self, name: str, fast: dict[str, Any], plain: dict[str, Any]
+    ) -> None:
+        patches = torch.randn(36, 1176, generator=torch.Generator().manual_seed(0))
+        convolutions: list[int] = []
+        embedded = []
+        for reasoner in (fast[name], plain[name]):
+            embedding = reasoner._model.model.visual.patch_embed
+            handle = embedding.proj.register_forward_pre_hook(lambda *_: convolutions.append(1))
+            with torch.inference_mode():
+                embedded.append(embedding(patches))
+            handle.remove()
+        assert convolutions == [1]
+        torch.testing.assert_close(embedded[0], embedded[1], rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize('name', ARCHITECTURES)
     def test_a_repetition_penalty_of_the_checkpoint_counts_on_both_paths(
-        self, name: str, folders: dict[str, Path], tmp_path: Path
+        self, name: str, folders: dict[str, Path], tmp_path: Path, pairs: Any
     ) -> None:
         folder = tmp_path / 'penalised'
         shutil.copytree(folders[name], folder)
         settings_file = folder / 'generation_config.json'
-        chosen = json.loads(settings_file.read_text()) | {'repetition_penalty': 1.5}
+        chosen = json.loads(settings_file.read_text()) | {'repetition_penalty': 3.0}
         settings_file.write_text(json.dumps(chosen))
-        frame = noise(640, 480)
+        # Learnt by heart, and its numbers repeat.
+        frame, query = Frame(pairs[0].image), Query(pairs[0].query)
         answers = [
-            raw_answer(load(folder, fast=on, max_new_tokens=40), frame, STRANGE)
+            raw_answer(load(folder, fast=on, max_new_tokens=80), frame, query)
             for on in (True, False)
         ]
-        unpenalised = raw_answer(load(folders[name], max_new_tokens=40), frame, STRANGE)
+        unpenalised = raw_answer(load(folders[name], max_new_tokens=80), frame, query)
         assert answers[0] == answers[1] != unpenalised
 
     def test_settings_that_the_fast_path_does_not_know_go_to_generate(
@@ -385,6 +431,32 @@ class TestStopping:
             handle.remove()
         assert layers == []
         assert caught.value.raw_answer == ''
+        good = reasoner.reason(Frame(pairs[1].image), Query(pairs[1].query))
+        assert good.raw_answer == pairs[1].answer
+
+    @pytest.mark.parametrize('name', ARCHITECTURES)
+    def test_the_eyes_ask_between_the_parts_of_an_attention_to_the_whole_image(
+        self, name: str, fast: dict[str, Any], pairs: Any
+    ) -> None:
+        # On a CPU that is the longest thing that reading consists of.
+        reasoner = fast[name]
+        parts: list[int] = []
+
+        def in_the_second_part() -> bool:
+            return len(parts) == 1
+
+        attention = reasoner._model.model.visual.blocks[-1].attn.attend
+        handle = attention.register_forward_hook(
+            lambda module, given, out: parts.append(1) if given[0].shape[2] >= 768 else None
+        )
+        try:
+            with pytest.raises(Cancelled):
+                reasoner.reason(
+                    Frame(pairs[1].image.copy()), STRANGE, cancelled=in_the_second_part
+                )
+        finally:
+            handle.remove()
+        assert parts == [1]
         good = reasoner.reason(Frame(pairs[1].image), Query(pairs[1].query))
         assert good.raw_answer == pairs[1].answer
 
