@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 import platform
 import subprocess
 import sys
 import time
+
+from benchmarks.machine import processor
 
 # What each measures, and its options; in the order of the README.
 RUNS: dict[str, tuple[str, ...]] = {
@@ -34,7 +35,8 @@ def main() -> int:
     names = parser.parse_args().names or list(RUNS)
     if unknown := set(names) - set(RUNS):
         parser.error(f'there is no benchmark {", ".join(sorted(unknown))}')
-    print(f'{processor()}, Python {platform.python_version()}', flush=True)
+    cores = len(os.sched_getaffinity(0))
+    print(f'{processor()}, {cores} cores, Python {platform.python_version()}', flush=True)
     failed = 0
     for name in names:
         print(f'\n== {name}', flush=True)
@@ -43,13 +45,6 @@ def main() -> int:
         failed += done.returncode != 0
         print(f'({time.monotonic() - started:.0f} s, exit code {done.returncode})', flush=True)
     return failed
-
-
-def processor() -> str:
-    """Return the processor's name and how many cores this process may use."""
-    lines = Path('/proc/cpuinfo').read_text().splitlines()
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return f'{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores'
 
 
 if __name__ == '__main__':

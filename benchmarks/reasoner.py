@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 import json
 import os
 from pathlib import Path
-import platform
 import re
 import tempfile
 import threading
@@ -29,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 import torch
 
+from benchmarks.machine import processor
 from benchmarks.published import predictor_of, Published
 from benchmarks.random_checkpoints import (
     make_random,
@@ -259,7 +259,7 @@ def measure(
 
 def _device_name(device: str) -> str:
     if device == 'cpu':
-        return platform.processor() or platform.machine()
+        return processor()
     return torch.cuda.get_device_name()
 
 
@@ -314,8 +314,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = measure(size, device, options.rounds, tokens, options.bandwidth, full)
     show(results)
     options.output.mkdir(parents=True, exist_ok=True)
-    machine = '' if size == 'mid' else '_' + re.sub(r'\W+', '_', results['device']).lower()
-    path = options.output / f'reasoner_{size}{machine}.json'
+    machine = re.sub(r'\W+', '_', results['device']).strip('_').lower()
+    path = options.output / f'reasoner_{size}_{machine}.json'
     path.write_text(json.dumps(results, indent=1) + '\n')
 
 
