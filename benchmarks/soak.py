@@ -68,13 +68,14 @@ class Soak:
         self._disturbed = threading.Event()
         self._tracking = False
         self._began = time.monotonic()
+        self._started: list[Watched] = []
 
     def run(self) -> list[Verdict]:
         """Start everything, let it run, end it, and judge."""
-        node = self._start_node()
-        bench = Bench(Asker(), self._start_camera(), self._start_camera)
+        asker = Asker()
         try:
-            asker = bench.asker
+            node = self._start_node()
+            bench = Bench(asker, self._start_camera(), self._start_camera)
             if (
                 not asker.wait_for_node(START_LIMIT)
                 or asker.good_answer(START_LIMIT) > START_LIMIT
@@ -93,7 +94,7 @@ class Soak:
             return judge(asker.account.asked, self.moments, self.faults, code)
         finally:
             self._over.set()
-            for process in (node, bench.camera):
+            for process in self._started:
                 process.stop(signal.SIGKILL)
             self._asked = [
                 {**asdict(one), 'sent': one.sent - self._began} for one in asker.account.asked
@@ -126,12 +127,17 @@ class Soak:
             arguments += ['-r', f'{topic}:=/camera/{topic}']
         for given in self.options.parameter:
             arguments += ['-p', given]
-        return Watched(arguments, self.folder / 'node.log')
+        return self._start(arguments, 'node.log')
 
     def _start_camera(self) -> Watched:
         arguments = [str(ROOT / 'scripts' / 'camera_sim'), '--ros-args', '-r', '__ns:=/camera']
         arguments += ['-p', f'rate:={self.options.rate}', '-p', 'source:=scene']
-        return Watched(arguments, self.folder / 'camera.log')
+        return self._start(arguments, 'camera.log')
+
+    def _start(self, arguments: list[str], log: str) -> Watched:
+        process = Watched(arguments, self.folder / log)
+        self._started.append(process)
+        return process
 
     def _ask_and_sample(self, asker: Asker, node: Watched) -> None:
         """Ask and sample at a steady pace until the time is over."""

@@ -1,7 +1,7 @@
 """From a frame and a query to an answer: reasoning and image encoding side by side, then masks.
 
 This is the one way through the house; the node, the replay and the evaluation all call it.
-Imports `types`, the two protocols and `spatial`; never ROS, and no model library.
+Imports `types`, the two protocols, `spatial` and `side_thread`; never ROS, and no model library.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
+from functools import partial
 import logging
 import math
-import threading
 import time
 from typing import Any
 
 from segzero_ros import spatial
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText, Reasoner
 from segzero_ros.segmentation.base import Segmenter
+from segzero_ros.side_thread import SideThread
 from segzero_ros.types import (
     Answer,
     Cancelled,
@@ -65,8 +66,7 @@ class Pipeline:
     def __init__(self, reasoner: Reasoner, segmenter: Segmenter[Any]) -> None:
         self.reasoner = reasoner
         self.segmenter = segmenter
-        # Held while the encoder works, in a thread beside the reasoner's.
-        self._encoder = threading.Lock()
+        self._encoder = SideThread('encoder')
         self._encoded: tuple[Frame, Future[tuple[Any, float]]] | None = None
 
     def answer(
@@ -116,25 +116,15 @@ class Pipeline:
             known = self._encoded[1]
             if not known.cancelled() and not (known.done() and known.exception()):
                 return known
-        future: Future[tuple[Any, float]] = Future()
-        # A daemon: a process that is told to end does not wait for an encoder.
-        threading.Thread(
-            target=self._encode, args=(frame, future), name='encoder', daemon=True
-        ).start()
+        future = self._encoder.do(partial(self._encode, frame))
         self._encoded = (frame, future)
         return future
 
-    def _encode(self, frame: Frame, future: Future[tuple[Any, float]]) -> None:
-        with self._encoder:
-            if not future.set_running_or_notify_cancel():
-                return
-            started = time.perf_counter()
-            try:
-                encoding = self.segmenter.encode(frame)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result((encoding, time.perf_counter() - started))
+    def _encode(self, frame: Frame) -> tuple[Any, float]:
+        """Return what the segmenter makes of the frame, and the seconds that took."""
+        started = time.perf_counter()
+        encoding = self.segmenter.encode(frame)
+        return encoding, time.perf_counter() - started
 
     def forget_frame(self) -> None:
         """Drop what is kept of the last frame."""
@@ -146,8 +136,8 @@ class Pipeline:
             self._encoded[1].cancel()
             self._encoded = None
         self.reasoner.close()
-        with self._encoder:
-            self.segmenter.close()
+        self._encoder.close()
+        self.segmenter.close()
 
 
 class _Attempt:

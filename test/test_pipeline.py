@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -169,6 +170,53 @@ def test_a_second_question_about_the_frame_uses_its_encoding():
     pipeline.close()
     assert pipeline.reasoner.closed
     assert segmenter.closed
+
+
+def test_all_frames_are_encoded_in_one_thread_which_ends_with_the_pipeline(ask):
+    # What OpenCV keeps for a thread is not freed with it.
+    segmenter = BoxSegmenter()
+    working = segmenter.encode
+    threads = []
+
+    def encode(frame):
+        threads.append(threading.current_thread())
+        return working(frame)
+
+    segmenter.encode = encode
+    pipeline = Pipeline(ScriptedReasoner(grounding(CUP)), segmenter)
+    for _ in range(3):
+        assert pipeline.answer(Frame(FRAME.image.copy()), QUERY).status == Status.OK
+    assert len(threads) == 3
+    assert len(set(threads)) == 1
+    assert threads[0].is_alive()
+    pipeline.close()
+    assert not threads[0].is_alive()
+
+
+def test_a_frame_is_freed_when_it_is_forgotten_though_its_encoder_waits_for_the_next():
+    pipeline = Pipeline(ScriptedReasoner(grounding(CUP)), BoxSegmenter())
+    frame = Frame(FRAME.image.copy())
+    gone = weakref.ref(frame)
+    pipeline.answer(frame, QUERY)
+    pipeline.forget_frame()
+    del frame
+    # The answer is there a moment before the encoder's thread has let go.
+    deadline = time.monotonic() + DEADLINE
+    while gone() is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert gone() is None
+    pipeline.close()
+
+
+def test_a_pipeline_that_nobody_closed_takes_its_thread_along():
+    segmenter = BoxSegmenter()
+    threads = []
+    segmenter.encode = lambda frame: threads.append(threading.current_thread())
+    pipeline = Pipeline(ScriptedReasoner(grounding(CUP)), segmenter)
+    pipeline.encode_beside(FRAME).result(DEADLINE)
+    del pipeline
+    threads[0].join(DEADLINE)
+    assert not threads[0].is_alive()
 
 
 def test_nothing_found_is_said_with_the_reasoners_note(ask):
