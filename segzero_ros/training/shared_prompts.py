@@ -29,10 +29,11 @@ def share_prompts(backbone: Any) -> None:
     plainly = backbone.forward
 
     def forward(**named: Any) -> Any:
-        groups = _groups(named, backbone.config.image_token_id)
+        reading = named.get('past_key_values') is not None or bool(named.get('use_cache'))
+        groups = _groups(named, backbone.config.image_token_id, whole=reading)
         if not groups:
             return plainly(**named)
-        if named.get('past_key_values') is not None or named.get('use_cache'):
+        if reading:
             return _read(plainly, backbone, named, groups)
         return _score(plainly, backbone, named, groups)
 
@@ -52,36 +53,55 @@ class _Group:
     shared: int
 
 
-def _groups(named: dict[str, Any], image_token: int) -> list[_Group]:
-    """Return the groups of a batch, or nothing where there is nothing to share."""
-    ids, mask = named.get('input_ids'), named.get('attention_mask')
-    pictures = _pictures(named)
+def _groups(named: dict[str, Any], image_token: int, *, whole: bool) -> list[_Group]:
+    """Return the groups of a batch, or nothing where there is nothing to share.
+
+    Args:
+        named: the arguments of a forward pass.
+        image_token: what stands for a picture's patches.
+        whole: rows of a group are alike to their end, not only to that of the picture; two
+            questions about one picture are two groups then.
+    """
+    ids, pictures = named.get('input_ids'), _pictures(named)
     if ids is None or len(pictures) != len(ids):
         return []
     cache = named.get('past_key_values')
     if cache is not None and cache.get_seq_length():
         return []
-    if not isinstance(mask, torch.Tensor) or mask.shape != ids.shape:
+    mask = _mask(named)
+    if mask is None:
         return []
     # What is left out of the mask is told from every token.
-    tokens = ids.masked_fill(mask == 0, -1).cpu()
+    tokens = ids.masked_fill(~mask, -1).cpu()
     shows = tokens == image_token
     if not shows.any(1).all():
         # Two pictures in one row, none in another: which is whose is not told.
         return []
     groups: list[_Group] = []
     for row, of_row in enumerate(tokens):
-        seen = int(shows[row].nonzero().max()) + 1
+        least = len(of_row) if whole else int(shows[row].nonzero().max()) + 1
         for group in groups:
             first = group.rows[0]
             common = int((tokens[first] == of_row).int().cumprod(0).sum())
-            if common >= seen and torch.equal(pictures[first], pictures[row]):
+            if common >= least and torch.equal(pictures[first], pictures[row]):
                 group.rows.append(row)
                 group.shared = min(group.shared, common)
                 break
         else:
             groups.append(_Group([row], len(of_row)))
     return groups if len(groups) < len(ids) else []
+
+
+def _mask(named: dict[str, Any]) -> torch.Tensor | None:
+    """Return (B, L) which tokens count, or None where that is told in another way.
+
+    Where nothing is filled up the model may be given none, for all count.
+    """
+    ids, mask = named['input_ids'], named.get('attention_mask')
+    if mask is None:
+        return torch.ones_like(ids, dtype=torch.bool)
+    known = isinstance(mask, torch.Tensor) and mask.shape == ids.shape
+    return mask.bool() if known else None
 
 
 def _pictures(named: dict[str, Any]) -> tuple[torch.Tensor, ...]:
@@ -96,9 +116,6 @@ def _pictures(named: dict[str, Any]) -> tuple[torch.Tensor, ...]:
 
 def _read(plainly: Any, backbone: Any, named: dict[str, Any], groups: list[_Group]) -> Any:
     """Fill the cache with one row of each group, and give the others copies of it."""
-    length = named['input_ids'].shape[1]
-    if any(group.shared < length for group in groups):
-        return plainly(**named)
     output = plainly(**_firsts(named, groups))
     which = {row: number for number, group in enumerate(groups) for row in group.rows}
     copies = torch.tensor([which[row] for row in sorted(which)]).to(named['input_ids'].device)
@@ -131,7 +148,9 @@ def _firsts(named: dict[str, Any], groups: list[_Group]) -> dict[str, Any]:
 def _score(plainly: Any, backbone: Any, named: dict[str, Any], groups: list[_Group]) -> Any:
     """Compute a batch with the rows of each group behind each other, hidden from each other."""
     ids = named['input_ids']
-    places, parts = _packed(groups, named['attention_mask'].bool())
+    mask = _mask(named)
+    assert mask is not None
+    places, parts = _packed(groups, mask)
     chosen = _firsts(named, groups)
     chosen['input_ids'] = ids.flatten()[places]
     if chosen.get('mm_token_type_ids') is not None:
@@ -184,7 +203,7 @@ def _positions(backbone: Any, named: dict[str, Any]) -> torch.Tensor:
     positions: torch.Tensor = backbone.get_rope_index(
         named['input_ids'],
         image_grid_thw=named['image_grid_thw'],
-        attention_mask=named['attention_mask'],
+        attention_mask=named.get('attention_mask'),
         mm_token_type_ids=named.get('mm_token_type_ids'),
     )[0]
     return positions

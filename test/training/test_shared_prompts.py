@@ -35,6 +35,10 @@ def model(folder: Path) -> Any:
 @pytest.fixture
 def asked(folder: Path) -> dict[str, Any]:
     """Return questions of two lengths about two pictures, padded on the left."""
+    return asking(folder, 'the red box', 'the blue box that is left of the red box')
+
+
+def asking(folder: Path, *questions: str) -> dict[str, Any]:
     processor = AutoProcessor.from_pretrained(folder, padding_side='left')
     rng = np.random.default_rng(0)
     pictures = [Image.fromarray(rng.integers(0, 255, (112, 112, 3), np.uint8)) for _ in range(2)]
@@ -44,7 +48,7 @@ def asked(folder: Path) -> dict[str, Any]:
             add_generation_prompt=True,
             tokenize=False,
         )
-        for question in ('the red box', 'the blue box that is left of the red box')
+        for question in questions
     ]
     return dict(
         processor(
@@ -121,6 +125,22 @@ def test_an_answer_does_not_see_another(model, answered):
 
 
 def test_the_same_answers_are_written(model, asked):
+    plain = model.generate(**asked, max_new_tokens=10, do_sample=False)
+    tokens = watched(model.model.language_model.layers[0])
+    share_prompts(model.model)
+    pack_attention(model)
+    shared = model.generate(**asked, max_new_tokens=10, do_sample=False)
+    assert torch.equal(shared, plain)
+    assert [shape[0] for shape in tokens[:2]] == [GROUPS, len(ROWS)]
+
+
+def test_questions_of_one_length_about_one_picture_are_read_once_each(model, folder):
+    # Alike beyond the picture, to the token, and yet not the same.
+    asked = asking(folder, 'the red box left of the can', 'the can left of the red box')
+    first, other = (asked['input_ids'][row] for row in (0, 2))
+    assert asked['attention_mask'].all()
+    assert sorted(first.tolist()) == sorted(other.tolist())
+    assert not torch.equal(first, other)
     plain = model.generate(**asked, max_new_tokens=10, do_sample=False)
     tokens = watched(model.model.language_model.layers[0])
     share_prompts(model.model)
