@@ -34,7 +34,13 @@ class SideThread:
         weakref.finalize(self, self._jobs.put, None)
 
     def do(self, job: Callable[[], Any]) -> Future[Any]:
-        """Have a job done after those before it; return what will hold its result or error."""
+        """Have a job done after those before it; return what will hold its result or error.
+
+        Raises:
+            RuntimeError: it was closed, so the job would be waited for in vain.
+        """
+        if not self._thread.is_alive():
+            raise RuntimeError(f'The thread {self._thread.name} was closed.')
         future: Future[Any] = Future()
         self._jobs.put((job, future))
         return future

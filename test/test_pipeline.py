@@ -172,7 +172,7 @@ def test_a_second_question_about_the_frame_uses_its_encoding():
     assert segmenter.closed
 
 
-def test_all_frames_are_encoded_in_one_thread_which_ends_with_the_pipeline(ask):
+def test_all_frames_are_encoded_in_one_thread_which_ends_with_the_pipeline():
     # What OpenCV keeps for a thread is not freed with it.
     segmenter = BoxSegmenter()
     working = segmenter.encode
@@ -191,20 +191,23 @@ def test_all_frames_are_encoded_in_one_thread_which_ends_with_the_pipeline(ask):
     assert threads[0].is_alive()
     pipeline.close()
     assert not threads[0].is_alive()
+    late = pipeline.answer(Frame(FRAME.image.copy()), QUERY)
+    assert (late.status, late.message) == (
+        Status.ERROR,
+        'RuntimeError: The thread encoder was closed.',
+    )
 
 
 def test_a_frame_is_freed_when_it_is_forgotten_though_its_encoder_waits_for_the_next():
     pipeline = Pipeline(ScriptedReasoner(grounding(CUP)), BoxSegmenter())
     frame = Frame(FRAME.image.copy())
-    gone = weakref.ref(frame)
+    gone = threading.Event()
+    weakref.finalize(frame, gone.set)
     pipeline.answer(frame, QUERY)
     pipeline.forget_frame()
     del frame
     # The answer is there a moment before the encoder's thread has let go.
-    deadline = time.monotonic() + DEADLINE
-    while gone() is not None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert gone() is None
+    assert gone.wait(DEADLINE)
     pipeline.close()
 
 

@@ -35,7 +35,7 @@ from segzero_ros.reasoning.packed_attention import pack_attention
 from segzero_ros.reasoning.resizing import seen_by
 from segzero_ros.reasoning.squashing import squash
 from segzero_ros.reasoning.token_text import TokenText
-from segzero_ros.reasoning.vision_attention import attend_by_window_size, embed_by_product
+from segzero_ros.reasoning.vision_tower import attend_by_window_size, embed_by_product
 from segzero_ros.types import (
     Cancelled,
     Frame,

@@ -31,7 +31,7 @@ from segzero_ros.reasoning import (
     decoding,
     memory,
     transformers_reasoner,
-    vision_attention,
+    vision_tower,
 )
 from segzero_ros.reasoning.dialects import dialect_named
 from segzero_ros.reasoning.one_token import OneToken
@@ -273,7 +273,7 @@ class TestAnswers:
         query, key, value = (
             torch.randn(1, length, 2, 16, generator=random).to(dtype) for _ in range(3)
         )
-        windows = vision_attention._Windows(None)
+        windows = vision_tower._Windows(None)
         parts: list[int] = []
         windows.attend.register_forward_pre_hook(
             lambda module, given: parts.append(given[0].shape[2])

@@ -124,7 +124,7 @@ def test_an_answer_does_not_see_another(model, answered):
     assert not torch.allclose(after[0][counts[0]], before[0][counts[0]])
 
 
-def test_the_same_answers_are_written(model, asked):
+def check_the_same_is_written(model: Any, asked: dict[str, Any]) -> None:
     plain = model.generate(**asked, max_new_tokens=10, do_sample=False)
     tokens = watched(model.model.language_model.layers[0])
     share_prompts(model.model)
@@ -132,6 +132,10 @@ def test_the_same_answers_are_written(model, asked):
     shared = model.generate(**asked, max_new_tokens=10, do_sample=False)
     assert torch.equal(shared, plain)
     assert [shape[0] for shape in tokens[:2]] == [GROUPS, len(ROWS)]
+
+
+def test_the_same_answers_are_written(model, asked):
+    check_the_same_is_written(model, asked)
 
 
 def test_questions_of_one_length_about_one_picture_are_read_once_each(model, folder):
@@ -141,13 +145,7 @@ def test_questions_of_one_length_about_one_picture_are_read_once_each(model, fol
     assert asked['attention_mask'].all()
     assert sorted(first.tolist()) == sorted(other.tolist())
     assert not torch.equal(first, other)
-    plain = model.generate(**asked, max_new_tokens=10, do_sample=False)
-    tokens = watched(model.model.language_model.layers[0])
-    share_prompts(model.model)
-    pack_attention(model)
-    shared = model.generate(**asked, max_new_tokens=10, do_sample=False)
-    assert torch.equal(shared, plain)
-    assert [shape[0] for shape in tokens[:2]] == [GROUPS, len(ROWS)]
+    check_the_same_is_written(model, asked)
 
 
 def test_what_nothing_is_shared_in_goes_as_before(model, answered):

@@ -62,22 +62,20 @@ def attend_by_window_size(model: Any) -> int:
     return len(blocks)
 
 
-def embed_by_product(model: Any) -> bool:
+def embed_by_product(model: Any) -> None:
     """Make a loaded model's vision tower embed its patches by one matrix product.
 
-    Returns:
-        Whether it does so: not where the tower is spread over devices.
+    Not where it is spread over devices.
     """
     embedding = model.model.visual.patch_embed
     if any(hasattr(module, '_hf_hook') for module in embedding.modules()):
-        return False
+        return
 
     def forward(module: Any, patches: torch.Tensor) -> torch.Tensor:
         weight = module.proj.weight.flatten(1)
         return torch.nn.functional.linear(patches.to(weight.dtype), weight)
 
     embedding.forward = MethodType(forward, embedding)
-    return True
 
 
 class _Windows:
