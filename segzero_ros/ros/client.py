@@ -305,7 +305,9 @@ class PerceptionClient:
         return pixels.reshape(message.height, message.width, 3).copy()
 
     def image_topics(self, timeout: float = 2.0) -> list[str]:
-        """Return the topics on the graph that carry images, but the pictures of answers.
+        """Return topics with images that the node does not hear, depth behind colour.
+
+        The pictures of answers are not among them.
 
         Args:
             timeout: seconds to wait for one, for a young client has not yet heard of all.
@@ -314,13 +316,19 @@ class PerceptionClient:
         return self._image_topics()
 
     def _image_topics(self) -> list[str]:
-        return sorted(
+        topics = [
             topic
             for topic, types in self._node.get_topic_names_and_types()
             if {'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'} & set(types)
             and self._node.count_publishers(topic)
             and topic.rpartition('/')[2] not in ('overlay', 'label_image')
-        )
+            and not self._is_heard(topic)
+        ]
+        return sorted(topics, key=lambda topic: ('depth' in topic, topic))
+
+    def _is_heard(self, topic: str) -> bool:
+        ears = self._node.get_subscriptions_info_by_topic(topic)
+        return any(ear.node_namespace == self.namespace for ear in ears)
 
     def _keep_overlay(self, message: Image) -> None:
         with self._overlay_came:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rclpy.action import ActionServer
 from rclpy.task import Future
+from sensor_msgs.msg import Image
 
 from segzero_ros.action import Segment as SegmentAction
 from segzero_ros.ros.background import wait_for_graph
@@ -141,6 +142,19 @@ def test_no_image_is_an_answer_that_says_so(scripted_node: Start, camera: Any) -
         assert '/blind/image' in answer.message
         assert wait_for_graph(lambda: '/asked/image' in client.image_topics(), DEADLINE)
         assert not {'/blind/overlay', '/blind/label_image'} & set(client.image_topics())
+
+
+def test_a_camera_to_hear_instead_is_one_of_colour_that_the_node_does_not_hear(
+    client: PerceptionClient, new_client: Start
+) -> None:
+    topics = ['/another/image', '/another/depth/image', '/nearby/depth']
+    for topic in sorted(topics):
+        new_client('another').node.create_publisher(Image, topic, 1)
+    assert wait_for_graph(lambda: set(topics) <= set(client.image_topics()), DEADLINE)
+    found = client.image_topics()
+    assert [topic for topic in found if topic in topics] == topics
+    # That is heard already, though no image may have come yet.
+    assert '/asked/image' not in found
 
 
 def test_without_a_node_the_error_names_where_there_is_one(client: PerceptionClient) -> None:
