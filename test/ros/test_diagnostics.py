@@ -304,7 +304,7 @@ def test_what_lies_freed_between_what_is_used_goes_back_to_the_system() -> None:
 # The C library's own account: blocks that are mapped one by one.
 _MAPPED = """
 import ctypes, sys
-from segzero_ros.ros.vitals import keep_pictures_apart
+from segzero_ros.ros.vitals import keep_pictures_apart, keep_results_together
 
 class Account(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in
@@ -314,6 +314,10 @@ library = ctypes.CDLL(None)
 library.mallinfo2.restype = Account
 if 'apart' in sys.argv:
     assert keep_pictures_apart()
+    assert not keep_results_together()
+if 'together' in sys.argv:
+    import torch
+    assert keep_results_together()
 bytearray(2**20)  # Freed at once: from now on glibc takes such blocks from its pools.
 before = library.mallinfo2().hblks
 pictures = [bytearray(2**20 - 4096) for _ in range(20)]
@@ -321,8 +325,14 @@ print(library.mallinfo2().hblks - before)
 """
 
 
-@pytest.mark.parametrize(('arguments', 'mapped'), [((), 0), (('apart',), 20)])
-def test_blocks_of_a_pictures_size_are_not_taken_from_pools(arguments: Any, mapped: int) -> None:
+@pytest.mark.parametrize(
+    ('arguments', 'mapped'), [((), 0), (('apart',), 20), (('apart', 'together'), 0)]
+)
+def test_blocks_of_a_pictures_size_are_taken_from_pools_for_torch_on_a_cpu_alone(
+    arguments: Any, mapped: int
+) -> None:
+    if 'together' in arguments:
+        pytest.importorskip('torch')
     if not hasattr(ctypes.CDLL(None), 'mallinfo2'):
         pytest.skip('not glibc')
     environment = {k: v for k, v in os.environ.items() if k != 'MALLOC_MMAP_THRESHOLD_'}
