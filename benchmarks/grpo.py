@@ -1,6 +1,6 @@
 """How much GRPO raises a small model's accuracy on unseen scenes, from how many seeds.
 
-Run `python -m benchmarks.grpo --model FOLDER [--seeds 0 1 2] [--steps 400] [--minutes 20]`.
+Run `python -m benchmarks.grpo --model FOLDER [--seeds 0 1 2] [--steps 230] [--minutes 20]`.
 
 The model is a small one; that which comes with the package (`mini`) has little left to gain, and
 docs/training.md tells how to make one that has. It is trained from each seed with
@@ -45,7 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--model', required=True, help="a warm-started model's folder, or mini")
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=400, help='of training, for each seed')
+    parser.add_argument('--steps', type=int, default=230, help='of training, for each seed')
     parser.add_argument('--minutes', type=float, default=20.0, help='at most, for each seed')
     parser.add_argument('--scenes', type=int, default=128, help='unseen ones that are asked about')
     parser.add_argument('--draws', type=int, default=4, help='answers drawn about each')
