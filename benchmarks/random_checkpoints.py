@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 import shutil
 from typing import Any
 
@@ -111,65 +112,103 @@ def _config(size: str, processor: Any) -> Any:
     )
 
 
-def script(tokenizer: Any, objects: int, thinking: int, *, in_all: bool = False) -> list[int]:
+def script(
+    tokenizer: Any, objects: int, thinking: int, random: Random, *, in_all: bool = False
+) -> list[int]:
     """Return the tokens of an answer with so many objects, after at least so many of thinking.
+
+    Its words follow each other by chance and its numbers are new each time, so that what was
+    written before does not tell them; the list has the form that the prompt asks for.
 
     Args:
         tokenizer: the checkpoint's.
         objects: how many the answer names.
         thinking: tokens before the answer.
+        random: where the words and numbers come from.
         in_all: `thinking` counts, to the token, what an answer with one object has in all.
     """
-    thought = '<think>'
-    while len(tokenizer(thought)['input_ids']) < thinking:
-        thought += ' The red box stands on the left.'
-    if not in_all:
-        whole: list[int] = tokenizer(thought + _answer(objects))['input_ids']
-        return whole
-    spare = thinking - len(tokenizer(_answer(1))['input_ids'])
-    if spare < len(tokenizer('<think>')['input_ids']):
-        raise ValueError(f'{thinking} tokens are too few for an answer with an object')
-    kept: list[int] = tokenizer(thought)['input_ids'][:spare]
-    return kept + list(tokenizer(_answer(objects))['input_ids'])
+    answer = list(tokenizer(_answer(objects, random))['input_ids'])
+    begin = list(tokenizer('<think>')['input_ids'])
+    if in_all:
+        thinking -= len(tokenizer(_answer(1, random))['input_ids'])
+    if thinking < len(begin):
+        raise ValueError(f'{thinking} tokens are too few to think, beside an object')
+    words = [token for token in range(len(tokenizer)) if _is_word(tokenizer.decode([token]))]
+    return begin + random.choices(words, k=thinking - len(begin)) + answer
 
 
-def _answer(objects: int) -> str:
-    items = [
-        {'bbox_2d': [60 + 90 * n, 200, 140 + 90 * n, 520], 'point_2d': [100 + 90 * n, 360]}
-        for n in range(objects)
-    ]
+def _is_word(text: str) -> bool:
+    return text[:1] == ' ' and text[1:].isalpha()
+
+
+def _answer(objects: int, random: Random) -> str:
+    """Return an answer with boxes somewhere in 840 by 840 pixels, all numbers of three digits."""
+    items = []
+    for _ in range(objects):
+        x, y = random.randint(100, 600), random.randint(100, 600)
+        right, bottom = x + random.randint(40, 230), y + random.randint(40, 230)
+        middle = [(x + right) // 2, (y + bottom) // 2]
+        items.append({'bbox_2d': [x, y, right, bottom], 'point_2d': middle})
     return f'</think><answer>{json.dumps(items)}</answer><|im_end|>'
 
 
 class ScriptedHead(torch.nn.Module):
     """A language model's head that works its logits out and then says what it is told to.
 
-    All of it is tensors, so that it can be compiled and recorded with the model.
+    All of it is tensors, so that it can be compiled and recorded with the model. Where several
+    tokens are read in a step, which a CPU does with guessed ones, it says what follows each, and
+    goes on behind those that were right; `steps` counts the readings there since `say`.
     """
 
     script: torch.Tensor
     place: torch.Tensor
 
-    def __init__(self, head: torch.nn.Module, tokens: list[int]) -> None:
+    def __init__(self, model: Any, tokens: list[int]) -> None:
+        """Take the place of the model's own head."""
         super().__init__()
-        self.head = head
-        device = next(head.parameters()).device
+        self.head = model.lm_head
+        device = next(self.head.parameters()).device
         self.register_buffer('script', torch.zeros(4096, dtype=torch.long, device=device))
         self.register_buffer('place', torch.zeros(1, dtype=torch.long, device=device))
         # So that a recorded graph may write to it in place.
         torch._dynamo.mark_static_address(self.place)
+        self._read: list[int] = []
+        self.steps = 0
+        model.lm_head = self
+        self._hooks = []
+        if device.type == 'cpu':
+            words = model.get_input_embeddings()
+            self._hooks.append(words.register_forward_pre_hook(self._see))
         self.say(tokens)
+
+    def leave(self, model: Any) -> None:
+        """Give the model its own head back."""
+        for hook in self._hooks:
+            hook.remove()
+        model.lm_head = self.head
+
+    def _see(self, _: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._read = inputs[0].flatten().tolist()
+        self.steps += 1
 
     def say(self, tokens: list[int]) -> None:
         """Begin with these tokens at the next step."""
         self.script.fill_(tokens[-1])
         self.script[: len(tokens)] = torch.tensor(tokens, device=self.script.device)
         self.place.zero_()
+        self.steps = 0
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return logits of the hidden states' shape, the scripted token's the highest."""
+        """Return logits for hidden states, (..., tokens, width), the script's the highest."""
         logits = self.head(hidden)
-        token = self.script.index_select(0, self.place)
-        self.place.add_(1)
+        count = hidden.shape[-2]
+        token = self.script.index_select(0, self.place + torch.arange(count, device=hidden.device))
+        self.place.add_(1 if count == 1 else 1 + self._right(token.tolist()))
         said = torch.nn.functional.one_hot(token, logits.shape[-1]).to(logits.dtype)
         return logits + 1e4 * said
+
+    def _right(self, said: list[int]) -> int:
+        """Return how many of the tokens behind the first, all read now, are what is said."""
+        guessed = self._read[1:]
+        pairs = enumerate(zip(guessed, said, strict=False))
+        return next((at for at, (guess, token) in pairs if guess != token), len(guessed))

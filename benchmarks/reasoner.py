@@ -1,12 +1,12 @@
 """From the question to the first word and to the mask: the published procedure and this package.
 
 Run `python -m benchmarks.reasoner` on a CPU, `python -m benchmarks.reasoner --full-size 7b` on a
-GPU of 80 GB. Both ways have the same random weights (see `random_checkpoints`), write the same
-tokens and are measured in turns; seconds are medians. SAM 2 has random weights as well: beside the
-published sizes it is SAM 2 large, beside the others the one of `scripts/make_tiny_sam2.py`, whose
-share of a CPU's work is about that of SAM 2 large beside the 7B. `--full-size small --device cpu`
-goes the way of a full-size run in seconds. Processor time is what all threads together spent; it
-says more than seconds do when other programs run beside.
+GPU of 80 GB. Both ways have the same random weights (see `random_checkpoints`), write as many
+tokens of the same kind and are measured in turns; seconds are medians. SAM 2 has random weights as
+well: beside the published sizes it is SAM 2 large, beside the others the one of
+`scripts/make_tiny_sam2.py`, whose share of a CPU's work is about that of SAM 2 large beside the
+7B. `--full-size small --device cpu` goes the way of a full-size run in seconds. Processor time is
+what all threads together spent; it says more than seconds do when other programs run beside.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import json
 import os
 from pathlib import Path
+from random import Random
 import re
 import tempfile
 import threading
@@ -85,13 +86,13 @@ class Bench:
         self.published = Published(checkpoint, predictor_of(sam, device), device, dtype)
         self._heads = []
         for model in (self.published.model, self.reasoner._model):
-            model.lm_head = ScriptedHead(model.lm_head, [0])
-            self._heads.append(model.lm_head)
+            self._heads.append(ScriptedHead(model, [0]))
         if device != 'cpu':
             # Before an encoder runs beside.
             self.say(1, 100)
             self.reasoner._warm_up()
         self._rng = np.random.default_rng(0)
+        self._random = Random(0)
         self.weights = sum(
             weight.numel() * weight.element_size()
             for part in (self.reasoner._model.model.language_model.layers, self._heads[1])
@@ -109,10 +110,16 @@ class Bench:
 
     def say(self, objects: int, tokens: int) -> int:
         """Have both models write so long and name so many objects; return how many tokens."""
-        ids = script(self.published.processor.tokenizer, objects, tokens, in_all=self._in_all)
+        tokenizer = self.published.processor.tokenizer
+        ids = script(tokenizer, objects, tokens, self._random, in_all=self._in_all)
         for head in self._heads:
             head.say(ids)
         return len(ids)
+
+    @property
+    def steps(self) -> int:
+        """In how many readings the package's model wrote its last answer; 0 if not counted."""
+        return max(0, self._heads[1].steps - 1)
 
     def ours(self, frame: Frame) -> dict[str, float]:
         """Answer through the pipeline; return seconds to the first word and to the masks."""
@@ -229,7 +236,7 @@ def measure(
                 results[name] = figures
                 print(name, {way: each['mask'] for way, each in figures.items()}, flush=True)
         frame = bench.frame()
-        bench.say(1, tokens[0])
+        written = bench.say(1, tokens[0])
         bench.ours(frame)
 
         def again() -> dict[str, float]:
@@ -239,14 +246,16 @@ def measure(
         results['further question, same frame'] = in_turns(
             rounds, {'published': lambda: theirs(1, tokens[0]), 'here': again}
         )
-        written = bench.say(1, tokens[0])
         decoding = results['further question, same frame']['here']['decoding']
         results['tokens_per_second'] = written / decoding
         results['bandwidth_GB_s'] = bandwidth(device, given_bandwidth)
         kept = bench.reasoner._decoder.kept
         read = bench.weights + bench.cache_per_token * (kept - written / 2)
         floor = read / results['bandwidth_GB_s'] / 1e9
-        results['share_of_bandwidth_floor'] = floor / (decoding / written)
+        # On a CPU a step may bring several tokens; a GPU's are not counted, for each brings one.
+        steps = bench.steps or written
+        results['tokens_per_step'] = written / steps
+        results['share_of_bandwidth_floor'] = floor * steps / decoding
         first_word = results['further question, same frame']['published']['first_word']
         moments = {'reading the image': 0.3, 'reading the prompt': 0.8, 'writing': 1.2}
         results['seconds from cancel to idle, while'] = {

@@ -32,6 +32,11 @@ def worth_avoiding(dtype: torch.dtype) -> bool:
     return dtype == torch.bfloat16 and bool(_usual) and bool(known)
 
 
+def has_tiles_for(dtype: torch.dtype) -> bool:
+    """Return whether this CPU multiplies such numbers in tiles (AMX), and torch lets it."""
+    return dtype == torch.bfloat16 and bool(_usual) and torch.cpu._is_amx_tile_supported()
+
+
 @contextmanager
 def needed() -> Iterator[None]:
     """Have oneDNN in this process, whatever another thread does; never waits."""

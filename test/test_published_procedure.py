@@ -45,14 +45,14 @@ class BothWays:
         ids = tokenizer(text + '<|im_end|>')['input_ids']
         for model in self._models():
             if not isinstance(model.lm_head, ScriptedHead):
-                model.lm_head = ScriptedHead(model.lm_head, ids)
+                ScriptedHead(model, ids)
             model.lm_head.say(ids)
 
     def speak_freely(self) -> None:
         """Have both models write what they think themselves."""
         for model in self._models():
             if isinstance(model.lm_head, ScriptedHead):
-                model.lm_head = model.lm_head.head
+                model.lm_head.leave(model)
 
     def _models(self) -> list[Any]:
         reasoner: Any = self.pipeline.reasoner

@@ -3,9 +3,10 @@
 One loop over the model's own parts: image features are kept per image, keys and values up to the
 first token that differs from the last prompt, positions are worked out here (the model's own
 memory of them goes stale when images alternate), on a GPU each step is one compiled graph that is
-under way before the token it reads has come to the host, and it goes past the modules wherever
-that is known to give the same. Used from one thread: CUDA graphs live in the thread that recorded
-them. Imports torch, transformers, `one_token`, `packed_attention` and `roomy_cache`.
+under way before the token it reads has come to the host, on a CPU tokens that are likely to follow
+are read in the same step, and it goes past the modules wherever that is known to give the same.
+Used from one thread: CUDA graphs live in the thread that recorded them. Imports torch,
+transformers, `drafts`, `one_token`, `packed_attention` and `roomy_cache`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 import threading
 from typing import Any
 
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor, StaticCache
 
+from segzero_ros.reasoning.drafts import Drafter
 from segzero_ros.reasoning.one_token import one_token
 from segzero_ros.reasoning.packed_attention import PART
 from segzero_ros.reasoning.roomy_cache import roomy_cache
@@ -63,7 +66,13 @@ class Decoder:
     """Decodes greedily with one model and one cache."""
 
     def __init__(
-        self, model: Any, longest_prompt: int, longest_answer: int, *, static: bool
+        self,
+        model: Any,
+        longest_prompt: int,
+        longest_answer: int,
+        *,
+        static: bool,
+        is_number: Callable[[int], bool],
     ) -> None:
         """Prepare decoding.
 
@@ -73,6 +82,7 @@ class Decoder:
                 one that grows.
             longest_answer: most tokens that are asked for.
             static: keep keys and values in a cache of fixed size and, on a GPU, compile the step.
+            is_number: whether a token is a number or belongs to one.
         """
         self._model = model
         self._longest_prompt = longest_prompt
@@ -90,6 +100,9 @@ class Decoder:
         # While a token is on its way to the host and the caller thinks about it, a GPU goes on; a
         # step in vain behind the last token is the price.
         self._ahead = model.device.type == 'cuda'
+        # A GPU's step is recorded for one token; without the fast way a longer one costs more.
+        drafting = model.device.type == 'cpu' and self._one_token is not None
+        self._drafter = Drafter(is_number) if drafting else None
         penalty = model.generation_config.repetition_penalty or 1.0
         self._penalty = RepetitionPenaltyLogitsProcessor(penalty) if penalty != 1.0 else None
 
@@ -130,8 +143,15 @@ class Decoder:
         with between_modules(self._model, check):
             hidden = self._read(prompt, positions)
         logits = self._model.lm_head(hidden).float()
-        seen = torch.tensor([prompt.ids], device=logits.device) if self._penalty else None
         place = len(prompt.ids) + offset
+        if self._drafter is not None and self._cache is not self._static:
+            yield from self._write_drafting(self._drafter, prompt, logits, place)
+        else:
+            yield from self._write_one_by_one(prompt, logits, place)
+
+    def _write_one_by_one(self, prompt: Prompt, logits: torch.Tensor, place: int) -> Iterator[int]:
+        """Yield tokens, from the logits after the prompt, (1, vocabulary), and the next place."""
+        seen = torch.tensor([prompt.ids], device=logits.device) if self._penalty else None
         while True:
             if self._penalty is not None and seen is not None:
                 logits = self._penalty(seen, logits)
@@ -145,6 +165,52 @@ class Decoder:
             if self._ahead:
                 yield coming.token()
             place += 1
+
+    def _write_drafting(
+        self, drafter: Drafter, prompt: Prompt, logits: torch.Tensor, place: int
+    ) -> Iterator[int]:
+        """Yield the same tokens, several from a step where the drafter guessed them."""
+        image_token = self._model.config.image_token_id
+        question = prompt.ids[::-1]
+        if image_token in question:
+            question = question[: question.index(image_token)]
+        drafter.begin(question[::-1])
+        written = list(prompt.ids)
+        draft: list[int] = []
+        while True:
+            # All but the last of these have been read.
+            said = self._said(logits, draft, written)
+            self._drop(len(draft) + 1 - len(said))
+            drafter.add(said)
+            written += said
+            place += len(said) - 1
+            yield from said
+            draft = drafter.draft()
+            logits = self._advance_by([said[-1], *draft], place)
+            place += 1
+
+    def _said(self, logits: torch.Tensor, draft: list[int], written: list[int]) -> list[int]:
+        """Return what the model writes: the draft as far as it agrees, and a token of its own.
+
+        Args:
+            logits: (draft + 1, vocabulary) float32, before each token of the draft and after it.
+            draft: what was guessed.
+            written: all tokens before it, the prompt's too.
+        """
+        said: list[int] = []
+        for row, guessed in zip_longest(torch.split(logits, 1), draft):
+            if self._penalty is not None:
+                row = self._penalty(torch.tensor([written + said]), row)
+            said.append(int(row.argmax(-1)))
+            if said[-1] != guessed:
+                break
+        return said
+
+    def _drop(self, count: int) -> None:
+        """Drop the last so many tokens from what is kept."""
+        if count:
+            self._cache.crop(-count)
+            del self._kept[-count:]
 
     def _positions(self, prompt: Prompt) -> tuple[torch.Tensor, int]:
         """Return (3, 1, tokens) positions and what to add to a later token's number."""
@@ -218,6 +284,17 @@ class Decoder:
         kept, self._kept = self._kept, []
         logits = step(choice.to(device), positions)
         kept.append(coming.token())
+        self._kept = kept
+        return logits
+
+    def _advance_by(self, tokens: list[int], place: int) -> torch.Tensor:
+        """Read several more tokens; return the logits after each, (tokens, vocabulary) float32."""
+        assert self._one_token is not None
+        positions = torch.arange(place, place + len(tokens)).expand(3, 1, -1)
+        # Should the step fail, nobody knows what the cache holds.
+        kept, self._kept = self._kept, []
+        logits = self._one_token(torch.tensor([tokens]), positions, self._cache)
+        kept += tokens
         self._kept = kept
         return logits
 

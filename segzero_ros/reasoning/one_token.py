@@ -1,13 +1,14 @@
-"""Reading one more token without the modules around the arithmetic: the fast way to decode.
+"""Reading one or a few tokens without the modules around the arithmetic: the fast way to decode.
 
 For one token a language model's time goes into reading weights, and into calling its modules,
-some twenty a layer. Here the same operations follow each other in one function. The logits are the
-model's own but for rounding: on a CPU a kernel that reads bfloat16 faster takes the products (see
-`onednn`), on a GPU the function is compiled and one matrix takes the place of three for queries,
-keys and values. So of two tokens that are as good as equal either may be written, on a CPU also by
-whether an encoder works at that moment. That it computes the same is tried out before it is used,
-on a CPU to the last bit with the usual kernels: another release of transformers may compute
-otherwise. Imports torch, `onednn`, `packed_attention` and `roomy_cache`.
+some twenty a layer. Here the same operations follow each other in one function, and one matrix
+takes the place of those that multiply the same numbers. The logits are the model's own but for
+rounding: a product of more columns and several tokens at once may be summed in another order, on a
+CPU a kernel that reads bfloat16 faster takes the products (see `onednn`), on a GPU the function is
+compiled. So of two tokens that are as good as equal either may be written, on a CPU also by
+whether an encoder works at that moment. That it computes the same is tried out before anything is
+joined, on a CPU a single token to the last bit with the usual kernels: another release of
+transformers may compute otherwise. Imports torch, `onednn`, `packed_attention` and `roomy_cache`.
 """
 
 from __future__ import annotations
@@ -24,69 +25,78 @@ from segzero_ros import onednn
 from segzero_ros.reasoning.packed_attention import attend_packed, PACKED
 from segzero_ros.reasoning.roomy_cache import roomy_cache
 
-# Tokens that are read on trial.
+# Tokens that are read on trial, one by one and together.
 _TRIED = 4
 _LOOKING = ('q_proj', 'k_proj', 'v_proj')
+_WIDENING = ('gate_proj', 'up_proj')
 _logger = logging.getLogger(__name__)
 
 
 class OneToken:
-    """The step of one token of a Qwen2-VL or Qwen2.5-VL."""
+    """A step of a Qwen2-VL or Qwen2.5-VL: one token, or a few of which each sees those before."""
 
     def __init__(self, model: Any, *, joined: bool) -> None:
-        """Look up the parts; `joined` has queries, keys and values come of one matrix.
+        """Look up the parts; `joined` has what is made of the same numbers come of one matrix.
 
-        The model's own three matrices are parts of it then, so nothing is held twice.
+        Queries, keys and values, that is, and on a CPU the gate and what it lets through: on a GPU
+        too little would be gained for the memory that joining the largest matrices takes. The
+        model's own matrices are parts of the joined ones then, so nothing is held twice.
         """
         self._model = model
         self._language = model.model.language_model
         # Looking a part up in its module takes as long as a small operation.
+        on_cpu = model.device.type == 'cpu'
+        looking = _join if joined else _weights
+        widening = _join if joined and on_cpu else _weights
         self._layers = [
             (
                 layer.input_layernorm.weight,
                 layer.self_attn,
-                _join(layer.self_attn) if joined else _weights(layer.self_attn, _LOOKING),
+                looking(layer.self_attn, _LOOKING),
                 _weights(layer.self_attn, ('o_proj',))[0],
                 layer.post_attention_layernorm.weight,
-                _weights(layer.mlp, ('gate_proj', 'up_proj', 'down_proj')),
+                widening(layer.mlp, _WIDENING),
+                _weights(layer.mlp, ('down_proj',))[0],
             )
             for layer in self._language.layers
         ]
         self._epsilon = self._language.norm.variance_epsilon
-        avoiding = model.device.type == 'cpu' and onednn.worth_avoiding(model.dtype)
+        avoiding = on_cpu and onednn.worth_avoiding(model.dtype)
         self._kernels: Any = onednn.avoided if avoiding else nullcontext
+        tiles = on_cpu and onednn.has_tiles_for(model.dtype)
+        self._several = across if tiles else functional.linear
 
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Read a token with the fastest kernels; return the logits after it.
+        """Read tokens with the fastest kernels; return the logits after each.
 
         Args:
-            ids: (1, 1) the token.
-            positions: (3, 1, 1) its place.
-            cache: what was read before, growing or static; it grows by one.
+            ids: (1, N) the tokens.
+            positions: (3, 1, N) their places.
+            cache: what was read before, growing or static; it grows by N.
 
         Returns:
-            (1, vocabulary) float32.
+            (N, vocabulary) float32.
         """
-        with self._kernels():
+        with self._kernels() if ids.shape[1] == 1 else nullcontext():
             return self.read(ids, positions, cache)
 
     def read(self, ids: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Read a token with the kernels that the model itself would have; as calling it does."""
-        mask = _mask(cache)
+        """Read tokens with the kernels that the model itself would have; as calling it does."""
         hidden = self._language.embed_tokens(ids)
+        mask = _mask(cache, hidden)
         cosine, sine = self._language.rotary_emb(hidden, positions)
         turn = cosine.unsqueeze(1), sine.unsqueeze(1)
+        linear = functional.linear if ids.shape[1] == 1 else self._several
         for layer, memory in zip(self._layers, cache.layers, strict=True):
-            before, attention, looking, back, between, (gate, value, outward) = layer
+            before, attention, looking, back, between, widening, outward = layer
             normed = self._normed(hidden, before)
-            found = _look(attention, looking, normed, turn, memory, mask)
-            hidden = hidden + functional.linear(found, *back)
+            found = _look(attention, _products(linear, normed, looking), turn, memory, mask)
+            hidden = hidden + linear(found, *back)
             normed = self._normed(hidden, between)
-            wide = functional.silu(functional.linear(normed, *gate))
-            wide = wide * functional.linear(normed, *value)
-            hidden = hidden + functional.linear(wide, *outward)
+            gate, wide = _products(linear, normed, widening).chunk(2, -1)
+            hidden = hidden + linear(functional.silu(gate) * wide, *outward)
         hidden = self._normed(hidden, self._language.norm.weight)
-        logits: torch.Tensor = self._model.lm_head(hidden[:, -1]).float()
+        logits: torch.Tensor = self._model.lm_head(hidden[0]).float()
         return logits
 
     def _normed(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -98,14 +108,35 @@ class OneToken:
 _Linear = tuple[torch.Tensor, torch.Tensor | None]
 
 
+def across(
+    rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return what `linear` does for a few rows, (1, N, inner), with the weights on the left.
+
+    On a CPU with tiles the usual way spends as long on putting the weights into the order of
+    tiles' right sides as on reading them; on the left they are taken as they lie, so that 16 rows
+    take no longer than one.
+    """
+    columns = rows[0].T
+    if bias is None:
+        return (weight @ columns).T[None]
+    return torch.addmm(bias[:, None], weight, columns).T[None]
+
+
 def _weights(module: Any, names: tuple[str, ...]) -> list[_Linear]:
     """Return the weights and biases of linear layers."""
     return [(part.weight, part.bias) for part in (getattr(module, name) for name in names)]
 
 
-def _join(attention: Any) -> list[_Linear]:
-    """Put the matrices for queries, keys and values, and their biases, behind each other."""
-    parts = [getattr(attention, name) for name in _LOOKING]
+def _products(linear: Any, rows: torch.Tensor, parts: list[_Linear]) -> torch.Tensor:
+    """Return the products of (1, N, inner) behind each other, (1, N, outer)."""
+    products = [linear(rows, *part) for part in parts]
+    return products[0] if len(products) == 1 else torch.cat(products, -1)
+
+
+def _join(module: Any, names: tuple[str, ...]) -> list[_Linear]:
+    """Put the matrices of linear layers, and their biases, behind each other."""
+    parts = [getattr(module, name) for name in names]
     joined: list[torch.Tensor | None] = []
     for name in ('weight', 'bias'):
         own = [getattr(part, name) for part in parts]
@@ -120,31 +151,42 @@ def _join(attention: Any) -> list[_Linear]:
     return [(weight, bias)]
 
 
-def _mask(cache: Any) -> torch.Tensor | None:
-    """Return (1, 1, 1, all tokens) bool, true where something has been read or will be now.
+def _mask(cache: Any, new: torch.Tensor) -> torch.Tensor | None:
+    """Return (1, 1, N, all tokens): which tokens each of the new ones, (1, N, width), looks at.
 
-    None for a cache that holds nothing else.
+    They are what was read before, itself, and the new ones before it. True where it looks, or for
+    a growing cache, with which torch would have to turn it for each layer, what to add to the
+    products. None for a single token and a cache that holds nothing else.
     """
-    layer = cache.layers[0]
-    if not layer.is_compileable:
+    layer, count = cache.layers[0], new.shape[1]
+    if layer.is_compileable:
+        last: torch.Tensor = layer.cumulative_length
+        places = torch.arange(layer.max_cache_len, device=last.device)
+        ends = last + torch.arange(count, device=last.device)
+        return (places <= ends[:, None]).view(1, 1, count, -1)
+    if count == 1:
         return None
-    last: torch.Tensor = layer.cumulative_length
-    places = torch.arange(layer.max_cache_len, device=last.device)
-    return (places <= last).view(1, 1, 1, -1)
+    held = layer.get_seq_length()
+    return new.new_full((1, 1, count, held + count), float('-inf')).triu(held + 1)
 
 
 def _look(
     attention: Any,
-    looking: list[_Linear],
-    normed: torch.Tensor,
+    whole: torch.Tensor,
     turn: tuple[torch.Tensor, torch.Tensor],
     memory: Any,
     mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return (1, 1, heads times width) what attention finds."""
-    parts = [functional.linear(normed, *part) for part in looking]
-    whole = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-    whole = whole.view(1, 1, -1, attention.head_dim).transpose(1, 2)
+    """Return (1, tokens, heads times width) what attention finds.
+
+    Args:
+        attention: the layer's.
+        whole: (1, tokens, width), queries, keys and values behind each other.
+        turn: cosine and sine of the tokens' places.
+        memory: the layer's cache.
+        mask: see `_mask`.
+    """
+    whole = whole.reshape(1, whole.shape[1], -1, attention.head_dim).transpose(1, 2)
     # Queries and keys are turned together: for one token operations cost more than numbers.
     both, value = whole.tensor_split((attention.num_heads + attention.num_key_value_heads,), 1)
     first, second = both.chunk(2, -1)
@@ -153,7 +195,7 @@ def _look(
     query, key = both.tensor_split((attention.num_heads,), 1)
     keys, values = memory.update(key, value)
     found = attend_packed(query, keys, values, mask, attention.scaling)
-    return found.view(1, 1, -1)
+    return found.flatten(2)
 
 
 def one_token(model: Any) -> OneToken | None:
@@ -163,19 +205,22 @@ def one_token(model: Any) -> OneToken | None:
     """
     if not _is_plain(model):
         return None
-    step = OneToken(model, joined=model.device.type != 'cpu' and _may_be_joined(model))
+    step = OneToken(model, joined=False)
+    with onednn.needed():
+        same = _same(model, step)
+    if not same:
+        _logger.warning(
+            'This release of transformers computes otherwise than the fast way to one token; '
+            'answers are written the usual way, which is a little slower.'
+        )
+        return None
+    if not _may_be_joined(model):
+        return step
+    step = OneToken(model, joined=True)
     if model.device.type == 'cuda':
         # The memory of the single matrices.
         torch.cuda.empty_cache()
-    with onednn.needed():
-        same = _same(model, step)
-    if same:
-        return step
-    _logger.warning(
-        'This release of transformers computes otherwise than the fast way to one token; answers '
-        'are written the usual way, which is a little slower.'
-    )
-    return None
+    return step
 
 
 def _is_plain(model: Any) -> bool:
@@ -196,34 +241,31 @@ def _is_plain(model: Any) -> bool:
 
 def _may_be_joined(model: Any) -> bool:
     """Return whether the weights are plain numbers, and not of a kind of their own."""
-    linears = [
-        getattr(layer.self_attn, name)
-        for layer in model.model.language_model.layers
-        for name in _LOOKING
-    ]
+    linears = [part for part in model.model.language_model.modules() if type(part) is nn.Linear]
     return all(type(part.weight) is nn.Parameter for part in linears)
 
 
 @torch.inference_mode()
 def _same(model: Any, step: OneToken) -> bool:
-    """Return whether a few tokens give the same logits in both ways: on a CPU to the last bit."""
+    """Return whether a few tokens give the same logits in both ways.
+
+    On a CPU a single token does to the last bit.
+    """
     language = model.model.language_model
     device = model.device
     ours, theirs = (roomy_cache(len(language.layers)) for _ in range(2))
-    for number in range(_TRIED):
-        ids = torch.tensor([[number]], device=device)
-        positions = torch.full((3, 1, 1), number, device=device)
+    begins = [*range(_TRIED), _TRIED]
+    for begin, count in zip(begins, [1] * _TRIED + [_TRIED], strict=True):
+        ids = torch.arange(begin, begin + count, device=device)[None]
+        positions = ids.expand(3, 1, -1)
         hidden = language(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask={'full_attention': None},
-            past_key_values=theirs,
-            use_cache=True,
+            input_ids=ids, position_ids=positions, past_key_values=theirs, use_cache=True
         ).last_hidden_state
-        expected = model.lm_head(hidden[:, -1]).float()
+        expected = model.lm_head(hidden[0]).float()
         off = step.read(ids, positions, ours).sub_(expected).norm()
         # Another way to sum rounds otherwise; what is computed wrongly is off by much more.
-        allowed = 0.0 if device.type == 'cpu' else torch.finfo(model.dtype).eps ** 0.5
+        exact = device.type == 'cpu' and count == 1
+        allowed = 0.0 if exact else torch.finfo(model.dtype).eps ** 0.5
         if not off <= allowed * expected.norm():
             return False
     return True

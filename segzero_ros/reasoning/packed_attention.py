@@ -1,4 +1,4 @@
-"""Attention of a single new token, with the heads that share keys packed together.
+"""Attention of one or a few new tokens, with the heads that share keys packed together.
 
 Where several query heads share one pair of key and value heads, torch's kernels read the keys and
 values once per query head: on a CPU at 16 bits that is ten times slower than it needs to be, and
@@ -66,10 +66,16 @@ def attend_packed(
     mask: torch.Tensor | None,
     scale: float,
 ) -> torch.Tensor:
-    """Return (B, 1, heads, width) of one token's query; arguments are those of `_attend`."""
-    batch, heads, _, width = query.shape
+    """Return (B, tokens, heads, width); arguments are those of `_attend`.
+
+    Without a mask each token looks at all of them.
+    """
+    batch, heads, tokens, width = query.shape
     key_heads = key.shape[1]
-    packed = query.reshape(batch, key_heads, heads // key_heads, width)
+    shared = heads // key_heads
+    packed = query.reshape(batch, key_heads, shared * tokens, width)
+    if mask is not None and tokens > 1:
+        mask = mask.repeat(1, 1, shared, 1)
     # Rows of a growing cache are views and lie apart.
     static = value.is_contiguous() and key.shape[2] % PART == 0
     if mask is not None and key.is_cuda and static:
@@ -78,7 +84,7 @@ def attend_packed(
         mixed = torch.nn.functional.scaled_dot_product_attention(
             packed, key, value, attn_mask=mask, scale=scale
         )
-    return mixed.reshape(batch, 1, heads, width)
+    return mixed.reshape(batch, heads, tokens, width).transpose(1, 2)
 
 
 def attend_in_parts(
@@ -90,7 +96,7 @@ def attend_in_parts(
         query: (B, key heads, rows, width).
         key: (B, key heads, all tokens, width), tokens a multiple of `PART`.
         value: of the keys' shape.
-        mask: (B, 1, 1, all tokens) bool, true for at least one.
+        mask: (B, 1, 1 or rows, all tokens) bool, true for at least one.
         scale: of the products.
 
     Returns:

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 _INCOMPLETE = '\N{REPLACEMENT CHARACTER}'
+
+
+def numbers_of(tokenizer: Any) -> Callable[[int], bool]:
+    """Return what tells whether a token is a number or belongs to one: digits, and no letters."""
+
+    @cache
+    def is_number(token: int) -> bool:
+        text: str = tokenizer.decode([token])
+        return any(map(str.isdecimal, text)) and not any(map(str.isalpha, text))
+
+    return is_number
 
 
 class TokenText:

@@ -34,7 +34,7 @@ from segzero_ros.reasoning.dialects import Dialect, dialect_named
 from segzero_ros.reasoning.packed_attention import pack_attention
 from segzero_ros.reasoning.resizing import seen_by
 from segzero_ros.reasoning.squashing import squash
-from segzero_ros.reasoning.token_text import TokenText
+from segzero_ros.reasoning.token_text import numbers_of, TokenText
 from segzero_ros.reasoning.vision_tower import attend_by_window_size, embed_by_product
 from segzero_ros.types import (
     Cancelled,
@@ -181,6 +181,7 @@ class TransformersReasoner:
             self._image_tokens + _LONGEST_TEXT,
             self._options.max_new_tokens,
             static=placement.compile,
+            is_number=numbers_of(self._processor.tokenizer),
         )
 
     def _warm_up(self) -> None:

@@ -183,13 +183,72 @@ class TestAnswers:
             expected = raw_answer(plain[name], frames[frame], queries[query])
             assert raw_answer(fast[name], frames[frame], queries[query]) == expected
 
+    @pytest.mark.parametrize('name', ARCHITECTURES)
+    def test_a_list_is_written_in_fewer_steps_than_it_has_tokens(
+        self, name: str, folders: dict[str, Path], pairs: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reasoner = load(folders[name])
+        # How many tokens each step reads.
+        steps: list[int] = []
+        read = OneToken.read
+
+        def count(self: OneToken, ids: Any, *rest: Any) -> Any:
+            steps.append(ids.shape[1])
+            return read(self, ids, *rest)
+
+        monkeypatch.setattr(OneToken, 'read', count)
+        frame = Frame(pairs[3].image)
+        answers = []
+        for _ in range(3):
+            steps.clear()
+            answers.append(reasoner.reason(frame, Query(pairs[3].query)))
+            # The form of the list is known from the prompt, and then from this answer.
+            assert max(steps) > 4
+            written = answers[-1].generated_tokens
+            assert len(steps) < 0.75 * written
+        assert [answer.raw_answer for answer in answers] == 3 * [pairs[3].answer]
+        # What was written twice, numbers too, is guessed.
+        assert len(steps) < 0.35 * written
+
+    @pytest.mark.parametrize('name', ARCHITECTURES)
+    def test_wrong_guesses_leave_no_trace(
+        self, name: str, fast: dict[str, Any], folders: dict[str, Path], pairs: Any
+    ) -> None:
+        class Wrong:
+            """Guesses what is not written, or only begins so."""
+
+            def __init__(self) -> None:
+                self.written = 0
+
+            def begin(self, tokens: Any) -> None: ...
+
+            def add(self, tokens: list[int]) -> None:
+                self.written += len(tokens)
+
+            def draft(self) -> list[int]:
+                return expected[self.written : self.written + 2] + [3, 1, 4][: self.written % 4]
+
+        reasoner = load(folders[name], max_new_tokens=60)
+        for pair in pairs:
+            frame = Frame(pair.image)
+            for query in (Query(pair.query), STRANGE):
+                expected = published_tokens(folders[name], frame, query, 60)
+                reasoner._decoder._drafter = Wrong()
+                with torch.inference_mode():
+                    prompt = reasoner._read_prompt(frame, query, transformers_reasoner.never_stop)
+                    tokens = reasoner._decoder.generate(prompt, transformers_reasoner.never_stop)
+                    written = [token for token, _ in zip(tokens, expected, strict=False)]
+                assert written == expected
+
     @pytest.mark.parametrize('ahead', [False, True])
     def test_a_static_cache_gives_the_same_tokens_as_a_growing_one(
         self, ahead: bool, fast: dict[str, Any], pairs: Any
     ) -> None:
         reasoner = fast['qwen2_5_vl']
         growing = reasoner._decoder
-        static = decoding.Decoder(reasoner._model, 1540, 160, static=True)
+        static = decoding.Decoder(
+            reasoner._model, 1540, 160, static=True, is_number=lambda _: False
+        )
         # As on a GPU, where the next step begins before a token has come to the host.
         static._ahead = ahead
         frames = [Frame(pair.image) for pair in pairs]
@@ -351,7 +410,9 @@ class TestAnswers:
     ) -> None:
         reasoner = fast[name]
         growing = reasoner._decoder
-        static = decoding.Decoder(reasoner._model, 1540, 160, static=True)
+        static = decoding.Decoder(
+            reasoner._model, 1540, 160, static=True, is_number=lambda _: False
+        )
         graphs: list[int] = []
 
         def record(graph: Any, inputs: Any) -> Any:
