@@ -125,6 +125,16 @@ def published_tokens(folder: Path, frame: Frame, query: Query, count: int) -> li
     return ids[0, inputs['input_ids'].shape[1] :].tolist()
 
 
+def penalised(checkpoint: Path, place: Path, penalty: float) -> Path:
+    """Copy a checkpoint and have it penalise repetition."""
+    folder = place / 'penalised'
+    shutil.copytree(checkpoint, folder)
+    settings_file = folder / 'generation_config.json'
+    chosen = json.loads(settings_file.read_text()) | {'repetition_penalty': penalty}
+    settings_file.write_text(json.dumps(chosen))
+    return folder
+
+
 def noise(width: int, height: int, seed: int = 0) -> Frame:
     return Frame(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
 
@@ -211,8 +221,9 @@ class TestAnswers:
         assert len(steps) < 0.35 * written
 
     @pytest.mark.parametrize('name', ARCHITECTURES)
+    @pytest.mark.parametrize('penalty', [1.0, 3.0])
     def test_wrong_guesses_leave_no_trace(
-        self, name: str, fast: dict[str, Any], folders: dict[str, Path], pairs: Any
+        self, name: str, penalty: float, folders: dict[str, Path], tmp_path: Path, pairs: Any
     ) -> None:
         class Wrong:
             """Guesses what is not written, or only begins so."""
@@ -226,13 +237,15 @@ class TestAnswers:
                 self.written += len(tokens)
 
             def draft(self) -> list[int]:
-                return expected[self.written : self.written + 2] + [3, 1, 4][: self.written % 4]
+                right = expected[self.written : self.written + 5 * (self.written % 3)]
+                return right + [3, 1, 4][: self.written % 4]
 
-        reasoner = load(folders[name], max_new_tokens=60)
+        folder = penalised(folders[name], tmp_path, penalty)
+        reasoner = load(folder, max_new_tokens=60)
         for pair in pairs:
             frame = Frame(pair.image)
             for query in (Query(pair.query), STRANGE):
-                expected = published_tokens(folders[name], frame, query, 60)
+                expected = published_tokens(folder, frame, query, 60)
                 reasoner._decoder._drafter = Wrong()
                 with torch.inference_mode():
                     prompt = reasoner._read_prompt(frame, query, transformers_reasoner.never_stop)
@@ -365,11 +378,7 @@ class TestAnswers:
     def test_a_repetition_penalty_of_the_checkpoint_counts_on_both_paths(
         self, name: str, folders: dict[str, Path], tmp_path: Path, pairs: Any
     ) -> None:
-        folder = tmp_path / 'penalised'
-        shutil.copytree(folders[name], folder)
-        settings_file = folder / 'generation_config.json'
-        chosen = json.loads(settings_file.read_text()) | {'repetition_penalty': 3.0}
-        settings_file.write_text(json.dumps(chosen))
+        folder = penalised(folders[name], tmp_path, 3.0)
         # Learnt by heart, and its numbers repeat.
         frame, query = Frame(pairs[0].image), Query(pairs[0].query)
         answers = [
