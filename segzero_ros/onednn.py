@@ -1,10 +1,12 @@
-"""Doing without oneDNN where torch's own kernels are faster.
+"""Which kernels a CPU multiplies few rows with: doing without oneDNN where torch's own are faster.
 
 With a single row against a bfloat16 matrix, one new token's case, torch hands the product to
 oneDNN on processors that have instructions for it, which reads the matrix at little more than half
 the speed of torch's own kernel. There is one switch for the whole process, and convolutions need
 oneDNN, so it is turned off for no longer than a token takes and never while SAM 2 works. The two
-kernels round differently, in one of some ten thousand results. Imports torch.
+kernels round differently, in one of some ten thousand results. Processors with tiles (AMX) keep
+oneDNN, and several rows are multiplied otherwise there (`reasoning.one_token.across`). Imports
+torch.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 # box's field to the end of its second number are nine, if each sign is a token.
 _LENGTHS = (12, 8, 5, 3)
 # Tokens of a draft: at least and at most, while there is something to guess, and to begin with.
-_LEAST, _MOST, _FIRST = 4, 16, 8
+# With the one before them the most are a tile's 16 rows.
+_LEAST, _MOST, _FIRST = 4, 15, 8
 # Places that are remembered; then all are forgotten, so that memory is bounded.
 _REMEMBERED = 20_000
 # In place of a number's tokens: one for a whole number, and one for each beginning.
@@ -55,7 +56,7 @@ class Drafter:
         self._remember(tokens)
 
     def draft(self) -> list[int]:
-        """Return what is likely to be written next: no tokens to 16."""
+        """Return what is likely to be written next: no tokens to 15."""
         tokens: list[int] = []
         before = list(self._before)
         while len(tokens) < self._bold and (known := self._known(before)) is not None:

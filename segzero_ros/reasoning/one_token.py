@@ -6,9 +6,10 @@ takes the place of those that multiply the same numbers. The logits are the mode
 rounding: a product of more columns and several tokens at once may be summed in another order, on a
 CPU a kernel that reads bfloat16 faster takes the products (see `onednn`), on a GPU the function is
 compiled. So of two tokens that are as good as equal either may be written, on a CPU also by
-whether an encoder works at that moment. That it computes the same is tried out before anything is
-joined, on a CPU a single token to the last bit with the usual kernels: another release of
-transformers may compute otherwise. Imports torch, `onednn`, `packed_attention` and `roomy_cache`.
+whether an encoder works at that moment and by what the drafter remembers. That it computes the
+same is tried out before anything is joined, on a CPU a single token to the last bit with the usual
+kernels: another release of transformers may compute otherwise. Imports torch, `onednn`,
+`packed_attention` and `roomy_cache`.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class OneToken:
         self._epsilon = self._language.norm.variance_epsilon
         avoiding = on_cpu and onednn.worth_avoiding(model.dtype)
         self._kernels: Any = onednn.avoided if avoiding else nullcontext
-        tiles = on_cpu and onednn.has_tiles_for(model.dtype)
+        tiles = on_cpu and _may_be_joined(model) and onednn.has_tiles_for(model.dtype)
         self._several = across if tiles else functional.linear
 
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
@@ -90,10 +91,12 @@ class OneToken:
         for layer, memory in zip(self._layers, cache.layers, strict=True):
             before, attention, looking, back, between, widening, outward = layer
             normed = self._normed(hidden, before)
-            found = _look(attention, _products(linear, normed, looking), turn, memory, mask)
+            products = [linear(normed, *part) for part in looking]
+            found = _look(attention, products, turn, memory, mask)
             hidden = hidden + linear(found, *back)
             normed = self._normed(hidden, between)
-            gate, wide = _products(linear, normed, widening).chunk(2, -1)
+            products = [linear(normed, *part) for part in widening]
+            gate, wide = products if len(products) == 2 else products[0].chunk(2, -1)
             hidden = hidden + linear(functional.silu(gate) * wide, *outward)
         hidden = self._normed(hidden, self._language.norm.weight)
         logits: torch.Tensor = self._model.lm_head(hidden[0]).float()
@@ -126,12 +129,6 @@ def across(
 def _weights(module: Any, names: tuple[str, ...]) -> list[_Linear]:
     """Return the weights and biases of linear layers."""
     return [(part.weight, part.bias) for part in (getattr(module, name) for name in names)]
-
-
-def _products(linear: Any, rows: torch.Tensor, parts: list[_Linear]) -> torch.Tensor:
-    """Return the products of (1, N, inner) behind each other, (1, N, outer)."""
-    products = [linear(rows, *part) for part in parts]
-    return products[0] if len(products) == 1 else torch.cat(products, -1)
 
 
 def _join(module: Any, names: tuple[str, ...]) -> list[_Linear]:
@@ -172,7 +169,7 @@ def _mask(cache: Any, new: torch.Tensor) -> torch.Tensor | None:
 
 def _look(
     attention: Any,
-    whole: torch.Tensor,
+    parts: list[torch.Tensor],
     turn: tuple[torch.Tensor, torch.Tensor],
     memory: Any,
     mask: torch.Tensor | None,
@@ -181,11 +178,12 @@ def _look(
 
     Args:
         attention: the layer's.
-        whole: (1, tokens, width), queries, keys and values behind each other.
+        parts: (1, tokens, any width), queries, keys and values if put behind each other.
         turn: cosine and sine of the tokens' places.
         memory: the layer's cache.
         mask: see `_mask`.
     """
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
     whole = whole.reshape(1, whole.shape[1], -1, attention.head_dim).transpose(1, 2)
     # Queries and keys are turned together: for one token operations cost more than numbers.
     both, value = whole.tensor_split((attention.num_heads + attention.num_key_value_heads,), 1)
@@ -205,18 +203,16 @@ def one_token(model: Any) -> OneToken | None:
     """
     if not _is_plain(model):
         return None
-    step = OneToken(model, joined=False)
     with onednn.needed():
-        same = _same(model, step)
+        same = _same(model, OneToken(model, joined=False))
     if not same:
         _logger.warning(
             'This release of transformers computes otherwise than the fast way to one token; '
             'answers are written the usual way, which is a little slower.'
         )
         return None
-    if not _may_be_joined(model):
-        return step
-    step = OneToken(model, joined=True)
+    # What held the single matrices is gone, so that each is freed when its layer's are joined.
+    step = OneToken(model, joined=_may_be_joined(model))
     if model.device.type == 'cuda':
         # The memory of the single matrices.
         torch.cuda.empty_cache()

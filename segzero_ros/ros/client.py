@@ -313,22 +313,22 @@ class PerceptionClient:
             timeout: seconds to wait for one, for a young client has not yet heard of all.
         """
         wait_for_graph(lambda: bool(self._image_topics()), timeout)
-        return self._image_topics()
+        topics = [topic for topic in self._image_topics() if not self._is_heard(topic)]
+        return sorted(topics, key=lambda topic: ('depth' in topic, topic))
 
     def _image_topics(self) -> list[str]:
-        topics = [
+        return [
             topic
             for topic, types in self._node.get_topic_names_and_types()
             if {'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'} & set(types)
             and self._node.count_publishers(topic)
             and topic.rpartition('/')[2] not in ('overlay', 'label_image')
-            and not self._is_heard(topic)
         ]
-        return sorted(topics, key=lambda topic: ('depth' in topic, topic))
 
     def _is_heard(self, topic: str) -> bool:
         ears = self._node.get_subscriptions_info_by_topic(topic)
-        return any(ear.node_namespace == self.namespace for ear in ears)
+        node = (self.namespace, 'perception')
+        return any((ear.node_namespace, ear.node_name) == node for ear in ears)
 
     def _keep_overlay(self, message: Image) -> None:
         with self._overlay_came:

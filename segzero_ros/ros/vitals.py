@@ -14,7 +14,7 @@ from pathlib import Path
 import statistics
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 # Rates that are remembered, how many make a usual one, and the share of it below which one fell.
 REMEMBERED = 60
@@ -94,7 +94,8 @@ def keep_pictures_apart() -> bool:
     glibc begins so, but once a large block was freed it takes ever larger ones from its pools,
     where what is freed stays between what lives longer: the pools of a node that answers all day
     grow for hours. A block of its own goes back to the system when it is freed. To be called
-    before there are threads; who sets MALLOC_MMAP_THRESHOLD_ knows better.
+    before there are threads; who sets MALLOC_MMAP_THRESHOLD_ or MALLOC_TRIM_THRESHOLD_ knows
+    better.
 
     Returns:
         Whether it was done.
@@ -112,15 +113,16 @@ def keep_results_together() -> bool:
     Returns:
         Whether it was done.
     """
-    torch: Any = sys.modules.get('torch')
-    if torch is None or torch.cuda.is_initialized():
+    # Half-imported torch has no `cuda` yet.
+    on_gpu = getattr(getattr(sys.modules.get('torch'), 'cuda', None), 'is_initialized', None)
+    if on_gpu is None or on_gpu():
         return False
     return _set_thresholds(_LARGEST, 2 * _LARGEST)
 
 
 def _set_thresholds(mapped: int, unused: int) -> bool:
     option = getattr(ctypes.CDLL(None), 'mallopt', None)
-    if option is None or 'MALLOC_MMAP_THRESHOLD_' in os.environ:
+    if option is None or {'MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_'} & set(os.environ):
         return False
     return bool(option(_MMAP_THRESHOLD, mapped)) and bool(option(_TRIM_THRESHOLD, unused))
 

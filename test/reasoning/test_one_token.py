@@ -1,4 +1,4 @@
-"""The fast way to one token does to the last bit what the model does, or is not taken."""
+"""The fast way to a few tokens does what the model does, or is not taken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
 from segzero_ros import onednn
-from segzero_ros.reasoning.one_token import one_token, OneToken
+from segzero_ros.reasoning.one_token import across, one_token, OneToken
 from segzero_ros.reasoning.packed_attention import attend_in_parts, pack_attention, PART
 from segzero_ros.reasoning.roomy_cache import roomy_cache
 
@@ -155,6 +155,9 @@ def test_one_matrix_and_a_static_cache_give_the_same_but_for_rounding(
         attention = model.model.language_model.layers[1].self_attn
         matrix, _ = joined._layers[1][2][0]
         assert attention.k_proj.weight.untyped_storage().data_ptr() == matrix.data_ptr()
+        gate = model.model.language_model.layers[1].mlp.gate_proj
+        (matrix, _), *rest = joined._layers[1][5]
+        assert (gate.weight.untyped_storage().data_ptr(), rest) == (matrix.data_ptr(), [])
         assert sum(weight.numel() for weight in model.parameters()) == held
         model.model.language_model(**read, past_key_values=static)
         for number in range(20):
@@ -181,6 +184,18 @@ def test_attention_in_parts_is_attention(dtype: Any, length: int) -> None:
     torch.testing.assert_close(in_parts.double(), exact, rtol=allowed, atol=allowed)
 
 
+@pytest.mark.parametrize('count', [2, 7, 16])
+@pytest.mark.parametrize('bias', [False, True])
+def test_products_with_the_weights_on_the_left_are_the_usual_ones(count: int, bias: bool) -> None:
+    torch.manual_seed(count)
+    layer = torch.nn.Linear(96, 160, bias=bias, dtype=torch.bfloat16)
+    rows = torch.randn(1, count, 96, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        found, usual = across(rows, layer.weight, layer.bias), layer(rows)
+    assert (found.shape, found.dtype) == (usual.shape, usual.dtype)
+    torch.testing.assert_close(found, usual, rtol=2e-2, atol=1e-2)
+
+
 class _Quantised(torch.nn.Linear):
     """A layer of another kind, as quantisation and adapters put in."""
 
@@ -201,3 +216,13 @@ def test_a_model_that_computes_otherwise_is_found_out(
     with caplog.at_level(logging.WARNING):
         assert one_token(model) is None
     assert 'computes otherwise' in caplog.text
+
+
+def test_a_model_that_reads_several_tokens_otherwise_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(onednn, 'has_tiles_for', lambda _: True)
+    monkeypatch.setattr(
+        'segzero_ros.reasoning.one_token.across', lambda *parts: 1.01 * across(*parts)
+    )
+    assert one_token(make_model('qwen2_5_vl', (4, 2), torch.float32)) is None

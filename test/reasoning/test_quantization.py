@@ -12,6 +12,7 @@ torch = pytest.importorskip('torch')
 pytest.importorskip('torchao')
 pytest.importorskip('bitsandbytes')
 
+from segzero_ros import onednn
 from segzero_ros.loading import load_reasoner, ReasonerOptions
 from segzero_ros.types import Frame, MalformedAnswer, Query, ReasonerUnavailable
 
@@ -65,6 +66,16 @@ def test_the_language_model_is_quantised_and_the_eyes_are_not(
     again.close()
     with pytest.raises(ReasonerUnavailable, match='quantised already: leave quantization empty'):
         load(tmp_path, quantization=way)
+
+
+@pytest.mark.parametrize('way', ['int8', 'fp8'])
+def test_quantised_weights_are_left_where_they_are_on_a_cpu_with_tiles(
+    tiny_qwen2_5_vl: Path, pair: Any, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onednn, 'has_tiles_for', lambda _: True)
+    reasoner = load(tiny_qwen2_5_vl, quantization=way, dtype='bfloat16')
+    assert reasoner._decoder._drafter is not None
+    assert text_of(reasoner, pair) == pair.answer
 
 
 def test_kernels_that_do_not_fit_the_model_are_found_while_loading(
