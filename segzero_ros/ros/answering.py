@@ -24,6 +24,7 @@ from segzero_ros.ros.desk import describe, Desk, SILENT, Ticket
 from segzero_ros.ros.live_following import LiveFollowing
 from segzero_ros.ros.messages import to_result
 from segzero_ros.ros.outlets import Outlets
+from segzero_ros.ros.vitals import results_together
 from segzero_ros.ros.worker import Worker
 from segzero_ros.types import Answer, BadImage, Query, Status, Timing
 from segzero_ros.wire.frames import frame_of
@@ -186,14 +187,16 @@ class Answering:
         except BadImage as error:
             return ticket.failed(Status.ERROR, str(error))
         relay = Relay(ticket.listeners, self._outlets)
-        answer = self.pipeline.answer(
-            taken.frame,
-            ticket.query,
-            relay.listeners,
-            ticket.cancelled,
-            queued=queued,
-            frame_age=(ticket.accepted_ns - taken.time_ns) / NANO if taken.time_ns else math.nan,
-        )
+        frame_age = (ticket.accepted_ns - taken.time_ns) / NANO if taken.time_ns else math.nan
+        with results_together():
+            answer = self.pipeline.answer(
+                taken.frame,
+                ticket.query,
+                relay.listeners,
+                ticket.cancelled,
+                queued=queued,
+                frame_age=frame_age,
+            )
         relay.end()
         if ticket.left_behind:
             return answer

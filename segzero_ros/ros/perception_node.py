@@ -57,7 +57,6 @@ from segzero_ros.ros.vitals import (
     give_memory_back,
     gpu_memory,
     keep_pictures_apart,
-    keep_results_together,
     percentile,
     process_memory,
     UsualRate,
@@ -95,12 +94,10 @@ def load_pipeline(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pip
     """Load both models; leaves none in memory when the other cannot be had."""
     loaded = load_reasoner(reasoner)
     try:
-        pipeline = Pipeline(loaded, load_segmenter(segmenter))
+        return Pipeline(loaded, load_segmenter(segmenter))
     except BaseException:
         loaded.close()
         raise
-    keep_results_together()
-    return pipeline
 
 
 def less_demanding(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> str:
