@@ -110,8 +110,8 @@ def results_together() -> Iterator[None]:
 
     There each operation's result is such a block, and every page of one that was mapped by itself
     has to come from the system: a model looks at an image in nearly twice the time. Afterwards
-    it is as `keep_pictures_apart` has it, for with pictures among them the pools crept by 94 MB an
-    hour. Does nothing without torch or with a GPU.
+    it is as `keep_pictures_apart` has it, for its reasons. Does nothing without torch or with a
+    GPU.
     """
     # Half-imported torch has no `cuda` yet.
     on_gpu = getattr(getattr(sys.modules.get('torch'), 'cuda', None), 'is_initialized', None)
