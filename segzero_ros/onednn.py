@@ -34,6 +34,16 @@ def worth_avoiding(dtype: torch.dtype) -> bool:
     return dtype == torch.bfloat16 and bool(_usual) and bool(known)
 
 
+def several_rows_are_cheap(dtype: torch.dtype) -> bool:
+    """Return whether a few rows are multiplied in little more time than one on this CPU.
+
+    So it was measured with AVX512_BF16 (8 rows in the time of two) and with tiles. Without either,
+    torch multiplies 16 bits row by row.
+    """
+    bfloat16 = bool(_usual) and torch.cpu._is_avx512_bf16_supported()
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bfloat16)
+
+
 def has_tiles_for(dtype: torch.dtype) -> bool:
     """Return whether this CPU multiplies such numbers in tiles (AMX), and torch lets it."""
     return dtype == torch.bfloat16 and bool(_usual) and torch.cpu._is_amx_tile_supported()

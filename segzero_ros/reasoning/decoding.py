@@ -6,7 +6,7 @@ memory of them goes stale when images alternate), on a GPU each step is one comp
 under way before the token it reads has come to the host, on a CPU tokens that are likely to follow
 are read in the same step, and it goes past the modules wherever that is known to give the same.
 Used from one thread: CUDA graphs live in the thread that recorded them. Imports torch,
-transformers, `drafts`, `one_token`, `packed_attention` and `roomy_cache`.
+transformers, `onednn`, `drafts`, `one_token`, `packed_attention` and `roomy_cache`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor, StaticCache
 
+from segzero_ros import onednn
 from segzero_ros.reasoning.drafts import Drafter
 from segzero_ros.reasoning.one_token import one_token
 from segzero_ros.reasoning.packed_attention import PART
@@ -101,8 +102,8 @@ class Decoder:
         # step in vain behind the last token is the price.
         self._ahead = model.device.type == 'cuda'
         # A GPU's step is recorded for one token; without the fast way a longer one costs more.
-        drafting = model.device.type == 'cpu' and self._one_token is not None
-        self._drafter = Drafter(is_number) if drafting else None
+        cheap = model.device.type == 'cpu' and onednn.several_rows_are_cheap(model.dtype)
+        self._drafter = Drafter(is_number) if cheap and self._one_token is not None else None
         penalty = model.generation_config.repetition_penalty or 1.0
         self._penalty = RepetitionPenaltyLogitsProcessor(penalty) if penalty != 1.0 else None
 

@@ -24,6 +24,7 @@ import pytest
 torch = pytest.importorskip('torch')
 pytest.importorskip('transformers')
 
+from segzero_ros import onednn
 from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.reasoning import (
@@ -219,6 +220,15 @@ class TestAnswers:
         assert [answer.raw_answer for answer in answers] == 3 * [pairs[3].answer]
         # What was written twice, numbers too, is guessed.
         assert len(steps) < 0.35 * written
+
+    def test_nothing_is_guessed_where_several_rows_are_dear(
+        self, folders: dict[str, Path], pairs: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(onednn, 'several_rows_are_cheap', lambda _: False)
+        reasoner = load(folders['qwen2_5_vl'])
+        assert reasoner._decoder._drafter is None
+        answer = reasoner.reason(Frame(pairs[3].image), Query(pairs[3].query))
+        assert answer.raw_answer == pairs[3].answer
 
     @pytest.mark.parametrize('name', ARCHITECTURES)
     @pytest.mark.parametrize('penalty', [1.0, 3.0])
