@@ -26,8 +26,11 @@ _KINDS = {
     'sensor_msgs/msg/CompressedImage': CompressedImage,
     'sensor_msgs/msg/CameraInfo': CameraInfo,
 }
-# Seconds in which the graph shows itself, a message comes, and a service answers.
-_DISCOVERY, _MESSAGE, _SERVICE = 3.0, 3.0, 2.0
+# Seconds in which the graph shows itself, a message comes, and a service answers. Who missed a
+# newcomer's first words hears of it by the middleware's next, each 3 s.
+_DISCOVERY, _MESSAGE, _SERVICE = 7.0, 3.0, 2.0
+# A node that has not found this client's reader yet drops its first reply.
+_ASKED = 3
 # Fast DDS moves large images through shared memory of this folder.
 _SHARED = Path('/dev/shm')  # noqa: S108
 _LEAST_SHARED = 64 * 2**20
@@ -86,11 +89,14 @@ class _Graph:
 
     def node(self, name: str) -> Finding:
         client = self._node.create_client(GetState, f'{name}/get_state')
-        if not client.wait_for_service(_SERVICE):
+        if not client.wait_for_service(_DISCOVERY):
             cure = 'ros2 launch segzero_ros perception.launch.py, or name its --namespace.'
             return warn('node', f'there is no {name}', cure)
-        future = client.call_async(GetState.Request())
-        if not wait_for_future(future, _SERVICE):
+        for _ in range(_ASKED):
+            future = client.call_async(GetState.Request())
+            if wait_for_future(future, _SERVICE):
+                break
+        else:
             return fail('node', f'{name} does not answer', 'End it and start it again.')
         state = future.result().current_state.label
         if state == 'active':
