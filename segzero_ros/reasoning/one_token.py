@@ -250,8 +250,8 @@ def _same(model: Any, step: OneToken) -> bool:
     language = model.model.language_model
     device = model.device
     ours, theirs = (roomy_cache(len(language.layers)) for _ in range(2))
-    begins = [*range(_TRIED), _TRIED]
-    for begin, count in zip(begins, [1] * _TRIED + [_TRIED], strict=True):
+    for begin in range(_TRIED + 1):
+        count = _TRIED if begin == _TRIED else 1
         ids = torch.arange(begin, begin + count, device=device)[None]
         positions = ids.expand(3, 1, -1)
         hidden = language(

@@ -113,9 +113,7 @@ def results_together() -> Iterator[None]:
     it is as `keep_pictures_apart` has it, for its reasons. Does nothing without torch or with a
     GPU.
     """
-    # Half-imported torch has no `cuda` yet.
-    on_gpu = getattr(getattr(sys.modules.get('torch'), 'cuda', None), 'is_initialized', None)
-    together = on_gpu is not None and not on_gpu() and _set_thresholds(_LARGEST, 2 * _LARGEST)
+    together = _on_gpu() is False and _set_thresholds(_LARGEST, 2 * _LARGEST)
     try:
         yield
     finally:
@@ -149,12 +147,18 @@ def give_memory_back() -> bool:
 
 def gpu_memory() -> GpuMemory | None:
     """Return the GPU's memory, None while no model of this process uses one."""
-    # While the models' thread imports torch, the module is there with hardly anything in it.
-    cuda = getattr(sys.modules.get('torch'), 'cuda', None)
-    initialized = getattr(cuda, 'is_initialized', None)
-    if cuda is None or initialized is None or not initialized():
+    if not _on_gpu():
         return None
+    cuda = sys.modules['torch'].cuda
     free, total = cuda.mem_get_info()
     # What torch holds without using it is free to its models.
     kept = cuda.memory_reserved() - cuda.memory_allocated()
     return GpuMemory(free + kept, total)
+
+
+def _on_gpu() -> bool | None:
+    """Return whether torch uses a GPU in this process; None while there is no torch."""
+    # While the models' thread imports torch, the module is there with hardly anything in it.
+    cuda = getattr(sys.modules.get('torch'), 'cuda', None)
+    initialized = getattr(cuda, 'is_initialized', None)
+    return None if initialized is None else bool(initialized())
