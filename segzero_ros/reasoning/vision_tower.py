@@ -3,7 +3,8 @@
 Without flash-attention, Qwen2.5-VL's vision tower attends to one window after the other: 1796
 calls for an image of 840 by 840. Windows of one size can share a call, which leaves three sizes in
 such an image (inner, edge, corner). On a CPU, where a window of the whole image takes long, its
-queries go in parts, so that a cancel need not wait for all of them. The numbers are the same.
+queries go in parts, so that a cancel need not wait for all of them. There, too, queries and keys
+are turned by their places in parts that stay in its cache. The numbers are the same.
 
 Patches do not overlap, so their convolution is one matrix product, which a CPU does in a fiftieth
 of the time (16 bits, 3600 patches). Its sums are in another order: at 16 bits one number in some
@@ -13,7 +14,6 @@ thousands differs in its last bit. Imports torch.
 from __future__ import annotations
 
 from itertools import chain, pairwise
-import sys
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ import torch
 # Queries in a part of a large window. From 768 on torch's kernel for CPUs takes blocks of 256
 # queries, so parts of this length, and a last one that is not shorter, change no bit.
 _PART = 768
+# Patches whose queries and keys are turned at once on a CPU: what lies between fits its cache.
+_TURNED = 128
 
 
 class _Plan(NamedTuple):
@@ -54,7 +56,7 @@ def attend_by_window_size(model: Any) -> int:
     blocks = [block.attn for block in tower.blocks]
     if any(hasattr(attention, '_hf_hook') for attention in blocks):
         return 0
-    windows = _Windows(sys.modules[type(blocks[0]).__module__].apply_rotary_pos_emb_vision)
+    windows = _Windows()
     for attention in blocks:
         # A child of the block's, so that whoever hooks its modules comes between the calls.
         attention.attend = windows.attend
@@ -81,9 +83,8 @@ def embed_by_product(model: Any) -> None:
 class _Windows:
     """The attention of all blocks of one tower; they share the plans of the last image."""
 
-    def __init__(self, rotate: Any) -> None:
+    def __init__(self) -> None:
         self.attend = _Attend()
-        self._rotate = rotate
         self._plans: list[_Plan] = []
 
     def forward(self) -> Any:
@@ -96,43 +97,42 @@ class _Windows:
             position_embeddings: tuple[torch.Tensor, torch.Tensor],
             **_: Any,
         ) -> torch.Tensor:
-            count = hidden_states.shape[0]
-            qkv = module.qkv(hidden_states).reshape(count, 3, module.num_heads, -1)
-            query, key, value = qkv.unbind(1)
-            query, key = self._rotate(query, key, *position_embeddings)
-            mixed = self._attend(query, key, value, cu_seqlens, module.scaling)
-            out: torch.Tensor = module.proj(mixed.reshape(count, -1))
+            heads = module.num_heads
+            mixed = module.qkv(hidden_states).unflatten(1, (3 * heads, -1))
+            # Queries and keys lie behind each other and are turned together.
+            _turn(mixed[:, : 2 * heads], *position_embeddings)
+            found = self._attend(mixed.unflatten(1, (3, heads)), cu_seqlens, module.scaling)
+            out: torch.Tensor = module.proj(found)
             return out
 
         return forward
 
-    def _attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        bounds: torch.Tensor,
-        scale: float,
-    ) -> torch.Tensor:
-        """Attend within windows; all tensors are (patches, heads, width)."""
+    def _attend(self, mixed: torch.Tensor, bounds: torch.Tensor, scale: float) -> torch.Tensor:
+        """Attend within windows.
+
+        Args:
+            mixed: (patches, 3, heads, width) queries, keys and values.
+            bounds: (windows + 1,) where windows begin and end.
+            scale: of the products.
+
+        Returns:
+            (patches, heads times width).
+        """
         plan = self._plan(bounds)
         if not plan.groups:
-            shape = (-1, plan.length, *query.shape[1:])
-            mixed = self._attention(
-                query.reshape(shape), key.reshape(shape), value.reshape(shape), scale
-            )
-            return mixed.reshape(query.shape)
+            windows = mixed.view(-1, plan.length, *mixed.shape[1:])
+            return self._attention(windows, scale)
         groups = [
-            self._attention(query[index], key[index], value[index], scale).flatten(0, 1)
+            self._attention(
+                mixed.index_select(0, index.flatten()).view(*index.shape, *mixed.shape[1:]), scale
+            )
             for index in plan.groups
         ]
-        return torch.cat(groups)[plan.back]
+        return torch.cat(groups).index_select(0, plan.back)
 
-    def _attention(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-    ) -> torch.Tensor:
-        """Attend within each window; tensors are (windows, length, heads, width)."""
-        query, key, value = (each.transpose(1, 2) for each in (query, key, value))
+    def _attention(self, windows: torch.Tensor, scale: float) -> torch.Tensor:
+        """Attend within each of (windows, length, 3, heads, width); a row for each patch."""
+        query, key, value = windows.transpose(1, 3).unbind(2)
         length = query.shape[2]
         count = 1 if query.is_cuda else max(1, length // _PART)
         ends = [*range(_PART, count * _PART, _PART), length]
@@ -140,8 +140,8 @@ class _Windows:
             self.attend(query[:, :, start:end], key, value, scale)
             for start, end in pairwise(chain([0], ends))
         ]
-        mixed = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
-        return mixed.transpose(1, 2)
+        found = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+        return found.transpose(1, 2).flatten(0, 1).flatten(1)
 
     def _plan(self, bounds: torch.Tensor) -> _Plan:
         # All blocks of one pass are given the same two tensors, so this reads them back once each.
@@ -151,6 +151,26 @@ class _Windows:
         plan = _make_plan(bounds)
         self._plans = [*self._plans[-1:], plan]
         return plan
+
+
+def _turn(vectors: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> None:
+    """Turn (patches, heads, width) by their patches' places, (patches, width), where they lie.
+
+    In float32, as transformers does it; the numbers are the same.
+    """
+    half = vectors.shape[-1] // 2
+    count = len(vectors) if vectors.is_cuda else _TURNED
+    for part, cosines, sines in zip(
+        torch.split(vectors, count),
+        torch.split(cosine.float().unsqueeze(1), count),
+        torch.split(sine[:, :half].float().unsqueeze(1), count),
+        strict=True,
+    ):
+        plain = part.float()
+        turned = plain * cosines
+        turned[..., :half].sub_(plain[..., half:] * sines)
+        turned[..., half:].add_(plain[..., :half] * sines)
+        part.copy_(turned)
 
 
 class _Attend(torch.nn.Module):

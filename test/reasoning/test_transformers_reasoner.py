@@ -352,21 +352,33 @@ class TestAnswers:
         self, length: int, dtype: torch.dtype
     ) -> None:
         random = torch.Generator().manual_seed(length)
-        query, key, value = (
-            torch.randn(1, length, 2, 16, generator=random).to(dtype) for _ in range(3)
-        )
-        windows = vision_tower._Windows(None)
+        mixed = torch.randn(1, length, 3, 2, 16, generator=random).to(dtype)
+        windows = vision_tower._Windows()
         parts: list[int] = []
         windows.attend.register_forward_pre_hook(
             lambda module, given: parts.append(given[0].shape[2])
         )
-        mixed = windows._attention(query, key, value, 0.25)
-        at_once = torch.nn.functional.scaled_dot_product_attention(
-            *(each.transpose(1, 2) for each in (query, key, value)), scale=0.25
-        )
-        assert torch.equal(mixed, at_once.transpose(1, 2))
+        found = windows._attention(mixed, 0.25)
+        query, key, value = mixed.transpose(1, 3).contiguous().unbind(2)
+        at_once = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=0.25)
+        assert torch.equal(found, at_once[0].transpose(0, 1).flatten(1))
         assert sum(parts) == length
         assert max(parts) < 2 * 768
+
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+    def test_queries_and_keys_are_turned_as_transformers_turns_them(
+        self, dtype: torch.dtype
+    ) -> None:
+        random = torch.Generator().manual_seed(0)
+        query, key, value = (torch.randn(300, 2, 16, generator=random).to(dtype) for _ in range(3))
+        angles = 6 * torch.rand(300, 8, generator=random)
+        places = torch.cat([angles, angles], -1)
+        turn = places.cos(), places.sin()
+        mixed = torch.cat([query, key, value], 1)
+        vision_tower._turn(mixed[:, :4], *turn)
+        modeling = pytest.importorskip('transformers.models.qwen2_5_vl.modeling_qwen2_5_vl')
+        theirs = modeling.apply_rotary_pos_emb_vision(query, key, *turn)
+        assert torch.equal(mixed, torch.cat([*theirs, value], 1))
 
     @pytest.mark.parametrize('name', ARCHITECTURES)
     def test_patches_by_one_product_are_what_their_convolution_gives(
