@@ -1,7 +1,8 @@
 """From a frame and a query to an answer: reasoning and image encoding side by side, then masks.
 
 This is the one way through the house; the node, the replay and the evaluation all call it.
-Imports `types`, the two protocols, `spatial` and `side_thread`; never ROS, and no model library.
+Imports `types`, the two protocols, `interrupting`, `spatial` and `side_thread`; never ROS, and no
+model library.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from typing import Any
 
 from segzero_ros import spatial
+from segzero_ros.interrupting import Check
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText, Reasoner
 from segzero_ros.segmentation.base import Segmenter
 from segzero_ros.side_thread import SideThread
@@ -38,6 +40,8 @@ from segzero_ros.types import (
 )
 
 OnStage = Callable[[Stage], None]
+# What the segmenter makes of a frame, and the seconds that took.
+_Encoding = Future[tuple[Any, float]]
 
 # How long a cancel can go unnoticed while the encoder is waited for, in seconds.
 CANCEL_POLL = 0.02
@@ -66,8 +70,11 @@ class Pipeline:
     def __init__(self, reasoner: Reasoner, segmenter: Segmenter[Any]) -> None:
         self.reasoner = reasoner
         self.segmenter = segmenter
+        # Where two threads each compute with all processors, OpenMP's helpers go to sleep between
+        # any two steps, for good: tokens then take more than half as long again.
+        self._beside = reasoner.leaves_processors_free or not segmenter.takes_all_processors
         self._encoder = SideThread('encoder')
-        self._encoded: tuple[Frame, Future[tuple[Any, float]]] | None = None
+        self._encoded: tuple[Frame, _Encoding] | None = None
 
     def answer(
         self,
@@ -110,20 +117,33 @@ class Pipeline:
             answer = attempt.failed(Status.ERROR, f'{type(error).__name__}: {error}')
         return replace(answer, timing=attempt.timing(queued, frame_age))
 
-    def encode_beside(self, frame: Frame) -> Future[tuple[Any, float]]:
-        """Encode the frame in the encoder's thread, or return what was made of it before."""
+    def begin_encoding(self, frame: Frame) -> _Encoding | None:
+        """Have the frame encoded in the encoder's thread, unless it was before.
+
+        Returns:
+            What will hold the result; None where the caller's thread has to do it, see
+            `encode_here`.
+        """
         if self._encoded is not None and self._encoded[0] is frame:
             known = self._encoded[1]
             if not known.cancelled() and not (known.done() and known.exception()):
                 return known
+        if not self._beside:
+            return None
         future = self._encoder.do(partial(self._encode, frame))
         self._encoded = (frame, future)
         return future
 
-    def _encode(self, frame: Frame) -> tuple[Any, float]:
-        """Return what the segmenter makes of the frame, and the seconds that took."""
+    def encode_here(self, frame: Frame, check: Check) -> _Encoding:
+        """Encode the frame in this thread; what `check` raises ends it."""
+        future: _Encoding = Future()
+        future.set_result(self._encode(frame, check))
+        self._encoded = (frame, future)
+        return future
+
+    def _encode(self, frame: Frame, check: Check | None = None) -> tuple[Any, float]:
         started = time.perf_counter()
-        encoding = self.segmenter.encode(frame)
+        encoding = self.segmenter.encode(frame, check)
         return encoding, time.perf_counter() - started
 
     def forget_frame(self) -> None:
@@ -167,15 +187,15 @@ class _Attempt:
         """Reason, segment and lift; raise what goes wrong."""
         self._stop_if_cancelled()
         self._listeners.on_stage(Stage.REASONING)
-        encoding = self._pipeline.encode_beside(self._frame)
+        encoding = self._pipeline.begin_encoding(self._frame)
+        grounding = None
         try:
             grounding = self._reason()
-        except Exception:
-            encoding.cancel()
-            raise
+        finally:
+            if encoding is not None and not (grounding and grounding.objects):
+                encoding.cancel()
         self._stop_if_cancelled(grounding.raw_answer)
         if not grounding.objects:
-            encoding.cancel()
             return self._answer(
                 Status.NOT_FOUND,
                 grounding.note or 'Nothing in the image fits the query.',
@@ -220,12 +240,13 @@ class _Attempt:
         self._tokens = grounding.generated_tokens
         return grounding
 
-    def _segment(
-        self, encoding: Future[tuple[Any, float]], grounding: Grounding
-    ) -> tuple[Segment, ...]:
+    def _segment(self, encoding: _Encoding | None, grounding: Grounding) -> tuple[Segment, ...]:
         started = time.perf_counter()
+        check = partial(self._stop_if_cancelled, grounding.raw_answer)
+        if encoding is None:
+            encoding = self._pipeline.encode_here(self._frame, check)
         while wait([encoding], timeout=CANCEL_POLL).not_done:
-            self._stop_if_cancelled(grounding.raw_answer)
+            check()
         encoded, self._encoding_time = encoding.result()
         masks = self._pipeline.segmenter.segment(encoded, grounding)
         segments = tuple(

@@ -42,6 +42,7 @@ class ScriptedReasoner:
     """Says what it is told to, or raises it."""
 
     name = 'scripted'
+    leaves_processors_free = False
 
     def __init__(self, outcome, before=lambda cancelled: None):
         self.outcome = outcome
@@ -66,17 +67,20 @@ class BoxSegmenter:
 
     name = 'boxes'
 
-    def __init__(self):
+    def __init__(self, takes_all_processors=False):
+        self.takes_all_processors = takes_all_processors
         self.encoded = 0
         self.encoder_started = threading.Event()
         self.release = threading.Event()
         self.release.set()
         self.closed = False
 
-    def encode(self, frame):
+    def encode(self, frame, check=None):
         self.encoded += 1
         self.encoder_started.set()
-        assert self.release.wait(DEADLINE)
+        while not self.release.wait(0.01 if check else DEADLINE):
+            assert check
+            check()
         return frame
 
     def segment(self, encoding, grounding):
@@ -178,9 +182,9 @@ def test_all_frames_are_encoded_in_one_thread_which_ends_with_the_pipeline():
     working = segmenter.encode
     threads = []
 
-    def encode(frame):
+    def encode(frame, check):
         threads.append(threading.current_thread())
-        return working(frame)
+        return working(frame, check)
 
     segmenter.encode = encode
     pipeline = Pipeline(ScriptedReasoner(grounding(CUP)), segmenter)
@@ -196,6 +200,44 @@ def test_all_frames_are_encoded_in_one_thread_which_ends_with_the_pipeline():
         Status.ERROR,
         'RuntimeError: The thread encoder was closed.',
     )
+
+
+def test_where_both_want_all_processors_the_frame_is_encoded_afterwards_in_the_same_thread():
+    reasoned = []
+    segmenter = BoxSegmenter(takes_all_processors=True)
+    reasoner = ScriptedReasoner(grounding(), lambda _: reasoned.append(segmenter.encoded))
+    pipeline = Pipeline(reasoner, segmenter)
+    threads = []
+    working = segmenter.encode
+
+    def encode(frame, check):
+        threads.append(threading.current_thread())
+        return working(frame, check)
+
+    segmenter.encode = encode
+    assert pipeline.answer(FRAME, QUERY).status == Status.NOT_FOUND
+    assert segmenter.encoded == 0
+    reasoner.outcome = grounding(CUP)
+    for _ in range(2):
+        answer = pipeline.answer(FRAME, QUERY)
+        assert answer.status == Status.OK
+        assert 0 < answer.timing.encoding <= answer.timing.segmenting
+    assert reasoned == [0, 0, 1]
+    assert threads == [threading.current_thread()]
+    pipeline.close()
+
+
+def test_a_reasoner_that_leaves_the_processors_free_has_any_segmenter_beside_it():
+    segmenter = BoxSegmenter(takes_all_processors=True)
+
+    def wait_for_encoder(cancelled):
+        assert segmenter.encoder_started.wait(DEADLINE)
+
+    reasoner = ScriptedReasoner(grounding(CUP), wait_for_encoder)
+    reasoner.leaves_processors_free = True
+    pipeline = Pipeline(reasoner, segmenter)
+    assert pipeline.answer(FRAME, QUERY).status == Status.OK
+    pipeline.close()
 
 
 def test_a_frame_is_freed_when_it_is_forgotten_though_its_encoder_waits_for_the_next():
@@ -214,9 +256,9 @@ def test_a_frame_is_freed_when_it_is_forgotten_though_its_encoder_waits_for_the_
 def test_a_pipeline_that_nobody_closed_takes_its_thread_along():
     segmenter = BoxSegmenter()
     threads = []
-    segmenter.encode = lambda frame: threads.append(threading.current_thread())
+    segmenter.encode = lambda frame, check: threads.append(threading.current_thread())
     pipeline = Pipeline(ScriptedReasoner(grounding(CUP)), segmenter)
-    pipeline.encode_beside(FRAME).result(DEADLINE)
+    pipeline.begin_encoding(FRAME).result(DEADLINE)
     del pipeline
     threads[0].join(DEADLINE)
     assert not threads[0].is_alive()
@@ -258,7 +300,7 @@ def test_the_pipeline_answers_again_after_an_encoder_failure():
     segmenter = BoxSegmenter()
     working = segmenter.encode
 
-    def fail(frame):
+    def fail(frame, check):
         raise OSError('no memory')
 
     segmenter.encode = fail
@@ -288,6 +330,18 @@ def test_a_cancel_while_the_encoder_works_does_not_wait_for_it(ask):
     answer = ask(grounding(CUP), segmenter=segmenter, cancelled=cancel.is_set)
     assert answer.status == Status.CANCELED
     segmenter.release.set()
+
+
+def test_a_cancel_ends_an_encoder_in_the_same_thread_and_the_next_question_starts_it_anew():
+    segmenter = BoxSegmenter(takes_all_processors=True)
+    segmenter.release.clear()
+    pipeline = Pipeline(ScriptedReasoner(grounding(CUP)), segmenter)
+    answer = pipeline.answer(FRAME, QUERY, cancelled=segmenter.encoder_started.is_set)
+    assert (answer.status, answer.raw_answer) == (Status.CANCELED, 'raw')
+    segmenter.release.set()
+    assert pipeline.answer(FRAME, QUERY).status == Status.OK
+    assert segmenter.encoded == 2
+    pipeline.close()
 
 
 def test_a_query_cancelled_before_its_turn_reaches_no_model(ask):

@@ -11,19 +11,27 @@ PACKAGE = Path(__file__).resolve().parent.parent / 'segzero_ros'
 
 # For each room, the rooms it may import; a module directly in the package is a room of its own.
 OUTER = {'pipeline', 'reasoning', 'segmentation', 'spatial', 'types', 'loading', 'profiles'}
-OUTER |= {'drawing', 'following', 'wire'}
+OUTER |= {'drawing', 'following', 'interrupting', 'wire'}
 ALLOWED = {
     'types': set(),
     'spatial': {'types'},
+    'interrupting': set(),
     'lettering': set(),
     'onednn': set(),
     'side_thread': set(),
     'drawing': {'lettering', 'types'},
-    'reasoning': {'onednn', 'types'},
-    'segmentation': {'onednn', 'types'},
+    'reasoning': {'interrupting', 'onednn', 'types'},
+    'segmentation': {'interrupting', 'onednn', 'types'},
     'loading': {'reasoning', 'segmentation', 'types'},
     'profiles': {'loading', 'pipeline', 'types'},
-    'pipeline': {'reasoning', 'segmentation', 'side_thread', 'spatial', 'types'},
+    'pipeline': {
+        'interrupting',
+        'reasoning',
+        'segmentation',
+        'side_thread',
+        'spatial',
+        'types',
+    },
     'following': {'segmentation', 'spatial', 'types'},
     'wire': {'drawing', 'types'},
     'simulation': {'types'},

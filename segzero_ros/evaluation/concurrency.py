@@ -11,6 +11,7 @@ from contextlib import contextmanager, ExitStack
 import threading
 from typing import Any
 
+from segzero_ros.interrupting import Check
 from segzero_ros.loading import load_reasoner
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_pipeline, reasoner_options
@@ -29,13 +30,14 @@ class SharedSegmenter:
 
     def __init__(self, segmenter: Segmenter[Any]) -> None:
         self.name = segmenter.name
+        self.takes_all_processors = segmenter.takes_all_processors
         self._segmenter = segmenter
         self._lock = threading.Lock()
 
-    def encode(self, frame: Frame) -> Any:
+    def encode(self, frame: Frame, check: Check | None = None) -> Any:
         """Encode a picture when it is its turn."""
         with self._lock:
-            return self._segmenter.encode(frame)
+            return self._segmenter.encode(frame, check)
 
     def segment(self, encoding: Any, grounding: Grounding) -> list[SegmentedMask]:
         """Mark the objects when it is their turn."""

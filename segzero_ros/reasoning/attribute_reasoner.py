@@ -23,6 +23,7 @@ class AttributeReasoner:
     """Answers in milliseconds on any computer; keeps the regions of the last frame."""
 
     name = 'attributes'
+    leaves_processors_free = False
 
     def __init__(self) -> None:
         self._seen: tuple[Frame, View] | None = None

@@ -26,11 +26,17 @@ class Reasoner(Protocol):
 
     Attributes:
         name: which model answers, as published in SegmentationResult.reasoner.
+        leaves_processors_free: whether others may have this machine's processors meanwhile.
     """
 
     @property
     def name(self) -> str:
         """Which model answers."""
+        ...
+
+    @property
+    def leaves_processors_free(self) -> bool:
+        """Whether it computes elsewhere than on this machine's processors: on a GPU, a server."""
         ...
 
     def reason(

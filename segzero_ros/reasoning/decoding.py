@@ -6,14 +6,15 @@ memory of them goes stale when images alternate), on a GPU each step is one comp
 under way before the token it reads has come to the host, on a CPU tokens that are likely to follow
 are read in the same step, and it goes past the modules wherever that is known to give the same.
 Used from one thread: CUDA graphs live in the thread that recorded them. Imports torch,
-transformers, `onednn`, `drafts`, `one_token`, `packed_attention` and `roomy_cache`.
+transformers, `interrupting`, `onednn`, `drafts`, `one_token`, `packed_attention` and
+`roomy_cache`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import zip_longest
 import threading
@@ -23,6 +24,7 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor, StaticCache
 
 from segzero_ros import onednn
+from segzero_ros.interrupting import Check, interrupted
 from segzero_ros.reasoning.drafts import Drafter
 from segzero_ros.reasoning.one_token import one_token
 from segzero_ros.reasoning.packed_attention import PART
@@ -367,22 +369,10 @@ def keep_graphs_in_this_thread() -> None:
         torch._C._stash_obj_in_tls(name, getattr(place, name))
 
 
-@contextmanager
-def between_modules(model: Any, check: Callable[[], None]) -> Iterator[None]:
+def between_modules(model: Any, check: Check) -> AbstractContextManager[None]:
     """Call `check` before each module of the eyes and of the language model.
 
     Before layers would not do: on a CPU a layer of the eyes takes as long as several tokens.
     """
-
-    def before(*_: Any) -> None:
-        check()
-
     parts = (model.model.visual, model.model.language_model.layers)
-    handles = [
-        module.register_forward_pre_hook(before) for part in parts for module in part.modules()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return interrupted((module for part in parts for module in part.modules()), check)

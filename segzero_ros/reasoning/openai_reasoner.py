@@ -163,6 +163,11 @@ class OpenAIReasoner:
         """The served model and where it is."""
         return f'{self._model} at {self._url}'
 
+    @property
+    def leaves_processors_free(self) -> bool:
+        """True: the server computes."""
+        return True
+
     def reason(
         self,
         frame: Frame,

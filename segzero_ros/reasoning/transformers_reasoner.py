@@ -108,6 +108,11 @@ class TransformersReasoner:
         quantization = self._options.quantization
         return f'{self._options.model} ({quantization})' if quantization else self._options.model
 
+    @property
+    def leaves_processors_free(self) -> bool:
+        """Whether the model is on a GPU."""
+        return bool(self._device.type != 'cpu')
+
     def reason(
         self,
         frame: Frame,

@@ -1,9 +1,10 @@
-"""What every segmenter is. Imports `types` only."""
+"""What every segmenter is. Imports `interrupting` and `types` only."""
 
 from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
+from segzero_ros.interrupting import Check
 from segzero_ros.types import Frame, Grounding, SegmentedMask
 
 Encoding = TypeVar('Encoding')
@@ -14,6 +15,7 @@ class Segmenter(Protocol[Encoding]):
 
     Attributes:
         name: which model it is, as published in SegmentationResult.segmenter.
+        takes_all_processors: whether `encode` spreads over this machine's processors.
     """
 
     @property
@@ -21,11 +23,20 @@ class Segmenter(Protocol[Encoding]):
         """Which model makes the masks."""
         ...
 
-    def encode(self, frame: Frame) -> Encoding:
+    @property
+    def takes_all_processors(self) -> bool:
+        """Whether `encode` spreads over this machine's processors."""
+        ...
+
+    def encode(self, frame: Frame, check: Check | None = None) -> Encoding:
         """Do everything that needs the frame but not the query.
 
-        The pipeline runs this beside the reasoner, in a thread of its own, and hands the result
-        to `segment` for every query about the same frame.
+        The pipeline runs this beside the reasoner, in a thread of its own, unless both want all
+        of the processors, and hands the result to `segment` for every query about the frame.
+
+        Args:
+            frame: the picture.
+            check: called now and then, where it can be; what it raises ends the encoding.
         """
         ...
 

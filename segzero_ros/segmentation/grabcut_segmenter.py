@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.interrupting import Check
 from segzero_ros.segmentation.depth_layers import (
     BACKGROUND,
     depth_layers,
@@ -76,8 +77,9 @@ class GrabCutSegmenter:
     """Makes masks from colour, and depth where there is one; deterministic."""
 
     name = 'grabcut'
+    takes_all_processors = False
 
-    def encode(self, frame: Frame) -> FrameColours:
+    def encode(self, frame: Frame, check: Check | None = None) -> FrameColours:
         """Turn the frame's colours into Lab."""
         lab = cv2.cvtColor(frame.image, cv2.COLOR_RGB2LAB).astype(np.uint8)
         return FrameColours(lab, frame.depth)

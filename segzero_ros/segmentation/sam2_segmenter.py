@@ -3,7 +3,7 @@
 The masks are those of the published procedure (`SAM2ImagePredictor`, one object after the other),
 made with less work: the picture is prepared on the model's device, on a GPU objects share one pass
 through the decoder, and only each object's chosen mask is enlarged and brought to the host.
-Imports `types`, `onednn`, torch and, through `sam2_checkpoint`, sam2.
+Imports `types`, `interrupting`, `onednn`, torch and, through `sam2_checkpoint`, sam2.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 import logging
+import os
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from segzero_ros import onednn
+from segzero_ros.interrupting import Check, interrupted
 from segzero_ros.segmentation.sam2_checkpoint import build_model, find_checkpoint
 from segzero_ros.types import (
     Frame,
@@ -112,9 +114,20 @@ class Sam2Segmenter:
         """The hub name, or the file's."""
         return self._name
 
-    def encode(self, frame: Frame) -> Sam2Encoding:
-        """Encode the frame's picture."""
-        with at_work('encode', self.device), torch.inference_mode():
+    @property
+    def takes_all_processors(self) -> bool:
+        """Whether it is on a CPU, where torch may have more than half of the processors."""
+        processors = len(os.sched_getaffinity(0))
+        return self.device.type == 'cpu' and 2 * torch.get_num_threads() > processors + 1
+
+    def encode(self, frame: Frame, check: Check | None = None) -> Sam2Encoding:
+        """Encode the frame's picture; `check` is called before each part of the encoder."""
+        parts = self.model.image_encoder.modules()
+        with (
+            at_work('encode', self.device),
+            torch.inference_mode(),
+            interrupted(parts, check),
+        ):
             if self._stream is None:
                 return self._encode(frame)
             with torch.cuda.stream(self._stream):

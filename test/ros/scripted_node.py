@@ -17,6 +17,7 @@ import threading
 
 import numpy as np
 
+from segzero_ros.interrupting import Check
 from segzero_ros.loading import ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
@@ -49,6 +50,7 @@ class ScriptedReasoner:
     """Does what the query says."""
 
     name = 'scripted'
+    leaves_processors_free = False
 
     def reason(
         self,
@@ -106,8 +108,9 @@ class BoxSegmenter:
     """Takes the whole box for the object."""
 
     name = 'boxes'
+    takes_all_processors = False
 
-    def encode(self, frame: Frame) -> tuple[int, int]:
+    def encode(self, frame: Frame, check: Check | None = None) -> tuple[int, int]:
         """Remember the size."""
         if frame.frame_id == 'hang in the encoder':
             hang()
@@ -135,6 +138,7 @@ class ScriptedTracker:
     """Finds everything where it was, unless the first object's label says otherwise."""
 
     name = 'scripted'
+    leaves_processors_free = False
 
     def __init__(self) -> None:
         self._segments: Sequence[Segment] = ()

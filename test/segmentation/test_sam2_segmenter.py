@@ -16,7 +16,7 @@ from segzero_ros import onednn
 from segzero_ros.loading import load_segmenter, SegmenterOptions
 from segzero_ros.segmentation import sam2_checkpoint, sam2_segmenter
 from segzero_ros.segmentation.sam2_segmenter import batches, choose_device, Sam2Segmenter
-from segzero_ros.types import Frame, GroundedObject, Grounding, SegmenterUnavailable
+from segzero_ros.types import Cancelled, Frame, GroundedObject, Grounding, SegmenterUnavailable
 
 SIZES = [(480, 640), (720, 1280), (333, 217), (64, 500)]
 
@@ -116,6 +116,33 @@ def test_one_encoding_serves_many_queries(segmenter):
     segmenter.segment(encoding, second)
     again = segmenter.segment(encoding, first)
     assert all(np.array_equal(a.mask, b.mask) for a, b in zip(before, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    'threads, processors, takes_all', [(1, 1, False), (1, 2, False), (2, 2, True), (2, 3, False)]
+)
+def test_it_takes_all_processors_where_two_teams_of_its_threads_have_no_room(
+    segmenter, monkeypatch, threads, processors, takes_all
+):
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(processors)))
+    assert segmenter.takes_all_processors == takes_all
+
+
+def test_encoding_is_ended_by_what_the_check_raises_and_leaves_nothing_behind(segmenter):
+    frame = Frame(picture(240, 320))
+    expected = segmenter.encode(frame).features
+    calls = []
+
+    def check():
+        calls.append(1)
+        if len(calls) == 40:
+            raise Cancelled('enough')
+
+    with pytest.raises(Cancelled):
+        segmenter.encode(frame, check)
+    assert torch.equal(segmenter.encode(frame).features, expected)
+    assert len(calls) == 40
 
 
 @pytest.mark.parametrize('part', ['image_encoder', 'sam_mask_decoder'])
