@@ -7,7 +7,9 @@ import json
 import os
 from pathlib import Path
 import shutil
+import threading
 
+from lifecycle_msgs.srv import GetState
 import numpy as np
 import pytest
 from scripted_server import MODEL, running
@@ -15,6 +17,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from segzero_ros.cli.main import main
 from segzero_ros.doctor.shared_memory import left_behind, look_at_shared_memory
+from segzero_ros.ros import graph_doctor
 from segzero_ros.simulation import make_scene
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -56,6 +59,28 @@ def test_a_healthy_node_is_found_healthy(doctor, camera):
     assert 'rgb8 640x480, reliable' in found['camera']['said']
     assert '640x480' in found['depth']['said']
     assert found['node']['said'] == '/well/perception is active'
+
+
+@pytest.mark.parametrize(
+    ('lost', 'level', 'said'), [(1, 'OK', 'is active'), (3, 'FAIL', 'does not answer')]
+)
+def test_a_node_whose_reply_is_lost_is_asked_again(doctor, new_client, lost, level, said):
+    client = new_client(f'deaf{lost}')
+    asked, over = [], threading.Event()
+
+    def answer(_, response):
+        asked.append(1)
+        if len(asked) <= lost:
+            # Longer than it is waited for.
+            over.wait(graph_doctor._SERVICE + 0.5)
+        response.current_state.label = 'active'
+        return response
+
+    client.node.create_service(GetState, 'perception/get_state', answer)
+    _, found = doctor('--profile', 'offline', '--namespace', f'deaf{lost}')
+    over.set()
+    assert (found['node']['level'], said in found['node']['said']) == (level, True), found
+    assert len(asked) > 1
 
 
 def test_a_camera_that_is_not_there_is_told_with_those_that_are(doctor, camera):

@@ -1,6 +1,7 @@
 """What goes wrong while the node runs is answered, and the node recovers without a restart."""
 
 from collections.abc import Iterator
+import ctypes
 
 from action_msgs.msg import GoalStatus
 import numpy as np
@@ -44,6 +45,15 @@ def test_a_gpu_without_memory_is_an_error_and_the_next_query_is_answered(client,
     assert result.status == Result.ERROR
     assert 'out of memory' in result.message
     assert client.once('smaller').status == Result.OK
+
+
+def test_results_of_torch_come_from_pools_while_the_node_answers(client):
+    pytest.importorskip('torch')
+    if not hasattr(ctypes.CDLL(None), 'mallinfo2'):
+        pytest.skip('not glibc')
+    # Only when torch is there at the beginning of an answer is it known to compute on the CPU.
+    client.once('take blocks')
+    assert client.once('take blocks').reasoning == '0 of 20 were mapped'
 
 
 @pytest.fixture
