@@ -323,7 +323,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = measure(size, device, options.rounds, tokens, options.bandwidth, full)
     show(results)
     options.output.mkdir(parents=True, exist_ok=True)
-    machine = re.sub(r'\W+', '_', results['device']).strip('_').lower()
+    name = results['device'] if device != 'cpu' else f'{results["device"]} {results["threads"]}'
+    machine = re.sub(r'\W+', '_', name).strip('_').lower()
     path = options.output / f'reasoner_{size}_{machine}.json'
     path.write_text(json.dumps(results, indent=1) + '\n')
 

@@ -1,4 +1,4 @@
-"""From a frame and a query to an answer: reasoning and image encoding side by side, then masks.
+"""From a frame and a query to an answer: reasoning, the image's encoding beside it, then masks.
 
 This is the one way through the house; the node, the replay and the evaluation all call it.
 Imports `types`, the two protocols, `interrupting`, `spatial` and `side_thread`; never ROS, and no
@@ -70,8 +70,10 @@ class Pipeline:
     def __init__(self, reasoner: Reasoner, segmenter: Segmenter[Any]) -> None:
         self.reasoner = reasoner
         self.segmenter = segmenter
-        # Where two threads each compute with all processors, OpenMP's helpers go to sleep between
-        # any two steps, for good: tokens then take more than half as long again.
+        # With two teams of threads that outnumber the processors OpenMP has their helpers sleep
+        # between any two steps, for good, and a token takes 1.7 times as long (two cores, 92 M
+        # parameters). SAM 2's own steps are long enough not to suffer, so beside a reasoner that
+        # computes elsewhere it may have a team in either thread.
         self._beside = reasoner.leaves_processors_free or not segmenter.takes_all_processors
         self._encoder = SideThread('encoder')
         self._encoded: tuple[Frame, _Encoding] | None = None
@@ -128,6 +130,7 @@ class Pipeline:
             known = self._encoded[1]
             if not known.cancelled() and not (known.done() and known.exception()):
                 return known
+        self._encoded = None
         if not self._beside:
             return None
         future = self._encoder.do(partial(self._encode, frame))

@@ -23,8 +23,8 @@ def test_a_full_size_run_writes_every_figure_under_the_machines_name(
     arguments = '--full-size small --device cpu --rounds 1 --tokens 70 --bandwidth 10'
     reasoner.main([*arguments.split(), '--output', str(tmp_path)])
     (path,) = tmp_path.iterdir()
-    assert path.name == 'reasoner_small_some_gpu_80gb.json'
     results = json.loads(path.read_text())
+    assert path.name == f'reasoner_small_some_gpu_80gb_{results["threads"]}.json'
     assert results['device'] == 'Some GPU 80GB'
     runs = [name for name in results if name.endswith(' tokens')]
     assert runs[0] == '1 objects, 70 tokens'

@@ -218,10 +218,10 @@ def test_where_both_want_all_processors_the_frame_is_encoded_afterwards_in_the_s
     assert pipeline.answer(FRAME, QUERY).status == Status.NOT_FOUND
     assert segmenter.encoded == 0
     reasoner.outcome = grounding(CUP)
-    for _ in range(2):
-        answer = pipeline.answer(FRAME, QUERY)
-        assert answer.status == Status.OK
-        assert 0 < answer.timing.encoding <= answer.timing.segmenting
+    answer = pipeline.answer(FRAME, QUERY)
+    assert answer.status == Status.OK
+    assert 0 < answer.timing.encoding <= answer.timing.segmenting
+    assert pipeline.answer(FRAME, QUERY).status == Status.OK
     assert reasoned == [0, 0, 1]
     assert threads == [threading.current_thread()]
     pipeline.close()
@@ -237,6 +237,21 @@ def test_a_reasoner_that_leaves_the_processors_free_has_any_segmenter_beside_it(
     reasoner.leaves_processors_free = True
     pipeline = Pipeline(reasoner, segmenter)
     assert pipeline.answer(FRAME, QUERY).status == Status.OK
+    pipeline.close()
+
+
+def test_where_the_frame_is_encoded_afterwards_the_last_one_is_freed_before():
+    reasoner = ScriptedReasoner(grounding(CUP))
+    pipeline = Pipeline(reasoner, BoxSegmenter(takes_all_processors=True))
+    frame = Frame(FRAME.image.copy())
+    gone = threading.Event()
+    weakref.finalize(frame, gone.set)
+    assert pipeline.answer(frame, QUERY).status == Status.OK
+    del frame
+    found = []
+    reasoner.before = lambda _: found.append(gone.is_set())
+    pipeline.answer(FRAME, QUERY)
+    assert found == [True]
     pipeline.close()
 
 
@@ -296,8 +311,9 @@ def test_an_unexpected_error_is_logged_with_its_traceback(ask, caplog):
     assert 'Traceback' in caplog.text
 
 
-def test_the_pipeline_answers_again_after_an_encoder_failure():
-    segmenter = BoxSegmenter()
+@pytest.mark.parametrize('takes_all_processors', [False, True])
+def test_the_pipeline_answers_again_after_an_encoder_failure(takes_all_processors):
+    segmenter = BoxSegmenter(takes_all_processors)
     working = segmenter.encode
 
     def fail(frame, check):

@@ -23,6 +23,7 @@ class AttributeReasoner:
     """Answers in milliseconds on any computer; keeps the regions of the last frame."""
 
     name = 'attributes'
+    # For milliseconds; and who finds nothing then spares a segmenter on the CPU its work.
     leaves_processors_free = False
 
     def __init__(self) -> None:

@@ -304,7 +304,7 @@ def _parts(timing: Timing) -> dict[str, str]:
         'total': timing.total,
         'queued': timing.queued,
         'reasoning': timing.reasoning,
-        'encoding (beside it)': timing.encoding,
+        'encoding': timing.encoding,
         'segmenting': timing.segmenting,
     }
     said = {f'last {part}': f'{seconds:.2f} s' for part, seconds in parts.items()}

@@ -15,7 +15,7 @@ class Segmenter(Protocol[Encoding]):
 
     Attributes:
         name: which model it is, as published in SegmentationResult.segmenter.
-        takes_all_processors: whether `encode` spreads over this machine's processors.
+        takes_all_processors: whether `encode` has no room beside a reasoner that computes here.
     """
 
     @property
@@ -25,7 +25,7 @@ class Segmenter(Protocol[Encoding]):
 
     @property
     def takes_all_processors(self) -> bool:
-        """Whether `encode` spreads over this machine's processors."""
+        """Whether it has no room beside a reasoner that computes on the same processors."""
         ...
 
     def encode(self, frame: Frame, check: Check | None = None) -> Encoding:

@@ -116,9 +116,12 @@ class Sam2Segmenter:
 
     @property
     def takes_all_processors(self) -> bool:
-        """Whether it is on a CPU, where torch may have more than half of the processors."""
+        """Whether a second team of torch's threads would outnumber this process's processors.
+
+        OpenMP counts so: the process's first thread, and each team's but its own first.
+        """
         processors = len(os.sched_getaffinity(0))
-        return self.device.type == 'cpu' and 2 * torch.get_num_threads() > processors + 1
+        return self.device.type == 'cpu' and 1 + 2 * (torch.get_num_threads() - 1) > processors
 
     def encode(self, frame: Frame, check: Check | None = None) -> Sam2Encoding:
         """Encode the frame's picture; `check` is called before each part of the encoder."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 import gc
+from itertools import accumulate
 import json
 import os
 from pathlib import Path
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import MethodType
 from typing import Any
 import weakref
 
@@ -138,6 +141,15 @@ def penalised(checkpoint: Path, place: Path, penalty: float) -> Path:
 
 def noise(width: int, height: int, seed: int = 0) -> Frame:
     return Frame(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def windowed(attention: Any, dtype: torch.dtype) -> Any:
+    """Return a copy of an attention module that goes the fast way."""
+    copied = deepcopy(attention).to(dtype)
+    windows = vision_tower._Windows()
+    copied.attend = windows.attend
+    copied.forward = MethodType(windows.forward(), copied)
+    return copied
 
 
 class TestAnswers:
@@ -366,19 +378,31 @@ class TestAnswers:
         assert max(parts) < 2 * 768
 
     @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-    def test_queries_and_keys_are_turned_as_transformers_turns_them(
-        self, dtype: torch.dtype
+    @pytest.mark.parametrize('lengths', [[64] * 5, [16, 64, 16, 32, 64, 4], [1900]])
+    @pytest.mark.parametrize('name', ARCHITECTURES)
+    def test_attention_in_windows_gives_the_bits_of_transformers_own(
+        self,
+        name: str,
+        lengths: list[int],
+        dtype: torch.dtype,
+        plain: dict[str, Any],
     ) -> None:
         random = torch.Generator().manual_seed(0)
-        query, key, value = (torch.randn(300, 2, 16, generator=random).to(dtype) for _ in range(3))
-        angles = 6 * torch.rand(300, 8, generator=random)
+        theirs = plain[name]._model.model.visual.blocks[0].attn
+        angles = 6 * torch.rand(sum(lengths), theirs.head_dim // 2, generator=random)
         places = torch.cat([angles, angles], -1)
-        turn = places.cos(), places.sin()
-        mixed = torch.cat([query, key, value], 1)
-        vision_tower._turn(mixed[:, :4], *turn)
-        modeling = pytest.importorskip('transformers.models.qwen2_5_vl.modeling_qwen2_5_vl')
-        theirs = modeling.apply_rotary_pos_emb_vision(query, key, *turn)
-        assert torch.equal(mixed, torch.cat([*theirs, value], 1))
+        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        patches = torch.randn(sum(lengths), theirs.dim, generator=random).to(dtype)
+        given = patches.clone()
+        with torch.inference_mode():
+            expected, found = (
+                attention(
+                    given, cu_seqlens=bounds, position_embeddings=(places.cos(), places.sin())
+                )
+                for attention in (deepcopy(theirs).to(dtype), windowed(theirs, dtype))
+            )
+        assert torch.equal(found, expected)
+        assert torch.equal(given, patches)
 
     @pytest.mark.parametrize('name', ARCHITECTURES)
     def test_patches_by_one_product_are_what_their_convolution_gives(

@@ -229,7 +229,7 @@ def test_the_values_tell_the_figures() -> None:
         'last total': '2.00 s',
         'last queued': '0.50 s',
         'last reasoning': '1.25 s',
-        'last encoding (beside it)': '0.25 s',
+        'last encoding': '0.25 s',
         'last segmenting': '0.12 s',
         'last tokens': '117',
     }
