@@ -49,14 +49,14 @@ def look_at_graph(namespace: str, image: str, depth: str, camera_info: str) -> I
     yield _shared_memory()
     space = f'/{namespace.strip("/")}'.rstrip('/')
     with BackgroundNode('segzero_doctor') as background:
-        graph = _Graph(background)
+        graph = _Graph(background, f'{space}/perception')
         names = {
             'image': image or f'{space}/image',
             'depth': depth or f'{space}/depth',
             'camera_info': camera_info or f'{space}/camera_info',
         }
-        wait_for_graph(lambda: bool(graph.publishers(names['image'])), _DISCOVERY)
-        yield graph.node(f'{space}/perception')
+        wait_for_graph(lambda: graph.has(names['image']), _DISCOVERY)
+        yield graph.node()
         picture, finding = graph.picture(names['image'])
         yield finding
         if picture is not None:
@@ -81,19 +81,25 @@ def _shared_memory() -> Finding:
 
 
 class _Graph:
-    def __init__(self, background: BackgroundNode) -> None:
+    def __init__(self, background: BackgroundNode, perception: str) -> None:
         self._node = background.node
+        self._perception = perception
+        self._state = self._node.create_client(GetState, f'{perception}/get_state')
+
+    def has(self, topic: str) -> bool:
+        """Return whether somebody publishes a topic and the perception node is there."""
+        return bool(self.publishers(topic)) and self._state.service_is_ready()
 
     def publishers(self, topic: str) -> list[Any]:
         return list(self._node.get_publishers_info_by_topic(topic))
 
-    def node(self, name: str) -> Finding:
-        client = self._node.create_client(GetState, f'{name}/get_state')
-        if not client.wait_for_service(_DISCOVERY):
+    def node(self) -> Finding:
+        name = self._perception
+        if not self._state.service_is_ready():
             cure = 'ros2 launch segzero_ros perception.launch.py, or name its --namespace.'
             return warn('node', f'there is no {name}', cure)
         for _ in range(_ASKED):
-            future = client.call_async(GetState.Request())
+            future = self._state.call_async(GetState.Request())
             if wait_for_future(future, _SERVICE):
                 break
         else:

@@ -61,11 +61,25 @@ def test_a_healthy_node_is_found_healthy(doctor, camera):
     assert found['node']['said'] == '/well/perception is active'
 
 
+def pretend_to_be_active(client):
+    """Have a client answer for the node, so that the doctor does not wait for one."""
+
+    def answer(_, response):
+        response.current_state.label = 'active'
+        return response
+
+    client.node.create_service(GetState, 'perception/get_state', answer)
+
+
 @pytest.mark.parametrize(
     ('lost', 'level', 'said'), [(1, 'OK', 'is active'), (3, 'FAIL', 'does not answer')]
 )
-def test_a_node_whose_reply_is_lost_is_asked_again(doctor, new_client, lost, level, said):
+def test_a_node_whose_reply_is_lost_is_asked_again(
+    doctor, new_client, monkeypatch, lost, level, said
+):
+    monkeypatch.setattr(graph_doctor, '_SERVICE', 0.5)
     client = new_client(f'deaf{lost}')
+    client.camera(make_scene(3, width=320, height=240, sentences=False).frame.image)
     asked, over = [], threading.Event()
 
     def answer(_, response):
@@ -93,6 +107,7 @@ def test_a_camera_that_is_not_there_is_told_with_those_that_are(doctor, camera):
 
 def test_what_does_not_fit_the_image_is_told(doctor, new_client):
     client = new_client('odd')
+    pretend_to_be_active(client)
     frame = make_scene(3, width=320, height=240, sentences=False).frame
     client.camera(frame.image)
     client.camera(Image(height=2, width=2, encoding='16UC1', step=4, data=bytes(8)), 'depth')
@@ -109,6 +124,7 @@ def test_what_does_not_fit_the_image_is_told(doctor, new_client):
 
 def test_a_topic_of_another_kind_and_an_unknown_encoding_are_told(doctor, new_client):
     client = new_client('strange')
+    pretend_to_be_active(client)
     client.camera(CameraInfo(), 'image')
     assert doctor('--profile', 'offline', '--namespace', 'strange')[1]['camera']['level'] == 'FAIL'
     picture = Image(height=2, width=2, encoding='rainbow', step=4, data=bytes(8))
