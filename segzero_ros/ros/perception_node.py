@@ -7,6 +7,7 @@ reports its health. Start it with `ros2 run segzero_ros perception_node`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import gc
 import logging
 import math
 import sys
@@ -57,6 +58,7 @@ from segzero_ros.ros.vitals import (
     give_memory_back,
     gpu_memory,
     keep_pictures_apart,
+    pass_over_what_lasts,
     percentile,
     process_memory,
     UsualRate,
@@ -196,7 +198,7 @@ class PerceptionNode(ManagedNode):
         reasoner, segmenter = reasoner_options(self), segmenter_options(self)
         _logger.info('Loading %s and %s', reasoner.backend, segmenter.backend)
         try:
-            pipeline = await self._in_worker(lambda: self._load(reasoner, segmenter), LOADING)
+            pipeline = await self._in_worker(lambda: self._loaded(reasoner, segmenter), LOADING)
         except (ReasonerUnavailable, SegmenterUnavailable) as error:
             self._fail(f'{error} {less_demanding(reasoner, segmenter)}'.rstrip())
             raise NotConfigured(self._last_error) from error
@@ -265,8 +267,16 @@ class PerceptionNode(ManagedNode):
         if await self.change_state(Transition.TRANSITION_CONFIGURE):
             await self.change_state(Transition.TRANSITION_ACTIVATE)
 
+    def _loaded(self, reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pipeline:
+        """Load both models; in the worker's thread."""
+        pipeline = self._load(reasoner, segmenter)
+        pass_over_what_lasts()
+        return pipeline
+
     def _free(self) -> None:
         """Close the pipeline; in the worker's thread."""
+        # A closed model's cycles are freed, too.
+        gc.unfreeze()
         # Taken first: should this be left behind, it has no business with what comes after.
         following = self._answering.following
         pipeline, self._answering.pipeline = self._answering.pipeline, None

@@ -2,17 +2,18 @@
 
 The query is the script: `count to 20` writes twenty words, `count for ever` writes until it is
 cancelled, `get stuck` hears nothing any more, `stammer` writes what is no text, `provoke` what a
-terminal would obey, `take blocks` where the C library has memory from; `explode`, `babble`,
-`dawdle` and `run out of memory` fail; `segment for ever` and `run out of memory later` are the
-segmenter's, `hang while followed` and `hang when let go` the tracker's; anything else finds one
-object in the middle of the image. An image of the frame `hang in the encoder` does that.
-`reasoner_model` scripts the loading.
+terminal would obey, `collect` how much Python's collector leaves alone, `take blocks` where the C
+library has memory from; `explode`, `babble`, `dawdle` and `run out of memory` fail;
+`segment for ever` and `run out of memory later` are the segmenter's, `hang while followed` and
+`hang when let go` the tracker's; anything else finds one object in the middle of the image. An
+image of the frame `hang in the encoder` does that. `reasoner_model` scripts the loading.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 import ctypes
+import gc
 from itertools import count
 import sys
 import threading
@@ -76,6 +77,9 @@ class ScriptedReasoner:
             on_text('\x1b]0;owned\x07\x9b31m[bold]')
             box = (1.0, 1.0, 9.0, 9.0)
             return Grounding('\x1b[2J', (GroundedObject(box, label='\x1b[8mcup'),), '\x1b[2J')
+        elif query.text == 'collect':
+            said = f'{gc.get_freeze_count()} passed over'
+            return Grounding(said, (GroundedObject((1.0, 1.0, 9.0, 9.0)),))
         elif query.text == 'take blocks':
             said = f'{blocks_of_their_own()} of 20 were mapped'
             return Grounding(said, (GroundedObject((1.0, 1.0, 9.0, 9.0)),))

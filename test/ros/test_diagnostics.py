@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import ctypes
 from dataclasses import replace
+import gc
 import math
 import os
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from typing import Any
+import weakref
 
 import pytest
 
@@ -39,6 +41,7 @@ from segzero_ros.ros.vitals import (
     GpuMemory,
     keep_pictures_apart,
     Pace,
+    pass_over_what_lasts,
     percentile,
     process_memory,
     UsualRate,
@@ -299,6 +302,34 @@ def test_what_lies_freed_between_what_is_used_goes_back_to_the_system() -> None:
         pytest.skip('not glibc')
     assert before - process_memory() > 0.8 * (count - len(kept)) * size
     assert all(piece[-1] == ord('1') for piece in kept)
+
+
+class Knot:
+    """Something that only the collector frees, since it holds itself."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_the_collector_passes_over_what_lasts_until_others_are_loaded() -> None:
+    first, second = Knot(), Knot()
+    gone = [weakref.ref(knot) for knot in (first, second)]
+    try:
+        pass_over_what_lasts()
+        assert gc.get_freeze_count() > 10_000
+        third = Knot()
+        gone.append(weakref.ref(third))
+        del first, third
+        gc.collect()
+        assert [knot() is None for knot in gone] == [False, False, True]
+        # Others are loaded: what was closed before is freed.
+        pass_over_what_lasts()
+        assert [knot() is None for knot in gone] == [True, False, True]
+        del second
+    finally:
+        gc.unfreeze()
+    gc.collect()
+    assert gone[1]() is None
 
 
 # The C library's own account: blocks that are mapped one by one.

@@ -57,6 +57,19 @@ def test_results_of_torch_come_from_pools_while_the_node_answers(client):
     assert '0 of 20 were mapped' in counted
 
 
+def test_the_collector_passes_over_the_models_also_when_they_were_loaded_anew(client):
+    def passed_over():
+        return int(client.once('collect').reasoning.split()[0])
+
+    first = passed_over()
+    assert first > 10_000
+    assert client.transition('deactivate') and client.transition('cleanup')
+    assert client.transition('configure') and client.transition('activate')
+    client.until(lambda: client.once('a picture?').status == Result.OK, 'a frame')
+    # More where a test before has loaded a library.
+    assert passed_over() > 0.9 * first
+
+
 @pytest.fixture
 def impatient(client) -> Iterator[None]:
     """Leave models behind soon."""
