@@ -48,7 +48,9 @@ def test_a_standing_query_is_asked_again_in_its_time_each_with_a_result_of_its_o
     results = client.results.wait_for_count(4, watched)
     assert len({result.query_id for result in results}) == len(results)
     stamps = [to_ns(result.header.stamp) / 1e9 for result in results]
-    assert min(np.diff(stamps)) > 0.3
+    # Three times 0.4 s; each picture is up to a camera's period old, on a busy machine two.
+    assert stamps[-1] - stamps[0] > 0.8
+    assert min(np.diff(stamps)) > 0
     stand(standing_query='')
     client.once('after the last')
     count = sum(map(watched, client.results))
