@@ -57,13 +57,16 @@ def test_results_of_torch_come_from_pools_while_the_node_answers(client):
     assert '0 of 20 were mapped' in counted
 
 
-def test_the_collector_passes_over_the_models_also_when_they_were_loaded_anew(client):
+def test_the_collector_passes_over_the_models_until_they_are_closed_and_over_those_after_them(
+    node, client
+):
     def passed_over():
         return int(client.once('collect').reasoning.split()[0])
 
     first = passed_over()
     assert first > 10_000
     assert client.transition('deactivate') and client.transition('cleanup')
+    node.wait_for_output(r'Closed with 0 passed over\.')
     assert client.transition('configure') and client.transition('activate')
     client.until(lambda: client.once('a picture?').status == Result.OK, 'a frame')
     # More where a test before has loaded a library.
