@@ -1,11 +1,15 @@
 """What a replay costs: time, CPU time and peak memory, for bags of two lengths.
 
-Run `python -m benchmarks.replay --frames 200 1000`.
+Run `python -m benchmarks.replay --frames 200 1000`, or, for the ratio to an earlier build,
+`python -m benchmarks.replay --frames 1000 --against CHECKOUT --rounds 3`, where CHECKOUT is a
+clone of this repository at an earlier commit: both builds replay the same bag in turns, and their
+outputs are compared byte by byte (but for report and timings, which hold what the machine took).
 
 Each bag holds generated table-tops of 640x480 with depth and intrinsics, 30 a second, raw. Every
 frame is asked one query with the profile `offline`, and all outputs are written (bag with the
-originals, pictures, video, report), each in a process of its own. Memory is the process's largest
-resident set. Give it an idle machine; the CPU time holds on a busy one too.
+originals, pictures, video, report), each in a process of its own. Memory is the largest resident
+set of a process, and the sum over all processes of a replay of what each has for itself and its
+share of what they share. Give it an idle machine; the CPU time holds on a busy one too.
 """
 
 from __future__ import annotations
@@ -13,10 +17,14 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -29,6 +37,7 @@ from segzero_ros.types import Frame
 QUERY = 'the largest object'
 # Different pictures, which take turns.
 SCENES = 8
+SAMPLED_EVERY = 0.25
 START, STEP = 1_700_000_000_000_000_000, 33_333_333
 COMMAND = 'import sys; from segzero_ros.cli.main import main; sys.exit(main())'
 
@@ -72,33 +81,114 @@ def messages(frame: Frame, stamp_ns: int) -> list[tuple[str, bytes]]:
     return [(topic, bytes(store.serialize_cdr(m, m.__msgtype__))) for topic, m in made.items()]
 
 
-def measure(bag: Path, output: Path) -> tuple[float, float, float]:
-    """Replay in a process of its own; return seconds, CPU seconds and peak memory in MB."""
+class Cost(NamedTuple):
+    """Seconds, CPU seconds, and peak memory in MB: of the largest process, of all together."""
+
+    seconds: float
+    cpu: float
+    largest: float
+    together: float
+
+
+def measure(bag: Path, output: Path, build: Path) -> Cost:
+    """Replay in a process of its own, by the modules of a build's checkout."""
+    shutil.rmtree(output, ignore_errors=True)
     arguments = ['replay', str(bag), '-o', str(output), '--query', QUERY, '--profile', 'offline']
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, '-c', COMMAND, *arguments, '--quiet'])
+    process = subprocess.Popen(
+        [sys.executable, '-c', COMMAND, *arguments, '--quiet'],
+        env={**os.environ, 'PYTHONPATH': f'{build}:{os.environ.get("PYTHONPATH", "")}'},
+        cwd=output.parent,
+    )
+    ended, together = threading.Event(), [0.0]
+
+    def watch() -> None:
+        while not ended.wait(SAMPLED_EVERY):
+            together[0] = max(together[0], memory_of(process.pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
+    ended.set()
+    watcher.join()
     if status:
         raise RuntimeError(f'the replay ended with status {status}')
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    cpu = usage.ru_utime + usage.ru_stime
+    return Cost(seconds, cpu, usage.ru_maxrss / 1024, together[0])
+
+
+def memory_of(pid: int) -> float:
+    """Return the proportional set size of a process and its descendants, MB."""
+    process = Path('/proc', str(pid))
+    try:
+        fields = (process / 'smaps_rollup').read_text().split('Pss:')[1].split()
+        tasks = list((process / 'task').iterdir())
+        children = [int(child) for t in tasks for child in (t / 'children').read_text().split()]
+    except (OSError, IndexError):
+        return 0.0
+    return int(fields[0]) / 1024 + sum(map(memory_of, children))
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """Return the files of two replays that are not the same bytes."""
+    found = {
+        path.relative_to(folder)
+        for folder in (one, other)
+        for path in folder.rglob('*')
+        if path.is_file() and path.name not in ('report.html', 'timings.jsonl')
+    }
+    return sorted(
+        str(name)
+        for name in found
+        if not all((folder / name).exists() for folder in (one, other))
+        or (one / name).read_bytes() != (other / name).read_bytes()
+    )
 
 
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--frames', type=int, nargs='+', default=[200, 1000])
+    parser.add_argument('--against', type=Path, help='a checkout of an earlier build')
+    parser.add_argument('--rounds', type=int, default=1)
     options = parser.parse_args()
-    table = Table('frames', 'seconds', 'frames/s', 'CPU ms/frame', 'peak MB')
+    here = Path(__file__).resolve().parent.parent
+    builds = {'this': here} | ({'earlier': options.against.resolve()} if options.against else {})
+    table = Table(
+        'frames', 'build', 'seconds', 'frames/s', 'CPU ms/frame', 'largest MB', 'together MB'
+    )
     for count in options.frames:
         with tempfile.TemporaryDirectory() as folder:
             bag = Path(folder, 'bag')
             write_bag(bag, count)
-            seconds, cpu, memory = measure(bag, Path(folder, 'out'))
-        figures = (seconds, count / seconds, cpu / count * 1000, memory)
-        table.add_row(str(count), *(f'{figure:.1f}' for figure in figures))
+            costs: dict[str, list[Cost]] = {name: [] for name in builds}
+            for _ in range(options.rounds):
+                for name, build in builds.items():
+                    costs[name].append(measure(bag, Path(folder, name), build))
+            for name, rounds in costs.items():
+                seconds, cpu, *memory = map(statistics.median, zip(*rounds, strict=True))
+                figures = (seconds, count / seconds, cpu / count * 1000, *memory)
+                table.add_row(str(count), name, *(f'{figure:.1f}' for figure in figures))
+            if options.against:
+                compare(count, costs['earlier'], costs['this'])
+                others = differing(Path(folder, 'this'), Path(folder, 'earlier'))
+                print(f'{count} frames: {len(others)} files differ {others[:5]}')
     Console().print(table)
     print(f'load average: {os.getloadavg()[0]:.1f}')
+
+
+def compare(count: int, before: list[Cost], now: list[Cost]) -> None:
+    """Print how this build compares with the earlier one, round by round."""
+    pairs = list(zip(before, now, strict=True))
+    faster = [earlier.seconds / this.seconds for earlier, this in pairs]
+    memory = [this.largest / earlier.largest for earlier, this in pairs]
+    together = [this.together / earlier.together for earlier, this in pairs]
+    print(
+        f'{count} frames: {statistics.median(faster):.2f} times as fast '
+        f'({min(faster):.2f} to {max(faster):.2f}); memory of the largest process '
+        f'{statistics.median(memory):.2f}, of all together {statistics.median(together):.2f} times'
+    )
 
 
 if __name__ == '__main__':

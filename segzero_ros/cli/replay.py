@@ -59,6 +59,13 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         '--rate', type=float, default=0.0, help='seconds of the bag per second; 0: all it can'
     )
     making.add_argument(
+        '--workers',
+        type=int,
+        default=0,
+        metavar='N',
+        help='processes that answer, with --profile offline; 0: as many as pay',
+    )
+    making.add_argument(
         '--without',
         action='append',
         default=[],
@@ -103,6 +110,7 @@ def run(options: argparse.Namespace) -> int:
         options.overlay_topic,
         frozenset(options.without),
         options.restart,
+        options.workers,
     )
     if options.expect is not None and not options.expect.is_file():
         raise BadArgument(f'{options.expect} does not exist: make it with --accept.')
@@ -128,6 +136,8 @@ def _plan(options: argparse.Namespace) -> Plan | None:
         raise BadArgument('Give either --query-topic or queries of your own.')
     if options.every is not None and not (options.query and options.every > 0):
         raise BadArgument('--every needs --query TEXT, and a time above 0.')
+    if options.workers < 0:
+        raise BadArgument('--workers must not be negative.')
     if options.rate < 0 or not 0 <= options.iou <= 1:
         raise BadArgument('--rate must not be negative, and --iou must be 0 to 1.')
     if options.queries:

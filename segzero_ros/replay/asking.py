@@ -1,7 +1,7 @@
-"""The first half of a replay: every query through the pipeline, every answer into a line.
+"""The first half of a replay: every query through a pipeline, every answer into a line.
 
-An answer's line is written when its picture is there, so that an interrupted replay can go on
-after its last line. Imports `pipeline`, `drawing`, `wire` and the rest of the room.
+Queries are answered in this process and, where there are workers, in theirs; the lines come in the
+order of the queries whoever answered.
 """
 
 from __future__ import annotations
@@ -9,39 +9,38 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-import json
 import time
 
-import cv2
-
-from segzero_ros.drawing import draw_overlay
 from segzero_ros.pipeline import Pipeline
+from segzero_ros.replay.answer_log import AnswerLog
 from segzero_ros.replay.bag import BagReader
 from segzero_ros.replay.bag_frames import BagFrames
-from segzero_ros.replay.folder import Folder, FolderError
+from segzero_ros.replay.folder import Folder
 from segzero_ros.replay.jobs import Job, Jobs
 from segzero_ros.replay.queries import NANO
-from segzero_ros.replay.records import Record, record_of, to_line, with_frame
+from segzero_ros.replay.records import Record
 from segzero_ros.replay.topics import Topics
-from segzero_ros.types import Answer, BadImage, Frame, RgbImage, Status, Timing
+from segzero_ros.replay.workers import answer_task, keep_answer, Task, WorkerPool
+from segzero_ros.types import Answer, BadImage, Status
 
-# Told after each answer: its number from 0, and the answer.
+# Called after each answer, in order: its number from 0, and the answer.
 OnAnswer = Callable[[int, Answer], None]
-# How many answers may wait to be drawn and written while the models go on.
-_BEHIND = 2
-# A picture of an answer is mostly a photograph, which a higher level makes hardly smaller.
-_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+# How many of this process's answers may wait to be drawn and written, and how many may wait for a
+# worker's answer before them.
+_UNDRAWN = 2
+_UNORDERED = 64
 
 
 class Asker:
-    """Asks the pipeline what is asked of a bag.
+    """Asks what is asked of a bag.
 
     Args:
         bag: an open bag.
         topics: the camera's in it.
-        pipeline: who answers.
-        folder: where the answers go.
+        pipeline: answers in this process.
+        folder: where the overlays go.
+        log: where the answers go.
+        workers: answer beside this process.
         rate: how many seconds of the bag may pass in one; 0 for as many as can be done.
     """
 
@@ -51,12 +50,16 @@ class Asker:
         topics: Topics,
         pipeline: Pipeline,
         folder: Folder,
+        log: AnswerLog,
+        workers: WorkerPool,
         rate: float = 0.0,
     ) -> None:
         self._bag = bag
         self._frames = BagFrames(bag, topics)
         self._pipeline = pipeline
         self._folder = folder
+        self._log = log
+        self._workers = workers
         self._rate = rate
         self._begun: tuple[int, float] | None = None
 
@@ -64,43 +67,36 @@ class Asker:
         """Ask everything from the job with the number `done` on; return how many jobs there are.
 
         Raises:
-            FolderError: an answer cannot be written.
+            SegZeroError: an answer cannot be written, or a worker has ended.
         """
         number = -1
-        waiting: deque[Future[None]] = deque()
-        with (
-            self._folder.results.open('a', encoding='ascii') as results,
-            self._folder.timings.open('a', encoding='ascii') as timings,
-            ThreadPoolExecutor(1, 'keeper') as keeper,
-        ):
-
-            def keep(number: int, record: Record, frame: Frame | None, timing: Timing) -> None:
-                self._write_picture(number, with_frame(record, frame))
-                # The line of the results comes last: with it, everything of the answer is there.
-                for file, line in (
-                    (timings, _timing_line(record, timing)),
-                    (results, to_line(record)),
-                ):
-                    file.write(line + '\n')
-                    file.flush()
-
-            messages = self._bag.messages(jobs.topics)
-            for number, job in enumerate(jobs.run(messages)):
+        undrawn: deque[Future[Record]] = deque()
+        reports = _Reports(on_answer)
+        with ThreadPoolExecutor(1, 'overlays') as drawer:
+            for number, job in enumerate(jobs.run(self._bag.messages(jobs.topics))):
                 if number < done:
                     continue
                 self._wait_until(job.time_ns)
-                answer = self.answer(job)
-                record = record_of(answer, job.time_ns)
-                waiting.append(keeper.submit(keep, number, record, answer.frame, answer.timing))
-                while len(waiting) > _BEHIND:
-                    waiting.popleft().result()
-                on_answer(number, answer)
-            for future in waiting:
+                prepared = self._prepare(number, job)
+                if isinstance(prepared, Task):
+                    future = self._workers.offer(prepared, self._log.add)
+                    if future is not None:
+                        reports.expect(number, future)
+                        continue
+                    answer = answer_task(self._pipeline, prepared)
+                else:
+                    answer = prepared
+                undrawn.append(drawer.submit(self._keep, number, job.time_ns, answer))
+                while len(undrawn) > _UNDRAWN:
+                    undrawn.popleft().result()
+                reports.expect(number, answer)
+            reports.finish()
+            for future in undrawn:
                 future.result()
         return number + 1
 
-    def answer(self, job: Job) -> Answer:
-        """Return what comes of a job; what can go wrong with it is the answer's status."""
+    def _prepare(self, number: int, job: Job) -> Task | Answer:
+        """Return what is to be answered, or the answer of a query that no model can answer."""
         if job.complaint:
             return Answer(job.query, Status.REJECTED, job.complaint)
         if job.shot is None:
@@ -110,8 +106,12 @@ class Asker:
         except BadImage as error:
             return Answer(job.query, Status.ERROR, str(error))
         age = (job.time_ns - job.shot.image.time_ns) / NANO
-        answer = self._pipeline.answer(frame, job.query, frame_age=age)
-        return replace(answer, message=f'{answer.message} {remark}'.strip())
+        return Task(number, job.time_ns, job.query, frame, age, remark)
+
+    def _keep(self, number: int, time_ns: int, answer: Answer) -> Record:
+        kept = keep_answer(self._folder, number, time_ns, answer)
+        self._log.add(number, *kept)
+        return kept.record
 
     def _wait_until(self, time_ns: int) -> None:
         """Wait until a moment of the bag has come, where it is played at a rate."""
@@ -122,21 +122,29 @@ class Asker:
         due = self._begun[1] + (time_ns - self._begun[0]) / NANO / self._rate
         time.sleep(max(0.0, due - time.monotonic()))
 
-    def _write_picture(self, number: int, answer: Answer) -> None:
-        write_picture(self._folder, number, draw_overlay(answer))
 
+class _Reports:
+    """Reports answers in the order of their queries, each as soon as those before it are there."""
 
-def write_picture(folder: Folder, number: int, picture: RgbImage) -> None:
-    """Write the picture of an answer, by its number from 0."""
-    path = folder.overlay(number)
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    if not cv2.imwrite(str(path), bgr, _PNG):
-        raise FolderError(f'{path} cannot be written; is the disk full?')
+    def __init__(self, on_answer: OnAnswer) -> None:
+        self._on_answer = on_answer
+        self._expected: deque[tuple[int, Future[Record] | Answer]] = deque()
 
+    def expect(self, number: int, answer: Future[Record] | Answer) -> None:
+        """Add an answer, or one that a worker will give; report what can be reported."""
+        self._expected.append((number, answer))
+        while self._expected:
+            first = self._expected[0][1]
+            is_here = isinstance(first, Answer) or first.done()
+            if not is_here and len(self._expected) <= _UNORDERED:
+                return
+            self._report()
 
-def _timing_line(record: Record, timing: Timing) -> str:
-    seconds = {
-        name: round(getattr(timing, name), 6)
-        for name in ('reasoning', 'encoding', 'segmenting', 'total')
-    }
-    return json.dumps({'query_id': record.answer.query.id, **seconds})
+    def finish(self) -> None:
+        """Wait for the rest."""
+        while self._expected:
+            self._report()
+
+    def _report(self) -> None:
+        number, answer = self._expected.popleft()
+        self._on_answer(number, answer if isinstance(answer, Answer) else answer.result().answer)

@@ -1,14 +1,15 @@
-"""Replay a bag: ask, then write what came of it. What `segzero replay` runs.
+"""Replay a bag: ask, and write what comes of it. What `segzero replay` runs.
 
-Asking can be interrupted and goes on where it was; everything else is written from the answers
-afterwards, so an interrupted replay ends with the same bytes as one that was not. Imports the rest
-of the room, `loading` and `profiles`.
+Asking can be interrupted and goes on where it was; everything else is written from the lines of
+the answers, so an interrupted replay ends with the same bytes as one that was not. The bag is
+written while queries are answered; video and report need all answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 import hashlib
 import json
@@ -18,6 +19,7 @@ from typing import Any
 
 from segzero_ros.loading import ReasonerOptions, SegmenterOptions
 from segzero_ros.profiles import load_pipeline, reasoner_options, segmenter_options
+from segzero_ros.replay.answer_log import AnswerLog
 from segzero_ros.replay.asking import Asker, OnAnswer
 from segzero_ros.replay.bag import BagReader
 from segzero_ros.replay.folder import Folder
@@ -27,6 +29,7 @@ from segzero_ros.replay.report import write_report
 from segzero_ros.replay.results_bag import write_bag
 from segzero_ros.replay.topics import find_topics, Topics
 from segzero_ros.replay.video import write_video
+from segzero_ros.replay.workers import count_workers, WorkerPool
 from segzero_ros.types import SegZeroError
 
 # Raise it when the same bag and models give other bytes, so that no old half is continued.
@@ -53,6 +56,7 @@ class Wishes:
         overlay_topic: whether the pictures of the answers are in the bag too.
         without: which of OUTPUTS are not made.
         restart: whether an interrupted replay is begun anew.
+        workers: how many processes answer; 0 for as many as pay with these models.
     """
 
     plan: Plan | None = None
@@ -65,6 +69,7 @@ class Wishes:
     overlay_topic: bool = False
     without: frozenset[str] = field(default=frozenset())
     restart: bool = False
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -114,19 +119,25 @@ def replay(
         folder = Folder(output)
         manifest = _manifest(bag, topics, plan, parameters)
         done = folder.begin(manifest, restart=wishes.restart)
-        limits = _limits(parameters)
-        jobs = Jobs(topics, plan, limits, bag.span_ns[0], lambda m: str(bag.parse(m).data))
-        pipeline = load_pipeline(parameters)
-        try:
-            listener.on_begin(done, _expected(bag, topics, plan))
-            asker = Asker(bag, topics, pipeline, folder, wishes.rate)
-            count = asker.run(jobs, done, listener.on_answer)
-        finally:
-            pipeline.close()
-        remarks = [*filter(None, [bag.damage]), *topics.remarks]
-        if jobs.restarts:
-            remarks.append(f'The stamps of {topics.image} start anew {jobs.restarts} times.')
-        remarks += _write(bag, folder, manifest, wishes, count, remarks, listener)
+        jobs = Jobs(
+            topics, plan, _limits(parameters), bag.span_ns[0], lambda m: str(bag.parse(m).data)
+        )
+        expected = _expected(bag, topics, plan)
+        wanted = 1 if wishes.rate else wishes.workers
+        count = count_workers(parameters, wanted, expected - done)
+        remarks: list[str] = []
+        with ThreadPoolExecutor(1, 'bag') as beside:
+            with AnswerLog(folder, done) as log, closing(load_pipeline(parameters)) as pipeline:
+                writing = beside.submit(_write_bag, path, folder, wishes, log)
+                with closing(WorkerPool(count - 1, parameters, folder)) as workers:
+                    listener.on_begin(done, expected)
+                    asker = Asker(bag, topics, pipeline, folder, log, workers, wishes.rate)
+                    answered = asker.run(jobs, done, listener.on_answer)
+                    remarks += filter(None, [workers.start_error])
+            remarks += [*filter(None, [bag.damage]), *topics.remarks]
+            if jobs.restarts:
+                remarks.append(f'The stamps of {topics.image} start anew {jobs.restarts} times.')
+            remarks = _write(bag, folder, manifest, wishes, answered, remarks, writing, listener)
         for remark in remarks:
             listener.on_remark(remark)
         folder.finish(manifest)
@@ -190,37 +201,48 @@ def _write(
     wishes: Wishes,
     count: int,
     remarks: list[str],
+    writing: Future[list[str]],
     listener: Listener,
 ) -> list[str]:
-    """Write everything that is made of the answers; return further remarks."""
+    """Write what needs all answers, and wait for the bag; return all remarks."""
     start_ns, end_ns = bag.span_ns
     stop = threading.Event()
-    # Beside the bag: both are compressed outside of Python's lock.
+    # Beside the rest: it is coded outside of Python's lock.
     with ThreadPoolExecutor(1, 'video') as beside:
         try:
             video: Future[None] | None = None
             if 'video' not in wishes.without:
                 rate = count * NANO / max(end_ns - start_ns, 1)
                 video = beside.submit(write_video, folder, count, rate, stop.is_set)
-            further = _write_bag(bag, folder, wishes, listener)
+            if 'bag' not in wishes.without:
+                listener.on_write(folder.bag.name)
+            # One sentence for what both readers of the bag found.
+            remarks = list(dict.fromkeys([*remarks, *writing.result()]))
+            if 'report' not in wishes.without:
+                listener.on_write(folder.report.name)
+                write_report(folder, manifest, remarks)
             if video is not None:
                 listener.on_write(folder.video.name)
                 video.result()
         finally:
             stop.set()
-    if 'report' not in wishes.without:
-        listener.on_write(folder.report.name)
-        write_report(folder, manifest, [*remarks, *further])
     if 'overlays' in wishes.without:
         folder.remove_overlays()
-    return further
+    return remarks
 
 
-def _write_bag(bag: BagReader, folder: Folder, wishes: Wishes, listener: Listener) -> list[str]:
+def _write_bag(path: Path, folder: Folder, wishes: Wishes, log: AnswerLog) -> list[str]:
+    """Write the bag with the results, with a reader of its own; return remarks."""
     if 'bag' in wishes.without:
         return []
-    listener.on_write(folder.bag.name)
-    originals = 'originals' not in wishes.without
-    return write_bag(
-        bag, folder, wishes.namespace, originals=originals, overlays=wishes.overlay_topic
-    )
+    with BagReader(path, salvage=True) as source:
+        originals = 'originals' not in wishes.without
+        remarks = write_bag(
+            source,
+            folder,
+            log.follow(),
+            wishes.namespace,
+            originals=originals,
+            overlays=wishes.overlay_topic,
+        )
+        return [*filter(None, [source.damage]), *remarks]

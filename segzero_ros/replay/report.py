@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 
 from segzero_ros.replay.folder import Folder
+from segzero_ros.replay.overlay_files import read_overlay
 from segzero_ros.replay.queries import NANO
 from segzero_ros.replay.records import Record
-from segzero_ros.replay.results_bag import read_picture
 from segzero_ros.types import Status
 
 # Pictures in the file at most, chosen evenly, and their width in pixels: some 30 kB each.
@@ -119,7 +119,7 @@ def _latencies(timings: dict[str, list[float]]) -> str:
 
 
 def _picture(folder: Folder, number: int) -> str:
-    picture = read_picture(folder, number)
+    picture = read_overlay(folder, number)
     height = round(picture.shape[0] * WIDTH / picture.shape[1])
     small = cv2.resize(picture, (WIDTH, height), interpolation=cv2.INTER_AREA)
     quality = (cv2.IMWRITE_JPEG_QUALITY, _QUALITY)

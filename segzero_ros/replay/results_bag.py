@@ -5,19 +5,19 @@ Imports `bag`, `folder`, `records`, `topics`, `types` and `wire`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import heapq
 from typing import Any
 
-import cv2
 import numpy as np
 from rosbags.typesys.store import Typestore
 
 from segzero_ros.replay.bag import BagMessage, BagReader, BagWriter, Definitions, UnknownType
 from segzero_ros.replay.folder import Folder
+from segzero_ros.replay.overlay_files import read_overlay
 from segzero_ros.replay.records import Record, with_frame
 from segzero_ros.replay.topics import IMAGE, RESULT, TEXT
-from segzero_ros.types import Answer, Frame, RgbImage, Status
+from segzero_ros.types import Answer, Frame, Status
 from segzero_ros.wire import displays, results
 
 # Of these, there is something to show; as in the node.
@@ -79,7 +79,7 @@ class ResultMessages:
             yield self._message('overlay', IMAGE, self._overlay(number, answer), record.time_ns)
 
     def _overlay(self, number: int, answer: Answer) -> Any:
-        picture = read_picture(self._folder, number)
+        picture = read_overlay(self._folder, number)
         return results.rgb_image(self._make, picture, results.header_of(self._make, answer))
 
     def _message(self, name: str, kind: str, message: Any, time_ns: int) -> BagMessage:
@@ -100,14 +100,10 @@ def _is_known(definitions: Definitions, kind: str) -> bool:
     return True
 
 
-def read_picture(folder: Folder, number: int) -> RgbImage:
-    """Read the picture of an answer, by its number from 0."""
-    return np.asarray(cv2.imread(str(folder.overlay(number)), cv2.IMREAD_COLOR_RGB), np.uint8)
-
-
 def write_bag(
     source: BagReader,
     folder: Folder,
+    records: Iterable[Record],
     namespace: str,
     *,
     originals: bool = True,
@@ -117,7 +113,8 @@ def write_bag(
 
     Args:
         source: the bag that was replayed.
-        folder: holds the results.
+        folder: where the bag goes, and the overlays are.
+        records: the answers, in order; an error that they raise leaves no bag.
         namespace: of the results' topics; topics of the original with the same names are replaced.
         originals: whether the original's messages are in it too.
         overlays: whether the pictures of the answers are.
@@ -134,9 +131,7 @@ def write_bag(
             bag.add_topic(topic, kind)
         originals_in_order = source.messages(copied) if copied else iter(())
         answers = (
-            message
-            for number, record in enumerate(folder.records())
-            for message in made.of(number, record)
+            message for number, record in enumerate(records) for message in made.of(number, record)
         )
         for message in heapq.merge(originals_in_order, answers, key=lambda entry: entry.stamp_ns):
             bag.write(message.topic, message.data, message.stamp_ns)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 import os
 
 import cv2
 import numpy as np
 
 from segzero_ros.replay.folder import Folder
-from segzero_ros.replay.results_bag import read_picture
+from segzero_ros.replay.overlay_files import read_overlay
 from segzero_ros.types import SegZeroError
 
 # A bag asked seldom is shown as a slow sequence, one asked at every frame as it was taken.
@@ -42,16 +44,19 @@ def write_video(
     if not writer.isOpened():
         raise VideoError(f'{path} cannot be written: this OpenCV has no coder for mp4.')
     page = np.zeros((height, width, 3), np.uint8)
-    try:
+    # The next overlay is decoded while one is coded.
+    with ThreadPoolExecutor(1, 'decoder') as decoder, ExitStack() as stack:
+        stack.callback(writer.release)
+        upcoming = decoder.submit(read_overlay, folder, 0)
         for number in range(count):
             if stopped():
                 return
-            picture = read_picture(folder, number)
+            picture = upcoming.result()
+            if number + 1 < count:
+                upcoming = decoder.submit(read_overlay, folder, number + 1)
             page[:] = 0
             page[: picture.shape[0], : picture.shape[1]] = picture[..., ::-1]
             writer.write(page)
-    finally:
-        writer.release()
     path.replace(folder.video)
 
 
