@@ -1,126 +1,61 @@
 """Write and read bags as serialized messages, with the schemas of this package's own types.
 
-Imports `types` and rosbags; no ROS installation is needed, only this package's interface files.
+No ROS installation is needed, only this package's interface files.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-import os
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-import struct
+from tempfile import TemporaryDirectory
 import threading
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import apsw
-from backports import zstd
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.interfaces import (
-    Connection,
-    ConnectionExtRosbag2,
-    MessageDefinitionFormat,
-    Nodetype,
-    Qos,
-    QosDurability,
-    QosHistory,
-    QosLiveliness,
-    QosReliability,
-    QosTime,
-)
-from rosbags.rosbag1 import ReaderError as Rosbag1Error
+from rosbags.interfaces import Connection, Qos
 from rosbags.rosbag2 import (
     CompressionFormat,
     CompressionMode,
-    ReaderError,
     StoragePlugin,
     Writer,
     WriterError,
 )
-from rosbags.serde import SerdeError
-from rosbags.typesys import get_types_from_msg, get_typestore, Stores, TypesysError
 from rosbags.typesys.store import Typestore
+import zstandard
 
-from segzero_ros.types import SegZeroError
-
-# What rosbags and the libraries below it raise over bytes that are not what they should be.
-DAMAGES = (
-    AnyReaderError,
-    Rosbag1Error,
-    ReaderError,
-    SerdeError,
-    TypesysError,
-    apsw.Error,
-    zstd.ZstdError,
-    struct.error,
-    AssertionError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
+from segzero_ros.replay.definitions import (
+    BagError,
+    Definitions,
+    Interface,
+    UnknownType,
+    Unreadable,
 )
-_FOREVER = QosTime(9223372036, 854775807)
+from segzero_ros.replay.storage.bag_files import BagFiles, find_files, open_file, ZSTD_MAGIC
+from segzero_ros.replay.storage.base import (
+    Channel,
+    DAMAGES,
+    merged,
+    Source,
+    span_of,
+    StorageFile,
+)
+from segzero_ros.replay.storage.qos import usual_qos
+
+__all__ = [
+    'BagError',
+    'BagMessage',
+    'BagReader',
+    'BagWriter',
+    'Definitions',
+    'UnknownType',
+]
 
 
-class BagError(SegZeroError):
-    """A bag cannot be written or read; the text names the cause and the cure."""
-
-
-class UnknownType(BagError):
-    """There is no definition of a message type."""
-
-    def __init__(self, name: str, looked_in: list[Path]) -> None:
-        places = ', '.join(str(path) for path in looked_in)
-        super().__init__(
-            f'There is no definition of {name}: looked in {places}. '
-            'Source the installation that holds it (AMENT_PREFIX_PATH).'
-        )
-
-
-class Definitions:
-    """Message definitions: Jazzy's own, and whatever interface files are installed."""
-
-    def __init__(self) -> None:
-        self.typestore: Typestore = get_typestore(Stores.ROS2_JAZZY)
-
-    def require(self, name: str) -> Typestore:
-        """Return the typestore after making sure that it holds a type and all that it is made of.
-
-        Args:
-            name: as `segzero_ros/msg/SegmentationResult`.
-
-        Raises:
-            UnknownType: no interface file of that name is installed.
-        """
-        if name in self.typestore.fielddefs:
-            return self.typestore
-        types = get_types_from_msg(_interface_file(name).read_text(), name)
-        for _, fields in types.values():
-            for _, (kind, what) in fields:
-                inner = what[0] if kind in (Nodetype.ARRAY, Nodetype.SEQUENCE) else (kind, what)
-                if inner[0] == Nodetype.NAME:
-                    self.require(str(inner[1]))
-        self.typestore.register(types)
-        return self.typestore
-
-
-def _interface_file(name: str) -> Path:
-    package, _, message = name.split('/')
-    sourced = os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
-    folders = [Path(prefix, 'share', package, 'msg') for prefix in sourced if prefix]
-    if package == 'segzero_ros':
-        # Beside this package's modules: in a checkout, and in an installation that nobody sourced.
-        here = Path(__file__).parent.parent.parent
-        folders.append(here / 'msg')
-        folders += [prefix / 'share' / package / 'msg' for prefix in here.parents]
-    for folder in folders:
-        path = folder / f'{message}.msg'
-        if path.is_file():
-            return path
-    raise UnknownType(name, folders)
+# Of many damages, as many are named.
+_CAUSES = 3
 
 
 class BagWriter:
@@ -186,18 +121,19 @@ class BagWriter:
 
         Raises:
             UnknownType: there is no definition of the type.
+            BagError: there is one that cannot be written.
         """
         with self._lock:
             try:
                 typestore = typestore or self._definitions.require(message_type)
-            except TypesysError as error:
+                self._connections[topic] = self._writer.add_connection(
+                    topic,
+                    message_type,
+                    typestore=typestore,
+                    offered_qos_profiles=list(qos) or [usual_qos(reliable=reliable)],
+                )
+            except DAMAGES as error:
                 raise BagError(f'The definition of {message_type} is broken: {error}') from error
-            self._connections[topic] = self._writer.add_connection(
-                topic,
-                message_type,
-                typestore=typestore,
-                offered_qos_profiles=list(qos) or [_qos(reliable=reliable)],
-            )
 
     def write(self, topic: str, message: bytes, stamp_ns: int) -> None:
         """Write a message of a topic that was added.
@@ -220,20 +156,6 @@ class BagWriter:
             }
 
 
-def _qos(*, reliable: bool, lasting: bool = False) -> Qos:
-    return Qos(
-        history=QosHistory.KEEP_LAST,
-        depth=10,
-        reliability=QosReliability.RELIABLE if reliable else QosReliability.BEST_EFFORT,
-        durability=QosDurability.TRANSIENT_LOCAL if lasting else QosDurability.VOLATILE,
-        deadline=_FOREVER,
-        lifespan=_FOREVER,
-        liveliness=QosLiveliness.AUTOMATIC,
-        liveliness_lease_duration=_FOREVER,
-        avoid_ros_namespace_conventions=False,
-    )
-
-
 class BagMessage(NamedTuple):
     """One message of a bag: its topic, type, CDR bytes and when it was received (ns)."""
 
@@ -243,12 +165,22 @@ class BagMessage(NamedTuple):
     stamp_ns: int
 
 
+@dataclass
+class _Topic:
+    """A topic that can be read: how, and where its messages are (file and channel)."""
+
+    interface: Interface
+    qos: list[Qos]
+    channels: set[tuple[int, int]] = field(default_factory=set)
+
+
 class BagReader:
     """Any bag of ROS 1 or ROS 2 (`.bag`, SQLite3, MCAP), as messages that ROS 2 understands.
 
     Attributes:
         path: the bag's file or folder.
-        damage: what is wrong with the bag, for a person; empty while nothing is known.
+        left_out: the topics that cannot be read, and for each why not, as the end of a sentence.
+        remarks: for a person: which messages are left out.
     """
 
     def __init__(self, path: Path, *, salvage: bool = False) -> None:
@@ -262,16 +194,22 @@ class BagReader:
             BagError: it is missing, or cannot be read.
         """
         self.path = path
-        self.damage = ''
+        self.left_out: dict[str, str] = {}
+        self.remarks: list[str] = []
         self._salvage = salvage
+        self._causes: list[str] = []
         self._definitions = Definitions()
+        self._unpacked: TemporaryDirectory[str] | None = None
+        self._files: list[StorageFile] = []
+        if not path.exists():
+            raise BagError(f'{path} cannot be read as a bag: there is no such file or folder.')
         try:
-            self._reader = AnyReader([path], default_typestore=self._definitions.typestore)
-            self._reader.open()
-        except DAMAGES as error:
-            if not salvage or not path.exists():
-                raise BagError(f'{path} cannot be read as a bag: {error}') from error
-            self._reader = self._open_damaged(error)
+            found = find_files(path, self._report)
+            self._open(found)
+        except BaseException:
+            self.close()
+            raise
+        self._topics = self._choose_channels(found)
 
     def __enter__(self) -> BagReader:
         return self
@@ -281,27 +219,42 @@ class BagReader:
 
     def close(self) -> None:
         """Close the bag's files."""
-        self._reader.close()
+        for file in self._files:
+            file.close()
+        if self._unpacked is not None:
+            self._unpacked.cleanup()
+            self._unpacked = None
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with the bag, for a person; empty while nothing is known."""
+        if not self._causes:
+            return ''
+        causes = list(dict.fromkeys(self._causes))
+        more = f'; and {len(causes) - _CAUSES} times more' if len(causes) > _CAUSES else ''
+        return (
+            f'{self.path} is damaged ({"; ".join(causes[:_CAUSES])}{more}); '
+            f'{sum(self.counts.values())} messages can be read of it.'
+        )
 
     @property
     def topics(self) -> dict[str, str]:
-        """The type of each topic."""
-        return {connection.topic: connection.msgtype for connection in self._reader.connections}
+        """The type of each topic that can be read."""
+        return {name: topic.interface.type for name, topic in self._topics.items()}
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many messages each topic holds."""
-        counts: Counter[str] = Counter()
-        for connection in self._reader.connections:
-            counts[connection.topic] += connection.msgcount
-        return dict(counts)
+        """How many messages of each topic can be read, as far as is known now."""
+        return {
+            name: sum(self._files[file].counts[channel] for file, channel in topic.channels)
+            for name, topic in self._topics.items()
+        }
 
     @property
     def span_ns(self) -> tuple[int, int]:
         """When the first and the last message were received; (0, 0) for an empty bag."""
-        if not self._reader.message_count:
-            return 0, 0
-        return self._reader.start_time, self._reader.end_time - 1
+        spans = (file.span_ns for file in self._files)
+        return span_of(span for span in spans if span is not None) or (0, 0)
 
     def parse(self, message: BagMessage) -> Any:
         """Return a message with its fields.
@@ -310,7 +263,11 @@ class BagReader:
             BagError: its bytes are not what its type says.
         """
         try:
-            typestore = self._definitions.require(message.type)
+            known = self._topics.get(message.topic)
+            if known is not None and known.interface.type == message.type:
+                typestore = known.interface.typestore
+            else:
+                typestore = self._definitions.require(message.type)
             return typestore.deserialize_cdr(message.data, message.type)
         except DAMAGES as error:
             raise BagError(
@@ -318,27 +275,13 @@ class BagReader:
                 f'{message.type}: {error}'
             ) from error
 
-    def typestore_of(self, topic: str) -> Typestore:
-        """Return where the type of a topic is defined: in the bag itself, or else here.
-
-        Raises:
-            UnknownType: in neither.
-        """
-        connection = self._connection(topic)
-        embedded = connection.msgdef.format is not MessageDefinitionFormat.NONE
-        if self._reader.is2 and embedded:
-            return self._reader.typestore
-        return self._definitions.require(connection.msgtype)
+    def interface_of(self, topic: str) -> Interface:
+        """Return how the messages of a topic are read, and what its type is made of."""
+        return self._topics[topic].interface
 
     def qos_of(self, topic: str) -> list[Qos]:
         """Return what the publishers of a topic offered, as far as the bag says."""
-        extension = self._connection(topic).ext
-        if isinstance(extension, ConnectionExtRosbag2):
-            return extension.offered_qos_profiles
-        return [_qos(reliable=True, lasting=bool(extension.latching))]
-
-    def _connection(self, topic: str) -> Connection:
-        return next(entry for entry in self._reader.connections if entry.topic == topic)
+        return self._topics[topic].qos
 
     def messages(self, topics: set[str] | None = None) -> Iterator[BagMessage]:
         """Give the messages of some topics, or of all, in the order in which they came.
@@ -346,51 +289,107 @@ class BagReader:
         Raises:
             BagError: the bag cannot be read further. With `salvage`, what can be read is given.
         """
-        connections = [
-            connection
-            for connection in self._reader.connections
-            if topics is None or connection.topic in topics
-        ]
-        if not connections:
-            return
-        last_ns = -1
+        sources = []
+        for number, file in enumerate(self._files):
+            wanted = {
+                channel: name
+                for name, topic in self._topics.items()
+                for holder, channel in topic.channels
+                if holder == number and (topics is None or name in topics)
+            }
+            if wanted and file.span_ns is not None:
+                begin = partial(self._messages_of, file, wanted)
+                sources.append(Source(file.span_ns[0], begin))
+        yield from merged(sources)
+
+    def _messages_of(self, file: StorageFile, topics: dict[int, str]) -> Iterator[BagMessage]:
+        for entry in file.messages(topics.keys()):
+            topic = topics[entry.channel]
+            interface = self._topics[topic].interface
+            try:
+                data = _as_cdr(entry.data, interface)
+            except DAMAGES as error:
+                file.counts[entry.channel] -= 1
+                self._report(f'a message on {topic} is no whole {interface.type}: {error}')
+                continue
+            yield BagMessage(topic, interface.type, data, entry.stamp_ns)
+
+    def _open(self, found: BagFiles) -> None:
+        for path in found.paths:
+            try:
+                self._files.append(open_file(path, self._report, self._folder))
+            except DAMAGES as error:
+                self._report(str(error))
+        if not found.paths:
+            raise BagError(f'{self.path} holds no bag: no file in it is MCAP, SQLite or ROS 1.')
+        if self._causes and not any(file.counts.total() for file in self._files):
+            raise BagError(
+                f'{self.path} is damaged, and nothing in it can be read: '
+                f'{"; ".join(self._causes[:_CAUSES])}'
+            )
+
+    def _folder(self) -> Path:
+        if self._unpacked is None:
+            self._unpacked = TemporaryDirectory(prefix='segzero_bag_')
+        return Path(self._unpacked.name)
+
+    def _report(self, cause: str) -> None:
+        if not self._salvage:
+            raise BagError(f'{self.path} cannot be read as a bag: {cause}.')
+        self._causes.append(cause)
+
+    def _choose_channels(self, found: BagFiles) -> dict[str, _Topic]:
+        """Return the topics that can be read, each as one type; the rest is remarked on."""
+        held: dict[str, list[tuple[int, int, Channel]]] = {}
+        for number, file in enumerate(self._files):
+            for key, channel in file.channels.items():
+                held.setdefault(channel.topic, []).append((number, key, channel))
+        topics = {}
+        for name, channels in sorted(held.items()):
+            topic = self._choose_type(name, channels)
+            if topic is not None:
+                topic.qos = list(found.qos.get(name) or topic.qos)
+                topics[name] = topic
+        return topics
+
+    def _choose_type(self, name: str, channels: list[tuple[int, int, Channel]]) -> _Topic | None:
+        """Return a topic as the type that most of its messages are of."""
+        kinds: dict[object, _Topic] = {}
+        sizes: Counter[object] = Counter()
+        reasons: dict[str, str] = {}
+        for number, key, channel in channels:
+            count = self._files[number].counts[key]
+            try:
+                interface = self._definitions.of_channel(channel)
+            except Unreadable as error:
+                reasons.setdefault(channel.type, str(error))
+                sizes[channel.type] += count
+                continue
+            kind = interface.type, interface.layout, interface.is_ros1
+            topic = kinds.setdefault(kind, _Topic(interface, list(channel.qos)))
+            topic.channels.add((number, key))
+            sizes[kind] += count
+        chosen = max(kinds, key=lambda kind: sizes[kind], default=None)
+        others = sum(count for kind, count in sizes.items() if kind != chosen)
+        if chosen is None:
+            self.left_out[name] = next(iter(reasons.values()))
+        if others:
+            self.remarks.append(
+                f'{name} is left out: {self.left_out[name]}.'
+                if chosen is None
+                else f'{others} messages on {name} are left out: they are of another type, or of '
+                f'another definition of it, than the other {sizes[chosen]}.'
+            )
+        return kinds[chosen] if chosen is not None else None
+
+
+def _as_cdr(data: bytes, interface: Interface) -> bytes:
+    if interface.is_ros1:
+        return bytes(interface.typestore.ros1_to_cdr(data, interface.type))
+    # Compressed one by one: CDR never begins so.
+    if data[:4] == ZSTD_MAGIC:
         try:
-            for connection, last_ns, data in self._reader.messages(connections):
-                yield self._message(connection, last_ns, data)
-        except DAMAGES as error:
-            if not self._salvage:
-                raise BagError(f'{self.path} cannot be read further: {error}') from error
-            yield from self._messages_behind_damage(topics, last_ns, error)
-
-    def _message(self, connection: Connection, stamp_ns: int, data: bytes) -> BagMessage:
-        return BagMessage(
-            connection.topic, connection.msgtype, self._as_cdr(connection, data), stamp_ns
-        )
-
-    def _open_damaged(self, cause: Exception, *, opens: bool = False) -> AnyReader:
-        from segzero_ros.replay.salvage import open_damaged
-
-        reader, self.damage = open_damaged(
-            self.path, self._definitions.typestore, cause, opens=opens
-        )
-        return reader
-
-    def _messages_behind_damage(
-        self, topics: set[str] | None, last_ns: int, cause: Exception
-    ) -> Iterator[BagMessage]:
-        """Go on after the last message that could be read, with what can be found behind it."""
-        if self.damage:
-            return
-        whole = self._reader
-        self._reader = self._open_damaged(cause, opens=True)
-        whole.close()
-        wanted = [c for c in self._reader.connections if topics is None or c.topic in topics]
-        if wanted:
-            for connection, stamp_ns, data in self._reader.messages(wanted, start=last_ns + 1):
-                yield self._message(connection, stamp_ns, data)
-
-    def _as_cdr(self, connection: Connection, data: bytes) -> bytes:
-        if self._reader.is2:
-            return bytes(data)
-        typestore = self._definitions.require(connection.msgtype)
-        return bytes(typestore.ros1_to_cdr(data, connection.msgtype))
+            return bytes(zstandard.ZstdDecompressor().decompressobj().decompress(data))
+        except zstandard.ZstdError as error:
+            raise ValueError(error) from error
+    return data

@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 from rosbags.typesys.store import Typestore
 
-from segzero_ros.replay.bag import BagMessage, BagReader, BagWriter, Definitions, UnknownType
+from segzero_ros.replay.bag import (
+    BagError,
+    BagMessage,
+    BagReader,
+    BagWriter,
+    Definitions,
+    UnknownType,
+)
 from segzero_ros.replay.folder import Folder
 from segzero_ros.replay.overlay_files import read_overlay
 from segzero_ros.replay.records import Record, with_frame
@@ -148,10 +155,10 @@ def _add_originals(
             remarks.append(f'The recorded {topic} is replaced; --namespace keeps both.')
             continue
         try:
-            typestore = source.typestore_of(topic)
-        except UnknownType as error:
-            remarks.append(f'{topic} is not copied: {error}')
+            typestore = source.interface_of(topic).typestore
+            bag.add_topic(topic, kind, typestore=typestore, qos=source.qos_of(topic))
+        except BagError as error:
+            remarks.append(f'{topic} is left out of the new bag: {error}')
             continue
-        bag.add_topic(topic, kind, typestore=typestore, qos=source.qos_of(topic))
         copied.add(topic)
     return copied

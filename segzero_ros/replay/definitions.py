@@ -1,0 +1,255 @@
+"""What messages are made of: definitions of this installation, and those that bags carry.
+
+Each channel of a bag is read by its own definition. No ROS installation is needed, only this
+package's interface files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import os
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from rosbags.interfaces import Nodetype
+from rosbags.typesys import (
+    get_types_from_idl,
+    get_types_from_msg,
+    get_typestore,
+    Stores,
+    TypesysError,
+)
+from rosbags.typesys.store import Typestore
+
+from segzero_ros.replay.storage.base import Channel, DAMAGES
+from segzero_ros.replay.storage.names import is_ros_type
+from segzero_ros.types import SegZeroError
+
+# As rosbags has them: constants and fields of each type.
+Types: TypeAlias = dict[str, tuple[Any, Any]]
+HEADER = 'std_msgs/msg/Header'
+# What a camera sends and a query is: the same fields in every distribution of ROS 2, so that
+# they are read also where the bag's own definition cannot be.
+_STABLE = frozenset(
+    (
+        'sensor_msgs/msg/Image',
+        'sensor_msgs/msg/CompressedImage',
+        'sensor_msgs/msg/CameraInfo',
+        'std_msgs/msg/String',
+    )
+)
+_IDL_SEPARATOR = '=' * 80 + '\nIDL: '
+
+
+class BagError(SegZeroError):
+    """A bag cannot be written or read; the text names the cause and the cure."""
+
+
+class UnknownType(BagError):
+    """There is no definition of a message type."""
+
+    def __init__(self, name: str, looked_in: list[Path]) -> None:
+        places = ', '.join(str(path) for path in looked_in)
+        super().__init__(
+            f'There is no definition of {name}: looked in {places}. '
+            'Source the installation that holds it (AMENT_PREFIX_PATH).'
+        )
+
+
+class Unreadable(BagError):
+    """The messages of a channel cannot be read; the text says why, as the end of a sentence."""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """How the messages of a channel are read.
+
+    Attributes:
+        type: as `sensor_msgs/msg/Image`.
+        typestore: holds the type and all that it is made of.
+        is_ros1: whether the messages are serialized as in ROS 1, and have to be converted.
+        layout: equal for two definitions of the type by which the same bytes mean the same.
+    """
+
+    type: str
+    typestore: Typestore
+    is_ros1: bool
+    layout: tuple[Any, ...]
+
+
+class Definitions:
+    """Message definitions: Jazzy's own, whatever interface files are installed, and bags'."""
+
+    def __init__(self) -> None:
+        jazzy = get_typestore(Stores.ROS2_JAZZY)
+        self.typestore: Typestore = get_typestore(Stores.EMPTY)
+        self.typestore.register(_with_rosidl_bytes(jazzy.fielddefs))
+        self._parsed: dict[tuple[str, str], Typestore] = {}
+
+    def require(self, name: str) -> Typestore:
+        """Return the typestore after making sure that it holds a type and all that it is made of.
+
+        Args:
+            name: as `segzero_ros/msg/SegmentationResult`.
+
+        Raises:
+            UnknownType: no interface file of that name is installed.
+        """
+        if name in self.typestore.fielddefs:
+            return self.typestore
+        types = get_types_from_msg(_interface_file(name).read_text(), name)
+        for inner in sorted(_parts(types)):
+            self.require(inner)
+        self.typestore.register(_with_rosidl_bytes(types))
+        return self.typestore
+
+    def of_channel(self, channel: Channel) -> Interface:
+        """Return how the messages of a channel are read.
+
+        Raises:
+            Unreadable: they cannot be.
+        """
+        encoding = channel.message_encoding or ('ros1' if _says_ros1(channel) else 'cdr')
+        if encoding not in ('cdr', 'ros1'):
+            kind = channel.type or 'no type'
+            raise Unreadable(f'its messages ({kind}) are {encoding}, not of ROS')
+        if not is_ros_type(channel.type):
+            raise Unreadable(f'{channel.type!r} is no type of ROS' if channel.type else 'no type')
+        try:
+            return self._of_ros1(channel) if encoding == 'ros1' else self._of_ros2(channel)
+        except UnknownType as error:
+            raise Unreadable(
+                f'there is no definition of {channel.type}, in the bag or here'
+            ) from error
+        except DAMAGES as error:
+            raise Unreadable(f'its definition of {channel.type} cannot be parsed') from error
+
+    def _of_ros2(self, channel: Channel) -> Interface:
+        name = channel.type
+        if channel.definition and channel.schema_encoding not in ('', 'unknown'):
+            try:
+                store = self._embedded(channel)
+                return Interface(name, store, False, layout_of(store, name))
+            except DAMAGES:
+                if name not in _STABLE:
+                    raise
+        store = self.require(name)
+        return Interface(name, store, False, layout_of(store, name))
+
+    def _of_ros1(self, channel: Channel) -> Interface:
+        name = channel.type
+        store = self.require(name)
+        layout = layout_of(store, name)
+        if channel.definition:
+            try:
+                recorded = layout_of(self._embedded(channel), name)
+            except DAMAGES:
+                if name not in _STABLE:
+                    raise
+                recorded = layout
+            if recorded != layout:
+                raise Unreadable(f'{name} of ROS 1 has other fields than that of ROS 2')
+        return Interface(name, store, True, layout)
+
+    def _embedded(self, channel: Channel) -> Typestore:
+        key = channel.type, channel.definition
+        if key not in self._parsed:
+            self._parsed[key] = self._complete(_parse(channel))
+            if channel.type not in self._parsed[key].fielddefs:
+                del self._parsed[key]
+                raise TypesysError(f'it defines other types than {channel.type}')
+        return self._parsed[key]
+
+    def _complete(self, types: Types) -> Typestore:
+        """Return a typestore of some types and of those of this installation that they need."""
+        types = dict(types)
+        missing = _parts(types)
+        while missing:
+            for name in missing:
+                types[name] = self.require(name).fielddefs[name]
+            missing = _parts(types)
+        store = get_typestore(Stores.EMPTY)
+        store.register(_with_rosidl_bytes(types))
+        return store
+
+
+def layout_of(store: Typestore, name: str) -> tuple[Any, ...]:
+    """Return what decides how a type's bytes are read: its fields' names and kinds, to the ground.
+
+    Names count without capitals (ROS 1 has `D` where ROS 2 has `d`), and a header without the
+    `seq` of ROS 1.
+    """
+    return tuple(
+        (field.lower(), _kind_of(store, kind))
+        for field, kind in store.fielddefs[name][1]
+        if not (name == HEADER and field == 'seq')
+    )
+
+
+def _kind_of(store: Typestore, kind: Any) -> Any:
+    sort, what = kind
+    if sort == Nodetype.NAME:
+        return layout_of(store, what)
+    if sort in (Nodetype.ARRAY, Nodetype.SEQUENCE):
+        return int(sort), _kind_of(store, what[0]), what[1]
+    return what
+
+
+def _says_ros1(channel: Channel) -> bool:
+    return channel.schema_encoding == 'ros1msg'
+
+
+def _parse(channel: Channel) -> Types:
+    if channel.schema_encoding in ('ros2msg', 'ros1msg'):
+        return dict(get_types_from_msg(channel.definition, channel.type))
+    if channel.schema_encoding not in ('ros2idl', 'omgidl'):
+        raise TypesysError(f'it is written in {channel.schema_encoding!r}')
+    types: Types = {}
+    for text in channel.definition.split(_IDL_SEPARATOR):
+        # Behind the separator stands the name of the file.
+        idl = text.partition('\n')[2] if _IDL_SEPARATOR in channel.definition else text
+        if idl.strip():
+            types.update(get_types_from_idl(idl))
+    return types
+
+
+def _parts(types: Types) -> set[str]:
+    """Return the types that some types are made of, and that are not among them."""
+    found = set()
+    for _, fields in types.values():
+        for _, (sort, what) in fields:
+            inner = what[0] if sort in (Nodetype.ARRAY, Nodetype.SEQUENCE) else (sort, what)
+            if inner[0] == Nodetype.NAME and inner[1] not in types:
+                found.add(str(inner[1]))
+    return found
+
+
+def _with_rosidl_bytes(types: Types) -> Types:
+    """Return types with uint8 where they say char: rosidl makes it so, and hashes it so."""
+    return {
+        name: (constants, [(field, _without_char(kind)) for field, kind in fields])
+        for name, (constants, fields) in types.items()
+    }
+
+
+def _without_char(kind: Any) -> Any:
+    sort, what = kind
+    if sort in (Nodetype.ARRAY, Nodetype.SEQUENCE):
+        return sort, (_without_char(what[0]), what[1])
+    return (sort, ('uint8', 0)) if sort == Nodetype.BASE and what[0] == 'char' else kind
+
+
+def _interface_file(name: str) -> Path:
+    package, _, message = name.split('/')
+    sourced = os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
+    folders = [Path(prefix, 'share', package, 'msg') for prefix in sourced if prefix]
+    if package == 'segzero_ros':
+        # Beside this package's modules: in a checkout, and in an installation that nobody sourced.
+        here = Path(__file__).parent.parent.parent
+        folders.append(here / 'msg')
+        folders += [prefix / 'share' / package / 'msg' for prefix in here.parents]
+    for folder in folders:
+        path = folder / f'{message}.msg'
+        if path.is_file():
+            return path
+    raise UnknownType(name, folders)

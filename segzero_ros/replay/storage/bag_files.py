@@ -1,0 +1,145 @@
+"""Which files a bag is made of, and their storages. Compressed files are unpacked beside.
+
+What `metadata.yaml` says of counts and times is not believed: the files are there to be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path, PurePath
+import shutil
+from typing import Any, NamedTuple
+
+from rosbags.interfaces import Qos
+import yaml
+import zstandard
+
+from segzero_ros.replay.storage import mcap_file, rosbag1_file, sqlite_file
+from segzero_ros.replay.storage.base import DAMAGES, Report, StorageFile
+from segzero_ros.replay.storage.qos import read_qos
+
+METADATA = 'metadata.yaml'
+_SUFFIXES = ('.mcap', '.db3', '.bag', '.active')
+_PACKED = ('.zstd', '.zst')
+# Safe, and where libyaml is there, fast.
+_Loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
+_KINDS: dict[bytes, Callable[[Path, Report], StorageFile]] = {
+    mcap_file.MAGIC: mcap_file.McapFile,
+    sqlite_file.MAGIC: sqlite_file.SqliteFile,
+    rosbag1_file.MAGIC: rosbag1_file.Rosbag1File,
+}
+
+
+class BagFiles(NamedTuple):
+    """The files of a bag, and what its metadata says of quality of service, by topic."""
+
+    paths: list[Path]
+    qos: dict[str, tuple[Qos, ...]]
+
+
+def find_files(path: Path, report: Report) -> BagFiles:
+    """Return the files that a bag is made of.
+
+    Args:
+        path: the bag's file or folder; it exists.
+        report: is told what is missing.
+    """
+    if path.is_file():
+        return BagFiles([path], {})
+    found = _storages(path)
+    metadata = _read_metadata(path / METADATA, report, found)
+    named = [path / PurePath(str(name)).name for name in _listed(metadata, 'relative_file_paths')]
+    missing = [file for file in named if not file.is_file()]
+    others = [file for file in found if file not in named]
+    if not named or (missing and others):
+        # Renamed, or unpacked by hand: what is there is what was meant.
+        named, missing = found, missing[len(others) :]
+    for file in missing:
+        report(f'{file.name} is missing')
+    return BagFiles([file for file in named if file.is_file()], _qos_by_topic(metadata))
+
+
+def open_file(path: Path, report: Report, unpacked: Callable[[], Path]) -> StorageFile:
+    """Open one file of a bag.
+
+    Args:
+        path: the file, whatever it is called.
+        report: is told what is wrong with it.
+        unpacked: returns the folder in which compressed files are unpacked.
+
+    Raises:
+        Exception: one of DAMAGES; it cannot be read at all.
+    """
+    with path.open('rb') as file:
+        begins = file.read(16)
+    if begins.startswith(ZSTD_MAGIC):
+        path = _unpack(path, unpacked(), report)
+        with path.open('rb') as file:
+            begins = file.read(16)
+    for magic, kind in _KINDS.items():
+        if begins.startswith(magic):
+            return kind(path, report)
+    raise ValueError(
+        f'{path.name} is empty' if not begins else f'{path.name} is no bag: {_holding(begins)}'
+    )
+
+
+def _holding(begins: bytes) -> str:
+    return f'it begins with {begins[:8]!r}, and not as MCAP, SQLite or ROS 1 do'
+
+
+def _unpack(path: Path, folder: Path, report: Report) -> Path:
+    plain = folder / path.stem
+    with path.open('rb') as packed, plain.open('wb') as out:
+        reader = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+        try:
+            shutil.copyfileobj(reader, out, 1 << 20)
+        except zstandard.ZstdError as error:
+            report(f'{path.name} cannot be unpacked whole: {error}')
+    return plain
+
+
+def _storages(folder: Path) -> list[Path]:
+    """Return a folder's files with messages; of a packed and an unpacked one, the latter."""
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    plain = [file for file in files if file.suffix in _SUFFIXES]
+    packed = [
+        file
+        for file in files
+        if file.suffix in _PACKED
+        and file.with_suffix('').suffix in _SUFFIXES
+        and file.with_suffix('') not in plain
+    ]
+    return sorted(plain + packed)
+
+
+def _read_metadata(path: Path, report: Report, found: list[Path]) -> dict[str, Any]:
+    """Return what is in the metadata; nothing where it cannot be read."""
+    if not path.is_file():
+        # Recordings of ROS 1 have none.
+        if any(file.suffix not in ('.bag', '.active') for file in found):
+            report(f'{METADATA} is missing')
+        return {}
+    try:
+        text = path.read_text(encoding='utf-8', errors='replace')
+        metadata = yaml.load(text, _Loader)  # noqa: S506
+        information = metadata['rosbag2_bagfile_information']
+    except (yaml.YAMLError, *DAMAGES) as error:
+        report(f'{METADATA} cannot be read: {" ".join(str(error).split())}')
+        return {}
+    return information if isinstance(information, dict) else {}
+
+
+def _listed(metadata: dict[str, Any], key: str) -> list[Any]:
+    entries = metadata.get(key)
+    return entries if isinstance(entries, list) else []
+
+
+def _qos_by_topic(metadata: dict[str, Any]) -> dict[str, tuple[Qos, ...]]:
+    found = {}
+    for entry in _listed(metadata, 'topics_with_message_count'):
+        topic = entry.get('topic_metadata') if isinstance(entry, dict) else None
+        if isinstance(topic, dict) and isinstance(topic.get('name'), str):
+            found[topic['name']] = read_qos(topic.get('offered_qos_profiles'))
+    return found

@@ -1,0 +1,250 @@
+"""MCAP files with or without chunks, indexes and summary, cut off or broken.
+
+The records are mcap's own. Its readers are not used to find messages: they keep a file without
+chunk indexes in memory as a whole, and leave out channels that the summary does not repeat.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+import struct
+from typing import BinaryIO
+
+from mcap import records
+from mcap.data_stream import ReadDataStream
+from mcap.exceptions import McapError
+from mcap.opcode import Opcode
+from mcap.reader import make_reader
+from mcap.stream_reader import breakup_chunk
+import numpy as np
+import zstandard
+
+from segzero_ros.replay.storage.base import (
+    Channel,
+    DAMAGES,
+    merged,
+    Report,
+    Source,
+    span_of,
+    StoredEntry,
+)
+from segzero_ros.replay.storage.names import message_type
+from segzero_ros.replay.storage.qos import latched, read_qos
+
+MAGIC = b'\x89MCAP0\r\n'
+_DAMAGES = (*DAMAGES, McapError, zstandard.ZstdError)
+_RECORD = struct.Struct('<BQ')
+# A message's record begins with channel, sequence, log time and publish time.
+_MESSAGE_HEAD = 22
+_INDEX_ENTRY = 16
+_COMPRESSIONS = ('', 'lz4', 'zstd')
+
+
+@dataclass(eq=False)
+class _Chunk:
+    """A chunk: where its record's contents begin, and what it holds.
+
+    Attributes:
+        counts: how many messages of each channel, by its indexes or by reading.
+        is_read: whether the counts and times are by reading.
+    """
+
+    offset: int
+    start_ns: int
+    end_ns: int
+    counts: Counter[int] = field(default_factory=Counter)
+    is_read: bool = False
+
+
+class McapFile:
+    """One MCAP file, opened anew by each reading, so that several may go on at a time."""
+
+    def __init__(self, path: Path, report: Report) -> None:
+        """Look over the file's records; chunks are decompressed only where they have no indexes.
+
+        Args:
+            path: the file.
+            report: is told what is wrong with it.
+        """
+        self._path = path
+        self._report = report
+        self._schemas: dict[int, records.Schema] = {}
+        self._declared: dict[int, records.Channel] = {}
+        self._statistics: records.Statistics | None = None
+        self._chunks: list[_Chunk] = []
+        # Of messages outside of chunks: when received, where the bytes are, how many, its channel.
+        self._loose = tuple(array(kind) for kind in 'QQQH')
+        with path.open('rb') as file:
+            self._scan(file)
+            self._look_into_chunks(file)
+        self.channels = {
+            number: self._channel(declared) for number, declared in self._declared.items()
+        }
+        self.counts: Counter[int] = Counter(self._loose[3])
+        for chunk in self._chunks:
+            self.counts.update(chunk.counts)
+        astray = sum(count for key, count in self.counts.items() if key not in self.channels)
+        if astray:
+            report(f'{astray} messages of {path.name} are of no declared channel')
+
+    @property
+    def span_ns(self) -> tuple[int, int] | None:
+        """When the first and the last message were received; None without any."""
+        times = [(chunk.start_ns, chunk.end_ns) for chunk in self._chunks if chunk.counts]
+        stamps = np.asarray(self._loose[0])
+        if stamps.size:
+            times.append((int(min(stamps[stamps > 0], default=0)), int(stamps.max())))
+        return span_of(times)
+
+    def close(self) -> None:
+        """Nothing is open between readings."""
+
+    def messages(self, channels: Set[int]) -> Iterator[StoredEntry]:
+        """Give the messages of some channels in the order in which they were received."""
+        with self._path.open('rb') as file:
+            sources = [
+                Source(chunk.start_ns, partial(self._entries, file, chunk, channels))
+                for chunk in self._chunks
+                if not channels.isdisjoint(chunk.counts)
+            ]
+            if len(self._loose[0]):
+                sources.append(Source(0, partial(self._loose_entries, file, channels)))
+            yield from merged(sources)
+
+    def _entries(self, file: BinaryIO, chunk: _Chunk, channels: Set[int]) -> Iterator[StoredEntry]:
+        before = Counter(chunk.counts)
+        found = self._read_chunk(file, chunk)
+        self.counts.update(chunk.counts)
+        self.counts.subtract(before)
+        wanted = [message for message in found if message.channel_id in channels]
+        wanted.sort(key=lambda message: message.log_time)
+        for message in wanted:
+            yield StoredEntry(message.log_time, message.channel_id, message.data)
+
+    def _loose_entries(self, file: BinaryIO, channels: Set[int]) -> Iterator[StoredEntry]:
+        stamps, offsets, sizes, numbers = self._loose
+        known = np.flatnonzero(np.isin(np.asarray(numbers), list(channels)))
+        for index in known[np.argsort(np.asarray(stamps)[known], kind='stable')].tolist():
+            file.seek(offsets[index])
+            yield StoredEntry(stamps[index], numbers[index], file.read(sizes[index]))
+
+    def _scan(self, file: BinaryIO) -> None:
+        """Walk over the records from the beginning to the footer, without their contents."""
+        size = self._path.stat().st_size
+        if file.read(len(MAGIC)) != MAGIC:
+            self._report(f'{self._path.name} does not begin as an MCAP file')
+            return
+        at = len(MAGIC)
+        while True:
+            head = file.read(_RECORD.size) if file.seek(at) + _RECORD.size <= size else b''
+            opcode, length = _RECORD.unpack(head) if head else (0, 0)
+            begin = at + _RECORD.size
+            if not opcode or begin + length > size:
+                self._report(f'{self._path.name} ends or breaks off at byte {at}')
+                at = self._next_chunk(file, at)
+                if at < 0:
+                    return
+                continue
+            if opcode == Opcode.FOOTER:
+                return
+            try:
+                self._note(file, opcode, begin, length)
+            except _DAMAGES as error:
+                self._report(f'a record of {self._path.name} cannot be read: {error}')
+            at = begin + length
+
+    def _next_chunk(self, file: BinaryIO, broken: int) -> int:
+        """Return where the next chunk behind a broken place begins, by the summary; else -1."""
+        try:
+            summary = make_reader(file).get_summary() if not file.seek(0) else None
+        except _DAMAGES:
+            return -1
+        if summary is None:
+            return -1
+        behind = [index.chunk_start_offset for index in summary.chunk_indexes]
+        return min((offset for offset in behind if offset > broken), default=-1)
+
+    def _note(self, file: BinaryIO, opcode: int, begin: int, length: int) -> None:
+        stream = ReadDataStream(file)
+        if opcode == Opcode.MESSAGE:
+            message = records.Message.read(stream, _MESSAGE_HEAD)
+            values = (message.log_time, begin + _MESSAGE_HEAD, length - _MESSAGE_HEAD)
+            for column, value in zip(self._loose, (*values, message.channel_id), strict=True):
+                column.append(value)
+        elif opcode == Opcode.CHUNK:
+            self._chunks.append(_Chunk(begin, stream.read8(), stream.read8()))
+        elif opcode == Opcode.MESSAGE_INDEX and self._chunks:
+            channel, size = stream.read2(), stream.read4()
+            if size:
+                self._chunks[-1].counts[channel] += size // _INDEX_ENTRY
+        elif opcode == Opcode.SCHEMA:
+            self._declare(records.Schema.read(stream))
+        elif opcode == Opcode.CHANNEL:
+            self._declare(records.Channel.read(stream))
+        elif opcode == Opcode.STATISTICS:
+            self._statistics = records.Statistics.read(stream)
+
+    def _declare(self, record: records.Schema | records.Channel) -> None:
+        if isinstance(record, records.Schema):
+            self._schemas.setdefault(record.id, record)
+        else:
+            self._declared.setdefault(record.id, record)
+
+    def _look_into_chunks(self, file: BinaryIO) -> None:
+        """Read the chunks whose contents the indexes do not tell, or tell wrongly."""
+        indexed = len(self._loose[0]) + sum(chunk.counts.total() for chunk in self._chunks)
+        stated = self._statistics.message_count if self._statistics else indexed
+        for chunk in list(self._chunks):
+            known = chunk.counts and self._declared.keys() >= chunk.counts.keys()
+            if not known or stated != indexed:
+                self._read_chunk(file, chunk)
+
+    def _read_chunk(self, file: BinaryIO, chunk: _Chunk) -> list[records.Message]:
+        """Return a chunk's messages as they are in the file; none of a broken one."""
+        try:
+            file.seek(chunk.offset)
+            record = records.Chunk.read(ReadDataStream(file))
+            if record.compression not in _COMPRESSIONS:
+                raise McapError(f'its compression {record.compression!r} is not known')
+            contents = breakup_chunk(record, validate_crc=True)
+        except _DAMAGES as error:
+            self._report(f'a part of {self._path.name} cannot be read: {error}')
+            self._chunks.remove(chunk)
+            chunk.counts.clear()
+            return []
+        found = []
+        for entry in contents:
+            if isinstance(entry, records.Message):
+                found.append(entry)
+            elif isinstance(entry, (records.Schema, records.Channel)):
+                self._declare(entry)
+        if not chunk.is_read:
+            chunk.is_read = True
+            chunk.counts = Counter(message.channel_id for message in found)
+            stamps = [message.log_time for message in found]
+            chunk.start_ns, chunk.end_ns = min(stamps, default=0), max(stamps, default=0)
+        return found
+
+    def _channel(self, declared: records.Channel) -> Channel:
+        schema = self._schemas.get(declared.schema_id)
+        name, encoding, definition = '', '', ''
+        if schema is not None:
+            name, encoding = schema.name, schema.encoding
+            definition = schema.data.decode('utf-8', 'replace')
+        metadata = declared.metadata
+        qos = read_qos(metadata.get('offered_qos_profiles', ''))
+        if declared.message_encoding == 'ros1':
+            qos = latched(metadata.get('latching', '') in ('1', 'true'))
+        return Channel(
+            declared.topic,
+            message_type(name),
+            declared.message_encoding,
+            encoding,
+            definition,
+            qos,
+        )

@@ -1,0 +1,173 @@
+"""Bags of ROS 1, by rosbags' reader; where there is no index, by walking over the file.
+
+Only the walk uses names of rosbags that it does not promise (`rosbags.rosbag1.reader`): the
+bounds in pyproject.toml and `test/replay/test_damaged_bags.py` hold them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Set
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+import threading
+
+from rosbags.interfaces import ConnectionExtRosbag1
+from rosbags.rosbag1 import Reader
+from rosbags.rosbag1 import reader as internal
+
+from segzero_ros.replay.storage.base import Channel, DAMAGES, Report, span_of, StoredEntry
+from segzero_ros.replay.storage.qos import latched
+
+MAGIC = b'#ROSBAG V'
+
+
+class Rosbag1File:
+    """One bag of ROS 1; several readings may go on at a time."""
+
+    def __init__(self, path: Path, report: Report) -> None:
+        """Open the bag.
+
+        Args:
+            path: the file.
+            report: is told what is wrong with it.
+        """
+        self._path = path
+        self._report = report
+        # The reader keeps one chunk, whoever reads.
+        self._lock = threading.Lock()
+        self._is_whole = True
+        self._reader = Reader(path)
+        try:
+            self._reader.open()
+        except DAMAGES as error:
+            self._walk(error)
+        self._take_channels()
+
+    @property
+    def span_ns(self) -> tuple[int, int] | None:
+        """When the first and the last message were received; None without any."""
+        if not self.counts.total():
+            return None
+        return span_of([(self._reader.start_time, self._reader.end_time - 1)])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+
+    def messages(self, channels: Set[int], since_ns: int = 0) -> Iterator[StoredEntry]:
+        """Give the messages of some channels in the order in which they were received."""
+        last_ns = since_ns - 1
+        connections = [entry for entry in self._reader.connections if entry.id in channels]
+        if not connections:
+            return
+        entries = self._reader.messages(connections, start=since_ns)
+        while True:
+            try:
+                with self._lock:
+                    found = next(entries, None)
+            except DAMAGES as error:
+                if not self._is_whole:
+                    self._report(f'{self._path.name} cannot be read further: {error}')
+                    return
+                self._reader.close()
+                self._walk(error)
+                self._take_channels()
+                # What its index did not lead to, a walk may find.
+                yield from self.messages(channels, last_ns + 1)
+                return
+            if found is None:
+                return
+            connection, last_ns, data = found
+            yield StoredEntry(last_ns, connection.id, bytes(data))
+
+    def _walk(self, cause: Exception) -> None:
+        self._report(f'{self._path.name}: {str(cause).rstrip(".")}')
+        self._is_whole = False
+        self._reader = _UnindexedReader(self._path)
+        self._reader.open()
+
+    def _take_channels(self) -> None:
+        self.channels: dict[int, Channel] = {}
+        self.counts: Counter[int] = Counter()
+        for entry in self._reader.connections:
+            ext = entry.ext
+            is_latched = isinstance(ext, ConnectionExtRosbag1) and bool(ext.latching)
+            self.channels[entry.id] = Channel(
+                entry.topic,
+                entry.msgtype,
+                'ros1',
+                'ros1msg',
+                entry.msgdef.data,
+                latched(is_latched),
+            )
+            self.counts[entry.id] = entry.msgcount
+
+
+class _UnindexedReader(Reader):
+    """A bag without its index, as `rosbag reindex` would make it whole."""
+
+    def open(self) -> None:
+        self.bio = self.path.open('rb')
+        try:
+            begins = self.bio.readline()
+            entries: dict[int, list[internal.IndexData]] = defaultdict(list)
+            # Every damage ends the walk: what was found until there is kept.
+            with suppress(*DAMAGES):
+                while begins == b'#ROSBAG V2.0\n':
+                    self._take_record(entries)
+            self.indexes = {c.id: sorted(entries[c.id]) for c in self.connections}
+            self.connections = [
+                c._replace(msgcount=len(self.indexes[c.id])) for c in self.connections
+            ]
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_record(self, entries: dict[int, list[internal.IndexData]]) -> None:
+        assert self.bio is not None
+        offset = self.bio.tell()
+        header = internal.Header.read(self.bio)
+        if header.get_uint8('op') != internal.RecordType.CHUNK:
+            internal.read_bytes(self.bio, internal.read_uint32(self.bio))
+            return
+        size = internal.read_uint32(self.bio)
+        begins = self.bio.tell()
+        unpack = internal.decompressors[header.get_string('compression')]
+        raw = BytesIO(unpack(internal.read_bytes(self.bio, size)))
+        counts: Counter[int] = Counter()
+        stamps: list[int] = []
+        with suppress(*DAMAGES):
+            while raw.tell() < len(raw.getbuffer()):
+                self._take_from_chunk(raw, offset, entries, counts, stamps)
+        self.chunks[offset] = internal.Chunk(size, begins, unpack)
+        if stamps:
+            info = internal.ChunkInfo(offset, min(stamps), max(stamps) + 1, dict(counts))
+            self.chunk_infos.append(info)
+
+    def _take_from_chunk(
+        self,
+        raw: BytesIO,
+        chunk: int,
+        entries: dict[int, list[internal.IndexData]],
+        counts: Counter[int],
+        stamps: list[int],
+    ) -> None:
+        offset = raw.tell()
+        header = internal.Header.read(raw)
+        if header.get_uint8('op') == internal.RecordType.CONNECTION:
+            raw.seek(offset)
+            file, self.bio = self.bio, raw
+            try:
+                connection = self.read_connection()
+            finally:
+                self.bio = file
+            if connection.id not in {known.id for known in self.connections}:
+                self.connections.append(connection)
+            return
+        internal.read_bytes(raw, internal.read_uint32(raw))
+        number, stamp_ns = header.get_uint32('conn'), header.get_time('time')
+        entries[number].append(internal.IndexData(stamp_ns, chunk, offset))
+        counts[number] += 1
+        stamps.append(stamp_ns)

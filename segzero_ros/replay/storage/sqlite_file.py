@@ -1,0 +1,140 @@
+"""SQLite files of rosbag2 (`.db3`), of every version of its tables, also cut off."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Set
+from contextlib import closing
+from pathlib import Path
+import sqlite3
+from typing import Any
+
+import numpy as np
+
+from segzero_ros.replay.storage.base import Channel, Report, span_of, StoredEntry
+from segzero_ros.replay.storage.names import message_type
+from segzero_ros.replay.storage.qos import read_qos
+
+MAGIC = b'SQLite format 3\0'
+
+
+class SqliteFile:
+    """One SQLite file, opened anew by each reading, so that several may go on at a time."""
+
+    def __init__(self, path: Path, report: Report) -> None:
+        """Read topics and definitions, and where the messages are.
+
+        Args:
+            path: the file.
+            report: is told what is wrong with it.
+        """
+        self._path = path
+        self._report = report
+        self.channels: dict[int, Channel] = {}
+        # Of each message: its row, its topic, and when it was received.
+        self._rows = tuple(array('q') for _ in range(3))
+        with closing(self._open()) as database:
+            try:
+                self._read_channels(database)
+                self._find_rows(database)
+            except sqlite3.Error as error:
+                report(f'{path.name} cannot be read whole: {error}')
+            if self._is_cut_off():
+                self._keep_whole_rows(database)
+        self.counts: Counter[int] = Counter(self._rows[1])
+
+    @property
+    def span_ns(self) -> tuple[int, int] | None:
+        """When the first and the last message were received; None without any."""
+        return span_of((stamp, stamp) for stamp in self._rows[2])
+
+    def close(self) -> None:
+        """Nothing is open between readings."""
+
+    def messages(self, channels: Set[int]) -> Iterator[StoredEntry]:
+        """Give the messages of some channels in the order in which they were received."""
+        rows, topics, stamps = self._rows
+        wanted = np.flatnonzero(np.isin(np.asarray(topics), list(channels)))
+        order = np.argsort(np.asarray(stamps)[wanted], kind='stable')
+        with closing(self._open()) as database:
+            for index in wanted[order].tolist():
+                data = self._data(database, rows[index])
+                if data is None:
+                    self.counts[topics[index]] -= 1
+                    continue
+                yield StoredEntry(stamps[index], topics[index], data)
+
+    def _data(self, database: sqlite3.Connection, row: int) -> bytes | None:
+        try:
+            found = database.execute('SELECT data FROM messages WHERE id = ?', (row,)).fetchone()
+        except sqlite3.Error as error:
+            self._report(f'a message of {self._path.name} cannot be read: {error}')
+            return None
+        return bytes(found[0] or b'') if found else None
+
+    def _open(self) -> sqlite3.Connection:
+        # What a recorder had not yet moved into the file lies beside it, and is read only where
+        # SQLite may lock the file.
+        log = self._path.with_name(f'{self._path.name}-wal')
+        how = 'mode=ro' if log.is_file() and log.stat().st_size else 'immutable=1'
+        database = sqlite3.connect(f'{self._path.resolve().as_uri()}?{how}', uri=True)
+        database.text_factory = lambda text: text.decode('utf-8', 'replace')
+        # Otherwise SQLite refuses a file that is shorter than its header says.
+        database.execute('PRAGMA writable_schema=ON')
+        return database
+
+    def _read_channels(self, database: sqlite3.Connection) -> None:
+        definitions = {
+            row['topic_type']: (row['encoding'], row['encoded_message_definition'])
+            for row in _table(database, 'message_definitions')
+        }
+        for row in _table(database, 'topics'):
+            encoding, definition = definitions.get(row['type'], ('', ''))
+            self.channels[row['id']] = Channel(
+                row['name'],
+                message_type(row['type']),
+                row['serialization_format'],
+                encoding,
+                definition,
+                read_qos(row.get('offered_qos_profiles', '')),
+            )
+
+    def _find_rows(self, database: sqlite3.Connection) -> None:
+        columns = 'SELECT id, topic_id, timestamp FROM messages ORDER BY id'
+        for values in database.execute(columns):
+            if values[1] in self.channels:
+                for column, value in zip(self._rows, values, strict=True):
+                    column.append(value)
+
+    def _is_cut_off(self) -> bool:
+        """Return whether the file is shorter than its header says."""
+        with self._path.open('rb') as file:
+            head = file.read(32)
+        page = int.from_bytes(head[16:18], 'big')
+        pages = int.from_bytes(head[28:32], 'big')
+        # A page of 65,536 bytes does not fit into its two bytes, and is written as 1.
+        return self._path.stat().st_size < pages * (65_536 if page == 1 else page)
+
+    def _keep_whole_rows(self, database: sqlite3.Connection) -> None:
+        self._report(f'{self._path.name} is cut off')
+        rows = [row for row in zip(*self._rows, strict=True) if _is_whole(database, row[0])]
+        self._rows = tuple(array('q', (row[at] for row in rows)) for at in range(3))
+
+
+def _is_whole(database: sqlite3.Connection, row: int) -> bool:
+    try:
+        database.execute('SELECT data FROM messages WHERE id = ?', (row,)).fetchone()
+    except sqlite3.Error:
+        return False
+    return True
+
+
+def _table(database: sqlite3.Connection, name: str) -> list[dict[str, Any]]:
+    """Return a table's rows by the names of its columns; none where there is no such table."""
+    exists = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+    if database.execute(exists, (name,)).fetchone() is None:
+        return []
+    rows = database.execute(f'SELECT * FROM {name} ORDER BY id')  # noqa: S608
+    columns = [column[0] for column in rows.description]
+    return [dict(zip(columns, row, strict=True)) for row in rows]
