@@ -8,6 +8,7 @@ nothing is meant. Imports `samples` and the readers of bags in `replay`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,13 @@ from segzero_ros.replay.jobs import Jobs, Limits
 from segzero_ros.replay.queries import Ask, NANO, Plan
 from segzero_ros.replay.records import Record
 from segzero_ros.replay.regression import NoGolden, read_golden
-from segzero_ros.replay.topics import find_topics
+from segzero_ros.replay.topics import find_topics, NONE, Topics
 from segzero_ros.types import BadImage, Frame, Mask, Status
 from segzero_ros.wire.query_text import read_query
 
 # How far the depth may be from the image that it belongs to: the node's default.
 _DEPTH_OFFSET_NS = NANO // 20
+_logger = logging.getLogger(__name__)
 _LIMITS = Limits(_DEPTH_OFFSET_NS, image_max_age_ns=0, max_query_length=1_000_000)
 
 
@@ -44,6 +46,7 @@ class BagWithTruth:
         """
         self.name = bag.stem
         self._path, self._truth, self._image = bag, truth, image
+        self._warned: set[str] = set()
         try:
             records = list(read_golden(truth))
         except NoGolden as error:
@@ -69,8 +72,9 @@ class BagWithTruth:
             for index, record in wanted.items()
         )
         try:
-            with BagReader(self._path) as bag:
-                topics = find_topics(bag, self._image)
+            with BagReader(self._path, salvage=True) as bag:
+                topics = find_topics(bag, self._image, queries=NONE)
+                self._warn(bag, topics)
                 frames = BagFrames(bag, topics)
                 jobs = Jobs(topics, Plan(asks=asks), _LIMITS, bag.span_ns[0], lambda _: '')
                 for job in jobs.run(bag.messages(jobs.topics)):
@@ -80,6 +84,13 @@ class BagWithTruth:
                     yield index, self._sample(wanted[index], frames.frame(job.shot)[0], index)
         except (BagError, BadImage) as error:
             raise DataError(f'{self._path}: {error}') from error
+
+    def _warn(self, bag: BagReader, topics: Topics) -> None:
+        """Say once what is wrong with the bag, and what of it is not used."""
+        for remark in (*filter(None, [bag.damage]), *topics.remarks):
+            if remark not in self._warned:
+                self._warned.add(remark)
+                _logger.warning('%s', remark)
 
     def _sample(self, record: Record, frame: Frame, index: int) -> Sample:
         size = (frame.height, frame.width)

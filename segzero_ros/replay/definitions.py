@@ -111,8 +111,8 @@ class Definitions:
         """
         encoding = channel.message_encoding or ('ros1' if _says_ros1(channel) else 'cdr')
         if encoding not in ('cdr', 'ros1'):
-            kind = channel.type or 'no type'
-            raise Unreadable(f'its messages ({kind}) are {encoding}, not of ROS')
+            whose = 'of Foxglove' if channel.type.startswith('foxglove') else 'not of ROS'
+            raise Unreadable(f'its messages ({channel.type or "no type"}, {encoding}) are {whose}')
         if not is_ros_type(channel.type):
             raise Unreadable(f'{channel.type!r} is no type of ROS' if channel.type else 'no type')
         try:

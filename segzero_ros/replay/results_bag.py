@@ -20,6 +20,7 @@ from segzero_ros.replay.bag import (
     Definitions,
     UnknownType,
 )
+from segzero_ros.replay.definitions import layout_of
 from segzero_ros.replay.folder import Folder
 from segzero_ros.replay.overlay_files import read_overlay
 from segzero_ros.replay.records import Record, with_frame
@@ -60,6 +61,10 @@ class ResultMessages:
         if self._overlays:
             types['overlay'] = IMAGE
         return {f'{self._prefix}/{name}': kind for name, kind in types.items()}
+
+    def layouts(self) -> dict[str, tuple[Any, ...]]:
+        """Return the layout of each type, as `definitions.Interface` has it."""
+        return {kind: layout_of(self._store, kind) for kind in self.topics.values()}
 
     def of(self, number: int, record: Record) -> Iterator[BagMessage]:
         """Give the messages of an answer, by its number from 0."""
@@ -131,9 +136,10 @@ def write_bag(
     """
     made = ResultMessages(namespace, folder, overlays=overlays)
     remarks: list[str] = []
+    damage = source.damage
     path = folder.work / folder.bag.name
     with BagWriter(path) as bag:
-        copied = _add_originals(source, bag, set(made.topics), remarks) if originals else set()
+        copied = _add_originals(source, bag, made, remarks) if originals else set()
         for topic, kind in made.topics.items():
             bag.add_topic(topic, kind)
         originals_in_order = source.messages(copied) if copied else iter(())
@@ -143,20 +149,31 @@ def write_bag(
         for message in heapq.merge(originals_in_order, answers, key=lambda entry: entry.stamp_ns):
             bag.write(message.topic, message.data, message.stamp_ns)
     folder.place_bag(path)
+    if source.damage != damage:
+        remarks.append(source.damage)
     return remarks
 
 
 def _add_originals(
-    source: BagReader, bag: BagWriter, replaced: set[str], remarks: list[str]
+    source: BagReader, bag: BagWriter, made: ResultMessages, remarks: list[str]
 ) -> set[str]:
+    remarks += source.remarks
     copied = set()
+    # A bag has one definition of each type; that of the results is this installation's.
+    layouts = made.layouts()
     for topic, kind in sorted(source.topics.items()):
-        if topic in replaced:
+        if topic in made.topics:
             remarks.append(f'The recorded {topic} is replaced; --namespace keeps both.')
             continue
+        interface = source.interface_of(topic)
+        if layouts.setdefault(kind, interface.layout) != interface.layout:
+            remarks.append(
+                f'{topic} is left out of the new bag: its {kind} has other fields than that of '
+                'other topics in it.'
+            )
+            continue
         try:
-            typestore = source.interface_of(topic).typestore
-            bag.add_topic(topic, kind, typestore=typestore, qos=source.qos_of(topic))
+            bag.add_topic(topic, kind, typestore=interface.typestore, qos=source.qos_of(topic))
         except BagError as error:
             remarks.append(f'{topic} is left out of the new bag: {error}')
             continue

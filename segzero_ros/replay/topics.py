@@ -1,34 +1,64 @@
 """Which of a bag's topics are the camera: by type, by what their first messages hold, by name.
 
-Imports `bag`, `types` and `wire`.
+The one choice for all that reads bags: replay, evaluation, training rows, the simulated camera.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 import re
-from typing import Any
 
 from segzero_ros.replay.bag import BagError, BagReader
-from segzero_ros.types import BadImage
-from segzero_ros.wire.image_codec import decode_depth, decode_image
+from segzero_ros.replay.image_topics import (
+    COMPRESSED,
+    find_image_topics,
+    first_messages,
+    frame_of_header,
+    IMAGE,
+    ImageTopic,
+    RESULT,
+)
+from segzero_ros.wire.image_codec import intrinsics_from
 
-IMAGE = 'sensor_msgs/msg/Image'
-COMPRESSED = 'sensor_msgs/msg/CompressedImage'
+__all__ = [
+    'COMPRESSED',
+    'IMAGE',
+    'INFO',
+    'NONE',
+    'RESULT',
+    'TEXT',
+    'NoTopic',
+    'SeveralCameras',
+    'Topics',
+    'find_topics',
+]
+
 INFO = 'sensor_msgs/msg/CameraInfo'
 TEXT = 'std_msgs/msg/String'
-RESULT = 'segzero_ros/msg/SegmentationResult'
+# In place of a topic's name: none is wanted.
+NONE = 'none'
 
-_DEPTH_ENCODINGS = ('16UC1', '32FC1', 'mono16')
-_GREY = re.compile(r'mono|8UC1|16UC1')
-_DEPTH_NAME = re.compile(r'depth|disparity')
 _ALIGNED = re.compile(r'aligned|registered')
-_TRANSPORTS = ('/compressed', '/compressedDepth')
+# A transport with less than this share of the messages of another was recorded by chance.
+_LEAST_SHARE = 0.5
 
 
 class NoTopic(BagError):
     """The bag does not hold what is asked for, or several of it; the text lists what it holds."""
+
+
+class SeveralCameras(NoTopic):
+    """The bag holds several cameras.
+
+    Attributes:
+        images: their image topics.
+    """
+
+    def __init__(self, text: str, images: Sequence[str]) -> None:
+        super().__init__(text)
+        self.images = tuple(images)
 
 
 @dataclass(frozen=True)
@@ -40,7 +70,7 @@ class Topics:
         depth: depth images in the same pixels; empty without any.
         camera_info: the intrinsics; empty without any.
         queries: queries that were recorded; empty without any.
-        remarks: for a person: what was left out and why.
+        remarks: for a person: what was left out and why, and what may be wrong with the rest.
     """
 
     image: str
@@ -56,22 +86,16 @@ class Topics:
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A topic with images, and what its first message holds."""
+class _Info:
+    """A topic with intrinsics, the size of images that they are for (0: not said), its frame."""
 
     topic: str
-    size: tuple[int, int] | None
-    depth: bool
-    grey: bool
+    size: tuple[int, int]
+    frame_id: str
 
     @property
     def camera(self) -> str:
-        """The namespace in which its camera publishes."""
-        return without_transport(self.topic).rsplit('/', 1)[0]
-
-    @property
-    def transported(self) -> bool:
-        return without_transport(self.topic) != self.topic
+        return self.topic.rsplit('/', 1)[0]
 
 
 def find_topics(
@@ -79,152 +103,230 @@ def find_topics(
 ) -> Topics:
     """Find the camera in a bag.
 
-    Of one camera's topics, raw images go before compressed ones, colour before grey; of several
-    cameras none is chosen. Depth must have the image's size; what is aligned by name goes first.
+    Of one camera's topics, raw images go before those of transports, colour before grey; of
+    several cameras none is chosen. Depth must have the image's size; what has its optical frame
+    goes first, then what is aligned by name. Depth and intrinsics of another optical frame are
+    not taken without a remark, and those of another camera not at all.
 
     Args:
         bag: an open bag.
         image: the topic to take instead; empty to find it.
         depth: the same; `none` for no depth.
         camera_info: the same; `none` for none.
-        queries: the same.
+        queries: the same; `none` for none.
 
     Raises:
-        NoTopic: there is no such topic, or there are several cameras.
+        NoTopic: there is no such topic.
+        SeveralCameras: there are several.
     """
-    pictures = [_look(bag, topic) for topic in _candidates(bag)]
-    colour = _choose_image(bag, pictures, image)
+    images = find_image_topics(bag)
+    colour = _choose_image(bag, images, image)
     remarks: list[str] = []
-    found_depth = _choose_depth(bag, pictures, colour, depth, remarks)
-    info = _choose_info(bag, colour.topic, camera_info)
+    found_depth = _choose_depth(bag, images, colour, depth, remarks)
+    info = _choose_info(bag, images, colour, camera_info, remarks)
     if not info:
         remarks.append('There is no camera_info for the camera, so there are no poses.')
     return Topics(colour.topic, found_depth, info, _choose_queries(bag, queries), tuple(remarks))
 
 
-def without_transport(topic: str) -> str:
-    """Return the name of the raw topic that a transport's topic belongs to."""
-    for transport in _TRANSPORTS:
-        topic = topic.removesuffix(transport)
-    return topic
-
-
-def _candidates(bag: BagReader) -> list[str]:
-    """Return the topics with images that a camera may have sent: what an answer shows is none."""
-    topics, counts = bag.topics, bag.counts
-    ours = {name.rsplit('/', 1)[0] + '/' for name, kind in topics.items() if kind == RESULT}
-    return sorted(
-        name
-        for name, kind in topics.items()
-        if kind in (IMAGE, COMPRESSED) and counts[name] and not name.startswith(tuple(ours))
-    )
-
-
-def _look(bag: BagReader, topic: str) -> _Picture:
-    message = _first(bag, topic)
-    if message is None:
-        return _Picture(topic, None, depth=False, grey=False)
-    named_depth = _DEPTH_NAME.search(topic) is not None
-    size: tuple[int, int] | None
-    if bag.topics[topic] == IMAGE:
-        encoding = message.encoding
-        is_depth = encoding in _DEPTH_ENCODINGS[:2] or (encoding == 'mono16' and named_depth)
-        size = (message.width, message.height)
-    else:
-        encoding = message.format
-        is_depth = 'compressedDepth' in encoding or (named_depth and '16UC1' in encoding)
-        size = _decoded_size(message, is_depth)
-    return _Picture(topic, size, is_depth, _GREY.match(encoding) is not None)
-
-
-def _first(bag: BagReader, topic: str) -> Any:
-    """Return the first message of a topic that can be read, None without any."""
-    for number, message in enumerate(bag.messages({topic})):
-        try:
-            return bag.parse(message)
-        except BagError:
-            if number == 10:
-                break
-    return None
-
-
-def _decoded_size(message: Any, is_depth: bool) -> tuple[int, int] | None:
-    try:
-        pixels: Any = decode_depth(message) if is_depth else decode_image(message)
-    except BadImage:
-        return None
-    return pixels.shape[1], pixels.shape[0]
-
-
-def _choose_image(bag: BagReader, pictures: list[_Picture], wanted: str) -> _Picture:
-    colours = [picture for picture in pictures if not picture.depth]
-    names = ', '.join(picture.topic for picture in colours)
+def _choose_image(bag: BagReader, images: list[ImageTopic], wanted: str) -> ImageTopic:
+    colours = [topic for topic in images if not topic.is_depth and not topic.fault]
+    names = ', '.join(topic.topic for topic in colours)
     if wanted:
-        for picture in pictures:
-            if picture.topic == wanted:
-                return picture
+        for topic in images:
+            if topic.topic == wanted:
+                return topic
         raise NoTopic(
             f'{bag.path} has no images on {wanted!r}; '
             + (f'it has some on {names}.' if names else f'{_holds(bag)}.')
         )
     if not colours:
-        raise NoTopic(f'{bag.path} has no colour images; {_holds(bag)}.')
-    coloured = [picture for picture in colours if not picture.grey] or colours
-    if len({picture.camera for picture in coloured}) > 1:
-        raise NoTopic(
-            f'{bag.path} has images of several cameras; choose one with --image: {names}.'
+        faults = [
+            f'{t.topic}: {t.fault.rstrip(".")}' for t in images if t.fault and not t.is_depth
+        ]
+        unread = f' ({"; ".join(faults)})' if faults else ''
+        raise NoTopic(f'{bag.path} has no colour images that can be read{unread}; {_holds(bag)}.')
+    coloured = [topic for topic in colours if not topic.is_grey] or colours
+    if len({topic.camera for topic in coloured}) > 1:
+        raise SeveralCameras(
+            f'{bag.path} has images of several cameras; choose one with --image: {names}.',
+            [topic.topic for topic in coloured],
         )
-    return min(coloured, key=lambda picture: (picture.transported, picture.topic))
+    return _best(coloured)
+
+
+def _best(topics: list[ImageTopic]) -> ImageTopic:
+    """Return the topic of one camera that is nearest to the raw image and is not cut short."""
+    most = max(topic.count for topic in topics)
+    return min(
+        topics,
+        key=lambda topic: (topic.count < _LEAST_SHARE * most, topic.transport_rank, topic.topic),
+    )
 
 
 def _holds(bag: BagReader) -> str:
     topics = sorted(f'{name} ({kind})' for name, kind in bag.topics.items())
-    return f'it has {", ".join(topics)}' if topics else 'it is empty'
+    unread = '; '.join(f'{name} cannot be read: {why}' for name, why in bag.left_out.items())
+    if not topics:
+        return unread or 'it is empty'
+    return f'it has {", ".join(topics)}' + (f'; {unread}' if unread else '')
 
 
 def _choose_depth(
-    bag: BagReader, pictures: list[_Picture], image: _Picture, wanted: str, remarks: list[str]
+    bag: BagReader, images: list[ImageTopic], image: ImageTopic, wanted: str, remarks: list[str]
 ) -> str:
-    if wanted == 'none':
+    if wanted == NONE:
         return ''
     if wanted:
         return _named(bag, wanted, (IMAGE, COMPRESSED), 'depth images')
-    depths = [picture for picture in pictures if picture.depth and picture is not image]
-    fitting = [p for p in depths if p.size is None or image.size is None or p.size == image.size]
-    remarks += [
-        f'{p.topic} is left out: its depth images have {p.size[0]}x{p.size[1]} pixels, those of '
-        f'{image.topic} {image.size[0]}x{image.size[1]}.'
-        for p in depths
-        if p not in fitting and p.size and image.size
-    ]
+    # The same depth by several transports is one.
+    cameras: dict[str, list[ImageTopic]] = {}
+    for topic in images:
+        if topic.is_depth and topic is not image:
+            cameras.setdefault(topic.raw, []).append(topic)
+    fitting = []
+    for transports in cameras.values():
+        readable = [topic for topic in transports if not topic.fault]
+        depth = _best(readable or transports)
+        reason = _why_not_depth(depth, image, images)
+        if reason:
+            remarks.append(f'{depth.topic} is left out: {reason}')
+        else:
+            fitting.append(depth)
     if not fitting:
         return ''
-    return min(
+    found = min(
         fitting,
-        key=lambda p: (
-            _ALIGNED.search(p.topic) is None,
-            -_kinship(p.topic, image.topic),
-            p.transported,
-            p.topic,
+        key=lambda depth: (
+            _other_frame(depth.frame_id, image.frame_id),
+            _ALIGNED.search(depth.topic) is None,
+            -_kinship(depth.topic, image.topic),
+            depth.transport_rank,
+            depth.topic,
         ),
-    ).topic
+    )
+    if _other_frame(found.frame_id, image.frame_id):
+        remarks.append(
+            f'The depth on {found.topic} has the optical frame {found.frame_id!r}, the image '
+            f'{image.frame_id!r}: where it is not registered to the image, poses are wrong; '
+            '--depth none leaves it out.'
+        )
+    return found.topic
 
 
-def _choose_info(bag: BagReader, image: str, wanted: str) -> str:
-    if wanted == 'none':
+def _why_not_depth(depth: ImageTopic, image: ImageTopic, images: list[ImageTopic]) -> str:
+    if depth.fault:
+        return f'its images cannot be decoded: {depth.fault}'
+    if depth.size and image.size and depth.size != image.size:
+        return (
+            f'its depth images have {depth.size[0]}x{depth.size[1]} pixels, those of '
+            f'{image.topic} {image.size[0]}x{image.size[1]}.'
+        )
+    colours = [topic for topic in images if not topic.is_depth]
+    owner = _other_owner(depth.topic, depth.frame_id, image, colours)
+    return f'it belongs to {owner}.' if owner else ''
+
+
+def _choose_info(
+    bag: BagReader, images: list[ImageTopic], image: ImageTopic, wanted: str, remarks: list[str]
+) -> str:
+    if wanted == NONE:
         return ''
     if wanted:
         return _named(bag, wanted, (INFO,), 'camera_info')
-    counts = bag.counts
-    infos = sorted(name for name, kind in bag.topics.items() if kind == INFO and counts[name])
-    sibling = f'{without_transport(image).rsplit("/", 1)[0]}/camera_info'
-    if sibling in infos or len(infos) == 1:
-        return sibling if sibling in infos else infos[0]
-    kin = [name for name in infos if _kinship(name, image) > 1]
-    return max(kin, key=lambda name: _kinship(name, image), default='')
+    infos = _infos(bag)
+    rejected = []
+    for info in sorted(
+        infos,
+        key=lambda info: (
+            info.camera != image.camera,
+            _other_frame(info.frame_id, image.frame_id),
+            -_kinship(info.topic, image.topic),
+            info.topic,
+        ),
+    ):
+        reason = _why_not_info(info, image, images)
+        if reason:
+            rejected.append(f'{info.topic} is not used for {image.topic}: {reason}')
+            continue
+        if _other_frame(info.frame_id, image.frame_id):
+            remarks.append(
+                f'The intrinsics on {info.topic} have the optical frame {info.frame_id!r}, the '
+                f'image {image.frame_id!r}: where they are of another camera, poses are wrong.'
+            )
+        return info.topic
+    remarks += rejected
+    return ''
+
+
+def _infos(bag: BagReader) -> list[_Info]:
+    counts, found = bag.counts, []
+    for name, kind in bag.topics.items():
+        if kind == INFO and counts[name]:
+            message = next(first_messages(bag, name), None)
+            if message is not None:
+                # A region of the sensor and binned pixels count as the image has them.
+                intrinsics = intrinsics_from(message)
+                size = message.width, message.height
+                if intrinsics is not None:
+                    size = intrinsics.width, intrinsics.height
+                found.append(_Info(name, size, frame_of_header(message)))
+    return found
+
+
+def _why_not_info(info: _Info, image: ImageTopic, images: list[ImageTopic]) -> str:
+    """Return why intrinsics are not for an image."""
+    take = f'; --camera-info {info.topic} takes it all the same.'
+    is_own = info.camera == image.camera
+    # A camera's own intrinsics are scaled with an image that was resized as a whole.
+    scalable = is_own or (info.frame_id and info.frame_id == image.frame_id)
+    if not _fits(info.size, image.size, scalable=bool(scalable)):
+        return f'it is for images of {info.size[0]}x{info.size[1]} pixels, and these have ' + (
+            f'{image.size[0]}x{image.size[1]}{take}' if image.size else f'others{take}'
+        )
+    if is_own:
+        return ''
+    if _other_frame(info.frame_id, image.frame_id):
+        return (
+            f'its optical frame is {info.frame_id!r}, that of the image {image.frame_id!r}{take}'
+        )
+    owner = _other_owner(info.topic, info.frame_id, image, images)
+    return f'it belongs to {owner}{take}' if owner else ''
+
+
+def _fits(size: tuple[int, int], of: tuple[int, int] | None, *, scalable: bool) -> bool:
+    if of is None or not all(size) or size == of:
+        return True
+    return scalable and size[0] * of[1] == size[1] * of[0]
+
+
+def _other_owner(topic: str, frame_id: str, image: ImageTopic, images: list[ImageTopic]) -> str:
+    """Return an image topic of another camera, with which a topic shares more of its name.
+
+    Of a topic with the image's own optical frame, that is another camera only where it has the
+    same frame too, which then tells nothing.
+    """
+    is_same = bool(frame_id and frame_id == image.frame_id)
+    own = _kinship(topic, image.topic)
+    others = [
+        other.topic
+        for other in images
+        if other.camera != image.camera
+        and other.raw != topic
+        and _kinship(topic, other.topic) > own
+        and not (is_same and (other.is_depth or other.frame_id != frame_id))
+    ]
+    return max(others, key=lambda other: _kinship(topic, other), default='')
+
+
+def _other_frame(frame_id: str, image_frame_id: str) -> bool:
+    """Return whether two optical frames are known to be different."""
+    return bool(frame_id and image_frame_id and frame_id != image_frame_id)
 
 
 def _choose_queries(bag: BagReader, wanted: str) -> str:
+    if wanted == NONE:
+        return ''
     if wanted:
         return _named(bag, wanted, (TEXT,), 'queries')
     counts = bag.counts

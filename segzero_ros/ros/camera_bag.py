@@ -7,6 +7,7 @@ Imports rclpy's serialization and the messages; bags of every kind are read by `
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from segzero_ros.replay.bag import BagMessage, BagReader
+from segzero_ros.replay.image_topics import find_image_topics
+from segzero_ros.replay.topics import find_topics, NONE, NoTopic, SeveralCameras, Topics
 from segzero_ros.ros.camera_sources import CameraError
+from segzero_ros.types import SegZeroError
 
 _TYPES = {
     'sensor_msgs/msg/Image': Image,
@@ -26,7 +30,7 @@ _TYPES = {
 _PAUSE_NS = 100_000_000
 # A message to publish, and on which topic.
 Shown = tuple[str, Any]
-_DEPTH_ENCODINGS = ('16UC1', '32FC1', 'mono16')
+_logger = logging.getLogger(__name__)
 
 
 class BagReel:
@@ -34,16 +38,16 @@ class BagReel:
 
     Args:
         path: the bag.
-        item: the image topic, where the bag holds several; empty for the first.
+        item: the image topic, where the bag holds several; empty for the first camera's.
         loop: whether it starts again when it is through.
         recorded: whether stamps stay as they were recorded.
     """
 
     def __init__(self, path: Path, item: str, *, loop: bool, recorded: bool = False) -> None:
-        self._bag = BagReader(path)
+        self._bag = BagReader(path, salvage=True)
         try:
             self._roles = self._find_roles(item)
-        except CameraError:
+        except SegZeroError:
             self._bag.close()
             raise
         self._loop = loop
@@ -101,43 +105,31 @@ class BagReel:
 
     def _find_roles(self, item: str) -> dict[str, str]:
         """Return which topic of the bag is published as `image`, `depth` and `camera_info`."""
-        topics = {topic: kind for topic, kind in self._bag.topics.items() if kind in _TYPES}
-        first = {
-            topic: next(self._bag.messages({topic})) for topic in topics if self._holds(topic)
-        }
-        pictures = [topic for topic in first if topics[topic] != 'sensor_msgs/msg/CameraInfo']
-        depths = [topic for topic in pictures if _is_depth(_message(first[topic]))]
-        colours = [topic for topic in pictures if topic not in depths]
-        if not colours:
-            raise CameraError(f'{self._bag.path} holds no colour images.')
-        if item and item not in colours:
-            raise CameraError(
-                f'{self._bag.path} holds no images on {item!r}; on {", ".join(colours)} it does.'
-            )
-        image = item or colours[0]
-        compressed = topics[image] == 'sensor_msgs/msg/CompressedImage'
-        roles = {image: 'image/compressed' if compressed else 'image'}
-        infos = [topic for topic in first if topics[topic] == 'sensor_msgs/msg/CameraInfo']
-        for role, candidates in (('depth', depths), ('camera_info', infos)):
-            if candidates:
-                roles[max(candidates, key=lambda topic: _kinship(topic, image))] = role
+        try:
+            found = self._find_topics(item)
+        except NoTopic as error:
+            raise CameraError(str(error)) from error
+        for remark in (*filter(None, [self._bag.damage]), *found.remarks):
+            _logger.warning('%s', remark)
+        compressed = self._bag.topics[found.image] == 'sensor_msgs/msg/CompressedImage'
+        roles = {found.image: 'image/compressed' if compressed else 'image'}
+        for topic, role in ((found.depth, 'depth'), (found.camera_info, 'camera_info')):
+            if topic:
+                roles[topic] = role
         return roles
 
-    def _holds(self, topic: str) -> bool:
-        return next(self._bag.messages({topic}), None) is not None
+    def _find_topics(self, item: str) -> Topics:
+        colours = [topic.topic for topic in find_image_topics(self._bag) if not topic.is_depth]
+        if item and item not in colours:
+            raise CameraError(
+                f'{self._bag.path} holds no colour images on {item!r}; '
+                + (f'on {", ".join(colours)} it does.' if colours else 'it holds none at all.')
+            )
+        try:
+            return find_topics(self._bag, item, queries=NONE)
+        except SeveralCameras as error:
+            return find_topics(self._bag, error.images[0], queries=NONE)
 
 
 def _message(recorded: BagMessage) -> Any:
     return deserialize_message(recorded.data, _TYPES[recorded.type])
-
-
-def _is_depth(message: Any) -> bool:
-    if isinstance(message, CompressedImage):
-        return 'compressedDepth' in message.format
-    return message.encoding in _DEPTH_ENCODINGS
-
-
-def _kinship(topic: str, image: str) -> int:
-    """Return how many leading parts of their names two topics share."""
-    parts = zip(topic.split('/'), image.split('/'), strict=False)
-    return next((index for index, (a, b) in enumerate(parts) if a != b), 99)

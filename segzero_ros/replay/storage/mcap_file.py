@@ -50,13 +50,17 @@ class _Chunk:
     """A chunk: where its record's contents begin, and what it holds.
 
     Attributes:
+        start_ns: no message in it was received before.
+        end_ns: nor after this.
         counts: how many messages of each channel, by its indexes or by reading.
-        is_read: whether the counts and times are by reading.
+        first_ns: when the first message was received that has a time at all.
+        is_read: whether all of this is by reading.
     """
 
     offset: int
     start_ns: int
     end_ns: int
+    first_ns: int
     counts: Counter[int] = field(default_factory=Counter)
     is_read: bool = False
 
@@ -95,7 +99,7 @@ class McapFile:
     @property
     def span_ns(self) -> tuple[int, int] | None:
         """When the first and the last message were received; None without any."""
-        times = [(chunk.start_ns, chunk.end_ns) for chunk in self._chunks if chunk.counts]
+        times = [(chunk.first_ns, chunk.end_ns) for chunk in self._chunks if chunk.counts]
         stamps = np.asarray(self._loose[0])
         if stamps.size:
             times.append((int(min(stamps[stamps > 0], default=0)), int(stamps.max())))
@@ -177,7 +181,8 @@ class McapFile:
             for column, value in zip(self._loose, (*values, message.channel_id), strict=True):
                 column.append(value)
         elif opcode == Opcode.CHUNK:
-            self._chunks.append(_Chunk(begin, stream.read8(), stream.read8()))
+            start_ns, end_ns = stream.read8(), stream.read8()
+            self._chunks.append(_Chunk(begin, start_ns, end_ns, start_ns))
         elif opcode == Opcode.MESSAGE_INDEX and self._chunks:
             channel, size = stream.read2(), stream.read4()
             if size:
@@ -201,7 +206,7 @@ class McapFile:
         stated = self._statistics.message_count if self._statistics else indexed
         for chunk in list(self._chunks):
             known = chunk.counts and self._declared.keys() >= chunk.counts.keys()
-            if not known or stated != indexed:
+            if not known or not chunk.start_ns or stated != indexed:
                 self._read_chunk(file, chunk)
 
     def _read_chunk(self, file: BinaryIO, chunk: _Chunk) -> list[records.Message]:
@@ -228,6 +233,7 @@ class McapFile:
             chunk.counts = Counter(message.channel_id for message in found)
             stamps = [message.log_time for message in found]
             chunk.start_ns, chunk.end_ns = min(stamps, default=0), max(stamps, default=0)
+            chunk.first_ns = min((stamp for stamp in stamps if stamp), default=0)
         return found
 
     def _channel(self, declared: records.Channel) -> Channel:
