@@ -7,6 +7,7 @@ package's interface files.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 import os
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -81,9 +82,10 @@ class Definitions:
     """Message definitions: Jazzy's own, whatever interface files are installed, and bags'."""
 
     def __init__(self) -> None:
-        jazzy = get_typestore(Stores.ROS2_JAZZY)
-        self.typestore: Typestore = get_typestore(Stores.EMPTY)
-        self.typestore.register(_with_rosidl_bytes(jazzy.fielddefs))
+        self.typestore: Typestore = get_typestore(Stores.ROS2_JAZZY)
+        for name in _jazzy_with_char():
+            del self.typestore.fielddefs[name], self.typestore.types[name]
+        self.typestore.register(_jazzy_with_char())
         self._parsed: dict[tuple[str, str], Typestore] = {}
 
     def require(self, name: str) -> Typestore:
@@ -222,6 +224,14 @@ def _parts(types: Types) -> set[str]:
             if inner[0] == Nodetype.NAME and inner[1] not in types:
                 found.add(str(inner[1]))
     return found
+
+
+@cache
+def _jazzy_with_char() -> Types:
+    """Return those types of Jazzy that have a char, without it."""
+    types = get_typestore(Stores.ROS2_JAZZY).fielddefs
+    rosidl = _with_rosidl_bytes(types)
+    return {name: rosidl[name] for name in types if rosidl[name] != types[name]}
 
 
 def _with_rosidl_bytes(types: Types) -> Types:

@@ -205,9 +205,14 @@ class McapFile:
         indexed = len(self._loose[0]) + sum(chunk.counts.total() for chunk in self._chunks)
         stated = self._statistics.message_count if self._statistics else indexed
         for chunk in list(self._chunks):
-            known = chunk.counts and self._declared.keys() >= chunk.counts.keys()
+            known = chunk.counts and all(map(self._is_declared, chunk.counts))
             if not known or not chunk.start_ns or stated != indexed:
                 self._read_chunk(file, chunk)
+
+    def _is_declared(self, channel: int) -> bool:
+        """Return whether a channel is known outside of chunks, and its schema too."""
+        declared = self._declared.get(channel)
+        return declared is not None and declared.schema_id in (0, *self._schemas)
 
     def _read_chunk(self, file: BinaryIO, chunk: _Chunk) -> list[records.Message]:
         """Return a chunk's messages as they are in the file; none of a broken one."""
