@@ -30,7 +30,7 @@ class Channel(NamedTuple):
     schema_encoding: str = 'ros2msg'
     definition: bytes = b''
     encoding: str = 'cdr'
-    metadata: dict[str, str] = {}
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
 def defined(kind: str) -> bytes:

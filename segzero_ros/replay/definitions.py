@@ -116,7 +116,8 @@ class Definitions:
             whose = 'of Foxglove' if channel.type.startswith('foxglove') else 'not of ROS'
             raise Unreadable(f'its messages ({channel.type or "no type"}, {encoding}) are {whose}')
         if not is_ros_type(channel.type):
-            raise Unreadable(f'{channel.type!r} is no type of ROS' if channel.type else 'no type')
+            named = f'{channel.type!r} is no type of ROS' if channel.type else 'it names no type'
+            raise Unreadable(named)
         try:
             return self._of_ros1(channel) if encoding == 'ros1' else self._of_ros2(channel)
         except UnknownType as error:
