@@ -55,6 +55,8 @@ class Recording:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        # The optical frame of what is added next.
+        self.frame_id = 'camera'
 
     def picture(
         self,
@@ -90,8 +92,11 @@ class Recording:
         """Add a CompressedImage, as image_transport writes it."""
         bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
         data = cv2.imencode('.jpg', bgr, (cv2.IMWRITE_JPEG_QUALITY, 95))[1].reshape(-1)
-        fields = {'format': 'bgr8; jpeg compressed bgr8', 'data': data}
-        self._add(topic, COMPRESSED, fields, at_ns, 0, None)
+        self.compressed(topic, 'bgr8; jpeg compressed bgr8', data, at_ns)
+
+    def compressed(self, topic: str, form: str, data: np.ndarray, at_ns: int) -> None:
+        """Add a CompressedImage of any format."""
+        self._add(topic, COMPRESSED, {'format': form, 'data': data}, at_ns, 0, None)
 
     def info(self, topic: str, frame: Frame, at_ns: int, late_ns: int = 0) -> None:
         """Add the frame's CameraInfo."""
@@ -128,9 +133,8 @@ class Recording:
 
     def _add(self, topic, kind, fields, at_ns, late_ns, stamp_ns) -> None:
         stamp = START + at_ns if stamp_ns is None else stamp_ns
-        self.entries.append(
-            Entry(topic, kind, {'stamp': stamp, **fields}, START + at_ns + late_ns)
-        )
+        fields = {'stamp': stamp, 'frame_id': self.frame_id, **fields}
+        self.entries.append(Entry(topic, kind, fields, START + at_ns + late_ns))
 
     def write(self, path: Path, kind: str = 'mcap') -> Path:
         """Write the bag; return its path."""
@@ -164,7 +168,8 @@ def _message(types: dict[str, Callable[..., Any]], entry: Entry) -> Any:
     ros1 = 'd' not in types[INFO].__dataclass_fields__
     if 'stamp' in fields:
         stamp = types['builtin_interfaces/msg/Time'](*divmod(fields.pop('stamp'), 10**9))
-        head = (7, stamp, 'camera') if ros1 else (stamp, 'camera')
+        frame_id = fields.pop('frame_id')
+        head = (7, stamp, frame_id) if ros1 else (stamp, frame_id)
         fields['header'] = types['std_msgs/msg/Header'](*head)
     if 'roi' in fields:
         fields['roi'] = types['sensor_msgs/msg/RegionOfInterest'](*fields['roi'])

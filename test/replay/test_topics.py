@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import count
+
+import cv2
+import numpy as np
 import pytest
-from recordings import Recording, scene_frame
+from recordings import Recording, scene_frame, STEP
 
 from segzero_ros.replay.bag import BagReader
 from segzero_ros.replay.topics import find_topics, NoTopic, Topics
@@ -13,8 +17,10 @@ FRAME = scene_frame(3)
 
 @pytest.fixture
 def find(tmp_path):
+    numbers = count()
+
     def find(recording: Recording, *names: str) -> Topics:
-        with BagReader(recording.write(tmp_path / 'bag')) as bag:
+        with BagReader(recording.write(tmp_path / f'bag{next(numbers)}')) as bag:
             return find_topics(bag, *names)
 
     return find
@@ -118,3 +124,188 @@ def test_of_several_topics_with_queries_one_has_to_be_chosen(find):
     recording.text('/b/query', 'the cup', 0)
     with pytest.raises(NoTopic, match='--query-topic: /a/query, /b/query'):
         find(recording)
+
+
+SMALL = type(FRAME)(
+    FRAME.image[::2, ::2].copy(),
+    depth=FRAME.depth[::2, ::2].copy(),
+    intrinsics=type(FRAME.intrinsics)(150.0, 150.0, 80.0, 60.0, 160, 120),
+)
+COLOUR, DEPTH = '/camera/color/image_raw', '/camera/depth/image_rect_raw'
+MILLIMETRES = np.nan_to_num(FRAME.depth * 1000).astype(np.uint16)
+
+
+def png(pixels: np.ndarray, header: bytes = b'') -> np.ndarray:
+    return np.frombuffer(header + cv2.imencode('.png', pixels)[1].tobytes(), np.uint8)
+
+
+def transports(recording: Recording, topic: str, *, depth: bool = False) -> None:
+    """Add what image_transport's plugins publish beside a raw topic."""
+    nothing = np.zeros(0, np.uint8)
+    packed = np.frombuffer(bytes(range(200)), np.uint8)
+    recording.compressed(f'{topic}/zstd', 'zstd', packed, 0)
+    if depth:
+        recording.compressed(f'{topic}/compressed', '16UC1; jpeg compressed ', nothing, 0)
+        form, header = '16UC1; compressedDepth png', bytes(12)
+        recording.compressed(f'{topic}/compressedDepth', form, png(MILLIMETRES, header), 0)
+    else:
+        recording.jpeg(f'{topic}/compressed', FRAME, 0)
+
+
+def camera(colour: str = 'optical', depth: str = 'optical', depth_topic: str = DEPTH) -> Recording:
+    """Record a camera whose colour and depth have optical frames of some names."""
+    recording = Recording()
+    recording.frame_id = colour
+    recording.picture(COLOUR, FRAME, 0)
+    recording.info('/camera/color/camera_info', FRAME, 0)
+    recording.frame_id = depth
+    recording.picture(depth_topic, FRAME, 0, encoding='16UC1')
+    recording.info('/camera/depth/camera_info', FRAME, 0)
+    return recording
+
+
+def without(recording: Recording, *topics: str) -> Recording:
+    recording.entries = [entry for entry in recording.entries if entry.topic not in topics]
+    return recording
+
+
+def test_all_transports_of_an_image_are_one_camera(find):
+    recording = camera()
+    transports(recording, COLOUR)
+    transports(recording, DEPTH, depth=True)
+    assert find(recording) == Topics(COLOUR, DEPTH, '/camera/color/camera_info')
+    without(recording, COLOUR, DEPTH)
+    assert find(recording) == Topics(
+        f'{COLOUR}/compressed', f'{DEPTH}/compressedDepth', '/camera/color/camera_info'
+    )
+
+
+@pytest.mark.parametrize(
+    ('form', 'pixels'),
+    [
+        ('16UC1; jpeg compressed ', None),
+        ('16UC1; jpeg compressed ', 'grey'),
+        ('16UC1; png compressed ', 'depth'),
+        ('32FC1; png compressed ', None),
+        ('mono16; png compressed ', 'depth'),
+        ('jpeg', 'grey'),
+        ('', None),
+    ],
+)
+def test_what_a_transport_makes_of_depth_is_no_colour(find, form, pixels):
+    recording = camera()
+    grey = cv2.imencode('.jpg', (MILLIMETRES // 16).astype(np.uint8))[1].reshape(-1)
+    data = {None: np.zeros(0, np.uint8), 'grey': grey, 'depth': png(MILLIMETRES)}[pixels]
+    recording.compressed(f'{DEPTH}/compressed', form, data, 0)
+    without(recording, DEPTH, COLOUR)
+    recording.picture(COLOUR, FRAME, 0, encoding='mono8')
+    found = find(recording)
+    assert found.image == COLOUR
+    assert found.depth == (f'{DEPTH}/compressed' if pixels == 'depth' else '')
+    if not found.depth:
+        assert any('cannot be decoded' in remark for remark in found.remarks)
+
+
+def test_an_empty_transport_of_depth_is_not_preferred(find):
+    recording = camera()
+    transports(recording, DEPTH, depth=True)
+    without(recording, DEPTH)
+    assert find(recording).depth == f'{DEPTH}/compressedDepth'
+
+
+def test_a_camera_that_can_only_be_had_by_a_transport_not_read_here_is_said(find):
+    recording = Recording()
+    transports(recording, COLOUR)
+    without(recording, f'{COLOUR}/compressed')
+    with pytest.raises(NoTopic, match=r'no colour images that can be read \(.*image_raw/zstd: '):
+        find(recording)
+
+
+def test_a_raw_topic_that_was_recorded_by_chance_is_not_the_camera(find):
+    recording = Recording()
+    for number in range(5):
+        recording.jpeg(f'{COLOUR}/compressed', FRAME, number * STEP)
+    recording.picture(COLOUR, FRAME, 0)
+    assert find(recording).image == f'{COLOUR}/compressed'
+
+
+def test_depth_of_the_images_optical_frame_goes_before_any_other(find):
+    recording = camera('colour', 'depth')
+    recording.frame_id = 'colour'
+    recording.picture('/camera/zzz/image', FRAME, 0, encoding='16UC1')
+    found = find(recording)
+    assert found.depth == '/camera/zzz/image'
+    assert not any('optical frame' in remark for remark in found.remarks)
+
+
+def test_depth_that_is_aligned_by_name_goes_before_other_depth(find):
+    recording = camera('colour', 'depth')
+    recording.picture('/camera/depth_registered/image', FRAME, 0, encoding='16UC1')
+    assert find(recording).depth == '/camera/depth_registered/image'
+
+
+def test_depth_of_another_optical_frame_is_taken_with_a_warning(find):
+    found = find(camera('colour', 'depth'))
+    assert found == Topics(COLOUR, DEPTH, '/camera/color/camera_info')
+    (remark,) = found.remarks
+    assert "'depth'" in remark
+    assert "'colour'" in remark
+    assert find(camera('/colour', 'colour')).remarks == ()
+
+
+@pytest.mark.parametrize('frames', [('left', 'right'), ('same', 'same'), ('', '')])
+def test_depth_and_intrinsics_of_another_camera_are_left_out(find, frames):
+    recording = Recording()
+    recording.frame_id = frames[0]
+    recording.picture('/left/image_raw', FRAME, 0)
+    recording.frame_id = frames[1]
+    recording.picture('/right/image_raw', FRAME, 0)
+    recording.picture('/right/depth/image_raw', FRAME, 0, encoding='16UC1')
+    recording.info('/right/camera_info', FRAME, 0)
+    assert find(recording, '/right/image_raw') == Topics(
+        '/right/image_raw', '/right/depth/image_raw', '/right/camera_info'
+    )
+    found = find(recording, '/left/image_raw')
+    assert found == Topics('/left/image_raw')
+    assert any(r.startswith('/right/depth/image_raw is left out') for r in found.remarks)
+    assert any(r.startswith('/right/camera_info is not used') for r in found.remarks)
+    found = find(recording, '/left/image_raw', '/right/depth/image_raw', '/right/camera_info')
+    assert (found.depth, found.camera_info) == ('/right/depth/image_raw', '/right/camera_info')
+
+
+@pytest.mark.parametrize('frames', [('colour', 'depth'), ('', '')])
+def test_intrinsics_of_the_depth_camera_are_not_the_images(find, frames):
+    found = find(without(camera(*frames), '/camera/color/camera_info'))
+    assert found.camera_info == ''
+    assert any(r.startswith('/camera/depth/camera_info is not used') for r in found.remarks)
+    assert any('no poses' in remark for remark in found.remarks)
+
+
+def test_intrinsics_of_depth_that_is_registered_are_the_images(find):
+    found = find(without(camera('colour', 'colour'), '/camera/color/camera_info'))
+    assert found == Topics(COLOUR, DEPTH, '/camera/depth/camera_info')
+    assert found.remarks == ()
+
+
+def test_intrinsics_of_another_size_are_not_taken_silently(find):
+    recording = camera()
+    without(recording, '/camera/color/camera_info', '/camera/depth/camera_info')
+    recording.frame_id = ''
+    recording.info('/other/camera_info', SMALL, 0)
+    found = find(recording)
+    assert found.camera_info == ''
+    assert any('160x120' in r and '320x240' in r and 'camera_info' in r for r in found.remarks)
+    # An image that was made smaller as a whole keeps its camera's.
+    recording = Recording()
+    recording.picture(COLOUR, SMALL, 0)
+    recording.info('/camera/color/camera_info', FRAME, 0)
+    assert find(recording).camera_info == '/camera/color/camera_info'
+
+
+def test_a_cameras_own_intrinsics_of_another_frame_are_taken_with_a_warning(find):
+    recording = without(camera(), '/camera/color/camera_info', '/camera/depth/camera_info')
+    recording.frame_id = 'lens'
+    recording.info('/camera/color/camera_info', FRAME, 0)
+    found = find(recording)
+    assert found.camera_info == '/camera/color/camera_info'
+    assert any("'lens'" in remark and "'optical'" in remark for remark in found.remarks)
