@@ -95,8 +95,10 @@ def _add_judging_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Replay; return 1 when the answers differ from the accepted ones."""
-    from segzero_ros.replay.replay import replay, Wishes
+    from segzero_ros.replay.extra import needs_bags
 
+    with needs_bags():
+        from segzero_ros.replay.replay import replay, Wishes
     plan = _plan(options)
     parameters = read_parameters(options)
     wishes = Wishes(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segzero_ros.evaluation.bag_truth import BagWithTruth
 from segzero_ros.evaluation.coco_json import CocoJson
 from segzero_ros.evaluation.hub import find_split, open_hub, PUBLISHED
 from segzero_ros.evaluation.lisa_folder import find_pairs, LisaFolder
 from segzero_ros.evaluation.parquet import ParquetDataset
 from segzero_ros.evaluation.samples import DataError, Dataset
+from segzero_ros.replay.extra import needs_bags
 
 
 def open_dataset(
@@ -39,6 +39,8 @@ def open_dataset(
     """
     path = Path(source)
     if truth is not None:
+        with needs_bags():
+            from segzero_ros.evaluation.bag_truth import BagWithTruth
         return BagWithTruth(path, truth, image)
     if is_bag(path):
         raise DataError(

@@ -18,7 +18,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from segzero_ros.replay.bag import BagMessage, BagReader
 from segzero_ros.replay.image_topics import find_image_topics
 from segzero_ros.replay.topics import find_topics, NONE, NoTopic, SeveralCameras, Topics
-from segzero_ros.ros.camera_sources import CameraError
+from segzero_ros.ros.camera_sources import CameraError, Shown
 from segzero_ros.types import SegZeroError
 
 _TYPES = {
@@ -28,8 +28,6 @@ _TYPES = {
 }
 # Between two playings; a bag may hold a single picture.
 _PAUSE_NS = 100_000_000
-# A message to publish, and on which topic.
-Shown = tuple[str, Any]
 _logger = logging.getLogger(__name__)
 
 

@@ -26,7 +26,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from segzero_ros.ros.camera_bag import BagReel, Shown
+from segzero_ros.replay.extra import needs_bags
 from segzero_ros.ros.camera_messages import (
     camera_info_message,
     compressed_message,
@@ -34,7 +34,7 @@ from segzero_ros.ros.camera_messages import (
     ENCODINGS,
     image_message,
 )
-from segzero_ros.ros.camera_sources import open_source, Scenes
+from segzero_ros.ros.camera_sources import open_source, Scenes, Shown
 from segzero_ros.ros.parameters import declare, Spec, Takes
 from segzero_ros.types import Frame, SegZeroError
 
@@ -147,6 +147,10 @@ class Reel(Protocol):
         """Return what is published now, and after how many ns to ask again; None: never."""
         ...
 
+    def clock(self, now: Time) -> Time | None:
+        """Return the recorded time that it is, for /clock; None where the machine's holds."""
+        ...
+
     def close(self) -> None:
         """Close the files."""
         ...
@@ -161,6 +165,9 @@ class StillReel:
         self._item = settings.item or self._source.items()[0]
         self._since: Time | None = None
         self._messages = self._make()
+
+    def clock(self, now: Time) -> None:
+        """Have no time of its own."""
 
     def close(self) -> None:
         """Do nothing: no file is open."""
@@ -196,6 +203,9 @@ class FilmReel:
         self._coming = scenes.film(item, self._count, settings.rate)
         self._made: list[list[Shown]] = []
         self._ticks = 0
+
+    def clock(self, now: Time) -> None:
+        """Have no time of its own."""
 
     def close(self) -> None:
         """Do nothing: no file is open."""
@@ -239,6 +249,8 @@ def open_reel(settings: Settings) -> Reel:
     if settings.source == 'bag':
         recorded = settings.stamps == 'recorded'
         path = Path(settings.path).expanduser()
+        with needs_bags():
+            from segzero_ros.ros.camera_bag import BagReel
         return BagReel(path, settings.item, loop=settings.loop, recorded=recorded)
     if settings.source == 'scene' and settings.motion:
         return FilmReel(settings)
@@ -319,8 +331,6 @@ class CameraSim(Node):
 
     def _publish_clock(self) -> None:
         """Say on /clock what time it is in the bag, where its stamps stay."""
-        if not isinstance(self._reel, BagReel):
-            return
         time = self._reel.clock(self.get_clock().now())
         if time is None:
             return

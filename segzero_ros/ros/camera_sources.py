@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -16,6 +16,8 @@ import numpy as np
 from segzero_ros.simulation import make_motion, make_scene
 from segzero_ros.types import DepthImage, Frame, Intrinsics, RgbImage, SegZeroError
 
+# A message to publish, and on which topic.
+Shown = tuple[str, Any]
 PHOTOGRAPHS = ('coffee', 'astronaut', 'chelsea', 'rocket', 'stereo_motorcycle')
 _PICTURES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 

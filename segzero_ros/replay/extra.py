@@ -1,0 +1,32 @@
+"""Bags need libraries that not every installation has: without them, one sentence says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from segzero_ros.types import SegZeroError
+
+_LIBRARIES = ('mcap', 'rosbags', 'zstandard')
+
+
+class BagsMissing(SegZeroError):
+    """The libraries that read and write bags are not installed."""
+
+
+@contextmanager
+def needs_bags() -> Iterator[None]:
+    """Import within it what reads or writes bags.
+
+    Raises:
+        BagsMissing: one of the libraries is not installed; the text says how to get it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = (error.name or '').partition('.')[0]
+        if library not in _LIBRARIES:
+            raise
+        raise BagsMissing(
+            f'Bags need {library}, which is not installed: pip install "segzero_ros[bags]".'
+        ) from error
