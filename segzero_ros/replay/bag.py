@@ -23,6 +23,7 @@ from rosbags.rosbag2 import (
     Writer,
     WriterError,
 )
+from rosbags.typesys import TypesysError
 from rosbags.typesys.store import Typestore
 import zstandard
 
@@ -56,6 +57,8 @@ __all__ = [
 
 # Of many damages, as many are named.
 _CAUSES = 3
+# What comes of a definition that rosbags can read, but not write.
+_BROKEN = (TypesysError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class BagWriter:
@@ -132,7 +135,7 @@ class BagWriter:
                     typestore=typestore,
                     offered_qos_profiles=list(qos) or [usual_qos(reliable=reliable)],
                 )
-            except DAMAGES as error:
+            except _BROKEN as error:
                 raise BagError(f'The definition of {message_type} is broken: {error}') from error
 
     def write(self, topic: str, message: bytes, stamp_ns: int) -> None:

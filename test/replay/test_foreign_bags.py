@@ -400,7 +400,7 @@ def test_sqlite_of_every_version_and_recorder_is_read(tmp_path, change):
     assert read(file) == (9, '')
 
 
-def test_what_sqlite_had_not_yet_moved_into_the_file_is_read_too(tmp_path):
+def test_what_sqlite_had_not_yet_moved_into_the_file_is_read_too(tmp_path, monkeypatch):
     path = table('sqlite3', tmp_path)
     (file,) = path.glob('*.db3')
     database = sqlite3.connect(file)
@@ -421,6 +421,18 @@ def test_what_sqlite_had_not_yet_moved_into_the_file_is_read_too(tmp_path):
     with BagReader(killed, salvage=True) as bag:
         assert sum(bag.counts.values()) == len(list(bag.messages())) == 10
         assert bag.damage == ''
+    connect = sqlite3.connect
+
+    def refuse(address, **options):
+        if 'mode=ro' in address:
+            raise sqlite3.OperationalError('unable to open database file')
+        return connect(address, **options)
+
+    # As in a folder in which nobody may lock anything.
+    monkeypatch.setattr(sqlite3, 'connect', refuse)
+    with BagReader(killed, salvage=True) as bag:
+        assert len(list(bag.messages())) == 9
+        assert 'db3-wal cannot be read: unable to open' in bag.damage
 
 
 @pytest.mark.parametrize('name', ['a bag?', '100%', 'k#1'])

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 import heapq
+import sqlite3
 import struct
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -19,6 +20,7 @@ DAMAGES = (
     ReaderError,
     SerdeError,
     TypesysError,
+    sqlite3.Error,
     struct.error,
     AssertionError,
     EOFError,
@@ -100,7 +102,8 @@ class Stamped(Protocol):
 _Entry = TypeVar('_Entry', bound=Stamped)
 
 
-class Source(NamedTuple, Generic[_Entry]):
+@dataclass(frozen=True)
+class Source(Generic[_Entry]):
     """Messages in their order, and the time before which none of them came."""
 
     first_ns: int

@@ -221,7 +221,7 @@ class McapFile:
             record = records.Chunk.read(ReadDataStream(file))
             if record.compression not in _COMPRESSIONS:
                 raise McapError(f'its compression {record.compression!r} is not known')
-            contents = breakup_chunk(record, validate_crc=True)
+            contents = breakup_chunk(record, validate_crc=True) if record.data else []
         except _DAMAGES as error:
             self._report(f'a part of {self._path.name} cannot be read: {error}')
             self._chunks.remove(chunk)

@@ -71,8 +71,9 @@ class Rosbag1File:
                 if not self._is_whole:
                     self._report(f'{self._path.name} cannot be read further: {error}')
                     return
-                self._reader.close()
+                whole = self._reader
                 self._walk(error)
+                whole.close()
                 self._take_channels()
                 # What its index did not lead to, a walk may find.
                 yield from self.messages(channels, last_ns + 1)

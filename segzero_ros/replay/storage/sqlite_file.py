@@ -31,6 +31,8 @@ class SqliteFile:
         """
         self._path = path
         self._report = report
+        self._log = path.with_name(f'{path.name}-wal')
+        self._reads_log = self._log.is_file() and self._log.stat().st_size > 0
         self.channels: dict[int, Channel] = {}
         # Of each message: its row, its topic, and when it was received.
         self._rows = tuple(array('q') for _ in range(3))
@@ -71,17 +73,30 @@ class SqliteFile:
         except sqlite3.Error as error:
             self._report(f'a message of {self._path.name} cannot be read: {error}')
             return None
-        return bytes(found[0] or b'') if found else None
+        data = found[0] if found else None
+        return data.encode() if isinstance(data, str) else data
 
     def _open(self) -> sqlite3.Connection:
-        # What a recorder had not yet moved into the file lies beside it, and is read only where
-        # SQLite may lock the file.
-        log = self._path.with_name(f'{self._path.name}-wal')
-        how = 'mode=ro' if log.is_file() and log.stat().st_size else 'immutable=1'
-        database = sqlite3.connect(f'{self._path.resolve().as_uri()}?{how}', uri=True)
+        # What a recorder that was killed had not yet moved into the file lies beside it; SQLite
+        # reads it where it may lock the file.
+        if self._reads_log:
+            try:
+                return self._connect('mode=ro')
+            except sqlite3.Error as error:
+                self._reads_log = False
+                self._report(f'{self._log.name} cannot be read: {error}')
+        return self._connect('immutable=1')
+
+    def _connect(self, how: str) -> sqlite3.Connection:
+        address = f'{self._path.resolve().as_uri()}?{how}'
+        # A reading may be begun by one thread and gone on with by another.
+        database = sqlite3.connect(address, uri=True, check_same_thread=False)
         database.text_factory = lambda text: text.decode('utf-8', 'replace')
         # Otherwise SQLite refuses a file that is shorter than its header says.
         database.execute('PRAGMA writable_schema=ON')
+        if self._reads_log:
+            # The file is opened by the first reading only.
+            database.execute('SELECT 1 FROM sqlite_master').fetchone()
         return database
 
     def _read_channels(self, database: sqlite3.Connection) -> None:
