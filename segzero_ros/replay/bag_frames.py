@@ -7,9 +7,10 @@ from typing import Any
 from segzero_ros.replay.bag import BagError, BagMessage, BagReader
 from segzero_ros.replay.topics import Topics
 from segzero_ros.types import BadImage, Frame
-from segzero_ros.wire.frame_store import Shot, StoredMessage
+from segzero_ros.wire.frame_store import Shot
 from segzero_ros.wire.frames import make_frame
 from segzero_ros.wire.image_codec import is_rectified
+from segzero_ros.wire.stream import StoredMessage
 
 
 class BagFrames:

@@ -1,9 +1,10 @@
 """From a bag's messages to queries with the frames that they are about, in one pass.
 
-A recorded camera is paired as the node pairs a live one, by `wire.frame_store`, except that a bag
-lets one wait: every image gets the depth and the intrinsics that came after it too. Only images
-that are asked about are kept, and only until they are paired, so memory does not grow with the
-bag. Imports `bag`, `queries`, `topics`, `types` and `wire`.
+A recorded camera is paired as the node pairs a live one, by `wire.frame_store`. A recorded query
+is about the frame that the node took then: the newest image whose own depth was here. Where the
+node had none, and where the image is given, a bag lets one wait: the image gets the depth and the
+intrinsics that came after it, too. Only images that are asked about are kept, and only until they
+are paired, so memory does not grow with the bag.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from segzero_ros.replay.bag import BagMessage
 from segzero_ros.replay.queries import Ask, NANO, Plan
 from segzero_ros.replay.topics import Topics
 from segzero_ros.types import Query
-from segzero_ros.wire.frame_store import DEPTHS, INFOS, pair, read_stamp, Shot, StoredMessage
+from segzero_ros.wire.frame_store import FrameStore, INFOS, pair, Shot
 from segzero_ros.wire.query_text import read_query
+from segzero_ros.wire.stream import JUMP_NS, read_stamp, StoredMessage
 
 # How long depth and intrinsics may come after their image, by the recorder's clock.
 PATIENCE_NS = NANO // 2
-# Stamps that go back by more than this are a recording that starts anew.
-JUMP_NS = NANO
+# How many depth images are kept at least.
+DEPTHS = 4
 
 
 class Job(NamedTuple):
@@ -54,6 +56,8 @@ class Limits:
 
 
 class _Asked(NamedTuple):
+    """A job that waits for what belongs to its image; one with a shot, or no image, is done."""
+
     job: Job
     image: StoredMessage | None
 
@@ -85,6 +89,8 @@ class Jobs:
         timed = [ask for ask in plan.asks if ask.at_ns is not None]
         self._timed = deque(sorted(timed, key=lambda ask: ask.at_ns or 0))
         self._stamped = [ask for ask in plan.asks if ask.stamp_ns is not None]
+        # What the node would have had; used for recorded queries alone.
+        self._store = FrameStore(limits.depth_max_offset_ns)
         self._newest: StoredMessage | None = None
         self._depths: deque[StoredMessage] = deque()
         self._infos: deque[StoredMessage] = deque()
@@ -122,8 +128,11 @@ class Jobs:
     def _take(self, message: BagMessage) -> Iterator[Job]:
         if self._plan.recorded and message.topic == self._topics.queries:
             absence = '' if self._newest else 'There is no image: none was recorded before.'
-            self._ask(self._text_of(message), '', message.stamp_ns, self._newest, absence)
+            text, shot = self._text_of(message), self._store.paired_shot()
+            self._ask(text, '', message.stamp_ns, self._newest, absence, shot)
             return
+        if self._plan.recorded:
+            self._put(message)
         stored = StoredMessage(message.data, read_stamp(message.data), message.stamp_ns)
         if message.topic == self._topics.image:
             if self._newest is not None and _jumped(self._newest, stored):
@@ -138,6 +147,14 @@ class Jobs:
             kept.clear()
         kept.append(stored)
         self._prune(kept, DEPTHS if kept is self._depths else INFOS)
+
+    def _put(self, message: BagMessage) -> None:
+        """Store a message as the node would have."""
+        put = {
+            self._topics.image: self._store.put_image,
+            self._topics.depth: self._store.put_depth,
+        }.get(message.topic, self._store.put_info)
+        put(message.data, message.stamp_ns)
 
     def _take_image(self, image: StoredMessage) -> None:
         self._newest = image
@@ -179,12 +196,22 @@ class Jobs:
         return until_ns is None or self._time_of(ask) <= until_ns
 
     def _ask(
-        self, text: str, name: str, time_ns: int, image: StoredMessage | None, absence: str = ''
+        self,
+        text: str,
+        name: str,
+        time_ns: int,
+        image: StoredMessage | None,
+        absence: str = '',
+        shot: Shot | None = None,
     ) -> None:
+        """Take in a query about an image, or about a shot that is complete."""
         tidied, complaint = read_query(text, self._limits.max_query_length)
         self._count += 1
-        job = Job(Query(tidied, name or f'{self._count:06d}'), time_ns, None, complaint, absence)
-        self._waiting.append(_Asked(job, None if complaint else image))
+        query = Query(tidied, name or f'{self._count:06d}')
+        if complaint or absence:
+            image = shot = None
+        job = Job(query, time_ns, shot, complaint, absence)
+        self._waiting.append(_Asked(job, None if shot else image))
 
     def _is_paired(self, asked: _Asked) -> bool:
         """Return whether nothing that comes later could belong to the image any more."""

@@ -15,9 +15,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from segzero_ros.ros.camera_subscription import FollowingSubscription
 from segzero_ros.types import BadImage, Frame, SegZeroError
-from segzero_ros.wire.frame_store import FrameStore, Shot, StoredMessage
+from segzero_ros.wire.frame_store import FrameStore, Shot
 from segzero_ros.wire.frames import make_frame
 from segzero_ros.wire.image_codec import is_rectified, MAX_PIXELS
+from segzero_ros.wire.stream import StoredMessage
 
 NANO = 1_000_000_000
 # A stamp this far from the clock, in seconds, was made by another clock.

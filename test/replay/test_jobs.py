@@ -10,6 +10,7 @@ from segzero_ros.replay.bag import BagMessage
 from segzero_ros.replay.jobs import Jobs, Limits
 from segzero_ros.replay.queries import Ask, NANO, Plan
 from segzero_ros.replay.topics import Topics
+from segzero_ros.wire.frame_store import FrameStore
 
 MS = 1_000_000
 FRAME = 33 * MS
@@ -46,7 +47,8 @@ def run(messages, plan, topics=CAMERA, limits=LIMITS):
     jobs = Jobs(topics, plan, limits, START, lambda message: message.data.decode())
     done = list(jobs.run(sorted(messages, key=lambda message: message.stamp_ns)))
     return [
-        (job.query.text, *(milliseconds(part) for part in job.shot or [None] * 3)) for job in done
+        (job.query.text, *(milliseconds(part) for part in (job.shot or [None] * 3)[:3]))
+        for job in done
     ]
 
 
@@ -123,6 +125,25 @@ def test_recorded_queries_are_about_what_was_there():
     ]
 
 
+@pytest.mark.parametrize('depth_late', [5 * MS, 150 * MS, 400 * MS])
+def test_a_recorded_query_gets_the_frame_that_the_node_took(depth_late):
+    """The same messages in the same order through the node's store."""
+    messages = [*film(60, depth_late=depth_late)]
+    asked = [said(f'query {number}', number * 37 * MS + 1) for number in range(3, 50)]
+    store, taken = FrameStore(LIMITS.depth_max_offset_ns), []
+    for message in sorted([*messages, *asked], key=lambda message: message.stamp_ns):
+        if message.topic == '/query':
+            shot = store.shot()
+            taken.append((message.data.decode(), *map(milliseconds, shot[:3])))
+        else:
+            put = {'/image': store.put_image, '/depth': store.put_depth, '/info': store.put_info}
+            put[message.topic](message.data, message.stamp_ns)
+    found = run([*messages, *asked], Plan(recorded=True))
+    settled = (depth_late + 100 * MS) // (37 * MS)
+    assert found[settled:] == taken[settled:]
+    assert all(image == depth for _, image, depth, _ in found)
+
+
 def test_a_recording_that_starts_anew_pairs_within_each_round():
     """As of a bag played in a loop while it was recorded: stamps repeat, the clock goes on."""
     messages = [
@@ -133,7 +154,7 @@ def test_a_recording_that_starts_anew_pairs_within_each_round():
     jobs = Jobs(CAMERA, EACH, LIMITS, START, str)
     done = list(jobs.run(messages))
     assert len(done) == 270
-    assert all(len({stored.stamp_ns for stored in job.shot}) == 1 for job in done)
+    assert all(len({stored.stamp_ns for stored in job.shot[:3]}) == 1 for job in done)
     arrivals = [job.shot.depth.arrived_ns - job.shot.image.arrived_ns for job in done]
     assert set(arrivals) == {5 * MS}
     assert jobs.restarts == 2

@@ -4,7 +4,8 @@ import struct
 
 import pytest
 
-from segzero_ros.wire.frame_store import DEPTH_ON_ITS_WAY_NS, FrameStore, read_stamp
+from segzero_ros.wire.frame_store import DEPTH_ON_ITS_WAY_NS, FrameStore
+from segzero_ros.wire.stream import read_stamp
 
 SECOND = 1_000_000_000
 FRAME = SECOND // 30
