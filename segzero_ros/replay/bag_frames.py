@@ -1,4 +1,4 @@
-"""Frames out of a bag: a shot's image, depth and intrinsics, decoded. Imports `bag` and `wire`."""
+"""Frames out of a bag: a shot's image, depth and intrinsics, decoded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from segzero_ros.replay.bag import BagError, BagMessage, BagReader
 from segzero_ros.replay.topics import Topics
 from segzero_ros.types import BadImage, Frame
 from segzero_ros.wire.frame_store import Shot
-from segzero_ros.wire.frames import make_frame
+from segzero_ros.wire.frames import make_frame, shot_warnings
 from segzero_ros.wire.image_codec import is_rectified
 from segzero_ros.wire.stream import StoredMessage
 
@@ -22,7 +22,7 @@ class BagFrames:
         self._made: tuple[Shot, tuple[Frame, str]] | None = None
 
     def frame(self, shot: Shot) -> tuple[Frame, str]:
-        """Return the frame of a shot, the same object as before for the same one, and a remark.
+        """Return the frame of a shot, the same object as before for the same one, and a warning.
 
         Raises:
             BadImage: its image cannot be decoded.
@@ -32,11 +32,16 @@ class BagFrames:
         return self._made[1]
 
     def _decode(self, shot: Shot) -> tuple[Frame, str]:
+        topics = self._topics
+        absence = f'no depth image was recorded on {topics.depth}.' if topics.depth else ''
+        where = f' on {topics.camera_info}' if topics.camera_info else ' for the camera'
         return make_frame(
-            self._read(self._topics.image, shot.image),
-            lambda: None if shot.depth is None else self._read(self._topics.depth, shot.depth),
-            None if shot.info is None else self._read(self._topics.camera_info, shot.info),
-            rectified=is_rectified(self._topics.image),
+            self._read(topics.image, shot.image),
+            lambda: None if shot.depth is None else self._read(topics.depth, shot.depth),
+            None if shot.info is None else self._read(topics.camera_info, shot.info),
+            rectified=is_rectified(topics.image),
+            warnings=shot_warnings(shot, topics.depth, absence),
+            no_info=f'no camera_info was recorded{where}',
         )
 
     def _read(self, topic: str, stored: StoredMessage) -> Any:

@@ -1,7 +1,6 @@
 """The camera as the node sees it: three subscriptions, and a frame when one is asked for.
 
-Storing happens in the executor's thread, decoding in the worker's. Imports rclpy, the messages,
-`wire` and `types`.
+Storing happens in the executor's thread, decoding in the worker's.
 """
 
 from __future__ import annotations
@@ -16,17 +15,27 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from segzero_ros.ros.camera_subscription import FollowingSubscription
 from segzero_ros.types import BadImage, Frame, SegZeroError
 from segzero_ros.wire.frame_store import FrameStore, Shot
-from segzero_ros.wire.frames import make_frame
+from segzero_ros.wire.frames import make_frame, shot_warnings
 from segzero_ros.wire.image_codec import is_rectified, MAX_PIXELS
 from segzero_ros.wire.stream import StoredMessage
 
 NANO = 1_000_000_000
-# A stamp this far from the clock, in seconds, was made by another clock.
+# A stamp this far from the clock, in seconds, is of a bag's or a simulator's clock.
 OTHER_CLOCK = 3600.0
+# An image that is stamped so much later than it arrived, in seconds, has another clock's stamp.
+AHEAD = 1.0
+
+
+# What two clocks that differ are, and what to do.
+_CLOCKS = (
+    'two clocks differ; synchronise the clocks of both computers (chrony, NTP or PTP), have the '
+    "camera's driver stamp with its host's time, or set use_sim_time where a bag's or a "
+    "simulator's clock is published"
+)
 
 
 class NoImage(SegZeroError):
-    """There is no picture to ask about; the text says why."""
+    """There is no image to ask about; the text says why."""
 
 
 class TakenFrame(NamedTuple):
@@ -35,7 +44,8 @@ class TakenFrame(NamedTuple):
     Attributes:
         frame: decoded.
         time_ns: when it was taken, by its stamp or else its arrival; 0 where that is not known.
-        remark: for a person, about depth that could not be used; empty where all was well.
+        remark: for a person, why there are no poses or why they may be wrong; empty where all is
+            well, or there is no depth camera.
     """
 
     frame: Frame
@@ -72,6 +82,7 @@ class Camera:
         self.encoding = ''
         self.size = (0, 0)
         self.error = ''
+        self._warning = ''
         self._image = FollowingSubscription(
             node,
             image_type,
@@ -130,26 +141,63 @@ class Camera:
         return (self._clock.now().nanoseconds - newest.time_ns) / NANO
 
     def absence(self, max_age: float) -> str:
-        """Say why there is no picture to ask about; empty when there is one.
+        """Say why there is no image to ask about; empty when there is one.
 
         Args:
             max_age: how old the newest image may be, seconds; 0 for any age.
         """
-        age = self.age()
-        if math.isnan(age):
+        newest = self.store.newest()
+        if newest is None:
             return f'There is no image: {self._image.silence()}'
+        age = self.age()
         if not max_age or age <= max_age:
             return ''
-        cause = 'is the camera still running?'
+        return (
+            f'There is no image newer than image_max_age, {max_age:g} s: the newest on '
+            f'{self.topic} was taken {age:.1f} s ago; {self._old_because(newest, age, max_age)}'
+        )
+
+    def _old_because(self, newest: StoredMessage, age: float, max_age: float) -> str:
+        """Say why the newest image is too old: its camera has stopped, or there are two clocks."""
         if age > OTHER_CLOCK:
-            cause = (
+            return (
                 "its stamps are of another clock: set use_sim_time where a bag's or a "
                 "simulator's clock is published, or image_max_age to 0."
             )
+        lag = (newest.arrived_ns - newest.time_ns) / NANO
+        if lag <= max_age:
+            return 'is the camera still running?'
+        rate = self.store.rate()
+        coming = f'images come at {rate:.1f} Hz, but their' if rate else 'it came with its'
         return (
-            f'There is no image newer than image_max_age, {max_age:g} s: the newest on '
-            f'{self.topic} was taken {age:.1f} s ago; {cause}'
+            f'{coming} stamps {lag:.1f} s behind the clock of this node: {_CLOCKS}; or set '
+            'image_max_age to 0.'
         )
+
+    def clock_warning(self) -> str:
+        """Say that images are stamped in the future of the node's clock; empty if they are not."""
+        newest = self.store.newest()
+        ahead = 0.0 if newest is None else (newest.time_ns - newest.arrived_ns) / NANO
+        if ahead < AHEAD:
+            return ''
+        return (
+            f'The stamps of the images on {self.topic} are {ahead:.1f} s ahead of the clock of '
+            f'this node: {_CLOCKS}.'
+        )
+
+    def warning(self) -> str:
+        """Say what may be wrong with stamps, depth and intrinsics now; empty if nothing."""
+        shot = self.store.shot()
+        if shot is None:
+            return ''
+        found = [self.clock_warning(), *self._shot_warnings(shot)]
+        return ' '.join(filter(None, found)) or self._warning
+
+    def _shot_warnings(self, shot: Shot) -> list[str]:
+        absence = ''
+        if shot.depth is None and shot.depth_gap_ns is None and self._depth.is_published:
+            absence = f'no depth has come: {self._depth.silence()}'
+        return shot_warnings(shot, self._depth.topic, absence)
 
     def take(self) -> TakenFrame:
         """Decode the newest image with its depth and intrinsics; called by the worker.
@@ -179,7 +227,8 @@ class Camera:
         except BadImage as error:
             self.error = str(error)
             raise
-        self.error, self.size = '', (frame.width, frame.height)
+        self.error, self._warning, self.size = '', remark, (frame.width, frame.height)
+        remark = f'{self.clock_warning()} {remark}'.strip()
         return TakenFrame(frame, shot.image.time_ns, remark)
 
     def _decode(self, shot: Shot) -> tuple[Frame, str]:
@@ -191,6 +240,8 @@ class Camera:
             None if shot.info is None else self._read(self._info, shot.info),
             rectified=is_rectified(self.topic),
             max_pixels=self.max_pixels,
+            warnings=self._shot_warnings(shot),
+            no_info=f'no camera_info has come: {self._info.silence()}',
         )
 
     def _read(self, subscription: FollowingSubscription, stored: StoredMessage) -> Any:

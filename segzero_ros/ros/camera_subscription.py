@@ -78,6 +78,11 @@ class FollowingSubscription:
         """Return who publishes messages of the expected type."""
         return [info for info in self._infos() if info.topic_type == self._type_name]
 
+    @property
+    def is_published(self) -> bool:
+        """Whether anybody publishes on the topic, of whatever type."""
+        return bool(self._infos())
+
     def silence(self) -> str:
         """Say, for a person, why nothing may have come."""
         infos = self._infos()

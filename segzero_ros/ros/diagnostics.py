@@ -73,9 +73,11 @@ class Health:
         image_size: width and height of that image.
         qos: how the topic is subscribed to, such as `reliable`.
         frame_age_s: seconds since the newest image was taken; NaN while there is none.
+        age_reason: why that is too old, where it is known.
         frame_rate_hz: how many images come per second.
         usual_rate_hz: how many came in the last minute, mostly; 0 where that is not known.
         camera_error: why there is no image, or why the last one could not be used.
+        camera_warning: why depth gives no poses, why they may be wrong, or that stamps are.
         queue_length: how many queries wait.
         queue_size: how many may wait; 0 where none may, or all.
         answered: how many were answered OK or NOT_FOUND.
@@ -105,9 +107,11 @@ class Health:
     image_size: tuple[int, int] = (0, 0)
     qos: str = ''
     frame_age_s: float = math.nan
+    age_reason: str = ''
     frame_rate_hz: float = 0.0
     usual_rate_hz: float = 0.0
     camera_error: str = ''
+    camera_warning: str = ''
     queue_length: int = 0
     queue_size: int = 0
     answered: int = 0
@@ -164,9 +168,9 @@ def statuses(health: Health, name: str) -> list[DiagnosticStatus]:
 
     ERROR: the models or their server cannot be had; active, and no image comes or it cannot be
         used.
-    WARN: the newest image is old, or far fewer come than usual; answers are slow, the last one was
-        an error not long ago, or no further query may wait; following lags; the GPU's memory is
-        nearly used up.
+    WARN: the newest image is old, or far fewer come than usual; depth has stopped or does not fit
+        the images, or stamps are of another clock; answers are slow, the last one was an error not
+        long ago, or no further query may wait; following lags; the GPU's memory is nearly used up.
     OK: everything else, also a node that is not active because nobody asked it to be.
     """
     return [
@@ -238,13 +242,15 @@ def _camera(health: Health) -> _Report:
         return DiagnosticStatus.ERROR, health.camera_error, values
     if health.stale_after_s and age > health.stale_after_s:
         old = f'The newest image on {health.topic} is {age:.1f} s old: is the camera running?'
-        return DiagnosticStatus.WARN, old, values
+        return DiagnosticStatus.WARN, health.age_reason or old, values
     if health.frame_rate_hz < FELL_BELOW * health.usual_rate_hz:
         fell = (
             f'{health.frame_rate_hz:.1f} Hz on {health.topic}, where {health.usual_rate_hz:.1f} '
             'Hz were usual: is the camera running? Is the network or this machine overloaded?'
         )
         return DiagnosticStatus.WARN, fell, values
+    if health.camera_warning:
+        return DiagnosticStatus.WARN, health.camera_warning, values
     return DiagnosticStatus.OK, f'{health.frame_rate_hz:.1f} Hz on {health.topic}.', values
 
 

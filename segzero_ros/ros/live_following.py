@@ -230,7 +230,8 @@ class LiveFollowing:
                 _logger.warning('An image is left out in following: %s', error)
             self._complaint = str(error)
             return None
-        self._depth_is_bad = self._depth_is_bad or bool(taken.remark)
+        refused = usable.depth is not None and taken.frame.depth is None
+        self._depth_is_bad = self._depth_is_bad or refused
         return taken.frame
 
 

@@ -66,6 +66,7 @@ from segzero_ros.ros.vitals import (
 from segzero_ros.ros.watchdog import overdue
 from segzero_ros.ros.worker import Worker
 from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable, SegZeroError, Status
+from segzero_ros.wire.stream import JUMP_NS
 
 Load = Callable[[ReasonerOptions, SegmenterOptions], Pipeline]
 
@@ -155,9 +156,10 @@ class PerceptionNode(ManagedNode):
             PERIOD, self._standing.look, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
         self._health_reporter = HealthReporter(self, self._health)
+        # A /clock that jitters, as several publishers make it do, is none that starts again.
         self._jump = self.get_clock().create_jump_callback(
             JumpThreshold(
-                min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
+                min_forward=None, min_backward=Duration(nanoseconds=-JUMP_NS), on_clock_change=True
             ),
             post_callback=self._clock_jumped,
         )
@@ -412,9 +414,11 @@ class PerceptionNode(ManagedNode):
             image_size=camera.size if camera else (0, 0),
             qos=camera.qos if camera else '',
             frame_age_s=camera.age() if camera else math.nan,
+            age_reason=camera.absence(answering.image_max_age) if camera else '',
             frame_rate_hz=rate,
             usual_rate_hz=self._usual_rate.note(rate),
             camera_error=camera.error or camera.absence(0.0) if camera else '',
+            camera_warning=camera.warning() if camera else '',
             queue_length=self._desk.waiting,
             queue_size=self._desk.queue_size if queues else 0,
             answered=answered,
@@ -441,7 +445,7 @@ class PerceptionNode(ManagedNode):
         _logger.info('The clock jumped by %.3f s: forgetting images', jump.delta.nanoseconds / 1e9)
         self._standing.forget()
         if self._answering.camera is not None:
-            self._answering.camera.store.clear()
+            self._answering.camera.store.restart()
 
 
 def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:

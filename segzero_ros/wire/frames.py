@@ -1,24 +1,26 @@
-"""From a camera's messages to a Frame, the same for the node and for the replay of a bag.
-
-Imports `types`, `image_codec` and `results`.
-"""
+"""From a camera's messages to a Frame, the same for the node and for the replay of a bag."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 import logging
 from typing import Any
 
 from segzero_ros.types import BadImage, Frame
+from segzero_ros.wire.frame_store import DEPTH_ON_ITS_WAY_NS, Shot
 from segzero_ros.wire.image_codec import decode_depth, decode_image, intrinsics_from, MAX_PIXELS
 from segzero_ros.wire.results import to_ns
+from segzero_ros.wire.stream import read_frame_id
 
+NO_POSES = 'There are no poses, for'
+# Depth this far from the image, in nanoseconds, is not depth that only comes a little late.
+_FAR_NS = 2 * DEPTH_ON_ITS_WAY_NS
 _logger = logging.getLogger(__name__)
 
 
 def frame_of(message: Any, max_pixels: int = MAX_PIXELS) -> Frame:
-    """Return the picture of an Image or CompressedImage, with its stamp and frame_id.
+    """Return the image of an Image or CompressedImage, with its stamp and frame_id.
 
     Raises:
         BadImage: it cannot be decoded, or has more than max_pixels.
@@ -34,28 +36,109 @@ def make_frame(
     *,
     rectified: bool,
     max_pixels: int = MAX_PIXELS,
+    warnings: Sequence[str] = (),
+    no_info: str = 'no camera_info has come',
 ) -> tuple[Frame, str]:
-    """Put a picture, its depth and its camera's intrinsics together.
+    """Put an image, its depth and its camera's intrinsics together.
 
     Args:
         image: sensor_msgs/Image or CompressedImage.
         read_depth: returns the depth message that belongs to it, None without one; may raise
             BadImage.
         info: sensor_msgs/CameraInfo; None while it is not known.
-        rectified: whether the picture is a rectified one; see `image_codec.intrinsics_from`.
-        max_pixels: a larger picture is refused, larger depth left out.
+        rectified: whether the image is a rectified one; see `image_codec.intrinsics_from`.
+        max_pixels: a larger image is refused, larger depth left out.
+        warnings: what `shot_warnings` found out about the messages.
+        no_info: why there is no camera_info, for the warning where depth is there without it.
 
     Returns:
-        The frame, and a remark for a person about depth that could not be used, else empty.
+        The frame, and a warning for a person: why there are no poses although there is a depth
+        camera, or why they may be wrong; empty where all is well.
 
     Raises:
-        BadImage: the picture cannot be decoded.
+        BadImage: the image cannot be decoded.
     """
     intrinsics = None if info is None else intrinsics_from(info, rectified)
     frame = replace(frame_of(image, max_pixels), intrinsics=intrinsics)
+    found = list(warnings)
     try:
         depth = read_depth()
-        return replace(frame, depth=None if depth is None else decode_depth(depth, max_pixels)), ''
+        if depth is not None:
+            frame = replace(frame, depth=decode_depth(depth, max_pixels))
+            found += _info_warnings(frame, info, no_info, rectified)
     except BadImage as error:
         _logger.warning('Answering without depth: %s', error)
-        return frame, f'There are no poses, for the depth image cannot be used: {error}'
+        found = [f'{NO_POSES} the depth image cannot be used: {error}']
+    return frame, ' '.join(found)
+
+
+def shot_warnings(shot: Shot, depth_topic: str = '', absence: str = '') -> list[str]:
+    """Say what is wrong with a shot's depth, without decoding anything.
+
+    Args:
+        shot: the messages that belong together.
+        depth_topic: where depth comes from, for the sentences.
+        absence: why no depth has come at all although there is a depth camera; empty without one.
+    """
+    where = f' on {depth_topic}' if depth_topic else ''
+    if shot.depth is None:
+        if shot.depth_gap_ns is not None:
+            return [f'{NO_POSES} {_gap(shot.depth_gap_ns, where)}']
+        return [f'{NO_POSES} {absence}'] if absence else []
+    image_frame, depth_frame = read_frame_id(shot.image.data), read_frame_id(shot.depth.data)
+    warnings = []
+    if image_frame and depth_frame and image_frame != depth_frame:
+        warnings.append(
+            f'Poses may be wrong: the depth image{where} is of the frame {depth_frame!r}, the '
+            f'colour image of {image_frame!r}; use depth that is registered to the colour image '
+            '(RealSense: align_depth.enable, others: depth_registered).'
+        )
+    info_frame = read_frame_id(shot.info.data) if shot.info is not None else ''
+    if image_frame and info_frame and image_frame != info_frame:
+        warnings.append(
+            f'Poses may be wrong: the camera_info is of the frame {info_frame!r}, the image of '
+            f"{image_frame!r}; use the image's own camera_info."
+        )
+    return warnings
+
+
+def _gap(gap_ns: int, where: str) -> str:
+    """Say how far the nearest depth image is, and why that may be."""
+    seconds = abs(gap_ns) / 1e9
+    far = f'{seconds:.1f} s' if abs(gap_ns) >= _FAR_NS else f'{seconds:.3f} s'
+    side = 'older' if gap_ns < 0 else 'newer'
+    nearest = f'the nearest depth image{where} is {far} {side} than the image'
+    if abs(gap_ns) >= _FAR_NS:
+        return f'{nearest}: depth has stopped, or its stamps are of another clock.'
+    late = f'{DEPTH_ON_ITS_WAY_NS / 1e9:g} s'
+    return (
+        f'{nearest}, more than depth_max_offset: it has stopped, comes more than {late} late, or '
+        'the two are stamped differently.'
+    )
+
+
+def _info_warnings(frame: Frame, info: Any, no_info: str, rectified: bool) -> list[str]:
+    """Say why a frame with depth has no intrinsics, or which may be another camera's."""
+    if info is None:
+        return [f'{NO_POSES} {no_info.rstrip(".")}.']
+    given = frame.intrinsics
+    if given is None:
+        matrix = 'P' if rectified else 'K'
+        return [
+            f'{NO_POSES} the camera_info has no calibration (its {matrix} is zero or no numbers): '
+            "calibrate the camera, or load its calibration in its driver's parameters."
+        ]
+    if (given.width, given.height) == (frame.width, frame.height):
+        return []
+    if min(given.width, given.height) <= 0:
+        return [f'{NO_POSES} the camera_info gives no image size: set its width and height.']
+    sizes = (
+        f'camera_info is of {given.width}x{given.height} pixels, the image of '
+        f'{frame.width}x{frame.height}'
+    )
+    if frame.width * given.height != frame.height * given.width:
+        return [f"{NO_POSES} the {sizes}: use the image's own camera_info."]
+    return [
+        f'Poses may be wrong: the {sizes}; its numbers are scaled, as for an image that was '
+        'resized.'
+    ]

@@ -5,13 +5,16 @@ the colour science and the decompression; row padding, byte order and the checks
 because the usual bridges do without: rosbags-image 0.10 ignores `step` and misreads NV12, and
 cv_bridge hands out views of the message and fails on big-endian pixels with NumPy 2.
 
-How values become RGB: 16-bit channels keep their upper byte (65535 is white), whatever range the
-sensor uses; alpha is dropped; YUV is BT.601 with luma 16 to 235, as video cameras send it; an
-`8UC3` has OpenCV's BGR order. Imports `types`, `compressed`, OpenCV and NumPy only.
+How values become RGB: 16-bit channels become 8 by the bits that the sensor uses, see `used_bits`;
+alpha is dropped; YUV is BT.601 with luma 16 to 235, as video cameras send it; an `8UC3` has
+OpenCV's BGR order. A JPEG, a PNG and a WebP say themselves what their colours are, and are
+believed rather than the letters of the message's `format`.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+import logging
 import math
 import re
 import struct
@@ -22,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.types import BadImage, DepthImage, Intrinsics, RgbImage
-from segzero_ros.wire.compressed import check_size, inflate, quoted
+from segzero_ros.wire import rvl, zlib_image
+from segzero_ros.wire.compressed import check_size, inflate, is_jpeg, is_png, is_tiff, quoted
 
 # No robot's camera has more pixels, and a compressed image can claim more than memory holds.
 MAX_PIXELS = 64_000_000
@@ -104,17 +108,22 @@ _YUV_TO_RGB = np.array(
 _RECTIFIED = re.compile(r'(?:^|[/_])rect(?:ified)?(?:[/_]|$)')
 # compressed_depth_image_transport puts an int32 (the kind) and two float32 before its PNG.
 _DEPTH_HEADER = struct.Struct('<iff')
+# The bits that sensors have, behind 16 of a channel, and the share of pixels that may exceed them:
+# hot ones, and a lamp.
+_SENSOR_BITS = (10, 12, 14)
+_HOT = 1000
+_logger = logging.getLogger(__name__)
 
 
 def decode_image(
     msg: ImageMessage | CompressedImageMessage, max_pixels: int = MAX_PIXELS
 ) -> RgbImage:
-    """Decode any colour or grey picture that a camera sends.
+    """Decode any colour or grey image that a camera sends.
 
     Args:
-        msg: sensor_msgs/Image in any encoding named above, or CompressedImage with JPEG or PNG. An
-            orientation noted in a JPEG is ignored: pixels stay where the camera's calibration
-            has them.
+        msg: sensor_msgs/Image in any encoding named above, or CompressedImage with JPEG, PNG, TIFF
+            or WebP or of the transport `zstd`. An orientation noted in a JPEG is ignored: pixels
+            stay where the camera's calibration has them.
         max_pixels: larger pictures are refused before memory is taken for them.
 
     Returns:
@@ -146,7 +155,8 @@ def decode_depth(
 
     Args:
         msg: sensor_msgs/Image as 16UC1 or mono16 (millimetres, 0 unknown) or 32FC1 (metres), or
-            CompressedImage with a 16-bit PNG, as of the transport `compressedDepth` or plain.
+            CompressedImage with a 16-bit PNG or RVL, as of the transport `compressedDepth` or
+            plain, or with a TIFF, or of the transport `zstd`.
         max_pixels: larger images are refused before memory is taken for them.
 
     Returns:
@@ -251,10 +261,27 @@ def _find_packed(encoding: str) -> tuple[_Packed, np.dtype[Any]]:
     )
 
 
+def used_bits(pixels: NDArray[np.uint16]) -> int:
+    """Return how many of 16 bits a sensor uses: 10, 12, 14 or 16.
+
+    The fewest that all pixels but one in a thousand fit into. In the steps that sensors have, so
+    that brightness does not follow each change of the scene; by the image alone, so that the same
+    image always looks the same.
+
+    Args:
+        pixels: of any shape.
+    """
+    for bits in _SENSOR_BITS:
+        if np.count_nonzero(pixels >= 1 << bits) <= pixels.size // _HOT:
+            return bits
+    return 16
+
+
 def _packed_to_rgb(pixels: NDArray[Any], packed: _Packed) -> RgbImage:
     """Take 16-bit channels down to 8, demosaic or reorder; the result shares no memory."""
     if pixels.dtype.itemsize == 2:
-        pixels = (pixels >> 8).astype(np.uint8)
+        native = pixels.astype(np.uint16)
+        pixels = np.minimum(native >> (used_bits(native) - 8), 255).astype(np.uint8)
     if packed.to_rgb is None:
         return np.array(pixels, np.uint8, order='C')
     return _as_rgb(cv2.cvtColor(np.ascontiguousarray(pixels), packed.to_rgb))
@@ -281,39 +308,82 @@ def _decode_nv24(msg: ImageMessage) -> RgbImage:
     return _as_rgb(cv2.transform(yuv, _YUV_TO_RGB))
 
 
+@lru_cache(maxsize=32)
+def _warn_once(warning: str) -> None:
+    """Log a warning about a camera once, not for each of its images."""
+    _logger.warning(warning)
+
+
 def _decode_compressed(msg: CompressedImageMessage, max_pixels: int) -> RgbImage:
+    data = bytes(msg.data)
+    if msg.format == zlib_image.FORMAT:
+        return decode_image(zlib_image.unpack(data, max_pixels), max_pixels)
     source, _, how = (part.strip() for part in msg.format.partition(';'))
     if 'compressedDepth' in how:
         raise BadImage(f'{quoted(msg.format)} is depth, no picture: give its topic as `depth`.')
-    picture = inflate(bytes(msg.data), msg.format, max_pixels)
+    picture = inflate(data, msg.format, max_pixels)
     channels = 1 if picture.ndim == 2 else picture.shape[2]
-    name = {1: 'mono', 3: 'bgr', 4: 'bgra'}[channels]
-    # image_transport's word for a file in which red and blue have changed places.
-    if 'compressed rgb' in how:
-        name = name.replace('bgr', 'rgb')
-    # It leaves a sensor's mosaic as it is and writes it as a grey picture.
-    if channels == 1 and source.startswith('bayer_'):
-        name = source.rstrip('0123456789')
-    packed, _ = _find_packed(f'{name}8')
+    if picture.dtype not in (np.uint8, np.uint16) or channels == 2:
+        raise BadImage(
+            f'The compressed image ({quoted(msg.format)}) has {picture.shape} {picture.dtype}, '
+            'which is no picture; if it is depth, give its topic as `depth`.'
+        )
+    if channels == 1:
+        if is_jpeg(data) and source.endswith('16') and picture.dtype == np.uint8:
+            # A JPEG keeps the upper byte alone.
+            picture = picture.astype(np.uint16) << 8
+        packed, _ = _find_packed(f'{_grey_or_mosaic(msg.format, source, how)}8')
+    else:
+        packed, _ = _find_packed(f'{_colour_order(data, msg.format, source, how)[channels]}8')
     return _packed_to_rgb(picture, packed)
 
 
-def _decode_compressed_depth(msg: CompressedImageMessage, max_pixels: int) -> DepthImage:
-    data, scale = bytes(msg.data), None
-    source, _, how = (part.strip() for part in msg.format.partition(';'))
-    if 'rvl' in how.lower():
-        raise BadImage(
-            f'{quoted(msg.format)} is compressed with RVL, which is not read here; set the '
-            "publisher's parameter compressedDepth.format to png, or use the raw depth image."
+def _grey_or_mosaic(text: str, source: str, how: str) -> str:
+    """Return what an image of one channel is: grey, or a sensor's mosaic.
+
+    The transport `compressed` leaves a mosaic as it is in a PNG and a TIFF, and writes it as grey;
+    for a JPEG, it makes a grey image of it first and says so.
+    """
+    if not source.startswith('bayer_'):
+        return 'mono'
+    if 'compressed mono' not in how:
+        return source.rstrip('0123456789')
+    _warn_once(
+        f'The images ({quoted(text)}) are grey: image_transport makes a grey JPEG of a Bayer '
+        'image. For colours, set the publisher to png, subscribe to the raw image, or compress '
+        'what image_proc has made of it.'
+    )
+    return 'mono'
+
+
+def _colour_order(data: bytes, text: str, source: str, how: str) -> dict[int, str]:
+    """Return the names of three and of four channels in the order in which they were decoded."""
+    if is_tiff(data):
+        # Written as the image was, whatever a TIFF's readers take the first channel for.
+        swapped = source.startswith('rgb') and 'compressed bgr' not in how
+        return {3: 'rgb', 4: 'rgba'} if swapped else {3: 'bgr', 4: 'bgra'}
+    if 'compressed rgb' in how:
+        _warn_once(
+            f'The format {quoted(text)} says that red and blue have changed places in the file; '
+            'they are taken as the file itself has them, as no version of image_transport writes '
+            'this and drivers that do mean an ordinary file. If red and blue are exchanged in '
+            '`overlay`, have the publisher encode its images as they are.'
         )
-    if 'compressedDepth' in how:
-        if len(data) < _DEPTH_HEADER.size:
-            raise BadImage(
-                f'The depth image ({quoted(msg.format)}) is cut short: {len(data)} bytes.'
-            )
-        scale = _DEPTH_HEADER.unpack_from(data)[1:]
-        data = data[_DEPTH_HEADER.size :]
-    image = inflate(data, msg.format, max_pixels)
+    return {3: 'bgr', 4: 'bgra'}
+
+
+def _decode_compressed_depth(msg: CompressedImageMessage, max_pixels: int) -> DepthImage:
+    data = bytes(msg.data)
+    if msg.format == zlib_image.FORMAT:
+        return decode_depth(zlib_image.unpack(data, max_pixels), max_pixels)
+    source, _, how = (part.strip() for part in msg.format.partition(';'))
+    data, scale = _without_depth_header(data, msg.format, how)
+    if 'rvl' in msg.format.lower():
+        image: NDArray[Any] = rvl.decompress(data, max_pixels)
+    else:
+        image = inflate(data, msg.format, max_pixels)
+    if image.ndim == 2 and image.dtype == np.float32:
+        return _only_positive(image)
     if image.ndim != 2 or image.dtype != np.uint16:
         raise BadImage(
             f'The depth image ({quoted(msg.format)}) has {image.shape} {image.dtype}; '
@@ -324,6 +394,25 @@ def _decode_compressed_depth(msg: CompressedImageMessage, max_pixels: int) -> De
     if scale is None:
         raise BadImage(f'{quoted(msg.format)} does not say how its metres were written.')
     return _from_inverse(image, *scale)
+
+
+def _without_depth_header(
+    data: bytes, text: str, how: str
+) -> tuple[bytes, tuple[float, float] | None]:
+    """Take off what compressed_depth_image_transport puts before the image, if it is there.
+
+    Its older versions do not say in the format that they do.
+    """
+    size = _DEPTH_HEADER.size
+    # RVL alone begins with the number of columns, the header with a kind that is always 0.
+    headed = 'compressedDepth' in how or is_png(data[size:])
+    headed |= 'rvl' in text.lower() and data.startswith(bytes(4))
+    if not headed or is_png(data) or is_tiff(data):
+        return data, None
+    if len(data) < size:
+        raise BadImage(f'The depth image ({quoted(text)}) is cut short: {len(data)} bytes.')
+    _, a, b = _DEPTH_HEADER.unpack_from(data)
+    return data[size:], (a, b)
 
 
 def _from_millimetres(image: NDArray[np.uint16]) -> DepthImage:

@@ -21,6 +21,7 @@ pytest.importorskip('sensor_msgs.msg')
 from rosbags.image import message_to_cvimage
 from rosbags.typesys import get_typestore, Stores
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
+from test_rvl import compress
 
 from segzero_ros.types import BadImage
 from segzero_ros.wire.image_codec import decode_depth, decode_image, intrinsics_from, is_rectified
@@ -260,10 +261,62 @@ COMPRESSED = {
         6,
     ),
     'grey jpeg': (compressed('.jpg', GREY, 'mono8; jpeg compressed mono8'), AS_GREY, 4),
-    'jpeg with red and blue exchanged': (
-        compressed('.jpg', PICTURE, 'rgb8; jpeg compressed rgb8', *BEST_JPEG),
+    **{
+        f'jpeg of a driver that says {text}': (
+            compressed('.jpg', BGR, text, *BEST_JPEG),
+            PICTURE,
+            6,
+        )
+        for text in (
+            'jpg',
+            '; jpeg',
+            'JPEG',
+            'rgb8; jpeg compressed rgb8',
+            'bgr8; jpeg compressed bgr8',
+            'bgr8; jpeg compressed rgb8',
+            'rgba8; jpeg compressed bgr8',
+            'yuv422; jpeg compressed',
+            'yuv422_yuy2; jpeg compressed bgr8',
+            'bayer_rggb8; jpeg compressed bgr8',
+        )
+    },
+    'png of a driver': (compressed('.png', BGR, 'rgb8; png compressed rgb8'), PICTURE, 0),
+    'webp': (compressed('.webp', BGR, 'webp', cv2.IMWRITE_WEBP_QUALITY, 101), PICTURE, 0),
+    'webp with loss': (
+        compressed('.webp', BGR, 'rgb8; webp', cv2.IMWRITE_WEBP_QUALITY, 95),
         PICTURE,
-        6,
+        16,
+    ),
+    'webp with alpha': (
+        compressed('.webp', BGRA, 'webp', cv2.IMWRITE_WEBP_QUALITY, 101),
+        PICTURE,
+        3,
+    ),
+    # The transport writes a TIFF of the image as it is, with no word for the order.
+    'tiff of bgr8': (compressed('.tiff', BGR, 'bgr8; tiff compressed '), PICTURE, 0),
+    'tiff that says bgr8': (compressed('.tiff', BGR, 'bgr8; tiff compressed bgr8'), PICTURE, 0),
+    'tiff of rgb8': (compressed('.tiff', PICTURE, 'rgb8; tiff compressed '), PICTURE, 0),
+    'tiff of rgb16': (
+        compressed('.tiff', to_16_bits(PICTURE), 'rgb16; tiff compressed '),
+        PICTURE,
+        0,
+    ),
+    'tiff of rgba8': (compressed('.tiff', RGBA, 'rgba8; tiff compressed '), PICTURE, 0),
+    'tiff of mono8': (compressed('.tiff', GREY, 'mono8; tiff compressed '), AS_GREY, 0),
+    'tiff of a mosaic': (
+        compressed('.tiff', mosaic('gbrg'), 'bayer_gbrg8; tiff compressed '),
+        PICTURE,
+        9,
+    ),
+    'a mosaic that image_transport made grey': (
+        compressed('.jpg', GREY, 'bayer_rggb8; jpeg compressed mono8', *BEST_JPEG),
+        AS_GREY,
+        4,
+    ),
+    'a mosaic in a jpeg of ROS 1': (
+        compressed('.jpg', mosaic('rggb'), 'bayer_rggb8; jpeg compressed ', *BEST_JPEG),
+        PICTURE,
+        12,
     ),
     'png': (compressed('.png', BGR, 'png'), PICTURE, 0),
     'png of image_transport': (compressed('.png', BGR, 'bgr8; png compressed bgr8'), PICTURE, 0),
@@ -356,6 +409,40 @@ def hiding(large: CompressedImage, small: CompressedImage) -> CompressedImage:
     return changed(large, data=begin.ljust(skipped, b'\0') + small.data.tobytes()[2:])
 
 
+def tiff_claiming(
+    message: CompressedImage, width: int, height: int, tag: int | None = None
+) -> CompressedImage:
+    """Return a TIFF that names another size, and another tag instead of its last one."""
+    data = bytearray(message.data.tobytes())
+    (at,) = struct.unpack_from('<I', data, 4)
+    (count,) = struct.unpack_from('<H', data, at)
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        side = {256: width, 257: height}.get(struct.unpack_from('<H', data, entry)[0])
+        if side is not None:
+            struct.pack_into('<HII', data, entry + 2, 4, 1, side)
+    if tag is not None:
+        struct.pack_into('<H', data, entry, tag)
+    return CompressedImage(format='tiff', data=bytes(data))
+
+
+def webp_claiming(message: CompressedImage, width: int, height: int) -> CompressedImage:
+    """Return a WebP with loss that names another size."""
+    data = bytearray(message.data.tobytes())
+    assert data[12:16] == b'VP8 '
+    struct.pack_into('<HH', data, 26, width, height)
+    return CompressedImage(format='webp', data=bytes(data))
+
+
+def deflated(message: Image) -> CompressedImage:
+    """Return an image as zstd_image_transport writes it: with zlib."""
+    encoding = message.encoding.encode()
+    head = struct.pack(
+        '<IIBII', message.height, message.width, message.is_bigendian, message.step, len(encoding)
+    )
+    data = head + encoding + zlib.compress(message.data.tobytes())
+    return CompressedImage(format='zstd', data=data)
+
+
 def jpeg_claiming(message: CompressedImage, width: int, height: int) -> CompressedImage:
     data = bytearray(message.data.tobytes())
     frame = data.index(b'\xff\xc0')
@@ -418,13 +505,72 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: CompressedImage(format='jpeg'),
         "'jpeg'.* neither JPEG nor PNG; its 0 bytes begin with nothing",
     ),
-    'a TIFF': (
-        lambda: compressed('.tiff', BGR, 'tiff'),
-        "'tiff'.* neither JPEG nor PNG.*49 49 2a 00",
+    'a TIFF of depth': (
+        lambda: compressed('.tiff', METRES, '32FC1; tiff compressed '),
+        r"'32FC1; tiff compressed '.* float32, which is no picture; if it is depth",
+    ),
+    'a TIFF cut in its header': (
+        lambda: cut(compressed('.tiff', BGR, 'tiff'), 12),
+        'TIFF is cut short',
+    ),
+    'a TIFF of absurd size': (
+        lambda: tiff_claiming(compressed('.tiff', BGR, 'tiff'), 60_000, 60_000),
+        '60000x60000 pixels; more than 64,000,000',
+    ),
+    'a TIFF of tiles': (
+        lambda: tiff_claiming(compressed('.tiff', BGR, 'tiff'), 64, 48, tag=322),
+        'made of tiles',
+    ),
+    'a WebP cut in its header': (
+        lambda: cut(compressed('.webp', BGR, 'webp'), 20),
+        'WebP is cut short',
+    ),
+    'a WebP of absurd size': (
+        lambda: webp_claiming(
+            compressed('.webp', BGR, 'webp', cv2.IMWRITE_WEBP_QUALITY, 80), 16_000, 16_000
+        ),
+        '16000x16000 pixels; more than 64,000,000',
+    ),
+    'a WebP cut in its pixels': (lambda: cut(compressed('.webp', BGR, 'webp'), 200), 'broken'),
+    'an AVIF': (
+        lambda: CompressedImage(format='avif', data=b'\0\0\0\x1cftypavif'),
+        "'avif'.* neither JPEG nor PNG, nor TIFF nor WebP: set its publisher",
+    ),
+    'a JPEG XL': (
+        lambda: CompressedImage(format='rgb8; jxl', data=b'\xff\x0a1234'),
+        "'rgb8; jxl'.* neither JPEG nor PNG, nor TIFF nor WebP",
     ),
     'a video': (
         lambda: CompressedImage(format='h264', data=b'\x00\x00\x00\x01\x67'),
-        "'h264'.* neither",
+        "'h264'.* piece of a video, neither .*subscribe to the raw topic",
+    ),
+    'another video': (
+        lambda: CompressedImage(format='yuv420p; hevc', data=b'\x00\x00\x00\x01\x67'),
+        "'yuv420p; hevc'.* piece of a video",
+    ),
+    'true Zstandard': (
+        lambda: CompressedImage(format='zstd', data=b'\x28\xb5\x2f\xfd1234'),
+        'compressed with Zstandard itself',
+    ),
+    'zstd cut short': (lambda: cut(deflated(image_of('rgb8')), 12), 'cut short: 12 bytes'),
+    'zstd cut in its pixels': (
+        lambda: cut(deflated(image_of('rgb8')), 200),
+        'cut short: 64x48 pixels',
+    ),
+    'zstd of absurd size': (
+        lambda: deflated(changed(image_of('mono8'), width=10**6, height=10**6)),
+        '1000000x1000000 pixels; more than',
+    ),
+    'zstd of an absurd step': (
+        lambda: deflated(changed(image_of('mono8'), step=2**31)),
+        'its header contradicts its size',
+    ),
+    'zstd that is none': (
+        lambda: changed(
+            deflated(image_of('mono8')),
+            data=deflated(image_of('mono8')).data.tobytes()[:22] + b'nothing',
+        ),
+        'is broken',
     ),
     'JPEG cut in its header': (lambda: cut(fresh('jpeg'), 20), 'names? no picture size'),
     'JPEG cut in its pixels': (
@@ -541,6 +687,93 @@ def test_any_damaged_file_is_decoded_or_refused(name: str, place: float, wrong: 
         assert decoded.dtype == np.uint8
 
 
+@pytest.mark.parametrize('encoding', [*SENT])
+def test_the_transport_zstd_gives_the_same_picture(encoding: str) -> None:
+    message = image_of(encoding, padding=4)
+    assert np.array_equal(decode_image(deflated(message)), decode_image(message))
+
+
+def test_a_jpeg_that_holds_red_green_and_blue_is_read_as_it_says() -> None:
+    """Without the step to YCbCr: its components are called R, G and B."""
+    import io
+
+    from PIL import Image as PillowImage
+
+    file = io.BytesIO()
+    PillowImage.fromarray(PICTURE).save(file, 'jpeg', quality=100, keep_rgb=True)
+    for text in ('jpeg', 'rgb8; jpeg compressed rgb8', 'rgb8; jpeg compressed bgr8'):
+        decoded = decode_image(CompressedImage(format=text, data=file.getvalue()))
+        assert worst_difference(decoded, PICTURE) <= 3
+
+
+def test_what_a_format_says_wrongly_is_warned_about_once(caplog) -> None:
+    for text in ('bgr16; jpeg compressed rgb8', 'bgr16; jpeg compressed rgb8'):
+        decode_image(compressed('.jpg', BGR, text))
+    assert caplog.text.count('as the file itself has them') == 1
+    for _ in range(2):
+        decode_image(compressed('.jpg', GREY, 'bayer_grbg8; jpeg compressed mono8'))
+    assert caplog.text.count('set the publisher to png') == 1
+
+
+def as_sensor(bits: int, brightest: float = 1.0) -> np.ndarray:
+    """Return GREY with the values that a sensor of so many bits gives, (H, W) uint16."""
+    values = GREY.astype(float) / GREY.max() * brightest * ((1 << bits) - 1)
+    return values.round().astype(np.uint16)
+
+
+def as_mono16(pixels: np.ndarray, encoding: str = 'mono16') -> Image:
+    return Image(
+        height=HEIGHT, width=WIDTH, encoding=encoding, step=2 * WIDTH, data=pixels.tobytes()
+    )
+
+
+@pytest.mark.parametrize('bits', [10, 12, 14, 16])
+@pytest.mark.parametrize('encoding', ['mono16', '16UC1'])
+def test_a_sensor_s_bits_fill_the_range(bits: int, encoding: str) -> None:
+    decoded = decode_image(as_mono16(as_sensor(bits), encoding))[..., 0]
+    expected = as_sensor(bits) >> (bits - 8)
+    assert np.array_equal(decoded, expected)
+    assert decoded.max() >= 250
+    png = compressed('.png', as_sensor(bits), f'{encoding}; png compressed ')
+    assert np.array_equal(decode_image(png)[..., 0], expected)
+
+
+def test_a_mosaic_of_twelve_bits_is_not_black() -> None:
+    sixteen = np.ascontiguousarray(mosaic('rggb').astype(np.uint16) << 4)
+    decoded = decode_image(as_mono16(sixteen, 'bayer_rggb16'))
+    assert worst_difference(inner(decoded), inner(PICTURE)) <= 9
+
+
+@pytest.mark.parametrize('bits', [10, 12, 14])
+def test_hot_pixels_do_not_make_an_image_black(bits: int) -> None:
+    pixels = as_sensor(bits)
+    expected = decode_image(as_mono16(pixels))
+    pixels[5, 7] = pixels[30, 40] = 65535
+    decoded = decode_image(as_mono16(pixels))
+    assert decoded[5, 7, 0] == 255
+    same = decoded == expected
+    assert np.count_nonzero(~same[..., 0]) <= 2
+
+
+def test_brightness_does_not_follow_the_scene() -> None:
+    """The same value is the same grey while the brightest part of the scene changes."""
+    greys = set()
+    for brightest in np.linspace(0.3, 1.0, 15):
+        pixels = as_sensor(14, brightest)
+        pixels[0, 0] = 3000
+        greys.add(int(decode_image(as_mono16(pixels))[0, 0, 0]))
+    assert greys == {3000 >> 6}
+
+
+def test_a_jpeg_of_a_thermal_image_is_not_black() -> None:
+    """image_transport keeps the upper byte: of twelve bits, four are left."""
+    left = (as_sensor(12) >> 8).astype(np.uint8)
+    decoded = decode_image(compressed('.png', left, 'mono16; png compressed mono8'))
+    assert decoded.max() < 20, 'a PNG keeps 16 bits, so this one is of 8'
+    decoded = decode_image(compressed('.jpg', left, 'mono16; jpeg compressed mono8'))
+    assert decoded.max() >= 200
+
+
 METRES = np.array([[0.5, 1.25, 2.0, np.nan], [3.001, 7.5, np.nan, 0.25]], np.float32)
 
 
@@ -566,6 +799,12 @@ def compressed_depth(
 ) -> CompressedImage:
     data = cv2.imencode('.png', pixels)[1].tobytes()
     return CompressedImage(format=text, data=struct.pack('<iff', 0, a, b) + data)
+
+
+def compressed_rvl(
+    pixels: np.ndarray, text: str, a: float = 0.0, b: float = 0.0
+) -> CompressedImage:
+    return CompressedImage(format=text, data=struct.pack('<iff', 0, a, b) + compress(pixels))
 
 
 def quantised(a: float, b: float) -> np.ndarray:
@@ -596,6 +835,24 @@ DEPTHS = {
         3e-3,
     ),
     'png': (compressed('.png', in_millimetres(), '16UC1; png compressed '), 1e-6),
+    **{
+        f'compressedDepth as {text}': (compressed_depth(in_millimetres(), text), 1e-6)
+        for text in ('mono16; compressedDepth', 'mono16; compressedDepth png', '16UC1', 'png', '')
+    },
+    **{f'bare {text}': (compressed('.png', in_millimetres(), text), 1e-6) for text in ('png', '')},
+    **{
+        f'rvl as {text}': (compressed_rvl(in_millimetres(), text), 1e-6)
+        for text in ('16UC1; compressedDepth rvl', 'mono16; compressedDepth rvl', 'rvl')
+    },
+    'rvl alone': (CompressedImage(format='16UC1; rvl', data=compress(in_millimetres())), 1e-6),
+    'rvl of metres': (
+        compressed_rvl(quantised(*QUANTISATION), '32FC1; compressedDepth rvl', *QUANTISATION),
+        3e-3,
+    ),
+    'tiff of metres': (compressed('.tiff', METRES, '32FC1; tiff compressed '), 0),
+    'tiff': (compressed('.tiff', in_millimetres(), '16UC1; tiff compressed '), 1e-6),
+    'zstd': (deflated(depth_image(in_millimetres(), '16UC1', 5)), 1e-6),
+    'zstd of metres': (deflated(depth_image(METRES, '32FC1')), 0),
 }
 
 
@@ -635,8 +892,11 @@ def test_a_depth_image_shares_no_memory_with_the_message() -> None:
         (changed(depth_image(METRES, '32FC1'), width=10**6, height=10**6), 'more than'),
         (
             CompressedImage(format='16UC1; compressedDepth rvl', data=bytes(64)),
-            'RVL, which is not read here; set .*format to png',
+            'empty: 0x0 pixels',
         ),
+        (CompressedImage(format='16UC1; compressedDepth rvl', data=bytes(15)), '3 bytes of RVL'),
+        (CompressedImage(format='16UC1; compressedDepth rvl', data=bytes(9)), 'cut short: 9'),
+        (cut(compressed_rvl(in_millimetres(), '16UC1; compressedDepth rvl'), 28), 'cut short'),
         (CompressedImage(format='16UC1; compressedDepth png', data=bytes(11)), 'cut short: 11'),
         (CompressedImage(format='16UC1; compressedDepth png', data=bytes(64)), 'neither'),
         (
