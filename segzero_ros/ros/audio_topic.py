@@ -2,17 +2,18 @@
 
 ros-drivers/audio_common (apt: ros-jazzy-audio-common-msgs) has the bytes on `audio` and how they
 are written on `audio_info`; mgonzs13/audio_common has both in each message on `audio`. Only one of
-them can be installed, so which one is told by what is there. Imports rclpy and `speech`;
-audio_common_msgs, which few installations have, only where it is used.
+them can be installed, so which one is told by what is there.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from segzero_ros.speech.hearing import SpeechError
 from segzero_ros.speech.pcm import Encoding
@@ -20,6 +21,11 @@ from segzero_ros.speech.pushed_source import PushedSource
 
 # Hears publishers of either reliability. A message may hold as little as 10 ms.
 _QOS = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
+# ros-drivers' audio_capture sends `audio_info` latched at its start and every 5 s. A subscription
+# that gets what was latched gets nothing from a publisher that does not latch, so there are two.
+_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# Bytes of sound that are kept until it is known how they are written: 5 s of 48 kHz stereo.
+_KEPT = 1_000_000
 # What ros-drivers/audio_common may call samples that are not compressed.
 _UNCOMPRESSED = ('wave', 'wav', 'pcm', 'raw')
 # PortAudio's numbers for formats, in mgonzs13/audio_common: the field with the samples, their
@@ -51,6 +57,7 @@ class AudioTopic:
         self._info_topic = node.resolve_topic_name('audio_info')
         self._came = False
         self._encoding: Encoding | None = None
+        self._early: deque[bytes] = deque()
         self._refusal = ''
         self._source = PushedSource()
         self._type = self._subscribe(_messages())
@@ -99,7 +106,15 @@ class AudioTopic:
             )
             return 'audio_common_msgs/msg/AudioStamped'
         if hasattr(messages, 'AudioData') and hasattr(messages, 'AudioInfo'):
-            self._node.create_subscription(messages.AudioInfo, 'audio_info', self._take_info, _QOS)
+            for qos in (_QOS, _LATCHED):
+                self._node.create_subscription(
+                    messages.AudioInfo,
+                    'audio_info',
+                    self._take_info,
+                    qos,
+                    # One of the two does not fit, as it should be.
+                    event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
+                )
             self._node.create_subscription(messages.AudioData, 'audio', self._take_bytes, _QOS)
             return 'audio_common_msgs/msg/AudioData'
         raise SpeechError(
@@ -140,8 +155,11 @@ class AudioTopic:
             # Kept until the listener looks again.
             self._source = PushedSource()
             self._refusal = ''
+        while self._early:
+            self._source.put(self._early.popleft(), self._encoding)
 
     def _refuse(self, reason: str) -> None:
+        self._early.clear()
         self._encoding, self._refusal = None, f'{self.topic} cannot be heard: {reason}'
         self._source.fail(self._refusal)
 
@@ -149,6 +167,10 @@ class AudioTopic:
         self._came = True
         if self._encoding is not None:
             self._source.put(data, self._encoding)
+        elif not self._refusal:
+            self._early.append(data)
+            while sum(map(len, self._early)) > _KEPT:
+                self._early.popleft()
 
 
 def _messages() -> Any:

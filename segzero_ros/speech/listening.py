@@ -1,19 +1,23 @@
-"""From sound to queries: utterances, their words, and whether they were meant for the robot.
-
-Imports the rest of the room, whose engines are handed in.
-"""
+"""From sound to queries: utterances, their words, and whether they were meant for the robot."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+import unicodedata
 
 from segzero_ros.speech.endpoints import Endpoints
 from segzero_ros.speech.hearing import Recogniser, SECOND, Source, Utterance
 
+# What may stand inside a word that goes on.
+_APOSTROPHES = "'\u2019\u02bc`\u00b4"
+
 
 class Wake:
     """Tells what is meant for the robot.
+
+    The phrase is found however it is written: recognisers write commas, capitals, hyphens and
+    accents, or none (`Hey, Robo-Bot!` for `hey robobot`). What counts is letters and digits.
 
     Args:
         phrase: what has to be said before; empty: everything is meant.
@@ -21,27 +25,56 @@ class Wake:
     """
 
     def __init__(self, phrase: str = '', patience: float = 8.0) -> None:
-        self._words = phrase.lower().split()
+        self._phrase = ''.join(map(_bare, phrase))
         self._patience = patience
         self._until = -1.0
 
     def query(self, text: str, start: float, end: float) -> str:
-        """Return what is meant for the robot; empty when nothing is.
+        """Return what is meant for the robot, as it was written; empty when nothing is.
 
         Args:
             text: the words of an utterance.
             start: when it began, seconds.
             end: when it ended.
         """
-        words = text.split()
-        count = len(self._words)
-        if words[:count] != self._words:
+        if not self._phrase:
+            return ' '.join(text.split())
+        rest = self._after_phrase(text)
+        if rest is None:
             awake = start <= self._until
             self._until = -1.0
             return text if awake else ''
-        rest = ' '.join(words[count:])
-        self._until = end + self._patience if count and not rest else -1.0
+        self._until = -1.0 if rest else end + self._patience
         return rest
+
+    def _after_phrase(self, text: str) -> str | None:
+        """Return what follows the phrase; None for a text that does not begin with it."""
+        left = self._phrase
+        for place, character in enumerate(text):
+            bare = _bare(character)
+            if not left.startswith(bare):
+                return None
+            left = left[len(bare) :]
+            if not left:
+                return _next_words(text[place + 1 :])
+        return None
+
+
+def _bare(character: str) -> str:
+    """Return a letter or digit without case and accent; empty for anything else."""
+    parts = unicodedata.normalize('NFKD', character.casefold())
+    return ''.join(part for part in parts if part.isalnum())
+
+
+def _next_words(rest: str) -> str | None:
+    """Return a text from its first letter or digit on; None if it goes on with the same word."""
+    # An accent that is a character of its own belongs to the letter before.
+    text = rest.lstrip(''.join(part for part in rest[:4] if unicodedata.combining(part)))
+    word = text[1:] if text[:1] in _APOSTROPHES else text
+    if word[:1].isalnum():
+        return None
+    first = next((place for place, one in enumerate(text) if one.isalnum()), len(text))
+    return ' '.join(text[first:].split())
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """A node that says what is in a WAV file, as a microphone's node of audio_common does.
 
 Which audio_common, is told by the messages that are installed. It begins when somebody listens,
-and is silent when the file is over.
+and is silent when the file is over. How it is written comes as audio_capture sends it, latched and
+once; or, with `latched` false, again and again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, qos_profile_sensor_data, QoSProfile
 
 BLOCK = 0.02
 FLOAT32 = 1
@@ -33,8 +34,14 @@ class Speaker(Node):
             self._info = None
         else:
             self._say, kind, qos = self._say_bytes, msg.AudioData, 10
-            self._info = self.create_publisher(msg.AudioInfo, 'audio_info', 1)
-            self.create_timer(0.2, self._tell)
+            latched = self.declare_parameter('latched', True).value
+            kept = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+            info_qos = QoSProfile(depth=1, durability=kept)
+            self._info = self.create_publisher(msg.AudioInfo, 'audio_info', info_qos)
+            if latched:
+                self._tell()
+            else:
+                self.create_timer(0.2, self._tell)
         self._audio = self.create_publisher(kind, 'audio', qos)
         self.create_timer(BLOCK, self._speak)
 

@@ -78,6 +78,22 @@ def test_a_command_that_is_said_on_a_topic_becomes_a_query(
     assert seconds < 2
 
 
+@pytest.mark.parametrize('latched', [True, False])
+def test_how_it_is_written_is_heard_also_when_it_was_said_before(
+    node_process, client, said, ros_drivers, latched
+):
+    """audio_capture says it once at its start, latched; others say it again and again."""
+    queries = client.listen(String, 'query', 100)
+    options = {'path': said, 'latched': latched}
+    speaker = node_process(options, script=SPEAKER, environment=ros_drivers)
+    client.until(lambda: client.node.count_publishers('audio_info') == 1, 'it has been said')
+    node = node_process({'source': 'topic'}, script=VOICE, environment=ros_drivers)
+    assert queries.wait_for().data.endswith(HEARD), node.output
+    assert 'incompatible QoS' not in node.output
+    speaker.stop()
+    node.stop()
+
+
 def test_compressed_sound_is_refused_until_its_publisher_is_another(
     node_process, client, said, ros_drivers
 ):

@@ -82,6 +82,43 @@ def test_the_wake_phrase_alone_counts_for_so_long_and_once():
     assert Wake().query('anything', 0, 1) == 'anything'
 
 
+@pytest.mark.parametrize(
+    ('phrase', 'text', 'query'),
+    [
+        ('hello robot', 'Hello, robot. Where is the red cup?', 'Where is the red cup?'),
+        ('hello robot', 'hello robot, where is the red cup?', 'where is the red cup?'),
+        ('Hello Robot!', ' Hello robot \u2013 the mug.', 'the mug.'),
+        ('hello robot', '"Hello, Robot", the mug', 'the mug'),
+        ('hello robot', '- Hello... robot: “the mug”', 'the mug”'),
+        ('hello robot', "HELLO-ROBOT what's that?", "what's that?"),
+        ('hey robobot', 'Hey, Robo-Bot! The mug.', 'The mug.'),
+        ('hey robo-bot', 'hey robo bot the mug', 'the mug'),
+        ('okay r2-d2', 'Okay, R2D2, the mug', 'the mug'),
+        ("what's up robot", 'What\u2019s up, robot? The mug', 'The mug'),
+        ("what's up robot", 'whats up robot the mug', 'the mug'),
+        ('hé robot', 'He robot, the mug', 'the mug'),
+        ('he robot', 'He\u0301, robot, the mug', 'the mug'),
+        ('hallo groß', 'Hallo GROSS, die Tasse', 'die Tasse'),
+        ('ロボット', 'ロボット、赤いカップ', '赤いカップ'),
+        ('hello robot', 'Hello robots, come here', ''),
+        ('hello robot', "Hello robot's arm", ''),
+        ('hello robot', 'Well hello robot, the mug', ''),
+        ('hello robot', 'Hello', ''),
+        ('hello robot', '', ''),
+        ('!?', 'anything, at all', 'anything, at all'),
+    ],
+)
+def test_the_wake_phrase_is_found_as_recognisers_write_it(phrase, text, query):
+    assert Wake(phrase).query(text, 0, 1) == query
+
+
+@pytest.mark.parametrize('alone', ['Hello, robot.', 'Hello robot!', 'hello robot…'])
+def test_the_wake_phrase_alone_with_its_full_stop_wakes(alone):
+    wake = Wake('hello robot', 5.0)
+    assert wake.query(alone, 0, 1) == ''
+    assert wake.query('The red cup?', 3, 4) == 'The red cup?'
+
+
 @pytest.mark.parametrize('phrase', ['hey xyzzy', 'robotron'])
 def test_a_wake_phrase_that_cannot_be_heard_is_refused(phrase):
     with pytest.raises(SpeechError, match=phrase.split()[-1]):
