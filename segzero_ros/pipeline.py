@@ -212,7 +212,8 @@ class _Attempt:
         self._stop_if_cancelled(grounding.raw_answer)
         posed = any(segment.pose is not None for segment in segments)
         bent = spatial.rectification_remark(self._frame) if posed else ''
-        message = ' '.join(text for text in (grounding.note, remarks, bent) if text)
+        missing = spatial.missing_pose_warning(self._frame, segments)
+        message = ' '.join(text for text in (grounding.note, remarks, bent, missing) if text)
         return replace(self._answer(Status.OK, message, grounding), segments=segments)
 
     def failed(self, status: Status, message: str, raw_answer: str = '') -> Answer:

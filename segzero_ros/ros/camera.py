@@ -140,6 +140,13 @@ class Camera:
             return math.nan
         return (self._clock.now().nanoseconds - newest.time_ns) / NANO
 
+    def depth_age(self) -> float:
+        """Return the seconds since the newest depth was taken, NaN while there is none."""
+        newest = self.store.newest_depth()
+        if newest is None:
+            return math.nan
+        return (self._clock.now().nanoseconds - newest.time_ns) / NANO
+
     def absence(self, max_age: float) -> str:
         """Say why there is no image to ask about; empty when there is one.
 

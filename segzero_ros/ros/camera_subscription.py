@@ -1,10 +1,9 @@
-"""Subscriptions to a camera's topics: undecoded, newest only, as reliable as their publishers.
+"""Subscriptions to a camera's topics: undecoded, and as reliable as their publishers.
 
 A best-effort subscriber loses most large images of a busy publisher; a reliable one hears nothing
 from a best-effort publisher. So each subscription follows what is offered: looked up once a
 second, and at once when the middleware reports a publisher that does not fit. Messages are taken
 serialised, which spares a copy into Python for every frame that nobody asks about.
-Imports rclpy only.
 """
 
 from __future__ import annotations
@@ -22,6 +21,9 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 Offer = tuple[ReliabilityPolicy, DurabilityPolicy]
 
 LOOK_PERIOD = 1.0
+# Messages that wait for the executor: networks deliver in bursts, and what one of them loses cannot
+# be paired.
+_QUEUE = 4
 _BY_NAME = {
     'reliable': ReliabilityPolicy.RELIABLE,
     'best_effort': ReliabilityPolicy.BEST_EFFORT,
@@ -114,7 +116,7 @@ class FollowingSubscription:
             self.message_type,
             self._name,
             self._store,
-            QoSProfile(depth=1, reliability=reliability, durability=durability),
+            QoSProfile(depth=_QUEUE, reliability=reliability, durability=durability),
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=self._misfit, use_default_callbacks=False
             ),

@@ -73,6 +73,7 @@ class Health:
         image_size: width and height of that image.
         qos: how the topic is subscribed to, such as `reliable`.
         frame_age_s: seconds since the newest image was taken; NaN while there is none.
+        depth_age_s: seconds since the newest depth image was taken; NaN while there is none.
         age_reason: why that is too old, where it is known.
         frame_rate_hz: how many images come per second.
         usual_rate_hz: how many came in the last minute, mostly; 0 where that is not known.
@@ -107,6 +108,7 @@ class Health:
     image_size: tuple[int, int] = (0, 0)
     qos: str = ''
     frame_age_s: float = math.nan
+    depth_age_s: float = math.nan
     age_reason: str = ''
     frame_rate_hz: float = 0.0
     usual_rate_hz: float = 0.0
@@ -228,6 +230,9 @@ def _camera(health: Health) -> _Report:
         'topic': health.topic,
         'rate': f'{health.frame_rate_hz:.1f} Hz',
         'age': 'no image' if math.isnan(age) else f'{age:.2f} s',
+        'depth age': 'no depth'
+        if math.isnan(health.depth_age_s)
+        else f'{health.depth_age_s:.2f} s',
         'image': f'{health.encoding} {health.image_size[0]}x{health.image_size[1]}'.strip(),
         'qos': health.qos,
     }

@@ -414,6 +414,7 @@ class PerceptionNode(ManagedNode):
             image_size=camera.size if camera else (0, 0),
             qos=camera.qos if camera else '',
             frame_age_s=camera.age() if camera else math.nan,
+            depth_age_s=camera.depth_age() if camera else math.nan,
             age_reason=camera.absence(answering.image_max_age) if camera else '',
             frame_rate_hz=rate,
             usual_rate_hz=self._usual_rate.note(rate),

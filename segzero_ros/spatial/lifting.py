@@ -1,17 +1,18 @@
 """From a mask and a depth image to a box in 3-D, or the reason why there is none.
 
-What is assumed is said in `boxes`. Imports `types` and, when there is depth to lift, `surface`,
-`support` and `boxes` with OpenCV: importing this module alone costs nothing.
+What is assumed is said in `boxes`. OpenCV is loaded when there is depth to lift: importing this
+module alone costs nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 import math
 
 import numpy as np
 
-from segzero_ros.types import Frame, Intrinsics, Mask, Pose3D, PoseStatus
+from segzero_ros.types import Frame, Intrinsics, Mask, Pose3D, PoseStatus, Segment
 
 # No lens sees further from its axis (the tangent of the angle), nor has so many pixels of focal
 # length: numbers beyond come of a damaged calibration, and are too large to calculate with.
@@ -98,6 +99,33 @@ def rectification_remark(frame: Frame) -> str:
         'zero), so poses are less exact towards its borders; use the rectified image and its '
         'camera_info.'
     )
+
+
+def missing_pose_warning(frame: Frame, segments: Sequence[Segment]) -> str:
+    """Say why objects in a frame with depth have no pose; empty if all have one.
+
+    Why depth or intrinsics are missing is said by who put the frame together.
+
+    Args:
+        frame: the frame.
+        segments: what was found in it.
+    """
+    sparse = [s for s in segments if s.pose_status is PoseStatus.DEPTH_TOO_SPARSE]
+    if sparse:
+        some = 'any object'
+        if len(sparse) < len(segments):
+            some = f'object {", ".join(str(segment.id) for segment in sparse)}'
+        return (
+            f'There is no pose of {some}: too little depth was measured inside the mask (things '
+            'that are too near, too far, shiny, black or transparent give none).'
+        )
+    given = frame.intrinsics
+    if segments and frame.depth is not None and given is not None and not _usable(given):
+        return (
+            'There are no poses, for the camera_info holds numbers that no lens has: focal '
+            f'lengths {given.fx:g} and {given.fy:g}, centre {given.cx:g}, {given.cy:g}.'
+        )
+    return ''
 
 
 def _usable(intrinsics: Intrinsics) -> bool:

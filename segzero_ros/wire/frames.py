@@ -7,7 +7,7 @@ from dataclasses import replace
 import logging
 from typing import Any
 
-from segzero_ros.types import BadImage, Frame
+from segzero_ros.types import BadImage, DepthImage, Frame
 from segzero_ros.wire.frame_store import DEPTH_ON_ITS_WAY_NS, Shot
 from segzero_ros.wire.image_codec import decode_depth, decode_image, intrinsics_from, MAX_PIXELS
 from segzero_ros.wire.results import to_ns
@@ -64,12 +64,22 @@ def make_frame(
     try:
         depth = read_depth()
         if depth is not None:
-            frame = replace(frame, depth=decode_depth(depth, max_pixels))
+            frame = replace(frame, depth=_registered_depth(depth, frame, max_pixels))
             found += _info_warnings(frame, info, no_info, rectified)
     except BadImage as error:
         _logger.warning('Answering without depth: %s', error)
         found = [f'{NO_POSES} the depth image cannot be used: {error}']
     return frame, ' '.join(found)
+
+
+def _registered_depth(depth: Any, frame: Frame, max_pixels: int) -> DepthImage:
+    metres = decode_depth(depth, max_pixels)
+    if metres.shape != frame.image.shape[:2]:
+        raise BadImage(
+            f'it has {metres.shape[1]}x{metres.shape[0]} pixels, the colour image {frame.width}x'
+            f'{frame.height}; use depth that is registered to the colour image.'
+        )
+    return metres
 
 
 def shot_warnings(shot: Shot, depth_topic: str = '', absence: str = '') -> list[str]:

@@ -13,6 +13,7 @@ believed rather than the letters of the message's `format`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 import logging
 import math
@@ -184,18 +185,22 @@ def intrinsics_from(msg: Any, rectified: bool = False) -> Intrinsics | None:
     Args:
         msg: sensor_msgs/CameraInfo. Its matrices are of the full sensor; binning and a region of
             interest are applied, as the picture has been through them.
-        rectified: the picture is a rectified one. Those come with the raw picture's message, in
-            which P is what holds for them, and the distortion is undone.
+        rectified: the image is a rectified one. Those come with the raw image's message, in which
+            P is what holds for them, and the distortion is undone. Where there is no distortion,
+            K and P are the same, and one that is zero is taken from the other.
 
     Returns:
         The intrinsics of the picture; None for a camera without calibration (zero or no number).
     """
-    if rectified:
-        fx, _, cx, _, _, fy, cy = (float(value) for value in msg.p[:7])
-    else:
-        fx, _, cx, _, fy, cy = (float(value) for value in msg.k[:6])
-    if not all(map(math.isfinite, (fx, fy, cx, cy))) or fx <= 0 or fy <= 0:
+    distortion = tuple(float(value) for value in msg.d[:MOST_DISTORTION])
+    k, p = _focal_and_centre(msg.k, 3), _focal_and_centre(msg.p, 4)
+    if not any(distortion):
+        # Without distortion the two are the same, and drivers may fill in only one of them.
+        k, p = k or p, p or k
+    found = p if rectified else k
+    if found is None:
         return None
+    fx, fy, cx, cy = found
     # Zero means "not given" for both, as the message says.
     across, down = max(msg.binning_x, 1), max(msg.binning_y, 1)
     roi = msg.roi
@@ -206,8 +211,17 @@ def intrinsics_from(msg: Any, rectified: bool = False) -> Intrinsics | None:
         cy=(cy - roi.y_offset) / down,
         width=(roi.width or msg.width) // across,
         height=(roi.height or msg.height) // down,
-        distortion=() if rectified else tuple(float(value) for value in msg.d[:MOST_DISTORTION]),
+        distortion=() if rectified else distortion,
     )
+
+
+def _focal_and_centre(
+    matrix: Sequence[float], columns: int
+) -> tuple[float, float, float, float] | None:
+    """Return fx, fy, cx and cy of a matrix of so many columns; None where it is not filled in."""
+    fx, cx, fy, cy = (float(matrix[at]) for at in (0, 2, columns + 1, columns + 2))
+    filled = all(map(math.isfinite, (fx, fy, cx, cy))) and fx > 0 and fy > 0
+    return (fx, fy, cx, cy) if filled else None
 
 
 def is_rectified(topic: str) -> bool:

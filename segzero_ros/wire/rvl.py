@@ -82,7 +82,7 @@ def _numbers(words: NDArray[np.uint32]) -> NDArray[np.int64]:
 def _runs(numbers: NDArray[np.int64], pixels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the lengths of the runs, of zeros and of others in turn, and all differences."""
     # Faster than the array where single numbers are read.
-    listed = memoryview(numbers)
+    listed = numbers.data
     counts: list[int] = []
     places: list[int] = []
     place = done = 0

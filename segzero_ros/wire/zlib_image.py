@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import struct
+from typing import Any
 import zlib
 
 from segzero_ros.types import BadImage
@@ -25,16 +26,16 @@ _WIDEST, _PLANES = 8, 3
 _ANY_CONTAINER = zlib.MAX_WBITS | 32
 
 
-@dataclass(frozen=True)
+@dataclass
 class UnpackedImage:
     """The fields of sensor_msgs/Image that are read."""
 
     height: int
     width: int
     encoding: str
-    is_bigendian: int
+    is_bigendian: Any
     step: int
-    data: bytes
+    data: Any
 
 
 def unpack(data: bytes, max_pixels: int) -> UnpackedImage:

@@ -118,6 +118,18 @@ CASES = {
         (WARN, 'The newest image on /camera/image_raw is 7.0 s old: is the camera running?'),
         (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),
     ),
+    'the stamps are of another clock': (
+        replace(WELL, frame_age_s=9.0, stale_after_s=5.0, age_reason='Two clocks differ.'),
+        (OK, 'VisionReasoner-7B and sam2-hiera-large are ready.'),
+        (WARN, 'Two clocks differ.'),
+        (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),
+    ),
+    'depth has stopped': (
+        replace(WELL, camera_warning='There are no poses, for depth has stopped.'),
+        (OK, 'VisionReasoner-7B and sam2-hiera-large are ready.'),
+        (WARN, 'There are no poses, for depth has stopped.'),
+        (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),
+    ),
     'any age is fine': (
         replace(WELL, frame_age_s=7.0, stale_after_s=0.0),
         (OK, 'VisionReasoner-7B and sam2-hiera-large are ready.'),

@@ -942,6 +942,26 @@ def test_a_rectified_picture_has_the_matrix_that_rectified_it() -> None:
     assert intrinsics_from(camera_info(), rectified=True) is None, 'P is zero'
 
 
+P = [450.0, 0.0, 310.0, 25.0, 0.0, 460.0, 250.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize('d', [[], [0.0] * 5, [-0.0] * 8])
+def test_without_distortion_one_matrix_stands_for_the_other(d: list[float]) -> None:
+    for p in ([0.0] * 12, [math.nan] * 12, [0.0, 0.0, 310.0, 0.0, 0.0, 0.0, 250.0, *[0.0] * 5]):
+        read = intrinsics_from(camera_info(p=p, d=d), rectified=True)
+        assert read is not None
+        assert (read.fx, read.fy, read.cx, read.cy) == (500.0, 510.0, 320.0, 240.0)
+    read = intrinsics_from(camera_info(k=[0.0] * 9, p=P, d=d))
+    assert read is not None
+    assert (read.fx, read.fy, read.cx, read.cy) == (450.0, 460.0, 310.0, 250.0)
+    assert intrinsics_from(camera_info(k=[0.0] * 9, d=d)) is None, 'there is none at all'
+
+
+def test_with_distortion_no_matrix_stands_for_the_other() -> None:
+    assert intrinsics_from(camera_info(), rectified=True) is None, 'P is zero'
+    assert intrinsics_from(camera_info(k=[0.0] * 9, p=P)) is None, 'K is zero'
+
+
 @pytest.mark.parametrize(
     ('topic', 'rectified'),
     [
