@@ -21,7 +21,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 Offer = tuple[ReliabilityPolicy, DurabilityPolicy]
 
 LOOK_PERIOD = 1.0
-# Messages that wait for the executor: networks deliver in bursts, and what one of them loses cannot
+# Messages that wait for the executor: networks deliver in bursts, and what is lost in one cannot
 # be paired.
 _QUEUE = 4
 _BY_NAME = {

@@ -6,23 +6,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rclpy.serialization import deserialize_message
 from recordings import Recording
 from rosbags.highlevel import AnyReader
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 from visualization_msgs.msg import MarkerArray
 import yaml
 
 from segzero_ros.cli.main import main
 from segzero_ros.msg import SegmentationResult, SegmentedObject, Timing
+from segzero_ros.replay.bag import BagMessage, BagReader
+from segzero_ros.replay.bag_frames import BagFrames
+from segzero_ros.replay.jobs import Jobs, Limits
+from segzero_ros.replay.queries import Plan
+from segzero_ros.replay.topics import find_topics
+from segzero_ros.ros.camera import Camera
 from segzero_ros.simulation import make_scene
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'scripts' / 'camera_sim'
 SEEDS = (3, 4, 5, 7)
 PERIOD = 1_500_000_000
 OFFERED = 5_000_000
+MS = 1_000_000
 
 
 def stamp_ns(message: Any) -> int:
@@ -159,3 +167,87 @@ def test_the_clock_is_the_recording(live) -> None:
     assert times[-1] == stamp_ns(results[-1])
     # It runs between the messages, too.
     assert len(set(times)) > 10 * len(SEEDS)
+
+
+# How late depth is, how often colour and depth come, and how far their stamps are apart.
+PATTERNS = {
+    'depth 5 ms late': (5 * MS, 33 * MS, 33 * MS, 0),
+    'depth 200 ms late': (200 * MS, 33 * MS, 33 * MS, 0),
+    'depth 300 ms late, stamps 3 ms apart': (300 * MS, 33 * MS, 33 * MS, 3 * MS),
+    'colour four times as often': (130 * MS, 17 * MS, 68 * MS, 0),
+    'colour 250 ms late': (-250 * MS, 33 * MS, 33 * MS, 0),
+}
+
+
+def recorded_with(pattern: str, path: Path) -> Path:
+    """Record two seconds of a camera, and queries from the second on."""
+    late, colour_period, depth_period, apart = PATTERNS[pattern]
+    frames = [make_scene(seed, width=64, height=48, sentences=False).frame for seed in range(3)]
+    recording = Recording()
+    recording.info('/camera/camera_info', frames[0], 0, late_ns=-400 * MS)
+    for number in range(2_000 * MS // colour_period):
+        at = number * colour_period
+        recording.picture('/camera/image', frames[number % 3], at, late_ns=max(0, -late))
+    for number in range(2_000 * MS // depth_period):
+        at = number * depth_period + apart
+        frame = frames[number % 3]
+        recording.picture('/camera/depth', frame, at, encoding='16UC1', late_ns=max(0, late))
+    for number in range(25):
+        recording.text('/segzero/query', f'query {number}', 1_000 * MS + number * 37 * MS + 11)
+    return recording.write(path)
+
+
+def play_to(camera: Camera, bag: BagReader, client: Any, topics: Any) -> list[Any]:
+    """Publish a bag's messages in their order; return the frame that each query takes."""
+    kinds = {topics.image: Image, topics.depth: Image, topics.camera_info: CameraInfo}
+    names = {topics.image: 'image', topics.depth: 'depth', topics.camera_info: 'camera_info'}
+    publishers = {
+        topic: client.node.create_publisher(kind, names[topic], 5) for topic, kind in kinds.items()
+    }
+    client.until(
+        lambda: all(one.get_subscription_count() for one in publishers.values()), 'it listens'
+    )
+
+    def has(message: BagMessage) -> bool:
+        stored = {
+            topics.image: camera.store.newest,
+            topics.depth: camera.store.newest_depth,
+        }.get(message.topic, lambda: camera.store._infos[-1] if camera.store._infos else None)()
+        return stored is not None and stored.data == message.data
+
+    taken = []
+    for message in bag.messages({topics.queries, *kinds}):
+        if message.topic == topics.queries:
+            taken.append(camera.take().frame)
+        else:
+            publishers[message.topic].publish(bytes(message.data))
+            client.until(lambda message=message: has(message), 'the node has it')
+    for publisher in publishers.values():
+        client.node.destroy_publisher(publisher)
+    return taken
+
+
+@pytest.mark.parametrize('pattern', PATTERNS)
+def test_recorded_queries_take_the_node_s_frames_however_late_depth_is(
+    pattern: str, tmp_path: Path, new_client: Callable[..., Any]
+) -> None:
+    client = new_client('paired')
+    camera = Camera(client.node, Image, Image, 'auto', 0.05)
+    with BagReader(recorded_with(pattern, tmp_path / 'late')) as bag:
+        topics = find_topics(bag)
+        taken = play_to(camera, bag, client, topics)
+        limits = Limits(50 * MS, 5_000 * MS, 100)
+        jobs = Jobs(
+            topics, Plan(recorded=True), limits, bag.span_ns[0], lambda m: bag.parse(m).data
+        )
+        frames = BagFrames(bag, topics)
+        messages = bag.messages(jobs.topics)
+        replayed = [frames.frame(job.shot)[0] for job in jobs.run(messages) if job.shot]
+    camera.close()
+    assert len(taken) == len(replayed) == 25
+    for one, other in zip(taken, replayed, strict=True):
+        assert one.stamp_ns == other.stamp_ns
+        assert np.array_equal(one.image, other.image)
+        assert one.depth is not None
+        assert np.array_equal(one.depth, other.depth, equal_nan=True)
+        assert one.intrinsics == other.intrinsics
