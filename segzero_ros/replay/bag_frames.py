@@ -33,15 +33,15 @@ class BagFrames:
 
     def _decode(self, shot: Shot) -> tuple[Frame, str]:
         topics = self._topics
-        absence = f'no depth image was recorded on {topics.depth}.' if topics.depth else ''
-        where = f' on {topics.camera_info}' if topics.camera_info else ' for the camera'
+        no_depth = f'no depth image was recorded on {topics.depth}' if topics.depth else ''
+        where = f'on {topics.camera_info}' if topics.camera_info else 'for the camera'
+        no_info = f'no camera_info was recorded {where}'
         return make_frame(
             self._read(topics.image, shot.image),
             lambda: None if shot.depth is None else self._read(topics.depth, shot.depth),
             None if shot.info is None else self._read(topics.camera_info, shot.info),
             rectified=is_rectified(topics.image),
-            warnings=shot_warnings(shot, topics.depth, absence),
-            no_info=f'no camera_info was recorded{where}',
+            warnings=shot_warnings(shot, topics.depth, no_depth=no_depth, no_info=no_info),
         )
 
     def _read(self, topic: str, stored: StoredMessage) -> Any:

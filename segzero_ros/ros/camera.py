@@ -5,6 +5,7 @@ Storing happens in the executor's thread, decoding in the worker's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -201,10 +202,13 @@ class Camera:
         return ' '.join(filter(None, found)) or self._warning
 
     def _shot_warnings(self, shot: Shot) -> list[str]:
-        absence = ''
+        # Asking the graph takes time, so it is done where something is missing.
+        no_depth = no_info = ''
         if shot.depth is None and shot.depth_gap_ns is None and self._depth.is_published:
-            absence = f'no depth has come: {self._depth.silence()}'
-        return shot_warnings(shot, self._depth.topic, absence)
+            no_depth = f'no depth has come: {self._depth.silence()}'
+        if shot.depth is not None and shot.info is None:
+            no_info = f'no camera_info has come: {self._info.silence()}'
+        return shot_warnings(shot, self._depth.topic, no_depth=no_depth, no_info=no_info)
 
     def take(self) -> TakenFrame:
         """Decode the newest image with its depth and intrinsics; called by the worker.
@@ -229,16 +233,19 @@ class Camera:
         Raises:
             BadImage: it cannot be used.
         """
+        warnings = self._shot_warnings(shot)
         try:
-            frame, remark = self._decode(shot)
+            frame, remark = self._decode(shot, warnings)
         except BadImage as error:
             self.error = str(error)
             raise
-        self.error, self._warning, self.size = '', remark, (frame.width, frame.height)
+        # What is found without decoding is looked up anew each time.
+        self._warning = remark.removeprefix(' '.join(warnings)).strip()
+        self.error, self.size = '', (frame.width, frame.height)
         remark = f'{self.clock_warning()} {remark}'.strip()
         return TakenFrame(frame, shot.image.time_ns, remark)
 
-    def _decode(self, shot: Shot) -> tuple[Frame, str]:
+    def _decode(self, shot: Shot, warnings: Sequence[str]) -> tuple[Frame, str]:
         message = self._read(self._image, shot.image)
         self.encoding = message.encoding if isinstance(message, Image) else message.format
         return make_frame(
@@ -247,8 +254,7 @@ class Camera:
             None if shot.info is None else self._read(self._info, shot.info),
             rectified=is_rectified(self.topic),
             max_pixels=self.max_pixels,
-            warnings=self._shot_warnings(shot),
-            no_info=f'no camera_info has come: {self._info.silence()}',
+            warnings=warnings,
         )
 
     def _read(self, subscription: FollowingSubscription, stored: StoredMessage) -> Any:

@@ -230,12 +230,11 @@ def _camera(health: Health) -> _Report:
         'topic': health.topic,
         'rate': f'{health.frame_rate_hz:.1f} Hz',
         'age': 'no image' if math.isnan(age) else f'{age:.2f} s',
-        'depth age': 'no depth'
-        if math.isnan(health.depth_age_s)
-        else f'{health.depth_age_s:.2f} s',
         'image': f'{health.encoding} {health.image_size[0]}x{health.image_size[1]}'.strip(),
         'qos': health.qos,
     }
+    if not math.isnan(health.depth_age_s):
+        values['depth age'] = f'{health.depth_age_s:.2f} s'
     if not any(health.image_size):
         values['image'] = 'none decoded yet'
     if not health.active:

@@ -37,7 +37,6 @@ def make_frame(
     rectified: bool,
     max_pixels: int = MAX_PIXELS,
     warnings: Sequence[str] = (),
-    no_info: str = 'no camera_info has come',
 ) -> tuple[Frame, str]:
     """Put an image, its depth and its camera's intrinsics together.
 
@@ -49,7 +48,6 @@ def make_frame(
         rectified: whether the image is a rectified one; see `image_codec.intrinsics_from`.
         max_pixels: a larger image is refused, larger depth left out.
         warnings: what `shot_warnings` found out about the messages.
-        no_info: why there is no camera_info, for the warning where depth is there without it.
 
     Returns:
         The frame, and a warning for a person: why there are no poses although there is a depth
@@ -65,7 +63,7 @@ def make_frame(
         depth = read_depth()
         if depth is not None:
             frame = replace(frame, depth=_registered_depth(depth, frame, max_pixels))
-            found += _info_warnings(frame, info, no_info, rectified)
+            found += _info_warnings(frame, info, rectified)
     except BadImage as error:
         _logger.warning('Answering without depth: %s', error)
         found = [f'{NO_POSES} the depth image cannot be used: {error}']
@@ -82,19 +80,24 @@ def _registered_depth(depth: Any, frame: Frame, max_pixels: int) -> DepthImage:
     return metres
 
 
-def shot_warnings(shot: Shot, depth_topic: str = '', absence: str = '') -> list[str]:
+def shot_warnings(
+    shot: Shot, depth_topic: str, *, no_depth: str = '', no_info: str = ''
+) -> list[str]:
     """Say what is wrong with a shot's depth, without decoding anything.
 
     Args:
         shot: the messages that belong together.
         depth_topic: where depth comes from, for the sentences.
-        absence: why no depth has come at all although there is a depth camera; empty without one.
+        no_depth: why no depth has come at all although there is a depth camera; empty without one.
+        no_info: why there is no camera_info, if there is none.
     """
     where = f' on {depth_topic}' if depth_topic else ''
     if shot.depth is None:
         if shot.depth_gap_ns is not None:
             return [f'{NO_POSES} {_gap(shot.depth_gap_ns, where)}']
-        return [f'{NO_POSES} {absence}'] if absence else []
+        return [f'{NO_POSES} {no_depth.rstrip(".")}.'] if no_depth else []
+    if shot.info is None:
+        return [f'{NO_POSES} {no_info.rstrip(".")}.']
     image_frame, depth_frame = read_frame_id(shot.image.data), read_frame_id(shot.depth.data)
     warnings = []
     if image_frame and depth_frame and image_frame != depth_frame:
@@ -103,7 +106,7 @@ def shot_warnings(shot: Shot, depth_topic: str = '', absence: str = '') -> list[
             f'colour image of {image_frame!r}; use depth that is registered to the colour image '
             '(RealSense: align_depth.enable, others: depth_registered).'
         )
-    info_frame = read_frame_id(shot.info.data) if shot.info is not None else ''
+    info_frame = read_frame_id(shot.info.data)
     if image_frame and info_frame and image_frame != info_frame:
         warnings.append(
             f'Poses may be wrong: the camera_info is of the frame {info_frame!r}, the image of '
@@ -127,10 +130,10 @@ def _gap(gap_ns: int, where: str) -> str:
     )
 
 
-def _info_warnings(frame: Frame, info: Any, no_info: str, rectified: bool) -> list[str]:
-    """Say why a frame with depth has no intrinsics, or which may be another camera's."""
+def _info_warnings(frame: Frame, info: Any, rectified: bool) -> list[str]:
+    """Say why the intrinsics of a frame with depth cannot be used, or may be another camera's."""
     if info is None:
-        return [f'{NO_POSES} {no_info.rstrip(".")}.']
+        return []
     given = frame.intrinsics
     if given is None:
         matrix = 'P' if rectified else 'K'

@@ -66,8 +66,12 @@ def warning(
         lambda: depth_image if shot.depth is not None else None,
         camera_info,
         rectified=rectified,
-        warnings=shot_warnings(shot, '/camera/depth', absence),
-        no_info='nobody publishes /camera/camera_info',
+        warnings=shot_warnings(
+            shot,
+            '/camera/depth',
+            no_depth=absence,
+            no_info='nobody publishes /camera/camera_info',
+        ),
     )
 
 
