@@ -127,6 +127,7 @@ PATTERNS = {
     'stamps 40 ms apart at 10 Hz': Pattern(10, 10, 10, 60, apart=40),
     'stamps 1 to 3 ms apart': Pattern(30, 30, 10, 130, apart=1, stamp_jitter=2),
     'fast colour, stamps 2 ms apart': Pattern(60, 15, 10, 130, apart=2),
+    'fast colour, stamps 7 ms apart': Pattern(60, 15, 10, 130, apart=7),
     'slow colour, stamps 3 ms apart': Pattern(5, 30, 10, 60, apart=3),
     'arrivals that jitter': Pattern(30, 30, 10, 100, jitter=60),
     'late colour that jitters': Pattern(30, 30, 150, 10, jitter=60),
