@@ -15,7 +15,7 @@ from typing import NamedTuple
 # A message this much older than the one before belongs to a recording that starts again.
 JUMP_NS = 1_000_000_000
 # How many times of a stream are remembered, and how many of the last ones give its period.
-_TIMES = 64
+_TIMES = 128
 _FOR_PERIOD = 16
 
 

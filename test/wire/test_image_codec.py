@@ -668,7 +668,19 @@ def test_any_image_is_decoded_or_refused(
 
 @settings(max_examples=150, deadline=None)
 @given(
-    name=st.sampled_from(['jpeg', 'png', 'grey png of 16 bits', 'progressive jpeg']),
+    name=st.sampled_from(
+        [
+            'jpeg',
+            'png',
+            'grey png of 16 bits',
+            'progressive jpeg',
+            'webp',
+            'webp with loss',
+            'webp with alpha',
+            'tiff of bgr8',
+            'tiff of rgb16',
+        ]
+    ),
     place=st.floats(0, 1, exclude_max=True),
     wrong=st.binary(min_size=1, max_size=6),
 )
