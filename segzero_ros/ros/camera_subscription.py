@@ -28,6 +28,12 @@ _BY_NAME = {
     'reliable': ReliabilityPolicy.RELIABLE,
     'best_effort': ReliabilityPolicy.BEST_EFFORT,
 }
+# Where cameras publish what is subscribed to by these names.
+_EXAMPLES = {
+    'image': '/camera/image_raw',
+    'depth': '/camera/aligned_depth_to_color/image_raw',
+    'camera_info': '/camera/camera_info',
+}
 _logger = logging.getLogger(__name__)
 
 
@@ -91,7 +97,7 @@ class FollowingSubscription:
         if not infos:
             return (
                 f'nobody publishes {self.topic}; remap it to your camera, such as '
-                f'-r {self._name}:=/camera/image_raw.'
+                f'-r {self._name}:={_EXAMPLES[self._name]}.'
             )
         if not self.publishers():
             return self._other_types(infos)

@@ -5,10 +5,10 @@ the colour science and the decompression; row padding, byte order and the checks
 because the usual bridges do without: rosbags-image 0.10 ignores `step` and misreads NV12, and
 cv_bridge hands out views of the message and fails on big-endian pixels with NumPy 2.
 
-How values become RGB: 16-bit channels become 8 by the bits that the sensor uses, see `used_bits`;
-alpha is dropped; YUV is BT.601 with luma 16 to 235, as video cameras send it; an `8UC3` has
-OpenCV's BGR order. A JPEG, a PNG and a WebP say themselves what their colours are, and are
-believed rather than the letters of the message's `format`.
+How values become RGB: 16-bit channels by the range that the sensor uses, see `white_level`; alpha
+is dropped; YUV is BT.601 with luma 16 to 235, as video cameras send it; an `8UC3` has OpenCV's BGR
+order. A JPEG, a PNG and a WebP say themselves what their colours are, and are believed rather than
+the letters of the message's `format`.
 """
 
 from __future__ import annotations
@@ -109,9 +109,10 @@ _YUV_TO_RGB = np.array(
 _RECTIFIED = re.compile(r'(?:^|[/_])rect(?:ified)?(?:[/_]|$)')
 # compressed_depth_image_transport puts an int32 (the kind) and two float32 before its PNG.
 _DEPTH_HEADER = struct.Struct('<iff')
-# The bits that sensors have, behind 16 of a channel, and the share of pixels that may exceed them:
-# hot ones, and a lamp.
-_SENSOR_BITS = (10, 12, 14)
+# What is white in 16 bits, by the brightest pixel: where that is in the upper half of the range of
+# a sensor of 10, 12, 14 or 16 bits, the range's end. One pixel in so many, hot ones, may exceed it
+_BRIGHTEST = (0x3FF, 0x7FF, 0xFFF, 0x1FFF, 0x3FFF, 0x7FFF, 0xFFFF)
+_WHITE = (0x400, 0x1000, 0x1000, 0x4000, 0x4000, 0x10000, 0x10000)
 _HOT = 1000
 _logger = logging.getLogger(__name__)
 
@@ -275,27 +276,28 @@ def _find_packed(encoding: str) -> tuple[_Packed, np.dtype[Any]]:
     )
 
 
-def used_bits(pixels: NDArray[np.uint16]) -> int:
-    """Return how many of 16 bits a sensor uses: 10, 12, 14 or 16.
+def white_level(pixels: NDArray[np.uint16]) -> int:
+    """Return the value that shall be white in an image of 16-bit channels.
 
-    The fewest that all pixels but one in a thousand fit into. In the steps that sensors have, so
-    that brightness does not follow each change of the scene; by the image alone, so that the same
-    image always looks the same.
+    That is 2^10, 2^12, 2^14 or 2^16 where the brightest pixel, but for one in a thousand, lies in
+    the upper half of such a range, and in between where it does not: a small change of the scene
+    is a small one of the brightness. By the image alone: the same one always looks the same.
 
     Args:
         pixels: of any shape.
     """
-    for bits in _SENSOR_BITS:
-        if np.count_nonzero(pixels >= 1 << bits) <= pixels.size // _HOT:
-            return bits
-    return 16
+    counts = np.bincount(pixels.reshape(-1), minlength=1 << 16)
+    brighter = pixels.size - np.cumsum(counts)
+    brightest = int(np.argmax(brighter <= pixels.size // _HOT))
+    return round(float(np.interp(brightest, _BRIGHTEST, _WHITE)))
 
 
 def _packed_to_rgb(pixels: NDArray[Any], packed: _Packed) -> RgbImage:
     """Take 16-bit channels down to 8, demosaic or reorder; the result shares no memory."""
     if pixels.dtype.itemsize == 2:
         native = pixels.astype(np.uint16)
-        pixels = np.minimum(native >> (used_bits(native) - 8), 255).astype(np.uint8)
+        greys = np.arange(1 << 16) * 256 // white_level(native)
+        pixels = np.minimum(greys, 255).astype(np.uint8)[native]
     if packed.to_rgb is None:
         return np.array(pixels, np.uint8, order='C')
     return _as_rgb(cv2.cvtColor(np.ascontiguousarray(pixels), packed.to_rgb))

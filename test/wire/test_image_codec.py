@@ -768,13 +768,34 @@ def test_hot_pixels_do_not_make_an_image_black(bits: int) -> None:
 
 
 def test_brightness_does_not_follow_the_scene() -> None:
-    """The same value is the same grey while the brightest part of the scene changes."""
+    """The same value is the same grey while the brightest part is in the range's upper half."""
     greys = set()
-    for brightest in np.linspace(0.3, 1.0, 15):
+    for brightest in np.linspace(0.51, 1.0, 15):
         pixels = as_sensor(14, brightest)
         pixels[0, 0] = 3000
         greys.add(int(decode_image(as_mono16(pixels))[0, 0, 0]))
     assert greys == {3000 >> 6}
+
+
+@pytest.mark.parametrize('around', [1024, 2048, 4096, 8192, 16384, 32768])
+def test_a_scene_that_changes_a_little_does_not_flicker(around: int) -> None:
+    """Also where its brightest part comes and goes beyond what fewer bits hold."""
+    before = None
+    for brightest in (0.97, 1.0, 1.03):
+        pixels = np.full((HEIGHT, WIDTH), around // 2, np.uint16)
+        pixels[:4] = min(round(brightest * around), 65535)
+        grey = int(decode_image(as_mono16(pixels))[-1, 0, 0])
+        assert before is None or abs(grey - before) <= 0.12 * before
+        before = grey
+
+
+def test_no_image_is_whiter_than_white_nor_darker_than_a_quarter() -> None:
+    for brightest in (256, 1023, 1500, 4095, 5000, 9000, 16383, 20000, 65535):
+        pixels = np.linspace(0, brightest, WIDTH * HEIGHT).astype(np.uint16)
+        decoded = decode_image(as_mono16(pixels.reshape(HEIGHT, WIDTH)))[..., 0].reshape(-1)
+        assert (np.diff(decoded.astype(int)) >= 0).all()
+        assert np.count_nonzero(decoded == 255) <= 0.02 * decoded.size
+        assert decoded.max() >= 63
 
 
 def test_a_jpeg_of_a_thermal_image_is_not_black() -> None:
