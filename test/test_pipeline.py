@@ -147,6 +147,35 @@ def test_poses_in_a_picture_that_is_not_rectified_are_remarked_on(depth, distort
     assert ('not rectified' in answer.message) == remarked
 
 
+def with_depth(depth, intrinsics, *objects):
+    """Return the answer about some objects in a frame with depth."""
+    frame = Frame(FRAME.image, depth=depth, intrinsics=intrinsics)
+    pipeline = Pipeline(ScriptedReasoner(grounding(*objects)), BoxSegmenter())
+    answer = pipeline.answer(frame, QUERY)
+    pipeline.close()
+    return answer
+
+
+def test_an_object_without_a_pose_is_named_with_the_reason():
+    """Of two objects one has no depth inside its mask; of one alone, it is `any object`."""
+    lens = Intrinsics(50.0, 50.0, 29.5, 19.5, 60, 40)
+    depth = np.full((40, 60), 0.8, np.float32)
+    depth[:, 35:] = np.nan
+    far = GroundedObject((40, 5, 55, 25), label='glass')
+    answer = with_depth(depth, lens, CUP, far)
+    assert [found.pose is None for found in answer.segments] == [False, True]
+    assert 'There is no pose of object 2: too little depth' in answer.message
+    assert 'no pose of any object: too little' in with_depth(depth, lens, far).message
+    assert with_depth(depth, lens, CUP).message == ''
+
+
+def test_intrinsics_of_no_lens_are_named():
+    depth = np.full((40, 60), 0.8, np.float32)
+    answer = with_depth(depth, Intrinsics(1e-9, 50.0, 29.5, 19.5, 60, 40), CUP)
+    assert answer.segments[0].pose is None
+    assert 'numbers that no lens has: focal lengths 1e-09 and 50' in answer.message
+
+
 def test_stages_text_and_objects_are_heard_in_order(ask):
     heard = []
     ask(grounding(CUP), listeners=Listeners(heard.append, heard.append, heard.append))

@@ -1,0 +1,61 @@
+"""Frames out of a bag say what keeps them from a pose, as the node's do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from recordings import Recording, scene_frame
+
+from segzero_ros.replay.bag import BagReader
+from segzero_ros.replay.bag_frames import BagFrames
+from segzero_ros.replay.jobs import Jobs, Limits
+from segzero_ros.replay.queries import Plan
+from segzero_ros.replay.topics import find_topics, Topics
+
+MS = 1_000_000
+COLOUR, DEPTH, INFO = '/camera/image', '/camera/depth', '/camera/camera_info'
+
+
+def warnings(path: Path, topics: Topics | None = None) -> list[str]:
+    """Return what is said about each image of a bag."""
+    limits = Limits(50 * MS, 5000 * MS, 100)
+    with BagReader(path) as bag:
+        topics = topics or find_topics(bag)
+        jobs = Jobs(topics, Plan(texts=('cup',)), limits, bag.span_ns[0], str)
+        frames = BagFrames(bag, topics)
+        return [frames.frame(job.shot)[1] for job in jobs.run(bag.messages(jobs.topics))]
+
+
+def recorded(path: Path, depths: int, *, info: bool = True) -> Path:
+    """Record ten images 100 ms apart, depth with the first of them."""
+    recording = Recording()
+    for number in range(10):
+        frame = scene_frame(number % 2)
+        if info:
+            recording.info(INFO, frame, number * 100 * MS)
+        recording.picture(COLOUR, frame, number * 100 * MS)
+        if number < depths:
+            recording.picture(DEPTH, frame, number * 100 * MS, encoding='16UC1', late_ns=5 * MS)
+    return recording.write(path)
+
+
+def test_a_bag_with_everything_is_not_warned_about(tmp_path: Path) -> None:
+    assert warnings(recorded(tmp_path / 'bag', 10)) == [''] * 10
+
+
+def test_depth_that_stops_in_a_bag_is_said(tmp_path: Path) -> None:
+    found = warnings(recorded(tmp_path / 'bag', 4))
+    assert found[:4] == [''] * 4
+    assert 'the nearest depth image on /camera/depth is 0.100 s older' in found[4]
+    assert all('There are no poses' in text for text in found[4:])
+
+
+@pytest.mark.parametrize('topics', [None, Topics(COLOUR, DEPTH)])
+def test_intrinsics_that_were_not_recorded_are_said(tmp_path: Path, topics) -> None:
+    found = warnings(recorded(tmp_path / 'bag', 10, info=False), topics)
+    assert set(found) == {'There are no poses, for no camera_info was recorded for the camera.'}
+
+
+def test_a_bag_without_depth_has_nothing_to_say(tmp_path: Path) -> None:
+    assert warnings(recorded(tmp_path / 'bag', 0)) == [''] * 10
