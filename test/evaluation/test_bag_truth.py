@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+import shutil
 
+from foreign import Channel, Message, write_mcap
 import numpy as np
 import pytest
 from recordings import Recording, scene_frame, START, STEP
@@ -99,3 +101,21 @@ def test_what_does_not_fit_says_so(bag, accepted, tmp_path):
     other.write_text(json.dumps({**lines[1], 'status': 'ERROR'}) + '\n')
     with pytest.raises(DataError, match='holds no answer that is OK'):
         open_dataset(str(bag), truth=other)
+
+
+def test_a_foreign_bag_is_a_data_set_too(bag, accepted, tmp_path, caplog):
+    """Without metadata, with a topic that is none of ROS, and with two that hold queries."""
+    foreign = tmp_path / 'foreign'
+    foreign.mkdir()
+    shutil.copy(bag / 'kitchen.mcap', foreign)
+    text = Channel('std_msgs/msg/String', 'ros2msg', b'string data\n')
+    json_channel = Channel('battery', 'jsonschema', b'{}', 'json')
+    topics = {'/a/query': text, '/b/query': text, '/battery': json_channel}
+    messages = [Message(topic, START, b'\0\1\0\0\2\0\0\0x\0') for topic in topics]
+    write_mcap(foreign / 'more.mcap', list(topics.items()), messages)
+    found = evaluate(foreign, accepted, tmp_path / 'measured')
+    assert found['conventions']['lisa']['figures']['giou'] == pytest.approx(1.0, abs=1e-4)
+    assert caplog.text.count('metadata.yaml is missing') == 1
+    words = ['annotate', str(foreign), '--truth', str(accepted), '-o', str(tmp_path / 'rows')]
+    assert main([*words, '--unchecked']) == 0
+    assert (tmp_path / 'rows' / 'train.parquet').is_file()
