@@ -42,6 +42,7 @@ from segzero_ros.replay.storage.base import (
     Source,
     span_of,
     StorageFile,
+    StoredEntry,
 )
 from segzero_ros.replay.storage.qos import usual_qos
 
@@ -201,6 +202,7 @@ class BagReader:
         self.remarks: list[str] = []
         self._salvage = salvage
         self._causes: list[str] = []
+        self._lost: set[tuple[int, int, int]] = set()
         self._definitions = Definitions()
         self._unpacked: TemporaryDirectory[str] | None = None
         self._files: list[StorageFile] = []
@@ -209,10 +211,10 @@ class BagReader:
         try:
             found = find_files(path, self._report)
             self._open(found)
+            self._topics = self._choose_channels(found)
         except BaseException:
             self.close()
             raise
-        self._topics = self._choose_channels(found)
 
     def __enter__(self) -> BagReader:
         return self
@@ -312,10 +314,19 @@ class BagReader:
             try:
                 data = _as_cdr(entry.data, interface)
             except DAMAGES as error:
-                file.counts[entry.channel] -= 1
-                self._report(f'a message on {topic} is no whole {interface.type}: {error}')
+                self._lose(
+                    file, entry, f'a message on {topic} is no whole {interface.type}: {error}'
+                )
                 continue
             yield BagMessage(topic, interface.type, data, entry.stamp_ns)
+
+    def _lose(self, file: StorageFile, entry: StoredEntry, cause: str) -> None:
+        """Report a message that cannot be read, once for all readings."""
+        key = id(file), entry.channel, entry.stamp_ns
+        if key not in self._lost:
+            self._lost.add(key)
+            file.counts[entry.channel] -= 1
+            self._report(cause)
 
     def _open(self, found: BagFiles) -> None:
         for path in found.paths:
@@ -374,7 +385,7 @@ class BagReader:
             sizes[kind] += count
         chosen = max(kinds, key=lambda kind: sizes[kind], default=None)
         others = sum(count for kind, count in sizes.items() if kind != chosen)
-        if chosen is None:
+        if others and chosen is None:
             self.left_out[name] = next(iter(reasons.values()))
         if others:
             self.remarks.append(

@@ -189,6 +189,14 @@ def layout_of(store: Typestore, name: str) -> tuple[Any, ...]:
     )
 
 
+def layouts_of(store: Typestore, name: str) -> dict[str, tuple[Any, ...]]:
+    """Return the layout of a type, and those of all types that it is made of."""
+    found = {name: layout_of(store, name)}
+    for inner in _parts({name: store.fielddefs[name]}):
+        found.update(layouts_of(store, inner))
+    return found
+
+
 def _kind_of(store: Typestore, kind: Any) -> Any:
     sort, what = kind
     if sort == Nodetype.NAME:

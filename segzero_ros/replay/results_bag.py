@@ -20,7 +20,7 @@ from segzero_ros.replay.bag import (
     Definitions,
     UnknownType,
 )
-from segzero_ros.replay.definitions import layout_of
+from segzero_ros.replay.definitions import layouts_of
 from segzero_ros.replay.folder import Folder
 from segzero_ros.replay.overlay_files import read_overlay
 from segzero_ros.replay.records import Record, with_frame
@@ -63,8 +63,9 @@ class ResultMessages:
         return {f'{self._prefix}/{name}': kind for name, kind in types.items()}
 
     def layouts(self) -> dict[str, tuple[Any, ...]]:
-        """Return the layout of each type, as `definitions.Interface` has it."""
-        return {kind: layout_of(self._store, kind) for kind in self.topics.values()}
+        """Return the layouts of all types, and of what they are made of."""
+        kinds = self.topics.values()
+        return {k: v for kind in kinds for k, v in layouts_of(self._store, kind).items()}
 
     def of(self, number: int, record: Record) -> Iterator[BagMessage]:
         """Give the messages of an answer, by its number from 0."""
@@ -159,17 +160,19 @@ def _add_originals(
 ) -> set[str]:
     remarks += source.remarks
     copied = set()
-    # A bag has one definition of each type; that of the results is this installation's.
-    layouts = made.layouts()
+    # Readers know one definition of each type; that of the results is this installation's.
+    declared = made.layouts()
     for topic, kind in sorted(source.topics.items()):
         if topic in made.topics:
             remarks.append(f'The recorded {topic} is replaced; --namespace keeps both.')
             continue
         interface = source.interface_of(topic)
-        if layouts.setdefault(kind, interface.layout) != interface.layout:
+        layouts = layouts_of(interface.typestore, kind)
+        other = [name for name, layout in layouts.items() if declared.get(name, layout) != layout]
+        if other:
             remarks.append(
-                f'{topic} is left out of the new bag: its {kind} has other fields than that of '
-                'other topics in it.'
+                f'{topic} is left out of the new bag: its {other[0]} has other fields than '
+                'that of other topics in it.'
             )
             continue
         try:
@@ -177,5 +180,6 @@ def _add_originals(
         except BagError as error:
             remarks.append(f'{topic} is left out of the new bag: {error}')
             continue
+        declared.update(layouts)
         copied.add(topic)
     return copied

@@ -184,6 +184,14 @@ def test_a_camera_is_read_by_its_own_definition_whatever_others_say(parameters, 
     assert any('/other' in remark and 'other fields' in remark for remark in remarks)
 
 
+def test_a_part_of_a_type_that_others_define_otherwise_is_left_out(parameters, tmp_path):
+    text = b'std_msgs/Header header\n' + b'=' * 80 + b'\nMSG: std_msgs/Header\nuint8 level\n'
+    path = beside(tmp_path / 'bag.mcap', Channel('far_msgs/msg/Thing', 'ros2msg', text))
+    remarks, answers, counts = replayed(path, tmp_path / 'out', parameters)
+    assert (len(answers), counts[COLOUR], '/other' in counts) == (3, 3, False)
+    assert any('std_msgs/msg/Header has other fields' in remark for remark in remarks)
+
+
 def test_a_camera_with_an_unknown_definition_is_read_by_ours(parameters, tmp_path):
     for number, camera in enumerate((Channel(), Channel(schema_encoding='unknown'))):
         path = tmp_path / f'{number}.mcap'
@@ -231,6 +239,7 @@ def test_types_of_ros_1_that_changed_are_left_out_and_named(parameters, tmp_path
     with Ros1Writer(path) as writer:
         camera = writer.add_connection(COLOUR, IMAGE, typestore=NOETIC)
         sonar = writer.add_connection('/sonar', 'sensor_msgs/msg/Range', typestore=NOETIC)
+        empty = writer.add_connection('/empty', 'std_msgs/msg/Empty', typestore=NOETIC)
         marker = writer.add_connection('/mark', 'visualization_msgs/msg/Marker', typestore=NOETIC)
         joints = writer.add_connection('/joints', 'sensor_msgs/msg/JointState', typestore=NOETIC)
         header = NOETIC.types['std_msgs/msg/Header'](
@@ -244,8 +253,9 @@ def test_types_of_ros_1_that_changed_are_left_out_and_named(parameters, tmp_path
             writer.write(sonar, stamp, bytes(20))
             writer.write(marker, stamp, bytes(20))
             writer.write(joints, stamp, none)
+            writer.write(empty, stamp, b'')
     remarks, answers, counts = replayed(path, tmp_path / 'out', parameters)
-    assert len(answers) == counts[COLOUR] == counts['/joints'] == 3
+    assert len(answers) == counts[COLOUR] == counts['/joints'] == counts['/empty'] == 3
     for topic, kind in (('/sonar', 'Range'), ('/mark', 'Marker')):
         assert topic not in counts
         assert any(r.startswith(topic) and f'{kind} of ROS 1 has other' in r for r in remarks)
@@ -269,6 +279,9 @@ def test_a_message_that_is_none_of_its_type_costs_itself_only(parameters, tmp_pa
     remarks, answers, counts = replayed(path, tmp_path / 'out', parameters)
     assert (len(answers), counts['/words']) == (3, 2)
     assert any('a message on /words is no whole std_msgs/msg/String' in r for r in remarks)
+    with BagReader(path, salvage=True) as bag:
+        for _ in range(2):
+            assert len(list(bag.messages({'/words'}))) == bag.counts['/words'] == 2
 
 
 def test_a_foxglove_recording_is_named_as_such(tmp_path):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import heapq
 import sqlite3
 import struct
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from numpy.typing import NDArray
 from rosbags.interfaces import Qos
 from rosbags.rosbag1 import ReaderError
 from rosbags.serde import SerdeError
@@ -142,3 +143,9 @@ def span_of(times: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
     if not known:
         return None
     return min([a for a, _ in known if a] or [0]), max(b for _, b in known)
+
+
+def span_of_stamps(stamps: NDArray[Any]) -> tuple[int, int]:
+    """Return the same of one or more stamps."""
+    known = stamps[stamps > 0]
+    return int(known.min()) if known.size else 0, int(stamps.max())

@@ -31,6 +31,7 @@ from segzero_ros.replay.storage.base import (
     Report,
     Source,
     span_of,
+    span_of_stamps,
     StoredEntry,
 )
 from segzero_ros.replay.storage.names import message_type
@@ -102,7 +103,7 @@ class McapFile:
         times = [(chunk.first_ns, chunk.end_ns) for chunk in self._chunks if chunk.counts]
         stamps = np.asarray(self._loose[0])
         if stamps.size:
-            times.append((int(min(stamps[stamps > 0], default=0)), int(stamps.max())))
+            times.append(span_of_stamps(stamps))
         return span_of(times)
 
     def close(self) -> None:

@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from segzero_ros.replay.storage.base import Channel, Report, span_of, StoredEntry
+from segzero_ros.replay.storage.base import (
+    Channel,
+    Report,
+    span_of_stamps,
+    StoredEntry,
+)
 from segzero_ros.replay.storage.names import message_type
 from segzero_ros.replay.storage.qos import read_qos
 
@@ -36,6 +41,7 @@ class SqliteFile:
         self.channels: dict[int, Channel] = {}
         # Of each message: its row, its topic, and when it was received.
         self._rows = tuple(array('q') for _ in range(3))
+        self._lost: set[int] = set()
         with closing(self._open()) as database:
             try:
                 self._read_channels(database)
@@ -49,7 +55,8 @@ class SqliteFile:
     @property
     def span_ns(self) -> tuple[int, int] | None:
         """When the first and the last message were received; None without any."""
-        return span_of((stamp, stamp) for stamp in self._rows[2])
+        stamps = np.asarray(self._rows[2])
+        return span_of_stamps(stamps) if stamps.size else None
 
     def close(self) -> None:
         """Nothing is open between readings."""
@@ -62,10 +69,11 @@ class SqliteFile:
         with closing(self._open()) as database:
             for index in wanted[order].tolist():
                 data = self._data(database, rows[index])
-                if data is None:
+                if data is not None:
+                    yield StoredEntry(stamps[index], topics[index], data)
+                elif rows[index] not in self._lost:
+                    self._lost.add(rows[index])
                     self.counts[topics[index]] -= 1
-                    continue
-                yield StoredEntry(stamps[index], topics[index], data)
 
     def _data(self, database: sqlite3.Connection, row: int) -> bytes | None:
         try:
@@ -125,7 +133,10 @@ class SqliteFile:
     def _is_cut_off(self) -> bool:
         """Return whether the file is shorter than its header says."""
         with self._path.open('rb') as file:
-            head = file.read(32)
+            head = file.read(100)
+        if head[24:28] != head[92:96]:
+            # Written by a version that did not keep the number of pages.
+            return False
         page = int.from_bytes(head[16:18], 'big')
         pages = int.from_bytes(head[28:32], 'big')
         # A page of 65,536 bytes does not fit into its two bytes, and is written as 1.
