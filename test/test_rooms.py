@@ -58,6 +58,7 @@ HEAVY = {
     'zstandard': {'replay'},
     'skimage': {'ros', 'cli', 'training'},
     'pyarrow': {'evaluation', 'training'},
+    'pycocotools': {'evaluation'},
     'scipy': {'training'},
     'trl': {'training'},
     'peft': {'training'},

@@ -1,7 +1,8 @@
-"""ReasonSeg as it was first published: pictures with polygons beside them, and ignored regions.
+"""A folder of pictures with .json files beside them: ReasonSeg as LISA published it, and labelme.
 
-Each `x.jpg` has an `x.json` with `shapes` (a label and a polygon each) and `text`. Imports
-`samples`, NumPy and OpenCV.
+Each `x.jpg` has an `x.json` with `shapes` (a label and corners each) and `text`, the question
+about what they mark together. Without `text`, as labelme and X-AnyLabeling write the files, each
+label is a question of its own. Imports `samples`, `shapes` and OpenCV.
 """
 
 from __future__ import annotations
@@ -9,67 +10,133 @@ from __future__ import annotations
 from collections.abc import Iterator
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
-from segzero_ros.evaluation.samples import DataError, decode_picture, Sample
+from segzero_ros.evaluation.samples import DataError, decode_picture, Sample, stated_size
+from segzero_ros.evaluation.shapes import (
+    draw_shapes,
+    IGNORE,
+    is_flag,
+    is_ignored,
+    mask_of,
+    TARGET,
+)
+from segzero_ros.types import Mask
 
-_TARGET, _IGNORE = 1, 255
-_PICTURES = ('.jpg', '.jpeg', '.png')
+_PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+_UNREADABLE = (KeyError, IndexError, TypeError, ValueError, AttributeError, cv2.error)
+
+
+class _Question(NamedTuple):
+    """What is asked about a picture: a text, or one of its labels."""
+
+    picture: Path
+    shapes: Path
+    text: str
+    label: str | None
 
 
 class LisaFolder:
     """Samples of a folder, in the order of their names."""
 
     def __init__(self, folder: Path) -> None:
-        """List the folder; raise DataError when it holds no pair of picture and polygons."""
+        """Read what is asked.
+
+        Raises:
+            DataError: a file cannot be read, or the folder holds no question.
+        """
         self.name = folder.name
-        self._pairs = find_pairs(folder)
-        if not self._pairs:
+        pairs = find_pairs(folder)
+        if not pairs:
             raise DataError(f'{folder} holds no picture with a .json file of the same name.')
+        self._questions = [one for pair in pairs for one in _questions(*pair)]
+        if not self._questions:
+            raise DataError(
+                f'{folder} holds no question: its .json files have neither a text nor a shape.'
+            )
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self._questions)
 
     def read(self, indices: range) -> Iterator[tuple[int, Sample]]:
         """Yield the samples of ascending indices."""
         for index in indices:
-            yield index, _sample(*self._pairs[index])
+            yield index, _sample(self._questions[index])
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Return the pictures of a folder with their polygons, by name."""
-    pairs = []
-    for polygons in sorted(folder.glob('*.json')):
-        pictures = (polygons.with_suffix(ending) for ending in _PICTURES)
-        picture = next((path for path in pictures if path.is_file()), None)
-        if picture is not None:
-            pairs.append((picture, polygons))
-    return pairs
+    """Return the pictures of a folder with their files of shapes, by name."""
+    files = sorted(folder.iterdir())
+    pictures: dict[str, Path] = {}
+    for ending in _PICTURES:
+        for path in files:
+            if path.suffix.lower() == ending and path.is_file():
+                pictures.setdefault(path.stem, path)
+    shapes = (path for path in files if path.suffix == '.json')
+    return [(pictures[path.stem], path) for path in shapes if path.stem in pictures]
 
 
-def _sample(picture: Path, polygons: Path) -> Sample:
-    image = decode_picture(picture.read_bytes(), str(picture))
-    content = _read(polygons)
+def _questions(picture: Path, shapes: Path) -> list[_Question]:
+    content = _read(shapes)
     try:
-        text = content['text']
+        text = content.get('text')
         # Of several questions the first is asked, as the published set does.
-        text = text if isinstance(text, str) else text[0]
-        values = draw_shapes(content['shapes'], image.shape[0], image.shape[1])
-    except (KeyError, IndexError, TypeError, ValueError, cv2.error) as error:
-        raise DataError(f'{polygons} is not laid out as ReasonSeg: {error!r}') from error
-    ignore = values == _IGNORE
+        text = text if isinstance(text, str) or not text else str(text[0])
+        if text:
+            return [_Question(picture, shapes, text, None)]
+        labels = (str(shape['label']) for shape in content['shapes'])
+        asked = (label for label in labels if not is_flag(label) and not is_ignored(label))
+        return [_Question(picture, shapes, label, label) for label in dict.fromkeys(asked)]
+    except _UNREADABLE as error:
+        raise DataError(f'{shapes} is not laid out as ReasonSeg: {error!r}') from error
+
+
+def _sample(question: _Question) -> Sample:
+    content = _read(question.shapes)
+    try:
+        stated = stated_size(content.get('imageWidth'), content.get('imageHeight'))
+        picture = question.picture
+        image = decode_picture(picture.read_bytes(), str(picture), stated)
+        height, width = image.shape[:2]
+        shapes = content['shapes']
+        masks: tuple[Mask, ...] = ()
+        if question.label is not None:
+            shapes = [one for one in shapes if _belongs(one, question.label)]
+            masks = _objects(shapes, height, width)
+        values = draw_shapes(shapes, height, width)
+    except _UNREADABLE as error:
+        raise DataError(f'{question.shapes} is not laid out as ReasonSeg: {error}') from error
+    ignore = values == IGNORE
+    stem = question.picture.stem
     return Sample(
         image=image,
-        text=text,
-        mask=values == _TARGET,
+        text=question.text,
+        mask=values == TARGET,
         ignore=ignore if ignore.any() else None,
-        image_id=picture.stem,
-        ann_id=picture.stem,
+        masks=masks,
+        count=len(masks) if masks else None,
+        image_id=stem,
+        ann_id=stem if question.label is None else f'{stem} {question.label}',
     )
+
+
+def _belongs(shape: dict[str, Any], label: str) -> bool:
+    return str(shape['label']) == label or is_ignored(str(shape['label']))
+
+
+def _objects(shapes: list[dict[str, Any]], height: int, width: int) -> tuple[Mask, ...]:
+    """Return a mask of each object: shapes of one `group_id` are one object."""
+    found: dict[Any, Mask] = {}
+    for number, shape in enumerate(shapes):
+        if is_ignored(str(shape['label'])):
+            continue
+        group = shape.get('group_id')
+        key = ('alone', number) if group is None else ('group', group)
+        drawn = mask_of(shape, height, width)
+        found[key] = found[key] | drawn if key in found else drawn
+    return tuple(found.values())
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -91,26 +158,3 @@ def _is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def draw_shapes(shapes: list[dict[str, Any]], height: int, width: int) -> NDArray[np.uint8]:
-    """Return (height, width) uint8: 1 where something is meant, 255 where it is ignored, else 0.
-
-    Larger polygons are drawn first and their outlines with them, coordinates cut to whole pixels,
-    as the published code draws them; labels that say `flag` are left out.
-    """
-    kept = [shape for shape in shapes if shape['label'].lower() != 'flag']
-    areas = [int(_drawn(np.zeros((height, width), np.uint8), shape, 1).sum()) for shape in kept]
-    values = np.zeros((height, width), np.uint8)
-    # The very order of the published code, also among equal areas.
-    for index in np.argsort(areas)[::-1].tolist() if areas else ():
-        value = _IGNORE if 'ignore' in kept[index]['label'].lower() else _TARGET
-        _drawn(values, kept[index], value)
-    return values
-
-
-def _drawn(values: NDArray[np.uint8], shape: dict[str, Any], value: int) -> NDArray[np.uint8]:
-    polygon = [np.array(shape['points'], dtype=np.int32)]
-    cv2.polylines(values, polygon, isClosed=True, color=value, thickness=1)
-    cv2.fillPoly(values, polygon, value)
-    return values

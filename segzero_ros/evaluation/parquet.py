@@ -1,8 +1,8 @@
 """The published layout: parquet files with pictures, questions and masks as nested lists.
 
 Columns `image` (encoded bytes), `text`, `mask` (rows of booleans), `image_id`, `ann_id`, and in
-some sets `bbox` and `count`. Rows are decoded a few at a time, so a set of any size needs little
-memory. Imports `samples`, NumPy and pyarrow.
+some sets `bbox`, `count`, `img_height` and `img_width`. Rows are decoded a few at a time, so a set
+of any size needs little memory. Imports `samples`, NumPy and pyarrow.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from segzero_ros.evaluation.samples import DataError, decode_picture, Sample
-from segzero_ros.types import Box, Mask
+from segzero_ros.evaluation.samples import DataError, decode_picture, Sample, stated_size
+from segzero_ros.types import Box, Mask, RgbImage
 
 # Rows decoded at once: a mask of a photograph has some 2 million entries.
 ROWS = 4
 _NEEDED = ('image', 'text')
-_USED = (*_NEEDED, 'mask', 'image_id', 'ann_id', 'bbox', 'count')
+_SIZE = ('img_width', 'img_height')
+_USED = (*_NEEDED, 'mask', 'image_id', 'ann_id', 'bbox', 'count', *_SIZE)
 
 
 class ParquetDataset:
@@ -104,18 +105,46 @@ def _sample(row: dict[str, Any], where: str) -> Sample:
     data = image.get('bytes') if isinstance(image, dict) else image
     if not isinstance(data, bytes):
         raise DataError(f'{where}: the picture is not in the file.')
-    picture = decode_picture(data, where)
     mask = _mask(row['mask'], where) if 'mask' in row else None
+    boxes = _boxes(row['bbox'].as_py(), where) if 'bbox' in row else ()
+    picture = _picture(row, data, mask, where, strict=mask is None and bool(boxes))
+    if (
+        mask is not None
+        and not mask.any()
+        and any(x2 > x1 and y2 > y1 for x1, y1, x2, y2 in boxes)
+    ):
+        # A box without its mask is no empty picture.
+        mask = None
     count = row['count'].as_py() if 'count' in row else None
     return Sample(
         image=picture,
         text=str(row['text'].as_py()),
         mask=mask,
-        boxes=_boxes(row['bbox'].as_py(), where) if 'bbox' in row else (),
+        boxes=boxes,
         count=None if count is None else int(count),
         image_id=_name(row, 'image_id'),
         ann_id=_name(row, 'ann_id'),
     )
+
+
+def _picture(
+    row: dict[str, Any], data: bytes, mask: Mask | None, where: str, *, strict: bool
+) -> RgbImage:
+    """Return the picture in the orientation of its labels: the mask's, else the columns'.
+
+    What a mask of another size is worth is for the conventions to say, as published; boxes alone
+    mean nothing in a picture of another size.
+    """
+    if mask is not None:
+        stated: tuple[int, int] | None = (mask.shape[1], mask.shape[0])
+    else:
+        stated = stated_size(*(row[name].as_py() if name in row else None for name in _SIZE))
+    try:
+        return decode_picture(data, where, stated)
+    except DataError:
+        if strict:
+            raise
+        return decode_picture(data, where)
 
 
 def _name(row: dict[str, Any], column: str) -> str:

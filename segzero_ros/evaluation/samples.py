@@ -24,7 +24,8 @@ class Sample:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         text: the question, as the data set has it.
-        mask: (H, W) bool, what is meant, the union of all objects; None in sets that only count.
+        mask: (H, W) bool, what is meant, the union of all objects; all False where nothing is.
+            None where it is not known: in sets that count or give boxes alone.
         ignore: (H, W) bool, pixels that some conventions leave out; None where there are none.
         boxes: the true boxes (x1, y1, x2, y2); empty where the data set gives none.
         count: how many objects are meant; None where the data set does not say.
@@ -79,16 +80,52 @@ class Dataset(Protocol):
         ...
 
 
-def decode_picture(data: bytes, where: str) -> RgbImage:
-    """Return the (H, W, 3) uint8 RGB picture of an encoded file, as the published scripts see it.
+def decode_picture(data: bytes, where: str, stated: tuple[int, int] | None = None) -> RgbImage:
+    """Return the picture of an encoded file in the orientation that its labels are drawn in.
 
-    They do not turn pictures by their EXIF orientation, and drop transparency.
+    Cameras store pictures lying on their side and write into EXIF how to turn them. Tools that
+    people label with turn them, and so does `cv2.imread`; some programs that write the labels
+    down do not. The size that was written down with the labels says which it was. Where it fits
+    both ways (a square, a half turn, a mirror image) or is not known, the picture is turned as a
+    person sees it. Transparency is dropped.
+
+    Args:
+        data: the file's content.
+        where: the file, for messages.
+        stated: (width, height) that was written down with the labels; None where none was.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: it is no picture.
+        DataError: it is no picture, or has the stated size in neither orientation.
     """
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if picture is None:
+    shown = _decoded(data, cv2.IMREAD_COLOR)
+    if shown is None:
         raise DataError(f'{where} holds no picture that OpenCV can read.')
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+    if stated is None or stated == _size(shown):
+        return shown
+    stored = _decoded(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if stored is None or stated != _size(stored):
+        real, said = (f'{width}x{height}' for width, height in (_size(shown), stated))
+        raise DataError(
+            f'{where} has {real} pixels, but its labels were made for {said}: name the picture '
+            'that was labelled, or correct the size beside the labels.'
+        )
+    return stored
+
+
+def _decoded(data: bytes, flags: int) -> RgbImage | None:
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    return None if picture is None else np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+
+
+def _size(picture: RgbImage) -> tuple[int, int]:
+    return picture.shape[1], picture.shape[0]
+
+
+def stated_size(width: object, height: object) -> tuple[int, int] | None:
+    """Return (width, height) as a file states it; None where it states none, or zeros."""
+    if not isinstance(width, (int, float)) or not isinstance(height, (int, float)):
+        return None
+    return (int(width), int(height)) if width > 0 and height > 0 else None

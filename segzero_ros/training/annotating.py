@@ -51,7 +51,9 @@ def make_rows(
     for index, sample in samples:
         corrected = None if corrections is None else corrections / f'{index}.png'
         if corrected is not None and corrected.is_file():
-            sample = replace(sample, masks=read_masks(corrected, sample), mask=None)
+            masks = read_masks(corrected, sample)
+            union = np.any(masks, axis=0) if masks else np.zeros(sample.image.shape[:2], np.bool_)
+            sample = replace(sample, masks=masks, mask=union)
         yield _row(index, sample, dialect, segmenter)
         on_row(index)
 
@@ -59,6 +61,8 @@ def make_rows(
 def _row(
     index: int, sample: Sample, dialect: Dialect, segmenter: Segmenter[Any] | None
 ) -> dict[str, Any] | str:
+    if sample.mask is None and not sample.masks:
+        return 'no mask is known of what is meant, and a point needs one'
     masks = [mask for mask in _objects(sample) if mask.any()]
     if dialect.grammar.single and len(masks) != 1:
         return 'the dialect wants one object'

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from pyarrow import parquet
 import pytest
 from recordings import Recording, scene_frame
@@ -108,10 +109,64 @@ def test_coco_s_layout_becomes_rows(tmp_path):
     assert main([*words, '--profile', 'offline']) == 0
     cups, zebra = written(tmp_path / 'rows')
     assert [item['bbox_2d'] for item in json.loads(cups['solution'])] == [
-        [84, 168, 252, 504],
-        [420, 252, 630, 672],
+        [84, 168, 248, 496],
+        [420, 252, 626, 664],
     ]
     assert (zebra['problem'], json.loads(zebra['solution'])) == ('a zebra', [])
+
+
+def test_what_has_no_mask_is_left_out_and_never_taught_as_nothing(tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.full((100, 200, 3), 90, np.uint8))
+    marked = {'text': 'the cup', 'segmentation': [[20, 20, 60, 20, 60, 60, 20, 60]]}
+    boxed = {'text': 'the pan', 'segmentation': [], 'bbox': [100, 30, 50, 50]}
+    counted = {'text': 'a person', 'keypoints': [120, 40, 2]}
+    nothing = {'text': 'a zebra', 'segmentation': []}
+    found = (marked, boxed, counted, nothing)
+    annotations = [{'id': n, 'image_id': 1, **one} for n, one in enumerate(found)]
+    content = {'images': [{'id': 1, 'file_name': 'a.png'}], 'annotations': annotations}
+    (tmp_path / 'mine.json').write_text(json.dumps(content))
+    words = ['annotate', str(tmp_path / 'mine.json'), '-o', str(tmp_path / 'rows')]
+    assert main([*words, '--unchecked', '--profile', 'offline']) == 0
+    rows = {row['problem']: json.loads(row['solution']) for row in written(tmp_path / 'rows')}
+    assert list(rows) == ['the cup', 'a zebra']
+    assert len(rows['the cup']) == 1 and rows['a zebra'] == []
+    assert '2 left out: no mask is known' in capsys.readouterr().err
+
+
+def test_an_object_that_a_person_rubbed_out_is_taught_as_nothing(tmp_path):
+    sample = Sample(np.zeros((40, 60, 3), np.uint8), 'x', mask=np.ones((40, 60), np.bool_))
+    cv2.imwrite(str(tmp_path / '0.png'), np.zeros((40, 60), np.uint8))
+    (row,) = make_rows([(0, sample)], LIST, None, tmp_path)
+    assert row['solution'] == '[]'
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_a_picture_that_the_camera_stored_lying_becomes_a_row_as_it_is_shown(
+    tmp_path, orientation
+):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    shown = np.full((48, 96, 3), 255, np.uint8)
+    shown[8:20, 60:88] = (255, 0, 0)
+    undo = (None, 0, 3, 1, 5, 2, 6, 4)[orientation - 1]
+    picture = Image.fromarray(shown)
+    picture = picture if undo is None else picture.transpose(Image.Transpose(undo))
+    picture.save(tmp_path / 'a.jpg', quality=98, exif=exif)
+    corners = [60, 8, 88, 8, 88, 20, 60, 20]
+    annotation = {'id': 1, 'image_id': 1, 'text': 'the red thing', 'segmentation': [corners]}
+    image = {'id': 1, 'file_name': 'a.jpg', 'width': 96, 'height': 48}
+    (tmp_path / 'mine.json').write_text(
+        json.dumps({'images': [image], 'annotations': [annotation]})
+    )
+    words = ['annotate', str(tmp_path / 'mine.json'), '-o', str(tmp_path / 'rows'), '--unchecked']
+    assert main([*words, '--profile', 'offline']) == 0
+    (found,) = written(tmp_path / 'rows')
+    row = open_rows(str(tmp_path / 'rows'), LIST, 0).read(0)
+    x1, y1, x2, y2 = json.loads(row.solution)[0]['bbox_2d']
+    red = (row.image[..., 0] > 128) & (row.image[..., 1] < 128)
+    assert red[y1:y2, x1:x2].mean() > 0.9
+    red[y1 - 20 : y2 + 35, x1 - 20 : x2 + 25] = False
+    assert not red.any() and (found['img_width'], found['img_height']) == (96, 48)
 
 
 class TestPoints:

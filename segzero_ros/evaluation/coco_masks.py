@@ -1,0 +1,120 @@
+"""Masks of COCO's `segmentation`: polygons and run-length codes, drawn as COCO's own code does.
+
+Imports the code of masks in `replay`, NumPy and, where polygons are drawn, pycocotools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import math
+from typing import Any
+
+import numpy as np
+
+from segzero_ros.evaluation.samples import DataError
+from segzero_ros.replay.masks import from_rle
+from segzero_ros.types import Box, Mask
+
+# A corner this many sides of the picture away from it is no drawing of anything in it.
+_FARTHEST = 10
+_FEWEST_CORNERS = 3
+
+
+def read_segmentation(segmentation: Any, height: int, width: int) -> Mask:
+    """Return what an annotation marks, the union of its parts.
+
+    Args:
+        segmentation: polygons, each [x, y, x, y, …] or [[x, y], …]; one such polygon; a run-length
+            code {size, counts}, compressed or not; or a list of these. Polygons of fewer than
+            three corners have no area and mark nothing.
+        height: rows of the image.
+        width: columns of the image.
+
+    Returns:
+        (height, width) bool.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is none of these.
+        DataError: pycocotools is not installed.
+    """
+    drawn = np.zeros((height, width), np.bool_)
+    polygons = []
+    for part in parts_of(segmentation):
+        if isinstance(part, dict):
+            drawn |= _decoded(part, height, width)
+        elif len(part) >= 2 * _FEWEST_CORNERS:
+            _check_corners(part, height, width)
+            polygons.append(part)
+    return drawn | _rasterised(polygons, height, width) if polygons else drawn
+
+
+def parts_of(segmentation: Any) -> Iterator[list[float] | dict[str, Any]]:
+    """Yield run-length codes as they are, and polygons as [x, y, x, y, …]."""
+    if isinstance(segmentation, dict):
+        yield segmentation
+        return
+    if not isinstance(segmentation, list):
+        raise TypeError(f'a segmentation is polygons or a run-length code, not {segmentation!r}')
+    if segmentation and not isinstance(segmentation[0], (list, dict)):
+        segmentation = [segmentation]
+    for part in segmentation:
+        if isinstance(part, dict):
+            yield part
+            continue
+        if part and isinstance(part[0], list):
+            part = [value for x, y in part for value in (x, y)]
+        if len(part) % 2:
+            raise ValueError(f'a polygon has {len(part)} numbers, which are no pairs of x and y')
+        yield [float(value) for value in part]
+
+
+def extent_of(segmentation: Any) -> Box | None:
+    """Return the box around an annotation's polygons, (x1, y1, x2, y2); None without any."""
+    polygons = [part for part in parts_of(segmentation) if not isinstance(part, dict)]
+    numbers = [part for part in polygons if len(part) >= 2 * _FEWEST_CORNERS]
+    if not numbers:
+        return None
+    columns = [value for part in numbers for value in part[::2]]
+    rows = [value for part in numbers for value in part[1::2]]
+    return min(columns), min(rows), max(columns), max(rows)
+
+
+def size_of(segmentation: Any) -> tuple[int, int] | None:
+    """Return the (width, height) that a run-length code is of; None of polygons."""
+    if not isinstance(segmentation, dict):
+        return None
+    height, width = segmentation['size']
+    return int(width), int(height)
+
+
+def _check_corners(polygon: list[float], height: int, width: int) -> None:
+    far = _FARTHEST * max(height, width)
+    for x, y in zip(polygon[::2], polygon[1::2], strict=True):
+        if not (math.isfinite(x) and math.isfinite(y)) or max(abs(x), abs(y)) > far:
+            raise ValueError(
+                f'a corner at ({x:g}, {y:g}) is far from the picture of {width}x{height} pixels'
+            )
+
+
+def _rasterised(polygons: list[list[float]], height: int, width: int) -> Mask:
+    try:
+        from pycocotools import mask as coco
+    except ImportError as error:
+        raise DataError(
+            f'Drawing polygons needs pycocotools ({error}): pip install "segzero_ros[data]".'
+        ) from error
+    whole = coco.merge(coco.frPyObjects(polygons, height, width))
+    return np.ascontiguousarray(coco.decode(whole) != 0)
+
+
+def _decoded(code: dict[str, Any], height: int, width: int) -> Mask:
+    rows, columns = code['size']
+    if (rows, columns) != (height, width):
+        raise ValueError(f'the code is of {columns}x{rows} pixels, not {width}x{height}')
+    counts = code['counts']
+    if isinstance(counts, str):
+        return from_rle(counts, height, width)
+    if sum(counts) != height * width or min(counts, default=0) < 0:
+        raise ValueError(f'the runs of {width}x{height} pixels add up to {sum(counts)}')
+    flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return np.ascontiguousarray(flat.reshape((height, width), order='F'))

@@ -1,0 +1,116 @@
+"""Draw the shapes of ReasonSeg's, labelme's and X-AnyLabeling's files.
+
+Polygons are drawn as LISA's published code draws them: with their outline, coordinates cut to
+whole pixels. The other kinds are as labelme's own window shows them. Imports NumPy and OpenCV.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segzero_ros.types import Mask
+
+TARGET, IGNORE = 1, 255
+# A corner this many sides of the picture away from it is no drawing of anything in it.
+_FARTHEST = 10
+
+_Corners = NDArray[np.float64]
+
+
+def is_flag(label: str) -> bool:
+    """Return whether a label marks a flag, which is no region."""
+    return label.lower() == 'flag'
+
+
+def is_ignored(label: str) -> bool:
+    """Return whether a label marks what some conventions leave out."""
+    return 'ignore' in label.lower()
+
+
+def draw_shapes(shapes: list[dict[str, Any]], height: int, width: int) -> NDArray[np.uint8]:
+    """Return (height, width) uint8: 1 where something is meant, 255 where it is ignored, else 0.
+
+    Larger shapes are drawn first, as the published code draws them; labels that say `flag` are
+    left out.
+
+    Raises:
+        ValueError: shapes are there, but nothing of the picture is marked by them.
+    """
+    kept = [shape for shape in shapes if not is_flag(shape['label'])]
+    masks = [mask_of(shape, height, width) for shape in kept]
+    areas = [int(mask.sum()) for mask in masks]
+    meant = [
+        bool(area)
+        for area, shape in zip(areas, kept, strict=True)
+        if not is_ignored(shape['label'])
+    ]
+    if meant and not any(meant):
+        raise ValueError(f'no shape marks a pixel of the picture of {width}x{height}')
+    values = np.zeros((height, width), np.uint8)
+    # The very order of the published code, also among equal areas.
+    for index in np.argsort(areas)[::-1].tolist() if areas else ():
+        values[masks[index]] = IGNORE if is_ignored(kept[index]['label']) else TARGET
+    return values
+
+
+def mask_of(shape: dict[str, Any], height: int, width: int) -> Mask:
+    """Return the (height, width) bool mask of a shape.
+
+    Raises:
+        ValueError: it marks no region, or lies far from the picture.
+    """
+    corners = np.array(shape['points'], np.float64).reshape(-1, 2)
+    if not np.isfinite(corners).all() or np.abs(corners).max(initial=0) > _FARTHEST * max(
+        height, width
+    ):
+        raise ValueError(
+            f'a corner of {shape["label"]!r} is far from the picture of {width}x{height} pixels'
+        )
+    kind = shape.get('shape_type') or 'polygon'
+    if kind == 'mask':
+        return _bitmap(shape, corners, height, width)
+    if kind == 'circle':
+        return _circle(shape, corners, height, width)
+    if kind == 'rectangle' and len(corners) == 2:
+        (x1, y1), (x2, y2) = corners
+        corners = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
+    elif kind not in ('polygon', 'rectangle', 'rotation'):
+        raise ValueError(
+            f'{shape["label"]!r} is a {kind}, which marks no region: draw a polygon, a rectangle, '
+            'a circle or a mask'
+        )
+    values = np.zeros((height, width), np.uint8)
+    polygon = [corners.astype(np.int32)]
+    cv2.polylines(values, polygon, isClosed=True, color=1, thickness=1)
+    cv2.fillPoly(values, polygon, 1)
+    return np.asarray(values != 0)
+
+
+def _circle(shape: dict[str, Any], corners: _Corners, height: int, width: int) -> Mask:
+    """Return the disc of a centre and a point on its edge."""
+    if len(corners) != 2:
+        raise ValueError(f'the circle {shape["label"]!r} has no centre and one point on its edge')
+    (x, y), edge = corners
+    rows, columns = np.ogrid[:height, :width]
+    radius = math.hypot(edge[0] - x, edge[1] - y)
+    return np.asarray(np.hypot(columns - x, rows - y) <= radius)
+
+
+def _bitmap(shape: dict[str, Any], corners: _Corners, height: int, width: int) -> Mask:
+    """Return a mask drawn with labelme's brush: a PNG of the part between two corners."""
+    data = np.frombuffer(base64.b64decode(shape['mask']), np.uint8)
+    part = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
+    if part is None or not len(corners):
+        raise ValueError(f'the mask of {shape["label"]!r} is no picture')
+    x, y = corners.min(axis=0).astype(int).tolist()
+    whole = np.zeros((height, width), np.bool_)
+    left, top = min(max(x, 0), width), min(max(y, 0), height)
+    inside = (part != 0)[top - y : max(height - y, 0), left - x : max(width - x, 0)]
+    whole[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return whole
