@@ -185,10 +185,12 @@ class _Attempt:
         self._segmenting_time = 0.0
         self._tokens = 0
         self._text: list[str] = []
+        self._stage = Stage.QUEUED
 
     def run(self) -> Answer:
         """Reason, segment and lift; raise what goes wrong."""
         self._stop_if_cancelled()
+        self._stage = Stage.REASONING
         self._listeners.on_stage(Stage.REASONING)
         encoding = self._pipeline.begin_encoding(self._frame)
         grounding = None
@@ -204,6 +206,8 @@ class _Attempt:
                 grounding.note or 'Nothing in the image fits the query.',
                 grounding,
             )
+        # The reasoner has answered: what fails from here on is not its doing.
+        self._stage = Stage.SEGMENTING
         usable, remarks = clean(grounding, self._frame.width, self._frame.height)
         if not usable.objects:
             raise MalformedAnswer(remarks, grounding.raw_answer)
@@ -219,7 +223,8 @@ class _Attempt:
     def failed(self, status: Status, message: str, raw_answer: str = '') -> Answer:
         """Return the answer for a query that came to nothing."""
         grounding = Grounding(''.join(self._text), (), raw_answer)
-        return self._answer(status, message, grounding)
+        answer = self._answer(status, message, grounding)
+        return replace(answer, failed_in=self._stage)
 
     def timing(self, queued: float, frame_age: float) -> Timing:
         """Return where the time went until now."""

@@ -310,6 +310,8 @@ class Answer:
         reasoner: which model answered.
         segmenter: which model made the masks.
         timing: where the time went.
+        failed_in: where it came to nothing: REASONING for the reasoner, its server and its time
+            limit, SEGMENTING for the segmenter, QUEUED before either; None where it did not.
     """
 
     query: Query
@@ -322,3 +324,4 @@ class Answer:
     reasoner: str = ''
     segmenter: str = ''
     timing: Timing = field(default_factory=Timing)
+    failed_in: Stage | None = None

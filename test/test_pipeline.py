@@ -332,6 +332,28 @@ def test_each_failure_has_its_status_and_keeps_what_was_said(ask, error, status,
     assert answer.raw_answer == raw
     assert answer.reasoning == 'I look. '
     assert answer.frame is FRAME
+    assert answer.failed_in is Stage.REASONING
+
+
+def test_an_answer_says_which_model_failed(ask):
+    class NoMasks(BoxSegmenter):
+        def segment(self, encoding, grounding):
+            raise MemoryError
+
+    def no_encoding(frame, check=None):
+        raise OSError
+
+    assert ask(grounding(CUP)).failed_in is None
+    assert ask(grounding()).failed_in is None
+    assert ask(grounding(CUP), cancelled=lambda: True).failed_in is Stage.QUEUED
+    assert ask(grounding(CUP), segmenter=NoMasks()).failed_in is Stage.SEGMENTING
+    unusable = GroundedObject((30.0, 5.0, 10.0, 25.0))
+    assert ask(grounding(unusable)).failed_in is Stage.SEGMENTING
+    for takes_all_processors in (False, True):
+        segmenter = BoxSegmenter(takes_all_processors)
+        segmenter.encode = no_encoding
+        answer = ask(grounding(CUP), segmenter=segmenter)
+        assert (answer.status, answer.failed_in) == (Status.ERROR, Stage.SEGMENTING)
 
 
 def test_an_unexpected_error_is_logged_with_its_traceback(ask, caplog):

@@ -18,7 +18,7 @@ from segzero_ros.evaluation.items import Prediction
 from segzero_ros.evaluation.metrics import Convention, score
 from segzero_ros.evaluation.rows import Row
 from segzero_ros.evaluation.samples import Sample
-from segzero_ros.types import Mask, RgbImage
+from segzero_ros.types import Box, Mask, RgbImage
 
 # Pictures in the file at most, and their width in pixels: some 25 kB each.
 MOST = 300
@@ -51,7 +51,8 @@ sought.addEventListener('input', () => {
 def draw_comparison(sample: Sample, prediction: Prediction) -> bytes:
     """Return a JPEG of the truth and the answer on the picture.
 
-    Blue where both agree, orange what is missed, pink what is too much; boxes white.
+    Blue where both agree, orange what is missed, pink what is too much; boxes white. Where the
+    truth is boxes alone they are orange, and what is marked is blue.
     """
     height, width = sample.image.shape[:2]
     scale = min(1.0, WIDTH / width)
@@ -59,19 +60,29 @@ def draw_comparison(sample: Sample, prediction: Prediction) -> bytes:
     small = cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA)
     true, said = (_shrunk(mask, size) for mask in (sample.mask, prediction.mask))
     picture = np.asarray(small, np.uint8)
+    if sample.mask is None:
+        # Nobody drew what is too much or missed; true boxes are drawn instead.
+        true = said
+        _outline(picture, sample.boxes, scale, _MISSED)
     for where, colour in (
         (true & said, _FOUND),
         (true & ~said, _MISSED),
         (said & ~true, _WRONG),
     ):
         _tint(picture, where, colour)
-    for box in prediction.boxes:
-        if all(map(math.isfinite, box)):
-            x1, y1, x2, y2 = (round(max(-1e4, min(1e4, value * scale))) for value in box)
-            cv2.rectangle(picture, (x1, y1), (x2, y2), _BOX, 1, cv2.LINE_AA)
+    _outline(picture, prediction.boxes, scale, _BOX)
     quality = (cv2.IMWRITE_JPEG_QUALITY, _QUALITY)
     _, data = cv2.imencode('.jpg', cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
     return data.tobytes()
+
+
+def _outline(
+    picture: RgbImage, boxes: Sequence[Box], scale: float, colour: tuple[int, int, int]
+) -> None:
+    for box in boxes:
+        if all(map(math.isfinite, box)):
+            x1, y1, x2, y2 = (round(max(-1e4, min(1e4, value * scale))) for value in box)
+            cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 1, cv2.LINE_AA)
 
 
 def _shrunk(mask: Mask | None, size: tuple[int, int]) -> Mask:

@@ -26,8 +26,8 @@ class Failure(str, Enum):
 
     NONE = ''
     ANSWER = 'answer'  # the model's text cannot be read
-    SEGMENTER = 'segmenter'  # there are boxes, but the segmenter failed
-    CRASH = 'crash'  # the reasoner failed or ran out of time
+    SEGMENTER = 'segmenter'  # the reasoner gave boxes, but the segmenter made no mask of them
+    CRASH = 'crash'  # the reasoner failed or ran out of time, whatever it had said by then
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,11 @@ def measure(sample: Sample, prediction: Prediction) -> Item:
         true_boxes=len(sample.boxes),
         # Masks of different sizes are an error to the published script, which then counts no box.
         box_hit=same_size and _hits(prediction.boxes, sample.boxes),
-        box_hit_merged=same_size and _hits_merged(prediction.boxes, sample.boxes, meant),
+        box_hit_merged=(
+            same_size
+            and prediction.failure is not Failure.CRASH
+            and _hits_merged(prediction.boxes, sample.boxes, meant)
+        ),
         points=len(prediction.points),
         points_on_target=0 if true is None else _points_on(prediction.points, true),
         count=sample.count,

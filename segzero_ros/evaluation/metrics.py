@@ -118,7 +118,9 @@ def _score(item: Item, convention: Convention) -> Scored | None:
     elif not union and convention.empty_union is Fate.DROPPED:
         return None
     if not union:
-        return Scored(item, 0, 0, 1.0 if convention.empty_union is Fate.ONE else 0.0)
+        # "Nothing there" is right only where somebody said it.
+        right = convention.empty_union is Fate.ONE and item.failure is Failure.NONE
+        return Scored(item, 0, 0, 1.0 if right else 0.0)
     return Scored(item, intersection, union, intersection / (union + convention.epsilon))
 
 
@@ -147,6 +149,7 @@ def figures(items: Sequence[Item], convention: Convention) -> dict[str, float]:
     """
     masked = [item for item in items if item.whole is not None]
     scored = score(masked, convention)
+    boxed = boxes_alone(items)
     found = {
         'samples': len(items),
         'scored': len(scored),
@@ -154,7 +157,8 @@ def figures(items: Sequence[Item], convention: Convention) -> dict[str, float]:
         'dropped': len(masked) - len(scored),
         'giou': _mean([one.iou for one in scored]),
         'ciou': _ratio(scored, convention),
-        **_box_figures(scored),
+        **_box_figures([*(one.item for one in scored), *boxed]),
+        'boxes_alone': len(boxed),
         **_point_figures(scored),
     }
     if convention.empty_union is not Fate.DROPPED:
@@ -184,18 +188,23 @@ def _ratio(scored: Sequence[Scored], convention: Convention) -> float:
     return intersection / (union + convention.sum_epsilon) if union else 0.0
 
 
-def _box_figures(scored: Sequence[Scored]) -> dict[str, float]:
+def boxes_alone(items: Sequence[Item]) -> list[Item]:
+    """Return the items whose truth is boxes without masks: they count in the bbox APs alone."""
+    return [item for item in items if item.whole is None and item.true_boxes]
+
+
+def _box_figures(items: Sequence[Item]) -> dict[str, float]:
     return {
-        'bbox_ap': _share(sum(one.item.box_hit for one in scored), len(scored)),
-        'bbox_ap_merged': _share(sum(one.item.box_hit_merged for one in scored), len(scored)),
-        'with_box': sum(one.item.true_boxes > 0 for one in scored),
+        'bbox_ap': _share(sum(item.box_hit for item in items), len(items)),
+        'bbox_ap_merged': _share(sum(item.box_hit_merged for item in items), len(items)),
+        'with_box': sum(item.true_boxes > 0 for item in items),
     }
 
 
 def _nothing_figures(scored: Sequence[Scored]) -> dict[str, float]:
     empty = [one.item.whole is not None and one.item.whole.true == 0 for one in scored]
     right = [
-        nothing and one.item.same_size and not one.item.boxes
+        nothing and one.item.same_size and not one.item.boxes and _said(one.item)
         for nothing, one in zip(empty, scored, strict=True)
     ]
     ious = [1.0 if found else one.iou for found, one in zip(right, scored, strict=True)]
@@ -204,6 +213,11 @@ def _nothing_figures(scored: Sequence[Scored]) -> dict[str, float]:
         'without_target': sum(empty),
         'giou_no_target': _mean(ious),
     }
+
+
+def _said(item: Item) -> bool:
+    """Return whether there is an answer; text that cannot be read has no box, as published."""
+    return item.failure is not Failure.CRASH
 
 
 def _point_figures(scored: Sequence[Scored]) -> dict[str, float]:
@@ -247,24 +261,28 @@ def intervals(
         seed: the same seed and items give the same intervals.
     """
     scored = score(items, convention)
-    if not scored:
-        return {}
-    columns = {
-        'giou': np.array([one.iou for one in scored]),
-        'bbox_ap': np.array([float(one.item.box_hit) for one in scored]),
-        'bbox_ap_merged': np.array([float(one.item.box_hit_merged) for one in scored]),
+    drawn = {
+        'giou': _resampled([(one.iou, 1) for one in scored], resamples, seed),
+        'ciou': _resampled([(one.intersection, one.union) for one in scored], resamples, seed),
     }
-    overlap = np.array([(one.intersection, one.union) for one in scored], np.float64)
-    rng = np.random.default_rng(seed)
-    drawn: dict[str, list[float]] = {name: [] for name in (*columns, 'ciou')}
-    for _ in range(resamples):
-        chosen = rng.integers(len(scored), size=len(scored))
-        for name, values in columns.items():
-            drawn[name].append(float(values[chosen].mean()))
-        intersection, union = overlap[chosen].sum(axis=0)
-        drawn['ciou'].append(float(intersection / union) if union else 0.0)
+    boxed = [*(one.item for one in scored), *boxes_alone(items)]
+    for name in ('bbox_ap', 'bbox_ap_merged'):
+        hits = [(float(getattr(item, name.replace('bbox_ap', 'box_hit'))), 1) for item in boxed]
+        drawn[name] = _resampled(hits, resamples, seed)
     tail = 50 * (1 - level)
-    return {name: _between(values, tail) for name, values in drawn.items()}
+    return {name: _between(values, tail) for name, values in drawn.items() if values}
+
+
+def _resampled(parts: Sequence[tuple[float, float]], resamples: int, seed: int) -> list[float]:
+    """Return, for each resample, the sum of the parts' first over that of their second."""
+    if not parts:
+        return []
+    rng = np.random.default_rng(seed)
+    column = np.array(parts, np.float64)
+    sums = (
+        column[rng.integers(len(column), size=len(column))].sum(axis=0) for _ in range(resamples)
+    )
+    return [float(part / whole) if whole else 0.0 for part, whole in sums]
 
 
 def _between(values: Sequence[float], tail: float) -> tuple[float, float]:

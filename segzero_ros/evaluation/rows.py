@@ -15,7 +15,7 @@ import numpy as np
 from segzero_ros.evaluation.items import Failure, Item, measure, Overlap, Prediction, wrong_object
 from segzero_ros.evaluation.samples import DataError, Sample
 from segzero_ros.replay.masks import to_rle
-from segzero_ros.types import Answer, GroundedObject, Mask, Status
+from segzero_ros.types import Answer, GroundedObject, Mask, Stage, Status
 
 _STAGES = ('reasoning', 'encoding', 'segmenting', 'total')
 
@@ -72,11 +72,13 @@ def make_row(
     """
     height, width = sample.image.shape[:2]
     masks = [segment.full_mask(height, width) for segment in answer.segments]
-    failure = _failure(answer, objects)
+    failure = _failure(answer)
+    # What a reasoner had told before it failed is no answer.
+    told = [] if failure in (Failure.ANSWER, Failure.CRASH) else objects
     prediction = Prediction(
         mask=None if failure is not Failure.NONE else _union(masks, height, width),
-        boxes=tuple(found.box for found in objects),
-        points=tuple(point for found in objects for point in found.points),
+        boxes=tuple(found.box for found in told),
+        points=tuple(point for found in told for point in found.points),
         failure=failure,
         words=len(answer.reasoning.split()),
     )
@@ -104,10 +106,10 @@ def make_row(
     return row, prediction
 
 
-def _failure(answer: Answer, objects: list[GroundedObject]) -> Failure:
+def _failure(answer: Answer) -> Failure:
     if answer.status in (Status.OK, Status.NOT_FOUND):
         return Failure.NONE
-    if objects:
+    if answer.failed_in is Stage.SEGMENTING:
         # Also boxes of which none is usable: the published code hands them to the segmenter.
         return Failure.SEGMENTER
     return Failure.ANSWER if answer.status is Status.MALFORMED_ANSWER else Failure.CRASH

@@ -31,7 +31,7 @@ from segzero_ros.reasoning.base import IsCancelled, never
 from segzero_ros.types import GroundedObject, Query, SegZeroError
 
 # Raise it when the same answers give other lines, so that no old half is continued.
-_FORMAT = 1
+_FORMAT = 2
 # So many crashes in a row mean that the models are gone, not that samples are hard.
 MOST_CRASHES = 5
 # So many samples per pipeline are read before the first of them is answered.

@@ -35,6 +35,8 @@ _HEADINGS = {
 }
 # Without any of these the figure is a share of nothing.
 _ABOUT = {
+    'giou': 'scored',
+    'ciou': 'scored',
     'bbox_ap': 'with_box',
     'giou_no_target': 'without_target',
     'n_acc': 'without_target',
@@ -207,6 +209,9 @@ def _conventions(summary: Mapping[str, Any]) -> str:
         counts = (str(found[key]) for key in ('scored', 'failed', 'dropped'))
         lines.append([f'{name} ({one["source"]})', *(cell.strip() for cell in cells), *counts])
     note = 'Percent, with 95 % bootstrap intervals. How they differ: docs/evaluation.md.'
+    boxed = next(iter(summary['conventions'].values()))['figures'].get('boxes_alone')
+    if boxed:
+        note += f' Of {boxed} samples the truth is boxes alone: they count in bbox AP only.'
     return f'## By convention\n\n{_table(lines)}\n\n{note}'
 
 

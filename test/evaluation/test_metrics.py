@@ -86,8 +86,9 @@ def vision_reasoner_lines(pairs):
                 both,
                 union,
                 old,
-                new_box_rule(boxes, one, true),
-                float(true.sum() == 0 and not boxes),
+                # Where the script would end with an error nothing is right.
+                float(said.failure is not Failure.CRASH) and new_box_rule(boxes, one, true),
+                float(true.sum() == 0 and not boxes and said.failure is not Failure.CRASH),
                 int(true.sum() == 0),
             )
         )
@@ -123,7 +124,9 @@ def lisa(pairs):
         both = float((output[output == target] == 1).sum())
         union = float((output == 1).sum() + (target == 1).sum()) - both
         iou = both / (union + 1e-5)
-        accuracy.append(iou + 1.0 if union == 0 else iou)
+        # LISA's script knows no failure: what gave no answer has not said "nothing".
+        right = union == 0 and said.failure is Failure.NONE
+        accuracy.append(iou + 1.0 if right else iou)
         intersections += both
         unions += union
     return {
@@ -258,6 +261,58 @@ def test_an_empty_union_is_dropped_by_seg_zero_nothing_to_vision_reasoner_and_ri
     assert found['vision_reasoner']['giou'] == 0.5
     assert found['vision_reasoner']['giou_no_target'] == 1
     assert found['lisa']['giou'] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize('failure', [Failure.ANSWER, Failure.CRASH, Failure.SEGMENTER])
+@pytest.mark.parametrize('name', CONVENTIONS)
+def test_a_failure_about_nothing_is_right_by_no_convention(name, failure):
+    boxes = ((0.0, 0.0, 2.0, 4.0),) if failure is Failure.SEGMENTER else ()
+    failed = measure(sample(EMPTY), Prediction(None, boxes, (), failure))
+    found = figures([failed, measure(sample(LEFT), Prediction(LEFT))], CONVENTIONS[name])
+    if name == 'seg_zero_multi' and failure is Failure.SEGMENTER:
+        assert (found['scored'], found['dropped'], found['giou']) == (1, 1, 1.0)
+        return
+    assert found['scored'] == 2 and found['failed'] == 1
+    assert found['giou'] == pytest.approx(0.5, abs=1e-5)
+
+
+def test_a_crash_about_nothing_is_no_answer_and_unreadable_text_has_no_box_as_published():
+    by_failure = {
+        failure: figures(
+            [measure(sample(EMPTY), Prediction(None, (), (), failure))],
+            CONVENTIONS['vision_reasoner'],
+        )
+        for failure in (Failure.CRASH, Failure.ANSWER)
+    }
+    for name in ('n_acc', 'giou_no_target', 'bbox_ap_merged'):
+        assert (by_failure[Failure.CRASH][name], by_failure[Failure.ANSWER][name]) == (0, 1)
+
+
+class TestBoxesAlone:
+    BOX = (0.0, 0.0, 2.0, 4.0)
+
+    def test_they_count_in_the_box_figures_and_nowhere_else(self):
+        boxed = Sample(np.zeros((4, 6, 3), np.uint8), 'x', boxes=(self.BOX,), count=1)
+        hit = measure(boxed, Prediction(FULL, (self.BOX,)))
+        missed = measure(boxed, Prediction(EMPTY))
+        masked = measure(sample(LEFT, None, [self.BOX]), Prediction(LEFT, (self.BOX,)))
+        for convention in CONVENTIONS.values():
+            found = figures([hit, missed], convention)
+            assert (found['scored'], found['dropped'], found['boxes_alone']) == (0, 0, 2)
+            assert (found['bbox_ap'], found['bbox_ap_merged'], found['with_box']) == (0.5, 0.5, 2)
+            assert math.isnan(found['giou'])
+            assert found['count_accuracy'] == 0.5
+            mixed = figures([hit, missed, masked], convention)
+            assert mixed['scored'] == 1 and mixed['bbox_ap'] == pytest.approx(2 / 3)
+            assert mixed['giou'] == pytest.approx(1, abs=1e-5)
+            low, high = intervals([hit, missed, masked], convention)['bbox_ap']
+            assert low < 2 / 3 <= high
+        assert 'giou' not in intervals([hit, missed], CONVENTIONS['lisa'])
+
+    def test_a_set_that_only_counts_has_no_box_figure(self):
+        counted = Sample(np.zeros((4, 6, 3), np.uint8), 'x', count=1)
+        found = figures([measure(counted, Prediction(FULL, (self.BOX,)))], CONVENTIONS['lisa'])
+        assert (found['boxes_alone'], found['with_box'], found['count_accuracy']) == (0, 0, 1)
 
 
 def test_ignored_pixels_are_meant_by_seg_zero_and_count_nowhere_in_lisa():

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from segzero_ros.cli.main import main
@@ -12,15 +13,29 @@ from segzero_ros.evaluation.datasets import open_dataset
 from segzero_ros.evaluation.gallery import write_gallery
 from segzero_ros.evaluation.items import Failure
 from segzero_ros.evaluation.metrics import CONVENTIONS, figures
-from segzero_ros.evaluation.rows import from_line, to_line
+from segzero_ros.evaluation.rows import from_line, make_row, to_line
 from segzero_ros.evaluation.runner import MOST_CRASHES, run, RunError, RunFolder, Shard
+from segzero_ros.evaluation.samples import Sample
 from segzero_ros.evaluation.tables import markdown, summarise
 from segzero_ros.evaluation.tabletop import Tabletop
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_pipeline, read_profile
 from segzero_ros.reasoning.attribute_reasoner import AttributeReasoner
+from segzero_ros.reasoning.base import ignore, never
 from segzero_ros.segmentation.grabcut_segmenter import GrabCutSegmenter
-from segzero_ros.types import MalformedAnswer, ReasonerUnavailable, Status
+from segzero_ros.types import (
+    Answer,
+    GroundedObject,
+    MalformedAnswer,
+    Query,
+    ReasonerTimeout,
+    ReasonerUnavailable,
+    Roi,
+    Segment,
+    SegmenterUnavailable,
+    Stage,
+    Status,
+)
 
 
 def evaluate(source, output, *further) -> int:
@@ -198,6 +213,114 @@ def test_failures_are_counted_and_told_apart(parquet_file, whole, tmp_path, rows
     for one in summary['conventions'].values():
         assert one['figures']['failed'] == 3
     assert '1 MALFORMED_ANSWER' in markdown(summary, manifest)
+
+
+class BrokenOff(AttributeReasoner):
+    """Tells one object and then fails, about the queries that it is told."""
+
+    def __init__(self, failures):
+        super().__init__()
+        self._failures = failures
+
+    def reason(self, frame, query, on_text=ignore, cancelled=never, on_object=ignore):
+        failure = self._failures.get(int(query.id))
+        if failure is None:
+            return super().reason(frame, query, on_text, cancelled, on_object)
+        on_object(GroundedObject((2.0, 2.0, 20.0, 20.0), ((5.0, 5.0),)))
+        raise failure
+
+
+class Exhausted(GrabCutSegmenter):
+    """Runs out of memory about one picture."""
+
+    def segment(self, encoding, grounding):
+        raise SegmenterUnavailable('No memory is left on the GPU.')
+
+
+def test_a_reasoner_that_fails_after_its_first_object_is_not_the_segmenter(
+    parquet_file, whole, tmp_path, rows
+):
+    folder = begun(tmp_path / 'run', whole)
+    failures = {
+        1: ReasonerTimeout('30 s were not enough', 'half'),
+        3: ReasonerUnavailable('The model ran out of memory.'),
+        5: MalformedAnswer('it broke off', 'half'),
+    }
+    run(
+        open_dataset(str(parquet_file)),
+        [Pipeline(BrokenOff(failures), GrabCutSegmenter())],
+        folder,
+    )
+    kept = folder.rows()[0]
+    assert [kept[index].item.failure for index in failures] == [
+        Failure.CRASH,
+        Failure.CRASH,
+        Failure.ANSWER,
+    ]
+    for index in failures:
+        assert kept[index].item.boxes == kept[index].item.points == 0 and not kept[index].boxes
+        assert not kept[index].item.box_hit
+    meant = sum(any(map(any, row['mask'])) for row in rows)
+    for name, convention in CONVENTIONS.items():
+        found = figures([row.item for row in kept], convention)
+        before = figures([row.item for row in RunFolder(whole).rows()[0]], convention)
+        assert found['failed'] == 3, name
+        assert found['scored'] == before['scored'] >= meant, name
+        assert found['dropped'] == before['dropped'], name
+
+
+def test_what_the_segmenter_cannot_do_is_dropped_where_it_is_published_so(
+    parquet_file, whole, tmp_path, rows
+):
+    folder = begun(tmp_path / 'run', whole)
+    run(open_dataset(str(parquet_file)), [Pipeline(AttributeReasoner(), Exhausted())], folder)
+    kept = folder.rows()[0]
+    failed = [row for row in kept if row.item.failure is Failure.SEGMENTER]
+    assert failed and all(row.status is Status.ERROR and row.item.boxes for row in failed)
+    items = [row.item for row in failed]
+    assert figures(items, CONVENTIONS['seg_zero_multi'])['dropped'] == len(failed)
+    for name in ('seg_zero', 'vision_reasoner', 'lisa'):
+        found = figures(items, CONVENTIONS[name])
+        assert (found['scored'], found['giou']) == (len(failed), 0)
+
+
+def test_one_right_answer_and_one_that_came_too_late_are_worth_a_half(tmp_path):
+    left = np.zeros((40, 60), np.bool_)
+    left[:, :20] = True
+    sample = Sample(np.zeros((40, 60, 3), np.uint8), 'x', mask=left)
+    segment = Segment(1, 'x', 1.0, Roi(0, 0, 20, 40), (), Roi(0, 0, 20, 40), left[:, :20])
+    told = [GroundedObject((0.0, 0.0, 20.0, 40.0))]
+    right = Answer(Query('x'), Status.OK, segments=(segment,))
+    late = Answer(Query('x'), Status.TIMEOUT, 'too late', failed_in=Stage.REASONING)
+    items = [make_row(at, sample, one, told)[0].item for at, one in enumerate((right, late))]
+    for convention in CONVENTIONS.values():
+        found = figures(items, convention)
+        assert (found['scored'], found['failed']) == (2, 1)
+        assert found['giou'] == pytest.approx(0.5, abs=1e-5)
+
+
+def test_timeouts_that_named_a_box_stop_a_run_as_others_do(parquet_file, whole, tmp_path):
+    folder = begun(tmp_path / 'run', whole)
+    failures = {index: ReasonerTimeout('30 s were not enough') for index in range(MOST_CRASHES)}
+    with pytest.raises(RunError, match='30 s were not enough'):
+        run(
+            open_dataset(str(parquet_file)),
+            [Pipeline(BrokenOff(failures), GrabCutSegmenter())],
+            folder,
+        )
+
+
+def test_boxes_alone_are_evaluated_and_said_to_be(tmp_path, rows, writing):
+    path = writing(tmp_path / 'boxes.parquet', rows[:3], ('mask', 'count'))
+    assert evaluate(path, tmp_path / 'run') == 0
+    found = summary_of(tmp_path / 'run')['conventions']['vision_reasoner']['figures']
+    assert (found['boxes_alone'], found['scored'], found['giou']) == (3, 0, None)
+    assert found['bbox_ap'] > 0
+    report = (tmp_path / 'run' / 'report.md').read_text()
+    assert 'Of 3 samples the truth is boxes alone: they count in bbox AP only.' in report
+    assert (
+        '| vision_reasoner (VisionReasoner, evaluation_segmentation.py) | \N{EN DASH} |' in report
+    )
 
 
 def test_models_that_are_gone_stop_the_run_and_leave_no_bad_lines(parquet_file, whole, tmp_path):
