@@ -1,8 +1,9 @@
 """One row of training: a square picture, a question, and what is meant, in the published schema.
 
 The published sets have the columns of `COLUMNS`, pictures of 840 by 840, and solutions in that
-square's pixels: a JSON list of boxes with points, or one box with two points in tags. A column
-`answer`, where there is one, is a whole answer to learn by heart.
+square's pixels: a JSON list of boxes with points, or one box with two points in tags. Pictures of
+other sizes are squashed, and the solution, in such a picture's own pixels, with them. A column
+`answer`, where there is one, is a whole answer to learn by heart, in the same pixels.
 Imports `reasoning.dialects` and NumPy.
 """
 
@@ -13,8 +14,6 @@ import json
 import re
 from typing import Any
 
-import numpy as np
-
 from segzero_ros.reasoning.dialects import Dialect, SQUARE
 from segzero_ros.training.presets import TrainingError
 from segzero_ros.types import Box, RgbImage
@@ -22,6 +21,9 @@ from segzero_ros.types import Box, RgbImage
 COLUMNS = ('id', 'problem', 'solution', 'image', 'img_height', 'img_width')
 _TAGS = re.compile(r'<box>.*?</box>\s*<points>.*?</points>')
 _PAIR = re.compile(r'\((\d+),(\d+)\)')
+_NUMBER = r'\s*(-?\d+(?:\.\d+)?)\s*'
+_ANY_PAIR = re.compile(rf'\({_NUMBER},{_NUMBER}\)')
+_ANSWER = re.compile(r'<answer>(.*?)</answer>', re.DOTALL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +43,17 @@ class Row:
     answer: str = ''
 
 
-def solution_for(dialect: Dialect, solution: str) -> str:
-    """Return a published solution in the pixels of a dialect's square, in the form it reads.
+def solution_for(dialect: Dialect, solution: str, size: tuple[int, int] = (SQUARE, SQUARE)) -> str:
+    """Return a solution in the pixels of a dialect's square, in the form it reads.
+
+    Args:
+        dialect: that is trained.
+        solution: in pixels of its picture.
+        size: (width, height) of that picture.
 
     Raises:
-        TrainingError: the solution cannot be read, or has another form than the dialect's.
+        TrainingError: the solution cannot be read, has another form than the dialect's, or lies
+            outside its picture.
     """
     tagged = _TAGS.search(solution) is not None
     if dialect.grammar.single != tagged:
@@ -54,14 +62,16 @@ def solution_for(dialect: Dialect, solution: str) -> str:
             f'The dialect {dialect.name} is trained on {forms[not dialect.grammar.single]}, but '
             f'the data hold {solution[:60]!r}. Choose the dialect that the data were made for.'
         )
-    if dialect.square == SQUARE:
+    if size == (dialect.square, dialect.square):
         return solution
-    factor = dialect.square / SQUARE
+    squash = _Squash(size, dialect.square)
     if tagged:
-        return _PAIR.sub(lambda pair: '({},{})'.format(*_shrunk(pair.groups(), factor)), solution)
+        return _ANY_PAIR.sub(
+            lambda pair: '({},{})'.format(*squash(pair.groups(), solution)), solution
+        )
     try:
         items = [
-            {key: _shrunk(item[key], factor) for key in ('bbox_2d', 'point_2d')}
+            {key: squash(item[key], solution) for key in ('bbox_2d', 'point_2d')}
             for item in json.loads(solution)
         ]
     except (ValueError, TypeError, KeyError) as error:
@@ -69,8 +79,60 @@ def solution_for(dialect: Dialect, solution: str) -> str:
     return json.dumps(items)
 
 
-def _shrunk(values: Any, factor: float) -> list[int]:
-    return [int(float(value) * factor + 0.5) for value in values]
+def taught_answer(dialect: Dialect, answer: str, size: tuple[int, int]) -> str:
+    """Return an answer to learn by heart in the pixels of a dialect's square.
+
+    Args:
+        dialect: that is trained.
+        answer: in pixels of its picture; '' where there is none.
+        size: (width, height) of that picture.
+
+    Raises:
+        TrainingError: its numbers cannot be told from its words, so they cannot be squashed.
+    """
+    if not answer or size == (dialect.square, dialect.square):
+        return answer
+    squash = _Squash(size, dialect.square)
+    found = _ANSWER.search(answer)
+    try:
+        content = json.loads(found.group(1) if found else '')
+        items = [content] if isinstance(content, dict) else content
+        squashed = [
+            {
+                key: squash(value, answer) if isinstance(value, list) else value
+                for key, value in item.items()
+            }
+            for item in items
+        ]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise TrainingError(
+            f'The answer {answer[:60]!r} is about a picture of {size[0]}x{size[1]} pixels, but its '
+            f'numbers cannot be squashed with it, for its <answer> holds no list of them: {error}.'
+        ) from error
+    assert found
+    written = json.dumps(squashed[0] if isinstance(content, dict) else squashed)
+    return answer[: found.start(1)] + written + answer[found.end(1) :]
+
+
+class _Squash:
+    """Brings coordinates from a picture's pixels into a square's."""
+
+    def __init__(self, size: tuple[int, int], square: int) -> None:
+        self._size = size
+        self._factors = square / size[0], square / size[1]
+
+    def __call__(self, values: Any, text: str) -> list[int]:
+        """Return x, y, x, y, … in the square, rounded as published."""
+        numbers = [float(value) for value in values]
+        inside = (0 <= value <= self._size[at % 2] for at, value in enumerate(numbers))
+        if self._size != (SQUARE, SQUARE) and not all(inside):
+            width, height = self._size
+            raise TrainingError(
+                f'{text[:60]!r} lies outside its picture of {width}x{height} pixels, so nobody '
+                "knows of which size its numbers are: write them in the picture's own pixels, or "
+                f'squash the picture to {SQUARE}x{SQUARE}.'
+            )
+        return [int(value * self._factors[at % 2] + 0.5) for at, value in enumerate(numbers)]
 
 
 def answer_of(row: Row, dialect: Dialect) -> str:
@@ -85,11 +147,6 @@ def answer_of(row: Row, dialect: Dialect) -> str:
     numbers = [int(number) for pair in _PAIR.findall(row.solution) for number in pair]
     found = {'bbox': numbers[:4], 'points_1': numbers[4:6], 'points_2': numbers[6:8]}
     return f'<answer>{json.dumps(found)}</answer>'
-
-
-def as_pixels(image: Any) -> RgbImage:
-    """Return a Pillow picture as (H, W, 3) uint8 RGB."""
-    return np.asarray(image.convert('RGB'), np.uint8)
 
 
 def true_boxes(solution: str) -> list[Box]:

@@ -1,8 +1,8 @@
 """Where training rows come from: the published sets, folders in their schema, generated scenes.
 
 Rows are read or rendered only when they are needed, and by their number, so a run that goes on
-after an interruption goes on with the very next row. Imports `rows`, `flat_shapes`, `mini`, and
-datasets and Pillow inside.
+after an interruption goes on with the very next row. Imports `rows`, `flat_shapes`, `mini`, the
+decoding of pictures in `evaluation`, and datasets inside.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from segzero_ros.reasoning.dialects import Dialect
+from segzero_ros.evaluation.samples import DataError, decode_picture, stated_size
+from segzero_ros.reasoning.dialects import Dialect, SQUARE
 from segzero_ros.reasoning.resizing import seen_by
 from segzero_ros.training.flat_shapes import flat_row
 from segzero_ros.training.presets import TrainingError
 from segzero_ros.training.rewards import answered_list
-from segzero_ros.training.rows import as_pixels, COLUMNS, Row, solution_for
+from segzero_ros.training.rows import COLUMNS, Row, solution_for, taught_answer
+from segzero_ros.types import RgbImage
 
 # Scenes that neither the benchmark nor the warm start of the small reasoner has seen.
 SCENES_SEED, UNSEEN_SEED = 3_000_000, 2_500_000
@@ -74,8 +76,12 @@ def open_rows(source: str, dialect: Dialect, count: int, seed: int = SCENES_SEED
     if not len(table):
         raise TrainingError(f'{source} holds no rows.')
     # Files written by other programs hold encoded pictures without saying so.
-    pictured = table.cast_column('image', _datasets().Image())
-    return Rows(source, len(table), lambda number: _table_row(dialect, pictured[number]))
+    pictured = table.cast_column('image', _datasets().Image(decode=False))
+
+    def read(number: int) -> Row:
+        return _table_row(dialect, pictured[number], f'{source}, row {number}')
+
+    return Rows(source, len(table), read)
 
 
 def _table(source: str) -> Any:
@@ -121,10 +127,33 @@ def missing_package(error: ImportError) -> TrainingError:
     )
 
 
-def _table_row(dialect: Dialect, found: dict[str, Any]) -> Row:
-    image = seen_by(dialect, as_pixels(found['image']))
-    solution = solution_for(dialect, str(found['solution']))
-    return Row(image, str(found['problem']), solution, str(found.get('answer') or ''))
+def _table_row(dialect: Dialect, found: dict[str, Any], where: str) -> Row:
+    picture = _picture(found, where)
+    size = picture.shape[1], picture.shape[0]
+    try:
+        solution = solution_for(dialect, str(found['solution']), size)
+        answer = taught_answer(dialect, str(found.get('answer') or ''), size)
+    except TrainingError as error:
+        raise TrainingError(f'{where}: {error}') from error
+    return Row(seen_by(dialect, picture), str(found['problem']), solution, answer)
+
+
+def _picture(found: dict[str, Any], where: str) -> RgbImage:
+    """Return a row's picture in the orientation of its labels.
+
+    Published pictures are squares, and the columns of the size tell what they were before; of any
+    other picture the columns say in which size and orientation it was labelled.
+    """
+    image = found['image']
+    try:
+        data = image['bytes'] or Path(image['path']).read_bytes()
+        picture = decode_picture(data, where)
+        if picture.shape[:2] == (SQUARE, SQUARE):
+            return picture
+        stated = stated_size(found.get('img_width'), found.get('img_height'))
+        return decode_picture(data, where, stated)
+    except (OSError, TypeError, DataError) as error:
+        raise TrainingError(f'{where}: {error}') from error
 
 
 def _shapes_row(dialect: Dialect, start: int, number: int) -> Row:

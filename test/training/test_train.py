@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+import io
 import json
 from pathlib import Path
 import shutil
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
+from PIL import Image
 import pytest
 
 torch = pytest.importorskip('torch')
@@ -229,6 +232,101 @@ class TestRows:
         tagged = '<box>(150,225),(450,600)</box><points>(300,300),(310,310)</points>'
         assert solution_for(dialect_named('seg_zero'), tagged) == tagged
         assert true_boxes(tagged) == [(150, 225, 450, 600)]
+
+    def table(self, folder, picture, solution, size=None, **more):
+        """Write one row of an own picture, and return what is read of it."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        row = {'problem': 'x', 'solution': solution, 'image': {'bytes': picture, 'path': None}}
+        if size:
+            row |= {'img_width': size[0], 'img_height': size[1]}
+        parquet.write_table(pa.Table.from_pylist([row | more]), folder / 'own.parquet')
+        return folder / 'own.parquet'
+
+    def marked(self, x1, y1, x2, y2, width=640, height=480):
+        """Return a picture with a red box, as a PNG."""
+        image = np.zeros((height, width, 3), np.uint8)
+        image[y1:y2, x1:x2, 2] = 255
+        return cv2.imencode('.png', image)[1].tobytes()
+
+    @pytest.mark.parametrize('size', [(640, 480), None])
+    @pytest.mark.parametrize('dialect', ['vision_reasoner', 'seg_zero', 'mini'])
+    def test_boxes_are_squashed_with_their_picture(self, tmp_path, dialect, size):
+        box, spoken = (160, 120, 480, 360), dialect_named(dialect)
+        if spoken.grammar.single:
+            solution = '<box>(160,120),(480,360)</box><points>(200.5,200),( 210, 210)</points>'
+            taught = {'bbox': list(box), 'points_1': [200, 200], 'points_2': [210, 210]}
+        else:
+            taught = [{'bbox_2d': list(box), 'point_2d': [200, 200], 'label': 'x'}]
+            solution = json.dumps(taught)
+        answer = f'<think>At 160.</think><answer>{json.dumps(taught)}</answer>'
+        path = self.table(tmp_path, self.marked(*box), solution, size, answer=answer)
+        row = open_rows(str(path), spoken, 0).read(0)
+        side = spoken.square
+        ((x1, y1, x2, y2),) = true_boxes(row.solution)
+        assert (x1, y1, x2, y2) == (side / 4, side / 4, side * 3 / 4, side * 3 / 4)
+        if not spoken.mark_cell:
+            red = row.image[..., 0] > 128
+            assert red[int(y1) : int(y2), int(x1) : int(x2)].all()
+            assert red.sum() == (x2 - x1) * (y2 - y1)
+        said = spoken.parse(row.answer, side, side)
+        assert said.objects[0].box == (x1, y1, x2, y2)
+        factor = side / 640
+        assert said.objects[0].points[0] == (int(200 * factor + 0.5), int(200 * side / 480 + 0.5))
+        assert row.answer.startswith('<think>At 160.</think>')
+
+    def test_published_squares_keep_their_numbers_whatever_the_picture_was_before(self, tmp_path):
+        solution = '[{"bbox_2d": [10, 20, 800, 830], "point_2d": [30, 40]}]'
+        picture = self.marked(10, 20, 800, 830, 840, 840)
+        path = self.table(tmp_path, picture, solution, (1024, 683))
+        row = open_rows(str(path), dialect_named('vision_reasoner'), 0).read(0)
+        assert row.solution == solution
+
+    @pytest.mark.parametrize(
+        ('solution', 'size', 'reason'),
+        [
+            ('[{"bbox_2d": [10, 20, 800, 470], "point_2d": [30, 40]}]', (640, 480),
+             'outside its picture of 640x480 pixels'),
+            ('[{"bbox_2d": [10, 20, 30, 40], "point_2d": [30, 40]}]', (1280, 960),
+             '640x480 pixels, but its labels were made for 1280x960'),
+        ],
+    )  # fmt: skip
+    def test_numbers_of_nobody_knows_which_picture_are_refused(
+        self, tmp_path, solution, size, reason
+    ):
+        path = self.table(tmp_path, self.marked(10, 20, 30, 40), solution, size)
+        rows = open_rows(str(path), dialect_named('vision_reasoner'), 0)
+        with pytest.raises(TrainingError, match=rf'own\.parquet, row 0: .*{reason}'):
+            rows.read(0)
+
+    def test_an_answer_in_words_cannot_be_squashed(self, tmp_path):
+        solution = '[{"bbox_2d": [10, 20, 30, 40], "point_2d": [30, 40]}]'
+        picture = self.marked(10, 20, 30, 40)
+        path = self.table(tmp_path, picture, solution, answer='at 10, 20')
+        with pytest.raises(TrainingError, match='numbers cannot be squashed'):
+            open_rows(str(path), dialect_named('vision_reasoner'), 0).read(0)
+
+    @pytest.mark.parametrize('orientation', range(1, 9))
+    @pytest.mark.parametrize('sized', [True, False])
+    def test_a_picture_stored_lying_is_learnt_as_it_is_shown(self, tmp_path, orientation, sized):
+        shown = np.zeros((480, 640, 3), np.uint8)
+        shown[120:240, 320:480, 0] = 255
+        exif = Image.Exif()
+        exif[0x112] = orientation
+        undo = (None, 0, 3, 1, 5, 2, 6, 4)[orientation - 1]
+        picture = Image.fromarray(shown)
+        picture = picture if undo is None else picture.transpose(Image.Transpose(undo))
+        file = io.BytesIO()
+        picture.save(file, 'JPEG', quality=98, exif=exif)
+        solution = '[{"bbox_2d": [320, 120, 480, 240], "point_2d": [400, 200]}]'
+        size = (640, 480) if sized else None
+        path = self.table(tmp_path, file.getvalue(), solution, size)
+        row = open_rows(str(path), dialect_named('vision_reasoner'), 0).read(0)
+        red = row.image[..., 0] > 128
+        assert red[210:420, 420:630].mean() > 0.95
+        red[200:430, 410:640] = False
+        assert not red.any() and true_boxes(row.solution) == [(420, 210, 630, 420)]
 
     def test_the_other_form_is_refused(self):
         with pytest.raises(TrainingError, match='trained on one box with two points'):
