@@ -2,12 +2,13 @@
 
 The prompts, the cleaning of the question, the image sizes and the rounding are those of the
 published inference code, because the checkpoints were trained on them: `bboxs`, the missing blanks
-between sentences and the two kinds of quotes belong to the prompts. Imports `answers` only.
+between sentences and the two kinds of quotes belong to the prompts. Imports `answers` and
+`control_tokens` only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 import json
 import math
@@ -15,6 +16,7 @@ import re
 from typing import Any, Literal
 
 from segzero_ros.reasoning.answers import AnswerParser, AnswerReader, Grammar, Scale, UNREADABLE
+from segzero_ros.reasoning.control_tokens import plain_question
 from segzero_ros.types import BadImage, GroundedObject, Grounding
 
 # A side of the square that Seg-Zero and VisionReasoner squash every image to.
@@ -65,13 +67,19 @@ class Dialect:
     recipe: str = ''
     mark_cell: int = 0
 
-    def question(self, query: str) -> str:
-        """Return the query as the published code cleans it."""
-        return (query.lower() if self.lower else query).strip(self.stripped or None)
+    def question(self, query: str, tokens: Iterable[str] = ()) -> str:
+        """Return the query as the published code cleans it, and without control tokens.
 
-    def prompt(self, query: str) -> str:
-        """Return the text that goes to the model after the image."""
-        return f'{self.before}{self.question(query)}{self.after}'
+        Args:
+            query: as a person wrote it.
+            tokens: the loaded tokenizer's own special tokens, where they are known.
+        """
+        cleaned = (query.lower() if self.lower else query).strip(self.stripped or None)
+        return plain_question(cleaned, tokens)
+
+    def prompt(self, query: str, tokens: Iterable[str] = ()) -> str:
+        """Return the text that goes to the model after the image; see `question`."""
+        return f'{self.before}{self.question(query, tokens)}{self.after}'
 
     def image_size(self, width: int, height: int) -> tuple[int, int]:
         """Return the (width, height) that an image is resized to before the model sees it.

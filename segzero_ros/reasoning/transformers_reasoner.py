@@ -22,6 +22,7 @@ from transformers import StoppingCriteria
 from segzero_ros.reasoning import checkpoints, memory
 from segzero_ros.reasoning.answers import AnswerParser, Narrator
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
+from segzero_ros.reasoning.control_tokens import control_tokens
 from segzero_ros.reasoning.decoding import between_modules, Decoder, Prompt, unknown_settings
 from segzero_ros.reasoning.devices import (
     choose_dtype,
@@ -93,6 +94,7 @@ class TransformersReasoner:
         loaded = _load(options, self._dialect, self._image_tokens)
         self._model: Any = loaded.model
         self._processor: Any = loaded.processor
+        self._control_tokens = control_tokens(loaded.processor)
         self._device = self._model.get_input_embeddings().weight.device
         config = self._model.generation_config
         self._end_tokens = _as_set(config.eos_token_id)
@@ -261,7 +263,8 @@ class TransformersReasoner:
 
     def _chat(self, query: Query) -> str:
         """Return the whole prompt as text, with one placeholder for the image."""
-        content = [{'type': 'image'}, {'type': 'text', 'text': self._dialect.prompt(query.text)}]
+        prompt = self._dialect.prompt(query.text, self._control_tokens)
+        content = [{'type': 'image'}, {'type': 'text', 'text': prompt}]
         text: str = self._processor.apply_chat_template(
             [{'role': 'user', 'content': content}], tokenize=False, add_generation_prompt=True
         )

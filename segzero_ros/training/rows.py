@@ -106,7 +106,7 @@ def taught_answer(dialect: Dialect, answer: str, size: tuple[int, int]) -> str:
         ]
     except (ValueError, TypeError, AttributeError) as error:
         raise TrainingError(
-            f'The answer {answer[:60]!r} is about a picture of {size[0]}x{size[1]} pixels, but its '
+            f'The answer {answer[:60]!r} is about a picture of {size[0]}x{size[1]} pixels; its '
             f'numbers cannot be squashed with it, for its <answer> holds no list of them: {error}.'
         ) from error
     assert found

@@ -6,7 +6,8 @@ VisionReasoner use it. Imports its neighbours in this room, torch, and trl insid
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 import importlib.util
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from segzero_ros.reasoning.control_tokens import control_tokens, plain_answer
 from segzero_ros.reasoning.dialects import Dialect
 from segzero_ros.training.models import load_pupil, Pupil, resume_faithfully, save
 from segzero_ros.training.presets import Composition, load_composition, PARTS, TrainingError
@@ -166,7 +168,7 @@ def _grpo(
         model=pupil.model,
         reward_funcs=functions,
         args=config,
-        train_dataset=for_trainer(rows, settings.spoken, _question),
+        train_dataset=for_trainer(rows, settings.spoken, _plainly(_question, pupil)),
         processing_class=pupil.processor,
         callbacks=callbacks,
     )
@@ -199,7 +201,7 @@ def _sft(
     trainer = trl.SFTTrainer(
         model=pupil.model,
         args=config,
-        train_dataset=for_trainer(rows, settings.spoken, _lesson),
+        train_dataset=for_trainer(rows, settings.spoken, _plainly(_lesson, pupil)),
         processing_class=pupil.processor,
         callbacks=callbacks,
     )
@@ -228,20 +230,31 @@ def halve(trainer: Any) -> None:
     trainer.compute_loss = compute
 
 
-def _question(row: Row, dialect: Dialect) -> dict[str, Any]:
-    """Return a row as GRPO's trainer takes it; it puts the picture before the text."""
+def _plainly(make: Callable[..., dict[str, Any]], pupil: Pupil) -> Callable[..., dict[str, Any]]:
+    return partial(make, control_tokens(pupil.processor))
+
+
+def _question(tokens: Sequence[str], row: Row, dialect: Dialect) -> dict[str, Any]:
+    """Return a row as GRPO's trainer takes it; it puts the picture before the text.
+
+    Args:
+        tokens: the tokenizer's special tokens, which data may not hold.
+        row: what is asked.
+        dialect: how.
+    """
     return {
-        'prompt': [{'role': 'user', 'content': dialect.prompt(row.problem)}],
+        'prompt': [{'role': 'user', 'content': dialect.prompt(row.problem, tokens)}],
         'image': _picture(row),
         'solution': row.solution,
     }
 
 
-def _lesson(row: Row, dialect: Dialect) -> dict[str, Any]:
-    """Return a row as the supervised trainer takes it."""
+def _lesson(tokens: Sequence[str], row: Row, dialect: Dialect) -> dict[str, Any]:
+    """Return a row as the supervised trainer takes it; see `_question`."""
+    answer = plain_answer(answer_of(row, dialect), tokens)
     return {
-        'prompt': [{'role': 'user', 'content': dialect.prompt(row.problem)}],
-        'completion': [{'role': 'assistant', 'content': answer_of(row, dialect)}],
+        'prompt': [{'role': 'user', 'content': dialect.prompt(row.problem, tokens)}],
+        'completion': [{'role': 'assistant', 'content': answer}],
         'images': [_picture(row)],
     }
 

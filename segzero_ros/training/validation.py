@@ -16,6 +16,7 @@ import torch
 
 from segzero_ros.evaluation.items import measure, Prediction
 from segzero_ros.evaluation.samples import Sample
+from segzero_ros.reasoning.control_tokens import control_tokens
 from segzero_ros.reasoning.dialects import Dialect
 from segzero_ros.training.presets import Composition
 from segzero_ros.training.rows import Row, true_boxes
@@ -86,8 +87,10 @@ def _some(
     model: Any, processor: Any, dialect: Dialect, rows: Sequence[Row], most: int, sample: bool
 ) -> list[str]:
     texts = []
+    control = control_tokens(processor)
     for row in rows:
-        content = [{'type': 'image'}, {'type': 'text', 'text': dialect.prompt(row.problem)}]
+        prompt = dialect.prompt(row.problem, control)
+        content = [{'type': 'image'}, {'type': 'text', 'text': prompt}]
         texts.append(
             processor.apply_chat_template(
                 [{'role': 'user', 'content': content}], tokenize=False, add_generation_prompt=True
