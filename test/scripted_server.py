@@ -1,8 +1,10 @@
 """Servers that speak the OpenAI protocol: one that does what a test says, and a real one."""
 
+import base64
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import io
 import json
 import os
 from pathlib import Path
@@ -13,6 +15,8 @@ import threading
 import time
 from typing import Any
 import urllib.request
+
+from PIL import Image
 
 MODEL = 'VisionReasoner-7B'
 THINKING = '<think>The mug is the only vessel here.</think>'
@@ -32,10 +36,24 @@ def pieces_of(text: str, size: int = 7) -> list[bytes]:
     return [piece(text[start : start + size]) for start in range(0, len(text), size)]
 
 
-USAGE = piece(choices=[], usage={'prompt_tokens': 9, 'completion_tokens': 41, 'total_tokens': 50})
+# What the published prompt costs beside its image, with the tokens of Qwen's template.
+TEXT_TOKENS = 189
+
+
+def usage(prompt: int, completion: int = 41) -> dict[str, int]:
+    counted = {'prompt_tokens': prompt, 'completion_tokens': completion}
+    return {**counted, 'total_tokens': prompt + completion}
+
+
+USAGE = piece(choices=[], usage=usage(TEXT_TOKENS + 900))
 DONE = b'data: [DONE]\n\n'
 WELL = [*pieces_of(ANSWER), piece(finish='stop'), USAGE, DONE]
 HALF = pieces_of(ANSWER)[:6]
+
+
+def area_tokens(size: tuple[int, int]) -> int:
+    """How many tokens Qwen's vision towers make of an image that nobody resizes."""
+    return (size[0] // 28) * (size[1] // 28)
 
 
 class Request(BaseHTTPRequestHandler):
@@ -49,8 +67,29 @@ class Request(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+        if self.body['max_tokens'] == 1:
+            self.server.counted.append(self.body)
+            self.server.count(self)
+            return
         self.server.seen.append((self.path, self.headers, self.body))
         self.server.answer(self)
+
+    def image_size(self) -> tuple[int, int]:
+        """Width and height of the image that was sent."""
+        (part,) = (part for part in self.body['messages'][-1]['content'] if 'image_url' in part)
+        data = base64.b64decode(part['image_url']['url'].partition(',')[2])
+        return Image.open(io.BytesIO(data)).size
+
+    def charge(self, tokens: int) -> None:
+        """Answer with one token, and say what the prompt cost."""
+        if self.body.get('stream'):
+            events = [piece('.', 'length'), piece(choices=[], usage=usage(tokens, 1)), DONE]
+            self.reply(200, b''.join(events), 'text/event-stream')
+            return
+        choice = {'index': 0, 'message': {'role': 'assistant', 'content': '.'}}
+        body = {'id': 'c', 'object': 'chat.completion', 'created': 0, 'model': MODEL}
+        whole = {**body, 'choices': [{**choice, 'finish_reason': 'length'}]}
+        self.reply(200, {**whole, 'usage': usage(tokens, 1)})
 
     def reply(
         self,
@@ -94,6 +133,11 @@ class Server(ThreadingHTTPServer):
         super().__init__(('127.0.0.1', port), Request)
         self.url = f'http://127.0.0.1:{self.server_port}/v1'
         self.seen: list[tuple[str, Any, Any]] = []
+        # Requests that only ask what an image costs.
+        self.counted: list[Any] = []
+        self.count: Callable[[Request], None] = lambda request: request.charge(
+            TEXT_TOKENS + area_tokens(request.image_size())
+        )
         self.owner = 'vllm'
         self.listing: Callable[[Request], None] = self.list_the_model
         self.answer: Callable[[Request], None] = lambda request: request.stream(WELL)

@@ -22,10 +22,10 @@ from segzero_ros.types import BadImage, GroundedObject, Grounding
 # A side of the square that Seg-Zero and VisionReasoner squash every image to.
 SQUARE = 840
 # Qwen's vision towers take multiples of this: patches of 14 pixels, merged two by two.
-_GRID = 28
-_FEWEST_PIXELS = 4 * _GRID * _GRID
+GRID = 28
+_FEWEST_PIXELS = 4 * GRID * GRID
 # The published processors' own bound would allow 16384 tokens for one image.
-_MOST_PIXELS = 1280 * _GRID * _GRID
+_MOST_PIXELS = 1280 * GRID * GRID
 _LONGEST_ASPECT = 200
 
 _THINK = re.compile(r'<think>([^<]+)</think>')
@@ -133,15 +133,15 @@ def native_size(width: int, height: int) -> tuple[int, int]:
             f'An image of {width} by {height} is too long and thin for the model: one side '
             f'may be at most {_LONGEST_ASPECT} times the other.'
         )
-    fitted = [round(side / _GRID) * _GRID for side in (width, height)]
+    fitted = [round(side / GRID) * GRID for side in (width, height)]
     area = fitted[0] * fitted[1]
     if area > _MOST_PIXELS:
         shrink = math.sqrt(width * height / _MOST_PIXELS)
-        sides = (math.floor(side / shrink / _GRID) for side in (width, height))
-        fitted = [max(1, side) * _GRID for side in sides]
+        sides = (math.floor(side / shrink / GRID) for side in (width, height))
+        fitted = [max(1, side) * GRID for side in sides]
     elif area < _FEWEST_PIXELS:
         grow = math.sqrt(_FEWEST_PIXELS / (width * height))
-        fitted = [math.ceil(side * grow / _GRID) * _GRID for side in (width, height)]
+        fitted = [math.ceil(side * grow / GRID) * GRID for side in (width, height)]
     return fitted[0], fitted[1]
 
 

@@ -2,31 +2,32 @@
 
 One streamed chat completion per query, with the prompt and the very picture that the checkpoint's
 dialect asks for. Everything that a server can do wrong is an error of its own, and the next query
-starts afresh. Imports `types`, its neighbours in this room, OpenCV and openai.
+starts afresh. Imports `types`, its neighbours in this room and openai.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 import json
 import logging
 import os
 import time
 from typing import Any, cast, TypeVar
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult
 
-import cv2
 import openai
 
 from segzero_ros.reasoning.answers import AnswerParser, Narrator
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
+from segzero_ros.reasoning.chat_messages import user_message
+from segzero_ros.reasoning.chat_stream import Reply, take
 from segzero_ros.reasoning.constraints import answer_format, SERVERS
 from segzero_ros.reasoning.dialects import dialect_named
+from segzero_ros.reasoning.image_tokens import ResizeCheck
 from segzero_ros.reasoning.resizing import seen_by
-from segzero_ros.reasoning.server_errors import explained, masked, not_compatible, unreachable
+from segzero_ros.reasoning.server_address import LOCAL, NO_KEY, parse_address, secrets_of
+from segzero_ros.reasoning.server_errors import explained, not_compatible, unreachable
 from segzero_ros.types import (
     Cancelled,
     Frame,
@@ -45,6 +46,8 @@ CLOSE_LIMIT = 0.1
 # To make a connection, and to list the models; an answer may take as long as the options allow.
 CONNECT_LIMIT = 5.0
 LISTING_LIMIT = 10.0
+# To count what an image costs.
+COUNT_LIMIT = 10.0
 # Between attempts to connect. Nothing else is repeated: a server that has taken a query may be
 # answering it, and what it refuses once it refuses again.
 RETRY_AFTER = (0.25, 0.5, 1.0, 2.0)
@@ -52,33 +55,10 @@ RETRY_AFTER = (0.25, 0.5, 1.0, 2.0)
 # characters long, and an event of the stream is a few hundred bytes.
 MOST_CHARACTERS_PER_TOKEN = 64
 MOST_BYTES = 64_000_000
-# Servers without a key ignore it, but the client insists on one.
-NO_KEY = 'none'
-LOCAL = ('localhost', '127.0.0.1', '::1')
-# Of zlib's levels the first: a tenth larger than the best, and four times as fast.
-PNG_FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 T = TypeVar('T')
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Reply:
-    """What has come of one completion; its text is with the narrator."""
-
-    narrator: Narrator
-    most_characters: int
-    characters: int = 0
-    pieces: int = 0
-    counted: int = 0
-    finish: str = ''
-    thinking: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """Tokens by the server's count, else its pieces, which mostly are one token each."""
-        return self.counted or self.pieces
 
 
 class OpenAIReasoner:
@@ -112,7 +92,7 @@ class OpenAIReasoner:
         Raises:
             ReasonerUnavailable: it is not; the text names the address, the cause and the cure.
         """
-        address = _address(base_url)
+        address = parse_address(base_url)
         self._url = address._replace(netloc=address.netloc.rpartition('@')[2]).geturl()
         if address.password:
             _logger.warning(
@@ -139,7 +119,7 @@ class OpenAIReasoner:
         # Why there is no connection, while there is none.
         self._unconnected = ''
         key = self._key(address)
-        self._secrets = _secrets(key, address)
+        self._secrets = secrets_of(key, address)
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=key,
@@ -154,6 +134,7 @@ class OpenAIReasoner:
             self._request['model'] = self._model
             if constrain_answer:
                 self._request['response_format'] = self._constraint(owner)
+            self._resizing = ResizeCheck(self._dialect, self._url, owner, self._count_tokens)
         except BaseException:
             self.close()
             raise
@@ -179,7 +160,7 @@ class OpenAIReasoner:
         """Ask the server; see `Reasoner.reason`."""
         reader = self._dialect.reader(frame.width, frame.height, self._parser, query.text)
         most = MOST_CHARACTERS_PER_TOKEN * self._request['max_tokens']
-        reply = _Reply(Narrator(reader, on_text, on_object), most)
+        reply = Reply(Narrator(reader, on_text, on_object), most)
         self._response = None
         self._unconnected = ''
         return self._loop.run_until_complete(
@@ -189,11 +170,18 @@ class OpenAIReasoner:
     def close(self) -> None:
         """Close the connections."""
         if not self._loop.is_closed():
-            self._loop.run_until_complete(self._client.close())
+            self._loop.run_until_complete(self._end())
             self._loop.close()
 
+    async def _end(self) -> None:
+        await self._client.close()
+        # Streams that were read to their end close by themselves, a step later.
+        await self._loop.shutdown_asyncgens()
+        if rest := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(rest, timeout=CLOSE_LIMIT)
+
     async def _watched(
-        self, work: Coroutine[Any, Any, T], reply: _Reply, cancelled: IsCancelled
+        self, work: Coroutine[Any, Any, T], reply: Reply, cancelled: IsCancelled
     ) -> T:
         """Await the work, until the time limit is over or somebody cancels."""
         deadline = time.monotonic() + (self._time_limit or float('inf'))
@@ -235,25 +223,54 @@ class OpenAIReasoner:
             )
 
     async def _converse(
-        self, frame: Frame, query: Query, reply: _Reply, cancelled: IsCancelled
+        self, frame: Frame, query: Query, reply: Reply, cancelled: IsCancelled
     ) -> Grounding:
         """Send the query and read what comes until the answer is there."""
-        picture = {'url': png_url(seen_by(self._dialect, frame.image))}
-        content = [
-            {'type': 'image_url', 'image_url': picture},
-            {'type': 'text', 'text': self._dialect.prompt(query.text)},
-        ]
+        seen = seen_by(self._dialect, frame.image)
+        prompt = self._dialect.prompt(query.text)
         try:
-            async with await self._ask([{'role': 'user', 'content': content}]) as stream:
+            async with await self._ask(user_message(seen, prompt)) as stream:
                 async for chunk in stream:
                     if cancelled():
                         raise Cancelled(reply.narrator.text)
-                    if not _take(chunk, reply):
+                    if not take(chunk, reply):
                         break
         except (openai.APIError, json.JSONDecodeError) as error:
             text = reply.narrator.text
             raise explained(error, self._url, self._key_env, text, self._secrets) from error
-        return self._grounding(reply)
+        grounding = self._grounding(reply)
+        if grounding.objects:
+            await self._resizing.check((seen.shape[1], seen.shape[0]), prompt, reply.charged)
+        return grounding
+
+    async def _count_tokens(self, image: RgbImage, text: str) -> int | None:
+        """Return what a text with an image costs, in tokens; None where the server cannot say."""
+        fixed = {key: value for key, value in self._request.items() if key != 'response_format'}
+        request = fixed | {'messages': user_message(image, text), 'max_tokens': 1}
+        whole = {key: value for key, value in request.items() if not key.startswith('stream')}
+        asked = [request, whole] if 'stream_options' in request else [whole]
+        for one in asked:
+            try:
+                charged = await asyncio.wait_for(self._charged(one), COUNT_LIMIT)
+            except asyncio.TimeoutError:
+                return None
+            # Whatever goes wrong here has not gone wrong with the answer.
+            except (openai.APIError, ValueError, TypeError, AttributeError):
+                continue
+            if charged:
+                return charged
+        return None
+
+    async def _charged(self, request: dict[str, Any]) -> int:
+        """Return the prompt tokens that a server counts for a request; 0 where it does not."""
+        reply = await self._client.chat.completions.create(**request)
+        if 'stream' not in request:
+            return int(reply.usage.prompt_tokens)
+        charged = 0
+        async with reply as stream:
+            async for chunk in stream:
+                charged = getattr(chunk.usage, 'prompt_tokens', None) or charged
+        return charged
 
     async def _ask(self, messages: Any) -> Any:
         """Start the completion; a server that cannot count tokens is asked again without."""
@@ -281,7 +298,7 @@ class OpenAIReasoner:
                 await asyncio.sleep(pause)
         return await call()
 
-    def _grounding(self, reply: _Reply) -> Grounding:
+    def _grounding(self, reply: Reply) -> Grounding:
         """Return what a stream that has ended says."""
         text = reply.narrator.text
         if not reply.finish and not reply.narrator.complete:
@@ -367,85 +384,3 @@ class OpenAIReasoner:
         if key and address.scheme == 'http' and address.hostname not in LOCAL:
             _logger.warning('The key in %s travels unencrypted to %s', self._key_env, self._url)
         return key or NO_KEY
-
-
-def _secrets(key: str, address: SplitResult) -> tuple[str, ...]:
-    """Return what a server is shown and might repeat: the key, or the address's password."""
-    secrets = [] if key == NO_KEY else [key]
-    if address.password:
-        user, password = unquote(address.username or ''), unquote(address.password)
-        # It travels in this code, which anybody can read.
-        coded = base64.b64encode(f'{user}:{password}'.encode()).decode()
-        secrets += [address.password, password, coded]
-    return tuple(secrets)
-
-
-def png_url(image: RgbImage) -> str:
-    """Return a picture, (h, w, 3) uint8, as a data URL; lossless, the model sees these pixels."""
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, file = cv2.imencode('.png', bgr, PNG_FAST)
-    return f'data:image/png;base64,{base64.b64encode(file.tobytes()).decode()}'
-
-
-def _take(chunk: Any, reply: _Reply) -> bool:
-    """Add one piece of the stream to the reply; return whether further ones matter.
-
-    After the answer is closed nothing can change it, so a model that goes on talking is not heard;
-    the count of tokens, which comes last, still is.
-    """
-    usage = getattr(chunk, 'usage', None)
-    if usage is not None:
-        reply.counted = int(usage.completion_tokens or 0)
-    choices = getattr(chunk, 'choices', None)
-    if not isinstance(choices, list):
-        raise MalformedAnswer(
-            f'the server sent something that is no piece of a chat completion: {str(chunk)[:200]}',
-            reply.narrator.text,
-        )
-    for choice in choices:
-        text = _written(choice.delta, reply)
-        if reply.narrator.complete and text.strip():
-            return False
-        reply.characters += len(text)
-        if reply.characters > reply.most_characters:
-            raise MalformedAnswer(
-                f'the server wrote more than {reply.most_characters} characters, which are more '
-                'than max_new_tokens can be',
-                reply.narrator.text,
-            )
-        if text:
-            reply.pieces += 1
-            reply.narrator.feed(text)
-        reply.finish = choice.finish_reason or reply.finish
-    return True
-
-
-def _written(delta: Any, reply: _Reply) -> str:
-    """Return what the model wrote; some servers send its thinking apart, without the tags."""
-    thought = getattr(delta, 'reasoning_content', None) or getattr(delta, 'reasoning', None) or ''
-    text = getattr(delta, 'content', None) or ''
-    written = ''
-    if thought:
-        written = thought if reply.thinking else f'<think>{thought}'
-        reply.thinking = True
-    if text:
-        written += f'</think>{text}' if reply.thinking else text
-        reply.thinking = False
-    return written
-
-
-def _address(base_url: str) -> SplitResult:
-    """Return the parts of a server's address; without one, nothing may go anywhere."""
-    try:
-        address = urlsplit(base_url)
-        usable = address.scheme in ('http', 'https') and bool(address.hostname)
-        _ = address.port
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ReasonerUnavailable(
-            'The reasoner openai needs the address of a server in base_url, such as '
-            f'http://127.0.0.1:8000/v1; {masked(base_url)!r} is none. docs/serving.md starts '
-            'servers.'
-        )
-    return address
