@@ -13,7 +13,7 @@ EPILOG = """\
 sources:
   BAG --truth results.jsonl    answers of a replay that a person has accepted
   FILE.json                    COCO's layout with a text per annotation (RefCOCO so too)
-  FOLDER                       ReasonSeg and LISA: pictures with polygons beside them
+  FOLDER                       ReasonSeg, LISA, labelme: pictures with .json files beside them
   owner/name                   a published evaluation set
 
 examples:

@@ -29,7 +29,7 @@ sources:
   reasonseg_test, refcoco_testA ...  a published set, from the hub or its cache
   owner/name                         another set of the hub in the same layout
   FOLDER, FILE.parquet               the same layout on this machine
-  FOLDER                             ReasonSeg as first published: pictures and polygons
+  FOLDER                             ReasonSeg as first published, labelme: pictures and .json
   FILE.json                          your own data, as COCO's, with a text per annotation
   BAG --truth FILE                   a bag, and accepted answers about it
   tabletop                           generated scenes with published seeds; needs no data
