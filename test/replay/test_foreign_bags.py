@@ -352,6 +352,11 @@ def test_a_folder_that_was_unpacked_or_renamed_by_hand_is_read_once(tmp_path):
         zstandard.ZstdDecompressor().copy_stream(source, out)
     # As `ros2 bag` leaves it after playing: both are there.
     assert read(path) == (9, '')
+    metadata = path / 'metadata.yaml'
+    text = metadata.read_text()
+    metadata.unlink()
+    assert read(path)[0] == 9
+    metadata.write_text(text)
     packed.unlink()
     assert read(path) == (9, '')
     plain.rename(path / 'kitchen.db3')

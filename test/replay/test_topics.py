@@ -206,6 +206,12 @@ def test_what_a_transport_makes_of_depth_is_no_colour(find, form, pixels):
         assert any('cannot be decoded' in remark for remark in found.remarks)
 
 
+def test_a_transport_of_raw_depth_is_depth_whatever_its_format_says(find):
+    recording = camera(depth_topic='/camera/stereo/image')
+    recording.jpeg('/camera/stereo/image/compressed', FRAME, 0)
+    assert find(recording) == Topics(COLOUR, '/camera/stereo/image', '/camera/color/camera_info')
+
+
 def test_an_empty_transport_of_depth_is_not_preferred(find):
     recording = camera()
     transports(recording, DEPTH, depth=True)
