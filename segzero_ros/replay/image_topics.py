@@ -18,7 +18,7 @@ RESULT = 'segzero_ros/msg/SegmentationResult'
 # The topics that image_transport's plugins publish beside a raw one. Of equally good ones, those
 # named first are taken; of depth, `compressed` keeps nothing or little.
 _TRANSPORTS = ('compressed', 'compressedDepth', 'zstd', 'theora', 'ffmpeg', 'foxglove')
-_DEPTH_TRANSPORTS = ('compressedDepth', 'compressed')
+_DEPTH_TRANSPORTS = ('compressedDepth', 'zstd', 'compressed')
 _DEPTH_ENCODINGS = ('16UC1', '32FC1')
 _GREY = re.compile(r'mono|8UC1|16UC1')
 _DEPTH_NAME = re.compile(r'depth(?!ai)|disparity')
@@ -77,7 +77,12 @@ def find_image_topics(bag: BagReader) -> list[ImageTopic]:
     found = [_look(bag, name, _raw_of(name, topics)) for name in names]
     # All that is made of a depth image is depth, whatever its format says.
     depths = {topic.raw for topic in found if topic.is_depth}
-    return [replace(topic, is_depth=topic.raw in depths) for topic in found]
+    return [
+        topic
+        if topic.is_depth or topic.raw not in depths
+        else _look(bag, topic.topic, topic.raw, of_depth=True)
+        for topic in found
+    ]
 
 
 def first_messages(bag: BagReader, topic: str) -> Iterator[Any]:
@@ -102,26 +107,30 @@ def _raw_of(name: str, topics: dict[str, str]) -> str:
     return parent if is_transport and parent else name
 
 
-def _look(bag: BagReader, name: str, raw: str) -> ImageTopic:
+def _look(bag: BagReader, name: str, raw: str, *, of_depth: bool = False) -> ImageTopic:
     named_depth = _DEPTH_NAME.search(raw) is not None
-    found = ImageTopic(name, raw, None, named_depth, False, '', bag.counts[name], 'it is empty')
+    is_depth = of_depth or named_depth
+    found = ImageTopic(name, raw, None, is_depth, False, '', bag.counts[name], 'it is empty')
     size: tuple[int, int] | None
     for message in first_messages(bag, name):
         if bag.topics[name] == IMAGE:
             encoding, size, fault = message.encoding, (message.width, message.height), ''
             is_depth = encoding in _DEPTH_ENCODINGS or (encoding == 'mono16' and named_depth)
+            is_grey = _GREY.match(encoding) is not None
         else:
             encoding = message.format
-            is_depth = _is_compressed_depth(encoding, named_depth)
+            is_depth = of_depth or _is_compressed_depth(encoding, named_depth)
             size, fault, is_colour = _decoded(message, is_depth)
+            # Not every format says what it was made of.
+            is_grey = _GREY.match(encoding) is not None or (';' not in encoding and not is_colour)
             if named_depth and not is_depth and not is_colour:
-                # Its format does not say so, but it is what a transport made of depth.
-                is_depth, fault = True, fault or 'it is an 8-bit grey image, not depth.'
+                is_depth = True
+                size, fault, _ = _decoded(message, is_depth)
         found = replace(
             found,
             size=size,
             is_depth=is_depth,
-            is_grey=_GREY.match(encoding) is not None,
+            is_grey=is_grey,
             frame_id=frame_of_header(message),
             fault=fault,
         )
