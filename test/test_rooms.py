@@ -14,14 +14,15 @@ OUTER = {'pipeline', 'reasoning', 'segmentation', 'spatial', 'types', 'loading',
 OUTER |= {'drawing', 'following', 'interrupting', 'wire'}
 ALLOWED = {
     'types': set(),
-    'spatial': {'types'},
+    'spatial': {'quantiles', 'types'},
     'interrupting': set(),
+    'quantiles': set(),
     'lettering': set(),
     'onednn': set(),
     'side_thread': set(),
     'drawing': {'lettering', 'types'},
-    'reasoning': {'interrupting', 'onednn', 'types'},
-    'segmentation': {'interrupting', 'onednn', 'types'},
+    'reasoning': {'interrupting', 'onednn', 'quantiles', 'types'},
+    'segmentation': {'interrupting', 'onednn', 'quantiles', 'types'},
     'loading': {'reasoning', 'segmentation', 'types'},
     'profiles': {'loading', 'pipeline', 'types'},
     'pipeline': {

@@ -6,7 +6,7 @@ seen from above, the half of the outline that faces the camera and the top are v
 tell which. What hangs in the air, and what has no plane under it, gets the box of its visible
 points alone: its hidden side is not guessed.
 
-Imports `types`, NumPy and OpenCV.
+Imports `types`, `quantiles`, NumPy and OpenCV.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.quantiles import quantiles
 from segzero_ros.spatial.footprints import footprint_of
 from segzero_ros.spatial.plane import Plane, Points
 from segzero_ros.spatial.support import stands_on
@@ -40,8 +41,9 @@ def standing_box(points: Points, plane: Plane) -> Pose3D:
     axes = _plane_axes(plane.normal)
     heights = plane.heights(points)
     # What lies on the plane itself was taken off, so the object begins at the plane, not above it.
-    bottom = 0.0 if stands_on(plane, points) else float(np.quantile(heights, _BEYOND))
-    top = max(float(np.quantile(heights, 1 - _BEYOND)), bottom + 0.002)
+    low, high = _limits(heights)
+    bottom = 0.0 if stands_on(plane, points) else float(low)
+    top = max(float(high), bottom + 0.002)
     flat = points @ axes[:, :2]
     footprint = footprint_of(flat, camera=-flat.mean(axis=0))
     x, y = footprint.axis
@@ -80,7 +82,7 @@ def _plane_axes(normal: Array) -> Array:
 
 
 def _limits(values: Array) -> tuple[Array, Array]:
-    low, high = np.quantile(values, (_BEYOND, 1 - _BEYOND), axis=0)
+    low, high = quantiles(values, _BEYOND, 1 - _BEYOND)
     return low, high
 
 

@@ -1,7 +1,7 @@
 """The outline of an object from above: a circle or a rectangle, from its visible points.
 
 Works on the support function: how far the points reach in each direction. Noise and single wrong
-points are cut off by taking a quantile instead of the maximum. Imports NumPy only.
+points are cut off by taking a quantile instead of the maximum. Imports `quantiles` and NumPy.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from segzero_ros.quantiles import quantile, quantiles
 
 Array = NDArray[np.float64]
 
@@ -107,13 +109,14 @@ def footprint_of(points: Array, camera: Array) -> Footprint:
     """
     middle = points.mean(axis=0)
     points = points[:: -(-len(points) // _MOST)] - middle
-    reach = np.quantile(points @ _UNITS.T, 1 - _BEYOND, axis=0)
+    reach = quantile(points @ _UNITS.T, 1 - _BEYOND)
     facing = _UNITS @ (camera / max(float(np.linalg.norm(camera)), 1e-9))
     rectangle = _rectangle(points, reach)
-    plain: list[Outline] = [rectangle, _circle(reach, facing)]
+    circle = _circle(reach, facing)
+    plain: list[Outline] = [rectangle, circle]
     misfits = [_misfit(reach, outline, facing) for outline in plain]
     best = plain[int(np.argmin(misfits))].box
-    handled = _with_handle(points, reach, facing)
+    handled = _with_handle(points, reach, facing, circle)
     # It has more to adapt with, so it has to fit clearly better.
     if handled and _misfit(reach, handled, facing) < 0.75 * min(misfits):
         best = handled.box
@@ -143,12 +146,19 @@ def _circle(reach: Array, facing: Array, without: NDArray[np.bool_] | None = Non
     return Circle(np.array([x, y]), float(radius))
 
 
-def _with_handle(points: Array, reach: Array, facing: Array) -> Handled | None:
-    """Return the circle and handle that reach like this, or None if nothing sticks out of it."""
-    circle = _circle(reach, facing)
+def _with_handle(points: Array, reach: Array, facing: Array, circle: Circle) -> Handled | None:
+    """Return the circle and handle that reach like this, or None if nothing sticks out of it.
+
+    It begins with the circle that reaches like the points, handle and all.
+    """
+    left_out = np.zeros(len(reach), np.bool_)
     for _ in range(4):
         beyond = reach - circle.reach()
-        circle = _circle(reach, facing, beyond > 0.08 * circle.radius)
+        sticks_out = beyond > 0.08 * circle.radius
+        if (sticks_out == left_out).all():
+            break
+        left_out = sticks_out
+        circle = _circle(reach, facing, left_out)
     beyond = reach - circle.reach()
     out = int(beyond.argmax())
     if not 0.25 * circle.radius < beyond[out] < 1.5 * circle.radius:
@@ -174,17 +184,20 @@ def _rectangle(points: Array, reach: Array) -> Footprint:
     area = width[:_QUARTER] * width[_QUARTER:_HALF]
     coarse = _ANGLES[int(area.argmin())]
     fine = coarse + np.radians(np.linspace(-4, 4, 9))
-    boxes = [_box_at(points, float(angle)) for angle in fine]
-    return min(boxes, key=lambda box: box.sides[0] * box.sides[1])
+    axes = [_along_and_across(float(angle)) for angle in fine]
+    # How far the points reach along each axis and across it, for all angles at once.
+    local = np.concatenate([points @ both for both in axes], axis=1)
+    low, high = (side.reshape(-1, 2) for side in quantiles(local, _BEYOND, 1 - _BEYOND))
+    sides = high - low
+    best = int((sides[:, 0] * sides[:, 1]).argmin())
+    along, across = np.ascontiguousarray(axes[best].T)
+    middle = (low[best] + high[best]) / 2
+    length, width = sides[best]
+    centre = middle[0] * along + middle[1] * across
+    return _along(centre, along, float(length), float(width))
 
 
-def _box_at(points: Array, angle: float) -> Footprint:
-    """Return the rectangle around points whose sides have this angle or are across it."""
-    axis = np.array([np.cos(angle), np.sin(angle)])
-    across = np.array([-axis[1], axis[0]])
-    local = points @ np.stack([axis, across], axis=1)
-    low, high = np.quantile(local, (_BEYOND, 1 - _BEYOND), axis=0)
-    middle = (low + high) / 2
-    length, width = high - low
-    centre = middle[0] * axis + middle[1] * across
-    return _along(centre, axis, float(length), float(width))
+def _along_and_across(angle: float) -> Array:
+    """Return (2, 2) columns: the direction of an angle and the one across it."""
+    x, y = np.cos(angle), np.sin(angle)
+    return np.array([[x, -y], [y, x]])

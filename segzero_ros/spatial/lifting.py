@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from segzero_ros.quantiles import quantile
 from segzero_ros.types import Frame, Intrinsics, Mask, Pose3D, PoseStatus, Segment
 
 # No lens sees further from its axis (the tangent of the angle), nor has so many pixels of focal
@@ -52,7 +53,7 @@ def lift(mask: Mask, frame: Frame) -> tuple[Pose3D | None, PoseStatus]:
     if plane is None:
         return free_box(surface.without_strays().smooth_points()), PoseStatus.POSE_OK
     # A mask that spills over onto the plane must not widen the object.
-    top = float(np.quantile(plane.heights(points), 0.97))
+    top = float(quantile(plane.heights(points), 0.97))
     body = surface.above(plane, min(_SPILL, 0.25 * top)).without_strays()
     if body.steady.sum() < FEWEST:
         return None, PoseStatus.DEPTH_TOO_SPARSE

@@ -1,6 +1,6 @@
 """The flat surface that an object stands on: planes in a frame's depth by RANSAC, fixed seed.
 
-Imports `types`, NumPy and OpenCV.
+Imports `types`, `quantiles`, NumPy and OpenCV.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.quantiles import median, quantile, quantiles
 from segzero_ros.spatial.plane import Plane, Points
 from segzero_ros.spatial.surface import back_project
 from segzero_ros.types import DepthImage, Frame, Intrinsics, Mask
@@ -68,13 +69,14 @@ def _step(plane: Plane, seen: _Seen) -> Plane | None:
     heights = plane.heights(seen.below)
     if len(heights) < _FEWEST:
         return None
-    level = float(np.median(heights))
-    flat = np.abs(heights - level) < _tolerance(seen.below)
-    if flat.mean() < 0.6 or level < 1.5 * float(_tolerance(seen.below).mean()):
+    level = float(median(heights))
+    tolerance = _tolerance(seen.below)
+    flat = np.abs(heights - level) < tolerance
+    if flat.mean() < 0.6 or level < 1.5 * float(tolerance.mean()):
         return None
     raised = Plane(plane.normal, plane.offset - level)
     # What reaches further down stands behind it, not on it.
-    if np.quantile(raised.heights(seen.points), 0.05) < -float(_tolerance(seen.points).mean()):
+    if quantile(raised.heights(seen.points), 0.05) < -float(_tolerance(seen.points).mean()):
         return None
     return _support(raised, seen)[1] and raised
 
@@ -131,7 +133,7 @@ def _surroundings(mask: Mask, frame: Frame, k: Intrinsics) -> tuple[Points, Poin
 
 def _sampled(where: Mask, depth: DepthImage, origin: tuple[int, int], k: Intrinsics) -> Points:
     """Return about _SAMPLES of the measured points of a region, in a regular grid."""
-    step = max(1, int(np.sqrt(where.sum() / _SAMPLES)))
+    step = max(1, int(np.sqrt(np.count_nonzero(where) / _SAMPLES)))
     grid = depth[::step, ::step]
     rows, columns = np.nonzero(where[::step, ::step] & np.isfinite(grid) & (grid > 0))
     top, left = origin
@@ -187,7 +189,7 @@ def _support(plane: Plane, seen: _Seen) -> tuple[float, Plane | None]:
         local = plane
     heights = local.heights(points)
     tolerance = float(_tolerance(points).mean())
-    low, high = np.quantile(heights, (0.03, 0.97))
+    low, high = quantiles(heights, 0.03, 0.97)
     if low < -3 * tolerance or high < tolerance:
         return 0.0, None
     # The nearer a plane is to the object, the more it is the one that carries it.
@@ -208,7 +210,7 @@ def stands_on(plane: Plane, points: Points) -> bool:
     for the object's size and its side would have to be seen, it stands.
     """
     heights = plane.heights(points)
-    low, high = np.quantile(heights, (0.02, 0.98))
+    low, high = quantiles(heights, 0.02, 0.98)
     middle = points.mean(axis=0)
     elevation = -float(plane.normal @ middle) / float(np.linalg.norm(middle))
     steep = elevation > np.sin(np.radians(65))

@@ -1,16 +1,18 @@
 """The visible surface of an object in 3-D: the depth inside its mask, cleaned.
 
-Imports `types`, NumPy and OpenCV.
+Imports `types`, `quantiles`, NumPy and OpenCV.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.quantiles import median
 from segzero_ros.spatial.plane import Plane, Points
 from segzero_ros.types import DepthImage, Intrinsics, Mask
 
@@ -53,12 +55,11 @@ class Surface:
 
     def above(self, plane: Plane, height: float) -> Surface:
         """Return the surface without what lies on a plane or below that height above it."""
-        rows, columns = np.nonzero(self.steady)
-        heights = plane.heights(self._project(self.depth, rows, columns))
-        low = heights <= height
+        pixels = np.flatnonzero(self.steady)
+        low = pixels[plane.heights(self._project(self.depth, pixels)) <= height]
         steady, inside = self.steady.copy(), self.inside.copy()
-        steady[rows[low], columns[low]] = False
-        inside[rows[low], columns[low]] = False
+        steady.flat[low] = False
+        inside.flat[low] = False
         return replace(self, steady=steady, inside=inside)
 
     def without_strays(self) -> Surface:
@@ -81,13 +82,13 @@ class Surface:
         return self._points(smooth, np.asarray(self.inside & (share > 0.05)))
 
     def _points(self, depth: DepthImage, where: Mask) -> Points:
-        rows, columns = np.nonzero(where)
-        step = -(-len(rows) // _MOST) or 1
-        return self._project(depth, rows[::step], columns[::step])
+        pixels = np.flatnonzero(where)
+        step = -(-len(pixels) // _MOST) or 1
+        return self._project(depth, pixels[::step])
 
-    def _project(
-        self, depth: DepthImage, rows: NDArray[np.int_], columns: NDArray[np.int_]
-    ) -> Points:
+    def _project(self, depth: DepthImage, pixels: NDArray[np.int_]) -> Points:
+        """Return the points of pixels that are numbered row by row."""
+        rows, columns = np.divmod(pixels, depth.shape[1])
         top, left = self.origin
         return back_project(rows + top, columns + left, depth[rows, columns], self.intrinsics)
 
@@ -119,8 +120,11 @@ def back_project(
     rows: NDArray[np.int_], columns: NDArray[np.int_], depth: DepthImage, k: Intrinsics
 ) -> Points:
     """Return the (N, 3) points of N pixels with N depths, metres in the optical frame."""
-    z = depth.astype(np.float64)
-    return np.stack([(columns - k.cx) / k.fx * z, (rows - k.cy) / k.fy * z, z], axis=1)
+    points = np.empty((len(depth), 3))
+    points[:, 2] = depth
+    points[:, 0] = (columns - k.cx) / k.fx * points[:, 2]
+    points[:, 1] = (rows - k.cy) / k.fy * points[:, 2]
+    return points
 
 
 def _window(mask: Mask) -> tuple[slice, slice] | None:
@@ -148,8 +152,8 @@ def _close_to_most(depth: DepthImage, steady: Mask) -> Mask:
     values = depth[steady]
     if not values.size:
         return steady
-    middle = np.median(values)
-    spread = 1.4826 * np.median(np.abs(values - middle))
+    middle = median(values)
+    spread = 1.4826 * median(np.abs(values - middle))
     return np.asarray(np.abs(depth - middle) <= 4.0 * spread + 0.03)
 
 
@@ -163,22 +167,28 @@ def _strays(depth: DepthImage, steady: Mask, inside: Mask) -> Mask:
     areas = stats[:, cv2.CC_STAT_AREA]
     core = cv2.erode(np.pad(inside.view(np.uint8), 1), _NEXT, iterations=_RIM)[1:-1, 1:-1]
     thin = np.bincount(pieces[steady & (core > 0)], minlength=count) == 0
-    stray = np.zeros_like(steady)
     if count <= 2:
-        return stray
+        return np.zeros_like(steady)
     largest = 1 + int(areas[1:].argmax())
-    for number in np.flatnonzero(thin & (areas < 0.25 * areas[largest])):
-        if number and _off(depth, pieces == largest, pieces == number, stats[number]):
-            stray |= pieces == number
-    return stray
+    off = np.zeros(count, np.bool_)
+    for number in np.flatnonzero(thin & (areas < 0.25 * areas[largest])).tolist():
+        if number:
+            off[number] = _off(depth, pieces, largest, number, stats[number].tolist())
+    return np.asarray(off[pieces])
 
 
-def _off(depth: DepthImage, largest: Mask, piece: Mask, box: NDArray[np.int32]) -> bool:
+def _off(
+    depth: DepthImage, pieces: NDArray[Any], largest: int, number: int, box: list[int]
+) -> bool:
     """Return whether a piece lies before or behind the part of the largest one beside it."""
-    x, y, width, height, area = (int(value) for value in box)
-    near = slice(max(y - 6, 0), y + height + 6), slice(max(x - 6, 0), x + width + 6)
-    wide = cv2.dilate(piece[near].view(np.uint8), _NEXT, iterations=5)
-    beside = depth[near][largest[near] & (wide > 0)]
-    if area < 8 or not beside.size:
+    x, y, width, height, area = box
+    if area < 8:
         return True
-    return bool(abs(np.median(depth[piece]) - np.median(beside)) > _ASIDE)
+    near = slice(max(y - 6, 0), y + height + 6), slice(max(x - 6, 0), x + width + 6)
+    pieces, depth = pieces[near], depth[near]
+    piece = pieces == number
+    wide = cv2.dilate(piece.view(np.uint8), _NEXT, iterations=5)
+    beside = depth[(pieces == largest) & (wide > 0)]
+    if not beside.size:
+        return True
+    return bool(abs(median(depth[piece]) - median(beside)) > _ASIDE)
