@@ -94,7 +94,7 @@ def find_planes(points: Points, most: int) -> tuple[Plane, ...]:
         if plane is None:
             break
         planes.append(plane)
-        rest = rest[np.abs(plane.heights(rest)) > 2 * _tolerance(rest)]
+        rest = rest.compress(np.abs(plane.heights(rest)) > 2 * _tolerance(rest), axis=0)
     return tuple(planes)
 
 
@@ -156,11 +156,18 @@ def _largest_plane(points: Points) -> Plane | None:
     normals = normals[usable] / lengths[usable, None]
     offsets = -np.einsum('ij,ij->i', normals, chosen[usable, 0])
     few = points[:: max(1, len(points) // 800)]
-    near = np.abs(few @ normals.T + offsets) < _tolerance(few)[:, None]
-    best = int(near.sum(axis=0).argmax())
+    away = few @ normals.T
+    away += offsets
+    near = np.abs(away, out=away) < _tolerance(few)[:, None]
+    best = int(near.sum(axis=0, dtype=np.int32).argmax())
     plane = Plane(normals[best], float(offsets[best]))
+    tolerance, fitted_to = _tolerance(points), np.zeros(len(points), np.bool_)
     for _ in range(3):
-        plane = _fitted(points[np.abs(plane.heights(points)) < _tolerance(points)]) or plane
+        close = np.abs(plane.heights(points)) < tolerance
+        if (close == fitted_to).all():
+            break
+        fitted_to = close
+        plane = _fitted(points.compress(close, axis=0)) or plane
     return plane
 
 
@@ -183,7 +190,7 @@ def _support(plane: Plane, seen: _Seen) -> tuple[float, Plane | None]:
     share = float(near.mean())
     if near.sum() < _FEWEST or share < 0.06:
         return 0.0, None
-    local = _fitted(around[near]) or plane
+    local = _fitted(around.compress(near, axis=0)) or plane
     # A narrow ring of points says little about a slope: then the large plane is better.
     if abs(local.normal @ plane.normal) < 0.9986:
         local = plane
