@@ -105,10 +105,10 @@ def _medians(strip: Values) -> Values:
 def _filled(values: Values) -> Values:
     """Return a row of values without holes, smoothed by a median of nine."""
     known = np.flatnonzero(np.isfinite(values))
-    whole = np.interp(np.arange(len(values)), known, values[known]).astype(np.float32)
-    padded = np.pad(whole, 4, mode='edge')
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 9)
-    return np.asarray(np.median(windows, axis=1), np.float32)
+    every = np.arange(len(values))
+    whole = np.interp(every, known, values[known]).astype(np.float32)
+    around = np.clip(every[:, None] + np.arange(-4, 5), 0, len(values) - 1)
+    return np.asarray(np.partition(whole[around], 4, axis=1)[:, 4])
 
 
 def _together(mask: Mask, inverse: Values, inside: Mask, points: list[Place]) -> Mask:
@@ -122,10 +122,10 @@ def _together(mask: Mask, inverse: Values, inside: Mask, points: list[Place]) ->
     below = np.abs(np.diff(inverse, axis=0)) < limit[1:]
     grid[::2, 1::2] = chosen[:, :-1] & chosen[:, 1:] & beside
     grid[1::2, ::2] = chosen[:-1] & chosen[1:] & below
-    _, parts = cv2.connectedComponents(grid, connectivity=4)
+    count, parts = cv2.connectedComponents(grid, connectivity=4)
     parts = parts[::2, ::2]
-    held: set[int] = set()
+    held = np.zeros(count, np.bool_)
     for column, row in points:
-        close = parts[max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]
-        held |= set(np.unique(close).tolist())
-    return np.asarray(np.isin(parts, list(held - {0})))
+        held[parts[max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]] = True
+    held[0] = False
+    return np.asarray(held[parts])

@@ -129,7 +129,7 @@ def cut_out(frame: FrameColours, found: GroundedObject, others: list[Point]) -> 
         heed_depth(labels, crop.sample(frame.depth), crop, found)
     inside = np.zeros(labels.shape, np.bool_)
     inside[crop.inner(found.box)] = True
-    if not np.isin(labels, (cv2.GC_BGD, cv2.GC_PR_BGD)).any():
+    if not ((labels == cv2.GC_BGD) | (labels == cv2.GC_PR_BGD)).any():
         # The box is the whole image: GrabCut needs some background to learn from.
         labels[[0, -1]] = cv2.GC_PR_BGD
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
@@ -285,9 +285,10 @@ def looks_like_surroundings(small: NDArray[np.uint8], inner: tuple[slice, slice]
     likelihoods = []
     for where in (outside, middle):
         histogram = cv2.calcHist([small], [0, 1, 2], where, BINS, [0, 256] * 3)
-        bins = tuple((small[..., channel] >> 5) for channel in range(3))
-        likelihoods.append(histogram[bins] / max(1, int(where.sum())))
-    result: Mask = likelihoods[0] > BACKGROUND_ODDS * likelihoods[1] + 1e-6
+        likelihoods.append(histogram / max(1, int(where.sum())))
+    likelier_outside: Mask = likelihoods[0] > BACKGROUND_ODDS * likelihoods[1] + 1e-6
+    first, second, third = (small[..., channel] >> 5 for channel in range(3))
+    result: Mask = likelier_outside[first, second, third]
     return result
 
 
@@ -306,10 +307,12 @@ def main_part(mask: Mask, crop: Crop, points: tuple[Point, ...], others: list[Po
     if count < 2:
         return mask
     areas = stats[1:, cv2.CC_STAT_AREA]
-    large = {int(part) for part in 1 + np.flatnonzero(areas >= PART_SHARE * areas.max())}
-    own = parts_at(parts, crop, points)
-    kept: Mask = np.isin(parts, list(own | (large - parts_at(parts, crop, others))))
-    return kept & joined.astype(np.bool_)
+    kept = np.zeros(count, np.bool_)
+    kept[1:] = areas >= PART_SHARE * areas.max()
+    kept[list(parts_at(parts, crop, others))] = False
+    kept[list(parts_at(parts, crop, points))] = True
+    result: Mask = kept[parts] & joined.astype(np.bool_)
+    return result
 
 
 def mark(labels: NDArray[np.uint8], crop: Crop, points: Iterable[Point], value: int) -> None:
