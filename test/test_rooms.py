@@ -22,7 +22,7 @@ ALLOWED = {
     'side_thread': set(),
     'drawing': {'lettering', 'types'},
     'reasoning': {'interrupting', 'onednn', 'quantiles', 'types'},
-    'segmentation': {'interrupting', 'onednn', 'quantiles', 'types'},
+    'segmentation': {'interrupting', 'onednn', 'types'},
     'loading': {'reasoning', 'segmentation', 'types'},
     'profiles': {'loading', 'pipeline', 'types'},
     'pipeline': {

@@ -13,8 +13,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.reasoning.attributes.fragments import Array, Bytes, Labels, level
-from segzero_ros.reasoning.attributes.tabletop import Support, Values
+from segzero_ros.reasoning.attributes.fragments import (
+    Array,
+    Bytes,
+    inwards,
+    Labels,
+    level,
+    mean_colour,
+    mean_of,
+    Values,
+)
+from segzero_ros.reasoning.attributes.tabletop import Support
 from segzero_ros.types import Mask
 
 # How far outside another piece's outline, seen from above, a piece may reach and be part of it.
@@ -50,15 +59,15 @@ class Pixels:
     """The pixels of all pieces, sorted by piece."""
 
     def __init__(self, pieces: Labels, count: int, lab: Bytes, support: Support) -> None:
-        rows, columns = np.nonzero(pieces)
-        order = np.argsort(pieces[rows, columns], kind='stable')
-        rows, columns = rows[order], columns[order]
-        first, second = support.plan()
-        self._places = np.stack([first[rows, columns], second[rows, columns]], axis=1)
-        self._heights = support.heights[rows, columns]
-        self._inner = _inner(pieces)[rows, columns]
-        self._lab = lab[rows, columns]
-        self._starts = np.searchsorted(pieces[rows, columns], np.arange(count + 2))
+        pixels = np.flatnonzero(pieces)
+        numbers = pieces.ravel()[pixels]
+        order = np.argsort(numbers, kind='stable')
+        pixels = pixels[order]
+        self._places = support.places.reshape(-1, 2).take(pixels, axis=0)
+        self._heights = support.heights.ravel()[pixels]
+        self._inner = _inner(pieces).ravel()[pixels]
+        self._lab = lab.reshape(-1, 3).take(pixels, axis=0)
+        self._starts = np.searchsorted(numbers[order], np.arange(count + 2))
 
     def seen(self, pieces: NDArray[np.intp]) -> Seen:
         """Return what some pieces look like together."""
@@ -67,7 +76,7 @@ class Pixels:
         chosen = member[self._inner[member]]
         if len(chosen) < 12:
             chosen = member
-        points, heights = self._places[chosen], self._heights[chosen]
+        points, heights = self._places.take(chosen, axis=0), self._heights[chosen]
         hull = np.asarray(cv2.convexHull(points)[:, 0], np.float32)
         top = level(heights, 0.95)
         return Seen(
@@ -78,7 +87,7 @@ class Pixels:
             level(heights, 0.15),
             points[heights > top - max(0.006, 0.1 * top)],
             len(member),
-            self._lab[chosen].mean(axis=0),
+            mean_colour(self._lab.take(chosen, axis=0)),
         )
 
 
@@ -95,13 +104,14 @@ def _inner(pieces: Labels) -> Mask:
 
 def one_body(support: Support, one: Seen, other: Seen, gap: float) -> float:
     """Return how surely two neighbours are one body, 0 if they are not."""
-    beyond = _outside(one.hull, other.sample), _outside(other.hull, one.sample)
-    inside = max(float((distance < _MARGIN).mean()) for distance in beyond)
-    if inside > 0.75 and gap < 0.6:
-        return 1.0 + inside
-    touching = min(float(distance.min()) for distance in beyond) < 2 * _MARGIN
-    if gap < 0.85 and touching and _is_handle(one, other):
-        return 1.0
+    if gap < 0.85:
+        beyond = _outside(one.hull, other.sample), _outside(other.hull, one.sample)
+        inside = max(mean_of(distance < _MARGIN) for distance in beyond)
+        if inside > 0.75 and gap < 0.6:
+            return 1.0 + inside
+        touching = min(float(distance.min()) for distance in beyond) < 2 * _MARGIN
+        if touching and _is_handle(one, other):
+            return 1.0
     if gap >= 0.4:
         # Across a gap in depth only the inside and the outside of one rim belong together.
         equally_high = abs(one.top - other.top) < 0.012
@@ -139,12 +149,7 @@ def _outside(hull: Values, points: Values) -> Values:
     """Return about how far (N, 2) points are outside an outline seen from above, metres."""
     if len(hull) < 3:
         return np.asarray(np.linalg.norm(points[:, None] - hull[None], axis=2).min(axis=1))
-    along = np.roll(hull, -1, axis=0) - hull
-    length = np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)
-    offset = points[:, None] - hull[None]
-    across = (along[:, 0] * offset[..., 1] - along[:, 1] * offset[..., 0]) / length
-    turn = float(np.sign(cv2.contourArea(hull, oriented=True))) or 1.0
-    return np.asarray((-turn * across).max(axis=1))
+    return np.asarray(-inwards(hull, points).min(axis=0))
 
 
 def _plane_between(support: Support, both: Values, one: Values, other: Values) -> float:

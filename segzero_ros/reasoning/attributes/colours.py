@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.reasoning.attributes.fragments import level
+from segzero_ros.reasoning.attributes.fragments import level, mean_colour
 from segzero_ros.types import RgbImage
 
 Array = NDArray[np.float64]
@@ -25,6 +25,7 @@ NAMES = (
 )  # fmt: skip
 _INDEX = {name: index for index, name in enumerate(NAMES)}
 _GREYS = ('white', 'grey', 'black')
+_IS_GREY = np.isin(NAMES, _GREYS)
 _BITS = 5
 
 # Names that people use for colours on the other side of a limit: half a fit.
@@ -195,7 +196,7 @@ def _named(
 def name_pixels(image: RgbImage) -> NDArray[np.uint8]:
     """Return (H, W) uint8: each pixel's colour as an index into NAMES."""
     r, g, b = (channel.astype(np.int32) >> (8 - _BITS) for channel in cv2.split(image))
-    return np.asarray(_table()[(((r << _BITS) | g) << _BITS) | b], np.uint8)
+    return _table().take((((r << _BITS) | g) << _BITS) | b)
 
 
 def summarise(
@@ -209,22 +210,23 @@ def summarise(
         lab: (N, 3) the same pixels in OpenCV's 8-bit Lab.
     """
     shares = np.bincount(names, minlength=len(NAMES)) / max(len(names), 1)
-    greys = [_INDEX[name] for name in _GREYS]
-    coloured = 1.0 - float(shares[greys].sum())
+    coloured = 1.0 - float(shares[_IS_GREY].sum())
     levels = _grey_levels(names, lab[:, 0])
     # A cap, a label, a highlight and a shadow are colourless on things that have a colour.
     ranked = shares.copy()
     if coloured >= 0.3:
-        ranked[greys] = 0
+        ranked[_IS_GREY] = 0
     best = int(ranked.argmax())
     if coloured < 0.3:
         best = _grey_name(*levels)
     chosen = names == best
     if not chosen.any():
         chosen = np.ones(len(names), np.bool_)
-    lit = chosen & (lab[:, 0] >= level(lab[chosen, 0], 0.5))
-    peak, low = rgb[lit].max(axis=1).astype(np.float64), rgb[lit].min(axis=1)
-    mean = lab[lit].mean(axis=0)
+    lit = np.flatnonzero(chosen & (lab[:, 0] >= level(lab[chosen, 0], 0.5)))
+    red, green, blue = rgb.take(lit, axis=0).T
+    peak = np.maximum(np.maximum(red, green), blue).astype(np.float64)
+    low = np.minimum(np.minimum(red, green), blue)
+    mean = mean_colour(lab.take(lit, axis=0))
     return ColourSummary(
         {name: float(share) for name, share in zip(NAMES, shares, strict=True)},
         NAMES[best],
@@ -236,7 +238,7 @@ def summarise(
 
 
 def _grey_levels(names: NDArray[np.uint8], lightness: NDArray[np.uint8]) -> tuple[float, float]:
-    grey = lightness[np.isin(names, [_INDEX[name] for name in _GREYS])]
+    grey = lightness[_IS_GREY[names]]
     some = grey if grey.size else lightness
     return level(some, 0.30) / 2.55, level(some, 0.65) / 2.55
 

@@ -7,6 +7,7 @@ relations nest too deep are turned away, so that reading is linear and cannot ru
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from segzero_ros.reasoning.attributes.phrases import Phrase, Pick, Quality, Relation, Request
 from segzero_ros.reasoning.attributes.scanner import scan, Token
@@ -20,6 +21,8 @@ _NOBODYS = ('everything', 'stuff', 'anything', 'something', 'one', 'ones')
 _WHERE = ('in ', 'on ', 'at ', 'to ', 'towards ', 'toward ', 'near ')
 
 
+# A standing query asks the same of every picture.
+@lru_cache(maxsize=32)
 def read(text: str) -> Request:
     """Read a sentence.
 

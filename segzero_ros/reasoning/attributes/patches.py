@@ -23,6 +23,7 @@ from segzero_ros.reasoning.attributes.fragments import (
     means,
     Meetings,
     meetings,
+    only,
     without_slivers,
 )
 from segzero_ros.types import Mask
@@ -256,5 +257,4 @@ def _without_room(labels: Labels) -> Labels:
     for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         sides += np.bincount(side, minlength=count) > 3
     room = (share > _LARGEST) | (sides > 2)
-    room[0] = False
-    return compact(np.where(room[labels], 0, labels).astype(np.int32))
+    return only(labels, (share > 0) & ~room)

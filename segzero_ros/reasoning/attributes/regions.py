@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.quantiles import median
 from segzero_ros.reasoning.attributes.colours import (
     ColourSummary,
     name_pixels,
     NAMES,
     summarise,
 )
-from segzero_ros.reasoning.attributes.fragments import Bytes, Labels
+from segzero_ros.reasoning.attributes.fragments import Bytes, Labels, mean_of
 from segzero_ros.reasoning.attributes.patches import coloured_patches
 from segzero_ros.reasoning.attributes.shapes import measure_body, measure_outline, Shape
 from segzero_ros.reasoning.attributes.standing import standing_things
@@ -98,7 +100,6 @@ class Working:
         names: uint8, each pixel's colour as an index into NAMES.
         labels: int32, the thing that each pixel belongs to.
         support: the plane under things, where depth shows one.
-        plan: (h, w, 2) places seen from above, where there is such a plane.
         step: source pixels per working pixel.
     """
 
@@ -108,7 +109,6 @@ class Working:
     names: Bytes
     labels: Labels
     support: Support | None
-    plan: Values | None
     step: int
 
 
@@ -158,8 +158,7 @@ def look(frame: Frame, checkpoint: Checkpoint) -> View:
     checkpoint()
     labels = standing_things(support, lab) if support else coloured_patches(lab)
     checkpoint()
-    plan = np.stack(support.plan(), axis=-1) if support else None
-    working = Working(frame, rgb, lab, name_pixels(rgb), labels, support, plan, step)
+    working = Working(frame, rgb, lab, name_pixels(rgb), labels, support, step)
     regions = describe(labels, working)
     checkpoint()
     return View(
@@ -175,30 +174,37 @@ def describe(labels: Labels, working: Working) -> list[Region]:
     """Return a region for each label above 0 that is not too small for a thing."""
     points = _Points(working.frame, labels.shape, working.step)
     height, width = labels.shape
+    support = working.support
     regions = []
     for number, window in windows(labels):
         mask = labels[window] == number
-        area = int(mask.sum())
+        area = int(np.count_nonzero(mask))
         if area < _LEAST_SHARE * labels.size:
             continue
-        inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0) > 0
-        core = inner if inner.sum() >= 20 else mask
-        body = None
-        if working.support is not None and working.plan is not None:
-            heights = working.support.heights[window][mask]
-            body = measure_body(working.plan[window][mask], heights, inner[mask])
-        rows, columns = np.nonzero(mask)
         top, left = window[0].start, window[1].start
-        place = points.middle(window, core)
+        rows, columns = _places(mask)
+        # Where its pixels are in the working pictures, numbered row by row.
+        pixels = (rows + top) * width + (columns + left)
+        eroded = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0)
+        inner = eroded[rows, columns] > 0
+        body = None
+        if support is not None:
+            heights = support.heights.ravel()[pixels]
+            body = measure_body(_pick(support.places, pixels), heights, inner)
+        core = np.flatnonzero(inner)
+        if len(core) < 20:
+            core = np.arange(area)
+        place = points.middle(window, rows[core], columns[core])
+        inside = pixels[core]
         colour = summarise(
-            working.names[window][core], working.rgb[window][core], working.lab[window][core]
+            working.names.ravel()[inside], _pick(working.rgb, inside), _pick(working.lab, inside)
         )
         regions.append(
             Region(
                 mask,
                 (left, top),
                 working.step,
-                ((left + columns.mean() + 0.5) / width, (top + rows.mean() + 0.5) / height),
+                ((left + mean_of(columns) + 0.5) / width, (top + mean_of(rows) + 0.5) / height),
                 area / labels.size,
                 colour,
                 Shape(measure_outline(mask), body),
@@ -209,9 +215,20 @@ def describe(labels: Labels, working: Working) -> list[Region]:
     return regions
 
 
+def _places(mask: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return what `np.nonzero` does, in less time."""
+    rows, columns = np.divmod(np.flatnonzero(mask), mask.shape[1])
+    return rows, columns
+
+
+def _pick(picture: NDArray[Any], pixels: NDArray[np.intp]) -> NDArray[Any]:
+    """Return the (N, C) values of pixels, numbered row by row, of an (h, w, C) picture."""
+    return picture.reshape(-1, picture.shape[2]).take(pixels, axis=0)
+
+
 def windows(labels: Labels) -> list[tuple[int, tuple[slice, slice]]]:
     """Return each label above 0 with the rows and columns that hold it."""
-    rows, columns = np.nonzero(labels)
+    rows, columns = _places(labels > 0)
     numbers = labels[rows, columns]
     count = int(labels.max()) + 1
     low = np.full((2, count), labels.size)
@@ -236,23 +253,29 @@ class _Points:
         if frame.depth is not None:
             self._depth = frame.depth[step // 2 :: step, step // 2 :: step][: shape[0], : shape[1]]
 
-    def middle(self, window: tuple[slice, slice], chosen: Mask) -> NDArray[np.float64]:
+    def middle(
+        self, window: tuple[slice, slice], rows: NDArray[np.intp], columns: NDArray[np.intp]
+    ) -> NDArray[np.float64]:
         """Return (3,) the middle of a region's pixels in the optical frame; NaN if unknown.
 
         Without intrinsics x and y are 0: then only distances are known, not directions.
+
+        Args:
+            window: rows and columns of the working image that hold the region.
+            rows: (N,) of the pixels, in that window.
+            columns: (N,) of them, there.
         """
         unknown = np.full(3, np.nan)
         if self._depth is None:
             return unknown
-        depth = self._depth[window][chosen]
-        known = np.isfinite(depth)
-        if known.sum() < 5:
+        depth = self._depth[window][rows, columns]
+        depth = depth[np.isfinite(depth)]
+        if len(depth) < 5:
             return unknown
-        z = float(np.median(depth[known]))
+        z = float(median(depth))
         k = self._frame.intrinsics
         if k is None:
             return np.array([0.0, 0.0, z])
-        rows, columns = np.nonzero(chosen)
-        column = (columns.mean() + window[1].start) * self._step + (self._step - 1) / 2
-        row = (rows.mean() + window[0].start) * self._step + (self._step - 1) / 2
+        column = (mean_of(columns) + window[1].start) * self._step + (self._step - 1) / 2
+        row = (mean_of(rows) + window[0].start) * self._step + (self._step - 1) / 2
         return np.array([(column - k.cx) / k.fx * z, (row - k.cy) / k.fy * z, z])

@@ -1,7 +1,7 @@
 """Measure a region's outline and, with depth, the body behind it, and tell balls from boxes.
 
 Outlines are in pixels of the working image. Bodies are in metres: heights above the plane they
-stand on, and places seen from above. Imports `tabletop`, NumPy and OpenCV.
+stand on, and places seen from above. Imports `quantiles`, NumPy and OpenCV.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.reasoning.attributes.fragments import level
-from segzero_ros.reasoning.attributes.tabletop import Values
+from segzero_ros.quantiles import quantile
+from segzero_ros.reasoning.attributes.fragments import inwards, level, mean_of, Values
 from segzero_ros.types import Mask
 
 _SLICES = 5
@@ -131,7 +131,8 @@ class Shape:
 
 def up(value: float, low: float, high: float) -> float:
     """Return 0 below `low`, 1 above `high`, and a straight line between."""
-    return min(max((value - low) / (high - low), 0.0), 1.0)
+    share = (value - low) / (high - low)
+    return 0.0 if share < 0.0 else 1.0 if share > 1.0 else share
 
 
 def down(value: float, low: float, high: float) -> float:
@@ -297,9 +298,9 @@ def measure_outline(mask: Mask) -> Outline:
     hull_area = float(cv2.contourArea(hull)) + 0.5 * perimeter + 1.0
     _, sides, _ = cv2.minAreaRect(hull)
     long, short = max(sides) + 1.0, min(sides) + 1.0
-    rows, columns = picture.any(axis=1), picture.any(axis=0)
-    height, width = int(rows.sum()), int(columns.sum())
-    spans = picture[rows].sum(axis=1).astype(np.float64)
+    spans = picture.sum(axis=1, dtype=np.intp)
+    spans = spans[spans > 0]
+    height, width = len(spans), int(np.count_nonzero(picture.any(axis=0)))
     third, quarter = max(height // 3, 1), max(height // 4, 1)
     return Outline(
         elongation=long / short,
@@ -308,8 +309,8 @@ def measure_outline(mask: Mask) -> Outline:
         circularity=min(4 * np.pi * hull_area / (perimeter + 4.0) ** 2, 1.0),
         ellipse=_ellipse(picture),
         upright=height / max(width, 1),
-        taper=float(spans[:third].mean() / max(spans[-third:].mean(), 1.0)),
-        waist=float(spans[:quarter].mean() / max(spans.max(), 1.0)),
+        taper=mean_of(spans[:third]) / max(mean_of(spans[-third:]), 1.0),
+        waist=mean_of(spans[:quarter]) / max(int(spans.max()), 1),
     )
 
 
@@ -331,11 +332,12 @@ def measure_body(places: Values, heights: Values, inner: Mask) -> Body:
         heights: (N,) metres of its pixels above the plane.
         inner: (N,) pixels away from the region's border, where depth is surely its own.
     """
-    chosen = inner if inner.sum() >= 20 else np.ones(len(heights), np.bool_)
-    height = max(float(np.percentile(heights, 97)), 1e-3)
-    seen, levels = np.ascontiguousarray(places[chosen]), heights[chosen]
-    _, sides, _ = cv2.minAreaRect(seen)
-    area = max(float(cv2.contourArea(cv2.convexHull(seen))), 1e-8)
+    chosen = inner if np.count_nonzero(inner) >= 20 else np.ones(len(heights), np.bool_)
+    height = max(float(quantile(heights, 0.97)), 1e-3)
+    seen, levels = places.compress(chosen, axis=0), heights[chosen]
+    hull = cv2.convexHull(seen)
+    _, sides, _ = cv2.minAreaRect(hull)
+    area = max(float(cv2.contourArea(hull)), 1e-8)
     across, share = seen[:, 0], levels / height
     widths = [_width_at(across, share, index) for index in range(1, _SLICES)]
     widest = max(*widths, 1e-6)
@@ -347,7 +349,7 @@ def measure_body(places: Values, heights: Values, inner: Mask) -> Body:
         width=max(min(sides), 1e-3),
         fill=area / max(sides[0] * sides[1], 1e-8),
         widths=tuple(width / widest if width else 1.0 for width in widths),
-        top_share=float(top.mean()),
+        top_share=mean_of(top),
         top_fill=top_fill,
         top_area=top_area / area,
         top_length=max(top_sides),
@@ -367,20 +369,14 @@ def _top(
     places: Values, heights: Values, top: Mask, height: float
 ) -> tuple[float, float, tuple[float, float], float]:
     """Return fill, area and sides of the uppermost level, and how hollow it is."""
-    if top.sum() < 5:
+    if np.count_nonzero(top) < 5:
         return 0.0, 0.0, (0.0, 0.0), 0.0
-    points = np.ascontiguousarray(places[top])
-    hull = cv2.convexHull(points)[:, 0]
+    hull = np.asarray(cv2.convexHull(places.compress(top, axis=0))[:, 0], np.float32)
     area = float(cv2.contourArea(hull))
-    _, sides, _ = cv2.minAreaRect(points)
+    _, sides, _ = cv2.minAreaRect(hull)
     fill = area / max(sides[0] * sides[1], 1e-8)
-    along = np.roll(hull, -1, axis=0) - hull
-    length = np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)
     some = slice(None, None, max(1, len(places) // 400))
-    offset = places[some, None] - hull[None]
-    across = (along[:, 0] * offset[..., 1] - along[:, 1] * offset[..., 0]) / length
-    turn = float(np.sign(cv2.contourArea(hull, oriented=True))) or 1.0
-    inside = (turn * across).min(axis=1) > 0.004
+    inside = inwards(hull, places[some]).min(axis=0) > 0.004
     deep = heights[some] < height - max(0.25 * height, 0.004)
-    hollow = float(deep[inside].mean()) if inside.sum() > 4 else 0.0
+    hollow = mean_of(deep[inside]) if np.count_nonzero(inside) > 4 else 0.0
     return fill, area, (float(sides[0]), float(sides[1])), hollow

@@ -23,6 +23,7 @@ from segzero_ros.reasoning.attributes.fragments import (
     means,
     Meetings,
     meetings,
+    parts_of,
     without_slivers,
 )
 from segzero_ros.reasoning.attributes.tabletop import Support, Values
@@ -54,20 +55,21 @@ def standing_things(support: Support, lab: Bytes) -> Labels:
     sizes = np.bincount(pieces.ravel(), minlength=count + 1).astype(np.float64)
     sizes[0] = 0
     _join_alike(groups, met, gaps, means(pieces, lab, count), sizes)
-    room = _is_room(groups.all()[pieces], count + 1)
+    room = _is_room(groups.all(), pieces)
     _join_bodies(groups, met, gaps, sizes, pieces, lab, support, room)
     numbers = groups.all()
     # Bodies that were joined may reach further than their pieces did.
-    room |= _is_room(numbers[pieces], count + 1)
-    numbers[room[numbers]] = 0
-    return without_slivers(compact(numbers[pieces].astype(np.int32)))
+    room |= _is_room(numbers, pieces)
+    # Numbered among the pieces that have pixels, before every pixel gets its thing's number.
+    numbers[room[numbers] | (sizes == 0)] = 0
+    return without_slivers(compact(numbers.astype(np.int32)).take(pieces))
 
 
 def _large_parts(mask: Mask) -> Mask:
-    _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    keep = stats[:, cv2.CC_STAT_AREA] >= max(12, 0.0003 * mask.size)
+    parts, area = parts_of(mask.astype(np.uint8), 4)
+    keep = area >= max(12, 0.0003 * mask.size)
     keep[0] = False
-    return np.asarray(keep[parts])
+    return keep.take(parts)
 
 
 def _edges(support: Support, lab: Bytes, inside: Mask) -> Bytes:
@@ -88,8 +90,9 @@ def _gaps(near: Values) -> dict[int, tuple[Values, ...]]:
     the same place, and what the surfaces' own slope explains is taken off.
     """
     found: dict[int, tuple[Values, ...]] = {}
+    padded = cv2.copyMakeBorder(near, 2, 2, 2, 2, cv2.BORDER_REPLICATE)
     for axis in (0, 1):
-        z = np.pad(near if axis == 1 else near.T, ((0, 0), (2, 2)), mode='edge')
+        z = padded[:, 2:-2].T if axis == 0 else padded[2:-2]
         left, right = z[:, 1:-4], z[:, 4:-1]
         slope = 0.5 * (np.abs(left - z[:, :-5]) + np.abs(z[:, 5:] - right))
         gap = (np.abs(right - left) - 3 * slope > _GAP * left).astype(np.float32)
@@ -124,12 +127,13 @@ def _join_alike(groups: Groups, met: Meetings, gaps: Array, lab: Array, sizes: A
             groups.join(int(met.first[index]), int(met.second[index]))
 
 
-def _is_room(labels: NDArray[np.intp], count: int) -> Mask:
+def _is_room(groups: NDArray[np.intp], pieces: Labels) -> Mask:
     """Return for each group whether it is a wall or the like: it goes on beyond the picture."""
-    height, width = labels.shape
-    top = np.bincount(labels[0], minlength=count) > 0.25 * width
-    left = np.bincount(labels[:, 0], minlength=count) > 0.02 * height
-    right = np.bincount(labels[:, -1], minlength=count) > 0.02 * height
+    height, width = pieces.shape
+    count = len(groups)
+    top = np.bincount(groups[pieces[0]], minlength=count) > 0.25 * width
+    left = np.bincount(groups[pieces[:, 0]], minlength=count) > 0.02 * height
+    right = np.bincount(groups[pieces[:, -1]], minlength=count) > 0.02 * height
     room = top | (left & right)
     room[0] = True
     return np.asarray(room)

@@ -3,19 +3,20 @@
 Works on every k-th pixel, so that a frame
 of any size costs about as much. A plane in space is a plane in inverse depth over the pixels
 (1/z = a·x + b·y + c), so it is fitted there, where stereo and time-of-flight noise is even.
-Imports `types`, NumPy and OpenCV.
+Imports `types`, `quantiles`, NumPy and OpenCV.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 import math
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.quantiles import median
 from segzero_ros.types import DepthImage, Frame, Intrinsics, Mask
 
 Array = NDArray[np.float64]
@@ -40,6 +41,7 @@ class Support:
     Attributes:
         step: source pixels per working pixel; working (x, y) is source (step·x, step·y) and on.
         heights: (h, w) metres above the plane; 0 where depth is unknown.
+        smooth: (h, w) their medians over 5 × 5 pixels.
         near: (h, w) metres, the nearest depth of each working pixel, without holes.
         noise: (h, w) metres, standard deviation of heights as seen on the plane itself.
         normal: (3,) unit, from the plane towards the camera, in the optical frame.
@@ -49,6 +51,7 @@ class Support:
 
     step: int
     heights: Values
+    smooth: Values
     near: Values
     noise: Values
     normal: Array
@@ -58,8 +61,7 @@ class Support:
     @cached_property
     def standing(self) -> Mask:
         """(h, w) what is above the plane by more than noise."""
-        smooth = cv2.medianBlur(self.heights, 5)
-        above = (smooth > np.maximum(0.0015, 3.2 * self.noise)) | (
+        above = (self.smooth > np.maximum(0.0015, 3.2 * self.noise)) | (
             self.heights > np.maximum(0.012, 8.0 * self.noise)
         )
         return np.asarray(above)
@@ -70,6 +72,11 @@ class Support:
         across = np.array([1.0, 0.0, 0.0]) - self.normal[0] * self.normal
         across /= np.linalg.norm(across)
         return np.stack([across, np.cross(self.normal, across)])
+
+    @cached_property
+    def places(self) -> Values:
+        """(h, w, 2) metres of each working pixel along the two axes, as `plan` gives them."""
+        return np.stack(self.plan(), axis=-1)
 
     def plan(self) -> tuple[Values, Values]:
         """Return each working pixel's (h, w) metres along the two axes, seen from above."""
@@ -117,9 +124,9 @@ def find_support(frame: Frame) -> Support | None:
     ratio = np.asarray(expected / np.maximum(smooth, 1e-6), np.float32)
     heights = np.float32(distance) * (1 - ratio)
     depth = np.asarray(1.0 / np.maximum(_filled(nearest, known, expected), 1e-6), np.float32)
-    return Support(
-        step, heights, depth, _noise(heights, depth), -scaled * distance, distance, intrinsics
-    )
+    steady = np.asarray(cv2.medianBlur(heights, 5), np.float32)
+    noise = _noise(steady, depth)
+    return Support(step, heights, steady, depth, noise, -scaled * distance, distance, intrinsics)
 
 
 def _inverse_depth(depth: DepthImage, step: int) -> tuple[Values, Values, Mask]:
@@ -136,10 +143,12 @@ def _inverse_depth(depth: DepthImage, step: int) -> tuple[Values, Values, Mask]:
         for column in offsets
     ])  # fmt: skip
     known = np.isfinite(blocks) & (blocks > 0)
-    inverse = np.divide(np.float32(1), blocks, out=np.zeros_like(blocks), where=known)
-    count = known.sum(axis=0)
+    with np.errstate(divide='ignore'):
+        inverse = np.float32(1) / blocks
+    np.copyto(inverse, 0, where=~known)
+    count = known.sum(axis=0, dtype=np.uint8)
     mean = inverse.sum(axis=0) / np.maximum(count, 1).astype(np.float32)
-    return inverse.max(axis=0), mean, count > 0
+    return reduce(np.maximum, inverse), mean, count > 0
 
 
 def _working_intrinsics(frame: Frame, step: int, height: int, width: int) -> Intrinsics:
@@ -155,20 +164,26 @@ def _working_intrinsics(frame: Frame, step: int, height: int, width: int) -> Int
 
 
 def _metric(plane: Array, k: Intrinsics) -> Array:
-    """Return the vector n with n · point = 1 for points of the plane, in metres."""
-    a, b, c = plane
-    return np.array([a * k.fx, b * k.fy, a * k.cx + b * k.cy + c])
+    """Return the vector n with n · point = 1 for points of the plane, in metres.
+
+    Args:
+        plane: (3,) or (N, 3), as `_fit` returns it.
+        k: intrinsics of the working image.
+    """
+    a, b, c = plane.T
+    return np.stack([a * k.fx, b * k.fy, a * k.cx + b * k.cy + c], axis=-1)
 
 
 def _fit(inverse: Values, usable: Mask, k: Intrinsics) -> Array | None:
     """Return (a, b, c) of the plane under things, found by random sampling from a fixed seed."""
-    rows, columns = np.nonzero(usable)
-    if len(rows) < 100:
+    pixels = np.flatnonzero(usable)
+    if len(pixels) < 100:
         return None
     rng = np.random.default_rng(0)
-    chosen = rng.choice(len(rows), min(_SAMPLES, len(rows)), replace=False)
-    x, y = columns[chosen].astype(np.float64), rows[chosen].astype(np.float64)
-    values = inverse[rows[chosen], columns[chosen]].astype(np.float64)
+    chosen = rng.choice(len(pixels), min(_SAMPLES, len(pixels)), replace=False)
+    rows, columns = np.divmod(pixels[chosen], usable.shape[1])
+    x, y = columns.astype(np.float64), rows.astype(np.float64)
+    values = inverse[rows, columns].astype(np.float64)
     planes = _hypotheses(rng, x, y, values, 0.002 * usable.size)
     for tolerance in _INLIERS:
         plane = _best_plane(planes, x, y, values, k, tolerance)
@@ -185,10 +200,10 @@ def _best_plane(
     few = slice(0, _RANKING)
     expected = planes[:, :1] * x[few] + planes[:, 1:2] * y[few] + planes[:, 2:]
     inliers = (np.abs(expected - values[few]) < tolerance * values[few]).sum(axis=1)
-    scaled = np.stack([_metric(plane, k) for plane in planes])
+    scaled = _metric(planes, k)
     facing_up = scaled[:, 1] / np.maximum(np.linalg.norm(scaled, axis=1), 1e-9)
     # Things stand on what rises towards the bottom of the picture; a wall is only the next best.
-    weights = np.select([facing_up > 0.25, facing_up > -0.1], [1.5, 1.0], 0.2)
+    weights = np.where(facing_up > 0.25, 1.5, np.where(facing_up > -0.1, 1.0, 0.2))
     plane = planes[int((inliers * weights).argmax())]
     for share in (1.0, 0.7, 0.5):
         close = (
@@ -224,12 +239,11 @@ def _filled(nearest: Values, known: Mask, expected: Values) -> Values:
     return np.asarray(cv2.medianBlur(filled.astype(np.float32), 3))
 
 
-def _noise(heights: Values, depth: Values) -> Values:
-    """Return the heights' spread on the plane; it grows with the square of the depth."""
-    smooth = cv2.medianBlur(heights, 5)
-    square = depth * depth
-    on_plane = np.abs(smooth) < 0.0125 * np.maximum(square, 0.8)
-    if not on_plane.any():
-        return np.zeros_like(heights)
-    spread = 1.4826 * float(np.median(np.abs(smooth[on_plane]) / square[on_plane]))
+def _noise(smooth: Values, depth: Values) -> Values:
+    """Return the spread of smooth heights on the plane; it grows with the depth's square."""
+    away, square = np.abs(smooth), depth * depth
+    on_plane = np.flatnonzero(away < 0.0125 * np.maximum(square, 0.8))
+    if not len(on_plane):
+        return np.zeros_like(smooth)
+    spread = 1.4826 * float(median(away.take(on_plane) / square.take(on_plane)))
     return np.asarray(np.float32(spread) * square)
