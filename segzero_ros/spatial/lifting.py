@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 import math
 
-import numpy as np
-
 from segzero_ros.quantiles import quantile
 from segzero_ros.types import Frame, Intrinsics, Mask, Pose3D, PoseStatus, Segment
 
