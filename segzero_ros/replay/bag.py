@@ -42,7 +42,6 @@ from segzero_ros.replay.storage.base import (
     Source,
     span_of,
     StorageFile,
-    StoredEntry,
 )
 from segzero_ros.replay.storage.qos import usual_qos
 
@@ -202,7 +201,8 @@ class BagReader:
         self.remarks: list[str] = []
         self._salvage = salvage
         self._causes: list[str] = []
-        self._lost: set[tuple[int, int, int]] = set()
+        # By file and channel, when messages came that are none of their type.
+        self._lost: dict[tuple[int, int], set[int]] = {}
         self._definitions = Definitions()
         self._unpacked: TemporaryDirectory[str] | None = None
         self._files: list[StorageFile] = []
@@ -251,7 +251,10 @@ class BagReader:
     def counts(self) -> dict[str, int]:
         """How many messages of each topic can be read, as far as is known now."""
         return {
-            name: sum(self._files[file].counts[channel] for file, channel in topic.channels)
+            name: sum(
+                self._files[file].counts[channel] - len(self._lost.get((file, channel), ()))
+                for file, channel in topic.channels
+            )
             for name, topic in self._topics.items()
         }
 
@@ -303,30 +306,23 @@ class BagReader:
                 if holder == number and (topics is None or name in topics)
             }
             if wanted and file.span_ns is not None:
-                begin = partial(self._messages_of, file, wanted)
+                begin = partial(self._messages_of, number, wanted)
                 sources.append(Source(file.span_ns[0], begin))
         yield from merged(sources)
 
-    def _messages_of(self, file: StorageFile, topics: dict[int, str]) -> Iterator[BagMessage]:
-        for entry in file.messages(topics.keys()):
+    def _messages_of(self, number: int, topics: dict[int, str]) -> Iterator[BagMessage]:
+        for entry in self._files[number].messages(topics.keys()):
             topic = topics[entry.channel]
             interface = self._topics[topic].interface
             try:
                 data = _as_cdr(entry.data, interface)
             except DAMAGES as error:
-                self._lose(
-                    file, entry, f'a message on {topic} is no whole {interface.type}: {error}'
-                )
+                lost = self._lost.setdefault((number, entry.channel), set())
+                if entry.stamp_ns not in lost:
+                    lost.add(entry.stamp_ns)
+                    self._report(f'a message on {topic} is no whole {interface.type}: {error}')
                 continue
             yield BagMessage(topic, interface.type, data, entry.stamp_ns)
-
-    def _lose(self, file: StorageFile, entry: StoredEntry, cause: str) -> None:
-        """Report a message that cannot be read, once for all readings."""
-        key = id(file), entry.channel, entry.stamp_ns
-        if key not in self._lost:
-            self._lost.add(key)
-            file.counts[entry.channel] -= 1
-            self._report(cause)
 
     def _open(self, found: BagFiles) -> None:
         for path in found.paths:

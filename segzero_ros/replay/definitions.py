@@ -132,12 +132,23 @@ class Definitions:
         if channel.definition and channel.schema_encoding not in ('', 'unknown'):
             try:
                 store = self._embedded(channel)
-                return Interface(name, store, False, layout_of(store, name))
             except DAMAGES:
                 if name not in _STABLE:
                     raise
+            else:
+                lacking = self._lacking(store, name)
+                if lacking:
+                    raise Unreadable(f'its {name} has no field {lacking[0]!r}')
+                return Interface(name, store, False, layout_of(store, name))
         store = self.require(name)
         return Interface(name, store, False, layout_of(store, name))
+
+    def _lacking(self, store: Typestore, name: str) -> list[str]:
+        """Return the fields that a camera's type has to have, and has not."""
+        if name not in _STABLE:
+            return []
+        known = {field for field, _ in store.fielddefs[name][1]}
+        return [field for field, _ in self.require(name).fielddefs[name][1] if field not in known]
 
     def _of_ros1(self, channel: Channel) -> Interface:
         name = channel.type

@@ -192,6 +192,13 @@ def test_a_part_of_a_type_that_others_define_otherwise_is_left_out(parameters, t
     assert any('std_msgs/msg/Header has other fields' in remark for remark in remarks)
 
 
+def test_an_image_without_pixels_by_its_definition_is_no_camera(tmp_path):
+    other = Channel(definition=b'std_msgs/Header header\nuint8[] bytes\n')
+    path = write_mcap(tmp_path / 'bag.mcap', [(COLOUR, other)], [Message(COLOUR, START, CDR)])
+    with BagReader(path) as bag, pytest.raises(NoTopic, match="Image has no field 'height'"):
+        find_topics(bag)
+
+
 def test_a_camera_with_an_unknown_definition_is_read_by_ours(parameters, tmp_path):
     for number, camera in enumerate((Channel(), Channel(schema_encoding='unknown'))):
         path = tmp_path / f'{number}.mcap'

@@ -56,8 +56,16 @@ class Rosbag1File:
         """Close the file."""
         self._reader.close()
 
-    def messages(self, channels: Set[int], since_ns: int = 0) -> Iterator[StoredEntry]:
+    def messages(self, channels: Set[int]) -> Iterator[StoredEntry]:
         """Give the messages of some channels in the order in which they were received."""
+        read: Counter[int] = Counter()
+        for entry in self._entries(channels, 0):
+            read[entry.channel] += 1
+            yield entry
+        if not self._is_whole:
+            self.counts.update({key: read[key] - self.counts[key] for key in channels})
+
+    def _entries(self, channels: Set[int], since_ns: int) -> Iterator[StoredEntry]:
         last_ns = since_ns - 1
         connections = [entry for entry in self._reader.connections if entry.id in channels]
         if not connections:
@@ -76,7 +84,7 @@ class Rosbag1File:
                 whole.close()
                 self._take_channels()
                 # What its index did not lead to, a walk may find.
-                yield from self.messages(channels, last_ns + 1)
+                yield from self._entries(channels, last_ns + 1)
                 return
             if found is None:
                 return
