@@ -62,7 +62,7 @@ class CocoJson:
         """Yield the samples of ascending indices."""
         for index in indices:
             question = self._questions[index]
-            name = str(question.image['file_name'])
+            name = question.image['file_name']
             path = self._folder / name
             try:
                 data = path.read_bytes()
@@ -87,7 +87,9 @@ class _Unclear(Exception):
 
 def _questions(content: dict[str, Any]) -> list[_Question]:
     # Some programs write the same number as text in one place and as a number in another.
-    images = {str(one['id']): one for one in content['images']}
+    images = {
+        str(one['id']): {**one, 'file_name': str(one['file_name'])} for one in content['images']
+    }
     categories = {str(one['id']): str(one['name']) for one in content.get('categories') or ()}
     found: dict[tuple[str, str], _Question] = {}
     annotations = content['annotations']

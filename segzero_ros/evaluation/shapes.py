@@ -43,8 +43,8 @@ def draw_shapes(shapes: list[dict[str, Any]], height: int, width: int) -> NDArra
         ValueError: shapes are there, but nothing of the picture is marked by them.
     """
     kept = [shape for shape in shapes if not is_flag(shape['label'])]
-    masks = [mask_of(shape, height, width) for shape in kept]
-    areas = [int(mask.sum()) for mask in masks]
+    # Drawn twice rather than kept: a large picture may have hundreds of shapes.
+    areas = [int(mask_of(shape, height, width).sum()) for shape in kept]
     meant = [
         bool(area)
         for area, shape in zip(areas, kept, strict=True)
@@ -55,7 +55,8 @@ def draw_shapes(shapes: list[dict[str, Any]], height: int, width: int) -> NDArra
     values = np.zeros((height, width), np.uint8)
     # The very order of the published code, also among equal areas.
     for index in np.argsort(areas)[::-1].tolist() if areas else ():
-        values[masks[index]] = IGNORE if is_ignored(kept[index]['label']) else TARGET
+        value = IGNORE if is_ignored(kept[index]['label']) else TARGET
+        values[mask_of(kept[index], height, width)] = value
     return values
 
 

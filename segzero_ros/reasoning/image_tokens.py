@@ -24,8 +24,10 @@ Count = Callable[[RgbImage, str], Awaitable[int | None]]
 Tokens = Callable[[Size], int]
 
 # Sides of square images that are compared with the one in question: servers that enlarge small
-# images or shrink large ones leave some of these as they are.
-_PROBED = (560, 112, 280, 1120, 1176)
+# images or shrink large ones leave some of these as they are. Images of about as many tokens are
+# left out: both shrunk, they may differ by just as much as before.
+_PROBED = (560, 280, 112, 1120, 1176)
+_ALIKE = 0.6, 1.6
 # The servers that run the very models that dialects are for, by what they call themselves; others
 # may charge for images as they like.
 _CURES = {
@@ -130,9 +132,9 @@ class ResizeCheck:
 
     async def _costs_what_it_is(self, size: Size, prompt: str, charged: int) -> bool:
         """Return whether a query costs as much more than one with another image as it should."""
-        side = next(one for one in _PROBED if by_area((one, one)) != by_area(size))
-        other = await self._count(plain_image((side, side)), prompt)
-        return other is not None and charged - other == by_area(size) - by_area((side, side))
+        other = _others(size)[0]
+        cost = await self._count(plain_image(other), prompt)
+        return cost is not None and charged - cost == by_area(size) - by_area(other)
 
     async def _measure(self, size: Size, prompt: str, charged: int | None) -> None:
         """Compare images of many sizes, none of which the server can have cached."""
@@ -143,11 +145,11 @@ class ResizeCheck:
             self._say('does not say how many tokens an image was')
             return
         found = {}
-        for side in _PROBED:
-            cost = await self._count(plain_image((side, side)), prompt)
-            if cost is not None and by_area((side, side)) != by_area(size):
-                found[side, side] = cost
-        model = _model_of(found)
+        for other in _others(size):
+            cost = await self._count(plain_image(other), prompt)
+            if cost is not None:
+                found[other] = cost
+        model = _model_of({**found, size: own})
         if model is not None:
             self._compare(size, prompt, own, charged, found, model)
             return
@@ -194,6 +196,17 @@ class ResizeCheck:
             f'{self._server} resizes the image of {size[0]}x{size[1]} pixels again ({seen} tokens '
             f'instead of {tokens}), so every box would be off: {cure} (docs/serving.md).'
         )
+
+
+def _others(size: Size) -> list[Size]:
+    """Return the sizes that one is compared with, the most telling first."""
+    tokens = by_area(size)
+    least, most = (tokens * share for share in _ALIKE)
+    squares = [(side, side) for side in _PROBED]
+    far = [one for one in squares if not least < by_area(one) < most]
+    # Bounds that leave this size alone mostly leave one of its neighbours alone too.
+    near = [(size[0] + step, size[1]) for step in (GRID, -GRID) if size[0] + step > 0]
+    return far + near
 
 
 def plain_image(size: Size) -> RgbImage:

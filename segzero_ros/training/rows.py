@@ -62,21 +62,24 @@ def solution_for(dialect: Dialect, solution: str, size: tuple[int, int] = (SQUAR
             f'The dialect {dialect.name} is trained on {forms[not dialect.grammar.single]}, but '
             f'the data hold {solution[:60]!r}. Choose the dialect that the data were made for.'
         )
-    if size == (dialect.square, dialect.square):
-        return solution
     squash = _Squash(size, dialect.square)
     if tagged:
-        return _ANY_PAIR.sub(
+        squashed = _ANY_PAIR.sub(
             lambda pair: '({},{})'.format(*squash(pair.groups(), solution)), solution
         )
-    try:
-        items = [
-            {key: squash(item[key], solution) for key in ('bbox_2d', 'point_2d')}
-            for item in json.loads(solution)
-        ]
-    except (ValueError, TypeError, KeyError) as error:
-        raise TrainingError(f'The solution {solution[:60]!r} cannot be read: {error!r}') from error
-    return json.dumps(items)
+    else:
+        try:
+            items = [
+                {key: squash(item[key], solution) for key in ('bbox_2d', 'point_2d')}
+                for item in json.loads(solution)
+            ]
+        except (ValueError, TypeError, KeyError) as error:
+            raise TrainingError(
+                f'The solution {solution[:60]!r} cannot be read: {error!r}'
+            ) from error
+        squashed = json.dumps(items)
+    # Published solutions stay as they are, to the last blank.
+    return solution if size == (dialect.square, dialect.square) else squashed
 
 
 def taught_answer(dialect: Dialect, answer: str, size: tuple[int, int]) -> str:
@@ -125,7 +128,7 @@ class _Squash:
         """Return x, y, x, y, … in the square, rounded as published."""
         numbers = [float(value) for value in values]
         inside = (0 <= value <= self._size[at % 2] for at, value in enumerate(numbers))
-        if self._size != (SQUARE, SQUARE) and not all(inside):
+        if not all(inside):
             width, height = self._size
             raise TrainingError(
                 f'{text[:60]!r} lies outside its picture of {width}x{height} pixels, so nobody '

@@ -230,6 +230,7 @@ def test_grey_and_transparent_pictures_become_rgb():
         ('nowhere', None, 'no file, no folder'),
         ('a.json', '{"images": []}', 'annotations'),
         ('a.json', '{"images": [], "annotations": []}', 'no annotations'),
+        ('a.json', '{"images": [{"id": 1}], "annotations": []}', 'file_name'),
         ('a.parquet', 'PAR?', 'parquet'),
     ],
 )

@@ -283,6 +283,13 @@ class TestRows:
         row = open_rows(str(path), dialect_named('vision_reasoner'), 0).read(0)
         assert row.solution == solution
 
+    def test_a_squashed_picture_with_the_numbers_of_the_large_one_is_refused(self, tmp_path):
+        solution = '[{"bbox_2d": [10, 20, 1200, 830], "point_2d": [30, 40]}]'
+        picture = self.marked(10, 20, 800, 830, 840, 840)
+        path = self.table(tmp_path, picture, solution, (1280, 960))
+        with pytest.raises(TrainingError, match='outside its picture of 840x840 pixels'):
+            open_rows(str(path), dialect_named('vision_reasoner'), 0).read(0)
+
     @pytest.mark.parametrize(
         ('solution', 'size', 'reason'),
         [
