@@ -81,7 +81,8 @@ class ResizeCheck:
             owner: what the server calls itself, such as `vllm`; '' where it does not say.
             count: asks it.
         """
-        self._shifts = dialect.frame == 'pixels'
+        # The small reasoner's own processor makes one size of every image.
+        self._shifts = dialect.frame == 'pixels' and not dialect.mark_cell
         self._template = len(dialect.prompt('').encode())
         self._server = server
         self._owner = owner

@@ -223,6 +223,7 @@ class TransformersReasoner:
         inputs = self._processor(text=[self._chat(query)], images=[image], return_tensors='pt').to(
             self._device
         )
+        self._refuse_resized(inputs['image_grid_thw'], frame)
         with between_modules(self._model, answer.check):
             self._model.generate(
                 **inputs,
@@ -250,8 +251,22 @@ class TransformersReasoner:
             images=[self._pixels(frame).permute(2, 0, 1)], return_tensors='pt'
         ).to(self._device)
         grid = processed['image_grid_thw']
+        self._refuse_resized(grid, frame)
         seen = self._model.get_image_features(processed['pixel_values'], grid, return_dict=True)
         return torch.cat(seen.pooler_output), grid
+
+    def _refuse_resized(self, grid: torch.Tensor, frame: Frame) -> None:
+        """Raise ReasonerUnavailable where the checkpoint's processor made another size of it."""
+        side = self._processor.image_processor.patch_size
+        rows, columns = (int(patches) * side for patches in grid[0, 1:])
+        width, height = self._dialect.image_size(frame.width, frame.height)
+        if (columns, rows) != (width, height):
+            raise ReasonerUnavailable(
+                f'The image processor of {self.name} resizes the image of {width}x{height} pixels '
+                f'again, to {columns}x{rows}, so every box would be off: set its min_pixels to '
+                '3136 and its max_pixels to 1003520 (preprocessor_config.json or '
+                'processor_config.json beside the weights).'
+            )
 
     def _pixels(self, frame: Frame) -> torch.Tensor:
         """Return the image as the model sees it, (h, w, 3) uint8; the same on any device."""
