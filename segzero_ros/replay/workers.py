@@ -31,6 +31,8 @@ from segzero_ros.types import Answer, Frame, Query, SegZeroError, Timing
 _LIGHT = {'reasoner': 'attributes', 'segmenter': 'grabcut'}
 # More processes than this wait for the bag to be read and written.
 _MOST = 8
+# One process keeps so many processors busy: it answers, draws overlays and writes the bag at once.
+_BUSY_ALONE = 2
 # Starting a process costs about as much as answering so many queries.
 _WORTH_STARTING = 40
 
@@ -111,7 +113,8 @@ def count_workers(parameters: Mapping[str, Any], wanted: int, expected: int) -> 
         )
     if wanted or heavy:
         return max(wanted, 1)
-    return max(1, min(len(os.sched_getaffinity(0)), _MOST, 1 + expected // _WORTH_STARTING))
+    idle = len(os.sched_getaffinity(0)) - _BUSY_ALONE
+    return 1 + max(0, min(idle, _MOST - 1, expected // _WORTH_STARTING))
 
 
 class WorkerPool:

@@ -174,17 +174,24 @@ if __name__ == '__main__':
 
 
 @pytest.mark.parametrize(
-    ('changed', 'wanted', 'expected', 'count'),
+    ('changed', 'wanted', 'expected', 'processors', 'count'),
     [
-        ({}, 3, 1, 3),
-        ({}, 1, 1000, 1),
-        ({}, 0, 39, 1),
-        ({}, 0, 10_000, min(len(os.sched_getaffinity(0)), 8)),
-        ({'reasoner': 'transformers'}, 0, 10_000, 1),
-        ({'segmenter': 'sam2'}, 1, 10_000, 1),
+        ({}, 3, 1, 2, 3),
+        ({}, 1, 1000, 16, 1),
+        ({}, 0, 39, 16, 1),
+        ({}, 0, 80, 16, 3),
+        ({}, 0, 10_000, 1, 1),
+        ({}, 0, 10_000, 2, 1),
+        ({}, 0, 10_000, 4, 3),
+        ({}, 0, 10_000, 64, 8),
+        ({'reasoner': 'transformers'}, 0, 10_000, 16, 1),
+        ({'segmenter': 'sam2'}, 1, 10_000, 16, 1),
     ],
 )
-def test_as_many_processes_answer_as_pay(parameters, changed, wanted, expected, count):
+def test_as_many_processes_answer_as_pay(
+    parameters, changed, wanted, expected, processors, count, monkeypatch
+):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(processors)))
     assert count_workers({**parameters, **changed}, wanted, expected) == count
 
 
