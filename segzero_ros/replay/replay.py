@@ -33,7 +33,7 @@ from segzero_ros.replay.workers import count_workers, WorkerPool
 from segzero_ros.types import SegZeroError
 
 # Raise it when the same bag and models give other bytes, so that no old half is continued.
-_FORMAT = 2
+_FORMAT = 3
 OUTPUTS = ('bag', 'originals', 'overlays', 'video', 'report')
 
 

@@ -6,7 +6,8 @@ thread.
 An image's *own* depth is the depth image that is nearest to it and to which it is the nearest
 image, if their stamps are about as near as those of other such pairs: two streams that are
 triggered together have a constant offset, zero mostly, and of a faster stream only some frames
-have a partner. It is known as soon as nothing nearer can come, judged by the streams' periods.
+have a partner. Of streams that run freely the offset drifts; see `FrameStore._find_pair`. It is
+known as soon as nothing nearer can come, judged by the streams' periods.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ INFOS = 8
 # they may be, as a share of the shorter period.
 PAIRS = 30
 JITTER = 1 / 6
+# So many pairs in a row that are further apart are no lost frames: the streams run freely.
+DRIFTED_PAIRS = 4
 # Frames over which the camera's rate is averaged, and the silence after which it is 0, in seconds.
 RATE_FRAMES = 30
 RATE_SILENCE = 2.0
@@ -179,12 +182,9 @@ class FrameStore:
             return self._own_pair()
 
     def _own_pair(self) -> Shot | None:
-        newest = self._images.newest
-        if self._paired is None or newest is None:
+        if self._paired is None or self._is_paired_too_long_ago():
             return None
         image, depth = self._paired
-        if newest.time_ns - image.time_ns > DEPTH_ON_ITS_WAY_NS:
-            return None
         if abs(depth.time_ns - image.time_ns) > self.max_offset_ns:
             return None
         return Shot(image, depth, nearest(image.time_ns, self._infos))
@@ -200,14 +200,16 @@ class FrameStore:
         self._drop_depths()
 
     def _find_pair(self) -> None:
+        """Find the newest image with its own depth."""
         paired_ns = self._paired[0].time_ns if self._paired is not None else None
+        further: list[tuple[StoredMessage, StoredMessage]] = []
         for image in reversed(self._images.messages):
             time_ns = image.time_ns
             if paired_ns is not None and time_ns < paired_ns:
-                return
+                break
             if paired_ns == time_ns and not self._offsets.get(time_ns):
                 # Nothing can be nearer.
-                return
+                break
             depth = self._partner(image)
             if depth is None:
                 continue
@@ -216,7 +218,20 @@ class FrameStore:
                 del self._offsets[next(iter(self._offsets))]
             if not offset or offset <= min(self._offsets.values()) + self._jitter():
                 self._paired = image, depth
-                return
+                break
+            further.append((image, depth))
+        # A pair further apart than others is mostly one of triggered streams whose right partner
+        # was lost, and a right pair comes soon. Where none does, the streams run freely and their
+        # offset has drifted away: it is measured anew.
+        if further and (len(further) >= DRIFTED_PAIRS or self._is_paired_too_long_ago()):
+            self._paired = image, depth = further[0]
+            self._offsets = {image.time_ns: abs(depth.time_ns - image.time_ns)}
+
+    def _is_paired_too_long_ago(self) -> bool:
+        newest = self._images.newest
+        if self._paired is None or newest is None:
+            return True
+        return newest.time_ns - self._paired[0].time_ns > DEPTH_ON_ITS_WAY_NS
 
     def _partner(self, image: StoredMessage) -> StoredMessage | None:
         """Return the depth that is nearest to an image and has no nearer one; None if unsure."""

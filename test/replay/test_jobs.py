@@ -144,6 +144,25 @@ def test_a_recorded_query_gets_the_frame_that_the_node_took(depth_late):
     assert all(image == depth for _, image, depth, _ in found)
 
 
+@pytest.mark.parametrize('period', [34 * MS, 66 * MS, 101 * MS])
+def test_a_recorded_query_gets_the_frame_that_the_node_took_of_free_running_streams(period):
+    """Depth whose period is no multiple of the image's, 90 ms late, over some beats."""
+    messages = [message for message in film(300) if message.topic != '/depth']
+    messages += [stamped('/depth', at, 90 * MS) for at in range(0, 300 * FRAME - 90 * MS, period)]
+    asked = [said(f'query {number}', number * 37 * MS + 1) for number in range(20, 250)]
+    store, taken = FrameStore(LIMITS.depth_max_offset_ns), []
+    for message in sorted([*messages, *asked], key=lambda message: message.stamp_ns):
+        if message.topic == '/query':
+            shot = store.shot()
+            taken.append((message.data.decode(), *map(milliseconds, shot[:3])))
+        else:
+            put = {'/image': store.put_image, '/depth': store.put_depth, '/info': store.put_info}
+            put[message.topic](message.data, message.stamp_ns)
+    found = run([*messages, *asked], Plan(recorded=True))
+    assert found == taken
+    assert all(abs(image - depth) <= 17 for _, image, depth, _ in found)
+
+
 def test_a_recording_that_starts_anew_pairs_within_each_round():
     """As of a bag played in a loop while it was recorded: stamps repeat, the clock goes on."""
     messages = [

@@ -189,6 +189,72 @@ def test_unrelated_streams_pair_within_the_allowed_offset() -> None:
     assert given == 1
 
 
+FREE_RUNNING = (
+    (30, 9.9, 120),
+    (20, 9.7, 120),
+    (30, 15.2, 90),
+    (30, 14.9, 60),
+    (15, 14.6, 90),
+    (15, 14, 90),
+    (30, 29.5, 90),
+    (30, 30.5, 90),
+    (29.5, 60, 90),
+    (14.5, 30, 90),
+    (10, 9.5, 90),
+    (25, 12, 90),
+    (30, 8, 90),
+    (15, 7, 90),
+    (30, 29.98, 120),
+)
+
+
+@pytest.mark.parametrize(('colour_hz', 'depth_hz', 'late'), FREE_RUNNING)
+@pytest.mark.parametrize('apart', [0, 13])
+def test_free_running_streams_get_mutually_nearest_pairs(
+    colour_hz: float, depth_hz: float, late: float, apart: float
+) -> None:
+    """The offset drifts over the beat of the two rates; a pair is at most 50 ms apart."""
+    arrivals = Pattern(colour_hz, depth_hz, 10, late, apart=apart).arrivals()
+    images = [stamp for _, what, stamp in arrivals if what == 'image']
+    depths = [stamp for _, what, stamp in arrivals if what == 'depth']
+    store = FrameStore(50 * MS)
+    asking = [(START + round((2000 + k * 7.3) * MS), 'ask', 0) for k in range(750)]
+    newest = asked = mutual = 0
+    ages = []
+    for now, what, stamp in sorted([*arrivals, *asking]):
+        if what == 'image':
+            newest = stamp
+            store.put_image(message(stamp), now)
+        elif what == 'depth':
+            store.put_depth(message(stamp), now)
+        else:
+            asked += 1
+            shot = store.paired_shot()
+            assert shot is None or shot == store.shot()
+            if shot is not None and shot.depth is not None:
+                image, depth = shot.image.time_ns, shot.depth.time_ns
+                apart_ns = abs(depth - image)
+                mutual += apart_ns == min(abs(other - image) for other in depths) and (
+                    apart_ns == min(abs(other - depth) for other in images)
+                )
+                ages.append(newest - image)
+    assert mutual >= 0.95 * asked
+    # Three pairs while a drift is not noticed yet, and then one until what is nearest is known.
+    assert max(ages) <= min(DEPTH_ON_ITS_WAY_NS, (late + 4500 / min(colour_hz, depth_hz)) * MS)
+    assert sorted(ages)[len(ages) // 2] <= (late + 2500 / min(colour_hz, depth_hz)) * MS
+
+
+@pytest.mark.parametrize('dropped', [0.2, 0.3])
+@pytest.mark.parametrize(('colour_hz', 'depth_hz'), [(60, 30), (90, 30), (30, 15), (15, 30)])
+@pytest.mark.parametrize('apart', [0, 2, -2])
+def test_a_triggered_stream_that_loses_frames_keeps_its_own_pairs(
+    colour_hz: float, depth_hz: float, apart: float, dropped: float
+) -> None:
+    """Depth whose image was lost is a neighbour's nearest, and is not taken for its own."""
+    _, own = outcome(Pattern(colour_hz, depth_hz, 10, 130, apart=apart, dropped=dropped))
+    assert own >= 0.95
+
+
 def kept_bytes(store: FrameStore) -> int:
     return sum(len(one.data) for kept in (store._images, store._depths) for one in kept)
 
