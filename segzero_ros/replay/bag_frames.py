@@ -33,9 +33,11 @@ class BagFrames:
 
     def _decode(self, shot: Shot) -> tuple[Frame, str]:
         topics = self._topics
-        no_depth = f'no depth image was recorded on {topics.depth}' if topics.depth else ''
+        no_depth = topics.no_depth
+        if topics.depth:
+            no_depth = f'no depth image was recorded on {topics.depth}'
         where = f'on {topics.camera_info}' if topics.camera_info else 'for the camera'
-        no_info = f'no camera_info was recorded {where}'
+        no_info = topics.no_info or f'no camera_info was recorded {where}'
         return make_frame(
             self._read(topics.image, shot.image),
             lambda: None if shot.depth is None else self._read(topics.depth, shot.depth),

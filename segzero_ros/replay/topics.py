@@ -71,6 +71,8 @@ class Topics:
         camera_info: the intrinsics; empty without any.
         queries: queries that were recorded; empty without any.
         remarks: for a person: what was left out and why, and what may be wrong with the rest.
+        no_depth: why depth that was recorded is left out; empty where none is.
+        no_info: the same of the intrinsics.
     """
 
     image: str
@@ -78,6 +80,8 @@ class Topics:
     camera_info: str = ''
     queries: str = ''
     remarks: tuple[str, ...] = field(default=(), compare=False)
+    no_depth: str = field(default='', compare=False)
+    no_info: str = field(default='', compare=False)
 
     @property
     def camera(self) -> set[str]:
@@ -123,10 +127,19 @@ def find_topics(
     colour = _choose_image(bag, images, image)
     remarks: list[str] = []
     found_depth = _choose_depth(bag, images, colour, depth, remarks)
-    info = _choose_info(bag, images, colour, camera_info, remarks)
+    no_depth = '' if found_depth else _joined(remarks)
+    of_info: list[str] = []
+    info = _choose_info(bag, images, colour, camera_info, of_info)
+    no_info = '' if info else _joined(of_info)
+    remarks += of_info
     if not info:
         remarks.append('There is no camera_info for the camera, so there are no poses.')
-    return Topics(colour.topic, found_depth, info, _choose_queries(bag, queries), tuple(remarks))
+    asked = _choose_queries(bag, queries)
+    return Topics(colour.topic, found_depth, info, asked, tuple(remarks), no_depth, no_info)
+
+
+def _joined(remarks: list[str]) -> str:
+    return '; '.join(remark.rstrip('.') for remark in remarks)
 
 
 def _choose_image(bag: BagReader, images: list[ImageTopic], wanted: str) -> ImageTopic:
@@ -231,6 +244,7 @@ def _choose_info(
     bag: BagReader, images: list[ImageTopic], image: ImageTopic, wanted: str, remarks: list[str]
 ) -> str:
     if wanted == NONE:
+        remarks.append(f'camera_info is left out by --camera-info {NONE}.')
         return ''
     if wanted:
         return _named(bag, wanted, (INFO,), 'camera_info')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,52 @@ def test_depth_that_stops_in_a_bag_is_said(tmp_path: Path) -> None:
 def test_intrinsics_that_were_not_recorded_are_said(tmp_path: Path, topics) -> None:
     found = warnings(recorded(tmp_path / 'bag', 10, info=False), topics)
     assert set(found) == {'There are no poses, for no camera_info was recorded for the camera.'}
+
+
+def test_depth_of_another_size_that_was_left_out_is_said_in_each_answer(tmp_path: Path) -> None:
+    recording = Recording()
+    for number in range(3):
+        frame, at = scene_frame(number % 2), number * 100 * MS
+        assert frame.depth is not None
+        small = replace(frame, image=frame.image[::2, ::2], depth=frame.depth[::2, ::2])
+        recording.info(INFO, frame, at)
+        recording.picture(COLOUR, frame, at)
+        recording.picture(DEPTH, small, at, encoding='16UC1')
+    assert warnings(recording.write(tmp_path / 'bag')) == 3 * [
+        'There are no poses, for /camera/depth is left out: its depth images have 160x120 pixels, '
+        'those of /camera/image 320x240.'
+    ]
+
+
+@pytest.mark.parametrize(
+    ('size', 'options', 'reason'),
+    [
+        (
+            (400, 200),
+            {},
+            '/camera/camera_info is not used for /camera/image: it is for images of 400x200 '
+            'pixels, and these have 320x240; --camera-info /camera/camera_info takes it all the '
+            'same.',
+        ),
+        ((320, 240), {'camera_info': 'none'}, 'camera_info is left out by --camera-info none.'),
+    ],
+)
+def test_intrinsics_that_were_left_out_are_said_in_each_answer(
+    tmp_path: Path, size: tuple[int, int], options: dict[str, str], reason: str
+) -> None:
+    recording = Recording()
+    for number in range(3):
+        frame, at = scene_frame(number % 2), number * 100 * MS
+        assert frame.intrinsics is not None
+        width, height = size
+        other = replace(frame.intrinsics, width=width, height=height)
+        recording.info(INFO, replace(frame, intrinsics=other), at)
+        recording.picture(COLOUR, frame, at)
+        recording.picture(DEPTH, frame, at, encoding='16UC1')
+    path = recording.write(tmp_path / 'bag')
+    with BagReader(path) as bag:
+        topics = find_topics(bag, **options)
+    assert warnings(path, topics) == [f'There are no poses, for {reason}'] * 3
 
 
 def test_a_bag_without_depth_has_nothing_to_say(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_colour_camera_alone_is_not_warned_about() -> None:
             info(),
             {},
             'is 0.100 s older than the image, more than depth_max_offset: it has stopped, comes '
-            'more than 0.5 s late',
+            'more than 0.5 s late, is still on its way, or',
             False,
         ),
         (
