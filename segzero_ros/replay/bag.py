@@ -31,14 +31,17 @@ from segzero_ros.replay.definitions import (
     BagError,
     Definitions,
     Interface,
+    layouts_of,
     UnknownType,
     Unreadable,
 )
 from segzero_ros.replay.storage.bag_files import BagFiles, find_files, open_file, ZSTD_MAGIC
 from segzero_ros.replay.storage.base import (
     Channel,
+    counted,
     DAMAGES,
     merged,
+    reason_of,
     Source,
     span_of,
     StorageFile,
@@ -110,7 +113,7 @@ class BagWriter:
         message_type: str,
         *,
         reliable: bool = True,
-        typestore: Typestore | None = None,
+        interface: Interface | None = None,
         qos: Sequence[Qos] = (),
     ) -> None:
         """Say what a topic carries, before its first message is written.
@@ -119,7 +122,7 @@ class BagWriter:
             topic: its full name.
             message_type: as `sensor_msgs/msg/Image`.
             reliable: whether the publisher offers reliable delivery, and so a player should.
-            typestore: where the type is defined, if not by this installation's interface files.
+            interface: how another bag defines the type; empty for this installation's definition.
             qos: all that its publishers offer, where that is known; else `reliable` counts.
 
         Raises:
@@ -128,15 +131,21 @@ class BagWriter:
         """
         with self._lock:
             try:
-                typestore = typestore or self._definitions.require(message_type)
+                store = interface.typestore if interface else None
+                store = store or self._definitions.require(message_type)
+                text = _own_text(interface, store, message_type)
                 self._connections[topic] = self._writer.add_connection(
                     topic,
                     message_type,
-                    typestore=typestore,
+                    typestore=store,
+                    msgdef=text,
+                    rihs01=store.hash_rihs01(message_type) if text else None,
                     offered_qos_profiles=list(qos) or [usual_qos(reliable=reliable)],
                 )
             except _BROKEN as error:
-                raise BagError(f'The definition of {message_type} is broken: {error}') from error
+                raise BagError(
+                    f'The definition of {message_type} cannot be written: {reason_of(error)}.'
+                ) from error
 
     def write(self, topic: str, message: bytes, stamp_ns: int) -> None:
         """Write a message of a topic that was added.
@@ -201,6 +210,8 @@ class BagReader:
         self.remarks: list[str] = []
         self._salvage = salvage
         self._causes: list[str] = []
+        # What the files do not need: its absence costs nothing.
+        self._lacking = ''
         # By file and channel, when messages came that are none of their type.
         self._lost: dict[tuple[int, int], set[int]] = {}
         self._definitions = Definitions()
@@ -210,6 +221,9 @@ class BagReader:
             raise BagError(f'{path} cannot be read as a bag: there is no such file or folder.')
         try:
             found = find_files(path, self._report)
+            if found.lacking and not salvage:
+                self._report(found.lacking)
+            self._lacking = found.lacking
             self._open(found)
             self._topics = self._choose_channels(found)
         except BaseException:
@@ -233,13 +247,19 @@ class BagReader:
     @property
     def damage(self) -> str:
         """What is wrong with the bag, for a person; empty while nothing is known."""
+        readable = counted(sum(self.counts.values()), 'message')
         if not self._causes:
-            return ''
-        causes = list(dict.fromkeys(self._causes))
-        more = f'; and {len(causes) - _CAUSES} times more' if len(causes) > _CAUSES else ''
+            if not self._lacking:
+                return ''
+            return (
+                f'{self.path}: {self._lacking}; its files are whole, and {readable} can be read.'
+            )
+        causes = list(dict.fromkeys([*filter(None, [self._lacking]), *self._causes]))
+        left = len(causes) - _CAUSES
+        more = f'; and {counted(left, "time")} more' if left > 0 else ''
         return (
             f'{self.path} is damaged ({"; ".join(causes[:_CAUSES])}{more}); '
-            f'{sum(self.counts.values())} messages can be read of it.'
+            f'{readable} can be read of it.'
         )
 
     @property
@@ -280,7 +300,7 @@ class BagReader:
         except DAMAGES as error:
             raise BagError(
                 f'A message on {message.topic} ({len(message.data)} bytes) is no whole '
-                f'{message.type}: {error}'
+                f'{message.type}: {reason_of(error)}'
             ) from error
 
     def interface_of(self, topic: str) -> Interface:
@@ -320,7 +340,9 @@ class BagReader:
                 lost = self._lost.setdefault((number, entry.channel), set())
                 if entry.stamp_ns not in lost:
                     lost.add(entry.stamp_ns)
-                    self._report(f'a message on {topic} is no whole {interface.type}: {error}')
+                    self._report(
+                        f'a message on {topic} is no whole {interface.type}: {reason_of(error)}'
+                    )
                 continue
             yield BagMessage(topic, interface.type, data, entry.stamp_ns)
 
@@ -329,7 +351,7 @@ class BagReader:
             try:
                 self._files.append(open_file(path, self._report, self._folder))
             except DAMAGES as error:
-                self._report(str(error))
+                self._report(reason_of(error))
         if not found.paths:
             raise BagError(f'{self.path} holds no bag: no file in it is MCAP, SQLite or ROS 1.')
         if self._causes and not any(file.counts.total() for file in self._files):
@@ -387,10 +409,31 @@ class BagReader:
             self.remarks.append(
                 f'{name} is left out: {self.left_out[name]}.'
                 if chosen is None
-                else f'{others} messages on {name} are left out: they are of another type, or of '
-                f'another definition of it, than the other {sizes[chosen]}.'
+                else f'{_left_out(others, name)} of another type, or of another definition of it, '
+                f'than the other {sizes[chosen]}.'
             )
         return kinds[chosen] if chosen is not None else None
+
+
+def _left_out(count: int, topic: str) -> str:
+    if count == 1:
+        return f'1 message on {topic} is left out: it is'
+    return f'{count} messages on {topic} are left out: they are'
+
+
+def _own_text(interface: Interface | None, store: Typestore, kind: str) -> str | None:
+    """Return a bag's own definition of a type that has to do with an action.
+
+    Of all others, rosbags makes the text from what it has read.
+    """
+    if all('/msg/' in name for name in layouts_of(store, kind)):
+        return None
+    if interface is None or not interface.definition:
+        raise BagError(
+            f'The definition of {kind} cannot be written: that is possible for a type of an '
+            'action only where the bag has it as ros2msg.'
+        )
+    return interface.definition
 
 
 def _as_cdr(data: bytes, interface: Interface) -> bytes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 import os
 from pathlib import Path
+import re
 from typing import Any, TypeAlias
 
 from rosbags.interfaces import Nodetype
@@ -29,8 +30,7 @@ from segzero_ros.types import SegZeroError
 # As rosbags has them: constants and fields of each type.
 Types: TypeAlias = dict[str, tuple[Any, Any]]
 HEADER = 'std_msgs/msg/Header'
-# What a camera sends and a query is: the same fields in every distribution of ROS 2, so that
-# they are read also where the bag's own definition cannot be.
+# What a camera sends and a query is: the same fields in every distribution of ROS 1 and 2.
 _STABLE = frozenset(
     (
         'sensor_msgs/msg/Image',
@@ -40,6 +40,13 @@ _STABLE = frozenset(
     )
 )
 _IDL_SEPARATOR = '=' * 80 + '\nIDL: '
+_IDL = ('ros2idl', 'omgidl')
+_BYTE_ORDER_MARK = '\ufeff'
+_LINE_END = re.compile(r'[ \t]*(?:\r\n?|\n)')
+# Lines for a preprocessor, as `#include`, also continued ones: rosbags' grammar has none.
+_PREPROCESSOR = re.compile(r'^[ \t]*#(?:.*\\\n)*.*$', re.MULTILINE)
+_PLAIN_STRING = re.compile(r'[\w/][\w/ .:-]*[\w/.:-]|[\w/]')
+_WIDE = re.compile(r'^[ \t]*(wstring|wchar)\b', re.MULTILINE)
 
 
 class BagError(SegZeroError):
@@ -47,9 +54,14 @@ class BagError(SegZeroError):
 
 
 class UnknownType(BagError):
-    """There is no definition of a message type."""
+    """There is no definition of a message type.
+
+    Attributes:
+        name: the type that is not known.
+    """
 
     def __init__(self, name: str, looked_in: list[Path]) -> None:
+        self.name = name
         places = ', '.join(str(path) for path in looked_in)
         super().__init__(
             f'There is no definition of {name}: looked in {places}. '
@@ -70,12 +82,14 @@ class Interface:
         typestore: holds the type and all that it is made of.
         is_ros1: whether the messages are serialized as in ROS 1, and have to be converted.
         layout: equal for two definitions of the type by which the same bytes mean the same.
+        definition: the bag's own text in the language `ros2msg`; empty where it has none.
     """
 
     type: str
     typestore: Typestore
     is_ros1: bool
     layout: tuple[Any, ...]
+    definition: str = ''
 
 
 class Definitions:
@@ -99,7 +113,7 @@ class Definitions:
         """
         if name in self.typestore.fielddefs:
             return self.typestore
-        types = get_types_from_msg(_interface_file(name).read_text(), name)
+        types = _parse_msg(_plain(_interface_file(name).read_text()), name)
         for inner in sorted(_parts(types)):
             self.require(inner)
         self.typestore.register(_with_rosidl_bytes(types))
@@ -114,16 +128,17 @@ class Definitions:
         encoding = channel.message_encoding or ('ros1' if _says_ros1(channel) else 'cdr')
         if encoding not in ('cdr', 'ros1'):
             whose = 'of Foxglove' if channel.type.startswith('foxglove') else 'not of ROS'
-            raise Unreadable(f'its messages ({channel.type or "no type"}, {encoding}) are {whose}')
+            raise Unreadable(
+                f'its messages ({channel.type or "no type"}, {encoding}) are {whose}; '
+                'to have them read, convert them to messages of ROS first (docs/replay.md)'
+            )
         if not is_ros_type(channel.type):
             named = f'{channel.type!r} is no type of ROS' if channel.type else 'it names no type'
             raise Unreadable(named)
         try:
             return self._of_ros1(channel) if encoding == 'ros1' else self._of_ros2(channel)
         except UnknownType as error:
-            raise Unreadable(
-                f'there is no definition of {channel.type}, in the bag or here'
-            ) from error
+            raise Unreadable(_why_unknown(channel, error.name, encoding == 'ros1')) from error
         except DAMAGES as error:
             raise Unreadable(f'its definition of {channel.type} cannot be parsed') from error
 
@@ -132,16 +147,25 @@ class Definitions:
         if channel.definition and channel.schema_encoding not in ('', 'unknown'):
             try:
                 store = self._embedded(channel)
-            except DAMAGES:
-                if name not in _STABLE:
+            except (UnknownType, *DAMAGES):
+                # It may be known here all the same.
+                if not self._is_known(name):
                     raise
             else:
                 lacking = self._lacking(store, name)
                 if lacking:
                     raise Unreadable(f'its {name} has no field {lacking[0]!r}')
-                return Interface(name, store, False, layout_of(store, name))
+                text = _plain(channel.definition) if channel.schema_encoding == 'ros2msg' else ''
+                return Interface(name, store, False, layout_of(store, name), text)
         store = self.require(name)
         return Interface(name, store, False, layout_of(store, name))
+
+    def _is_known(self, name: str) -> bool:
+        try:
+            self.require(name)
+        except UnknownType:
+            return False
+        return True
 
     def _lacking(self, store: Typestore, name: str) -> list[str]:
         """Return the fields that a camera's type has to have, and has not."""
@@ -183,7 +207,7 @@ class Definitions:
                 types[name] = self.require(name).fielddefs[name]
             missing = _parts(types)
         store = get_typestore(Stores.EMPTY)
-        store.register(_with_rosidl_bytes(types))
+        store.register(_with_rosidl_bytes(_with_quotes(types)))
         return store
 
 
@@ -221,17 +245,57 @@ def _says_ros1(channel: Channel) -> bool:
     return channel.schema_encoding == 'ros1msg'
 
 
+def _why_unknown(channel: Channel, unknown: str, is_ros1: bool) -> str:
+    """Return why a channel cannot be read without a type, as the end of a sentence."""
+    part = '' if unknown == channel.type else f' (a part of {channel.type})'
+    package, _, short = unknown.partition('/msg/')
+    cure = f'source the workspace that holds {package}'
+    if is_ros1:
+        return (
+            f'messages of ROS 1 are converted to types of ROS 2, and there is no definition of '
+            f'{unknown}{part} for ROS 2 here; if there is one, {cure}'
+        )
+    other = re.search(rf'\b(enum|union|bitmask|bitset)\s+{short}\b', channel.definition)
+    if other and channel.schema_encoding in _IDL:
+        return f'its {channel.type} has a field of a type that is not supported: {other[0]}'
+    return f'there is no definition of {unknown}{part}, in the bag or here; {cure}'
+
+
+def _plain(text: str) -> str:
+    """Return a definition with the line ends that rosbags' grammars expect."""
+    return _LINE_END.sub('\n', text.removeprefix(_BYTE_ORDER_MARK))
+
+
+def _parse_msg(text: str, name: str) -> Types:
+    wide = _WIDE.search(text)
+    if wide:
+        raise _too_wide(name, wide[1])
+    return dict(get_types_from_msg(text, name))
+
+
+def _too_wide(name: str, kind: str) -> Unreadable:
+    # rosbags can neither read nor write them.
+    return Unreadable(f'its {name} has a field of the type {kind}, which is not supported')
+
+
 def _parse(channel: Channel) -> Types:
+    definition = _plain(channel.definition)
     if channel.schema_encoding in ('ros2msg', 'ros1msg'):
-        return dict(get_types_from_msg(channel.definition, channel.type))
-    if channel.schema_encoding not in ('ros2idl', 'omgidl'):
+        return _parse_msg(definition, channel.type)
+    if channel.schema_encoding not in _IDL:
         raise TypesysError(f'it is written in {channel.schema_encoding!r}')
     types: Types = {}
-    for text in channel.definition.split(_IDL_SEPARATOR):
+    for text in definition.split(_IDL_SEPARATOR):
         # Behind the separator stands the name of the file.
-        idl = text.partition('\n')[2] if _IDL_SEPARATOR in channel.definition else text
+        idl = text.partition('\n')[2] if _IDL_SEPARATOR in definition else text
+        idl = _PREPROCESSOR.sub('', idl)
         if idl.strip():
             types.update(get_types_from_idl(idl))
+    for _, fields in types.values():
+        for _, (sort, what) in fields:
+            inner = what[0] if sort in (Nodetype.ARRAY, Nodetype.SEQUENCE) else (sort, what)
+            if inner[0] == Nodetype.BASE and inner[1][0] in ('wstring', 'wchar'):
+                raise _too_wide(channel.type, inner[1][0])
     return types
 
 
@@ -252,6 +316,25 @@ def _jazzy_with_char() -> Types:
     types = get_typestore(Stores.ROS2_JAZZY).fielddefs
     rosidl = _with_rosidl_bytes(types)
     return {name: rosidl[name] for name in types if rosidl[name] != types[name]}
+
+
+def _with_quotes(types: Types) -> Types:
+    """Return types whose constants can be read again in the text that rosbags makes of them.
+
+    It writes a string as it is, and what looks like a comment then makes a whole bag unreadable.
+    Strings that no quotes help are left out; they have no part in how messages are read.
+    """
+    return {
+        name: ([quoted for constant in constants for quoted in _quoted(*constant)], fields)
+        for name, (constants, fields) in types.items()
+    }
+
+
+def _quoted(name: str, kind: str, value: Any) -> list[tuple[str, str, Any]]:
+    if kind != 'string' or _PLAIN_STRING.fullmatch(value):
+        return [(name, kind, value)]
+    quotes = [mark for mark in ('"', "'") if not {mark, '\n', '\\'} & set(value)]
+    return [(name, kind, f'{mark}{value}{mark}') for mark in quotes[:1]]
 
 
 def _with_rosidl_bytes(types: Types) -> Types:

@@ -136,12 +136,16 @@ def replay(
                     remarks += filter(None, [workers.start_error])
             remarks += [*filter(None, [bag.damage]), *topics.remarks]
             if jobs.restarts:
-                remarks.append(f'The stamps of {topics.image} start anew {jobs.restarts} times.')
+                remarks.append(f'The stamps of {topics.image} start anew {_often(jobs.restarts)}.')
             remarks = _write(bag, folder, manifest, wishes, answered, remarks, writing, listener)
         for remark in remarks:
             listener.on_remark(remark)
         folder.finish(manifest)
     return folder
+
+
+def _often(count: int) -> str:
+    return 'once' if count == 1 else f'{count} times'
 
 
 def _recorded(bag: BagReader, topics: Topics) -> Plan:

@@ -176,7 +176,7 @@ def _add_originals(
             )
             continue
         try:
-            bag.add_topic(topic, kind, typestore=interface.typestore, qos=source.qos_of(topic))
+            bag.add_topic(topic, kind, interface=interface, qos=source.qos_of(topic))
         except BagError as error:
             remarks.append(f'{topic} is left out of the new bag: {error}')
             continue

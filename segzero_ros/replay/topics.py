@@ -124,8 +124,8 @@ def find_topics(
         SeveralCameras: there are several.
     """
     images = find_image_topics(bag)
-    colour = _choose_image(bag, images, image)
     remarks: list[str] = []
+    colour = _choose_image(bag, images, image, remarks)
     found_depth = _choose_depth(bag, images, colour, depth, remarks)
     no_depth = '' if found_depth else _joined(remarks)
     of_info: list[str] = []
@@ -142,7 +142,9 @@ def _joined(remarks: list[str]) -> str:
     return '; '.join(remark.rstrip('.') for remark in remarks)
 
 
-def _choose_image(bag: BagReader, images: list[ImageTopic], wanted: str) -> ImageTopic:
+def _choose_image(
+    bag: BagReader, images: list[ImageTopic], wanted: str, remarks: list[str]
+) -> ImageTopic:
     colours = [topic for topic in images if not topic.is_depth and not topic.fault]
     names = ', '.join(topic.topic for topic in colours)
     if wanted:
@@ -160,6 +162,15 @@ def _choose_image(bag: BagReader, images: list[ImageTopic], wanted: str) -> Imag
         unread = f' ({"; ".join(faults)})' if faults else ''
         raise NoTopic(f'{bag.path} has no colour images that can be read{unread}; {_holds(bag)}.')
     coloured = [topic for topic in colours if not topic.is_grey] or colours
+    # Depth that was painted for people, or made a JPEG, is no camera beside one.
+    painted = [topic for topic in coloured if topic.is_named_depth]
+    if len(painted) < len(coloured):
+        coloured = [topic for topic in coloured if not topic.is_named_depth]
+        remarks += [
+            f'{topic.topic} is left out: its name says depth, and its images cannot be decoded as '
+            'depth; --image takes it for the camera.'
+            for topic in painted
+        ]
     if len({topic.camera for topic in coloured}) > 1:
         raise SeveralCameras(
             f'{bag.path} has images of several cameras; choose one with --image: {names}.',
@@ -322,6 +333,7 @@ def _other_owner(topic: str, frame_id: str, image: ImageTopic, images: list[Imag
     """
     is_same = bool(frame_id and frame_id == image.frame_id)
     own = _kinship(topic, image.topic)
+    namespace = topic.rsplit('/', 1)[0]
     others = [
         other.topic
         for other in images
@@ -329,6 +341,8 @@ def _other_owner(topic: str, frame_id: str, image: ImageTopic, images: list[Imag
         and other.raw != topic
         and _kinship(topic, other.topic) > own
         and not (is_same and (other.is_depth or other.frame_id != frame_id))
+        # What was painted of depth lies beside it, and is no camera.
+        and not (other.is_named_depth and not other.is_depth and other.camera == namespace)
     ]
     return max(others, key=lambda other: _kinship(topic, other), default='')
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+import re
 import shutil
 
 import pytest
 from recordings import Recording, scene_frame, START, STEP
 
 from segzero_ros.replay.bag import BagError, BagReader
+from segzero_ros.replay.storage.base import reason_of
 from segzero_ros.replay.topics import find_topics
 
 FRAMES = 12
@@ -61,7 +63,22 @@ def test_a_bag_without_its_metadata_is_read_whole(tmp_path, kind):
     (path / 'metadata.yaml').unlink()
     with BagReader(path, salvage=True) as reader:
         assert images(reader) == list(range(FRAMES))
-        assert 'metadata' in reader.damage
+        assert 'metadata.yaml is missing; its files are whole' in reader.damage
+        assert 'damaged' not in reader.damage
+
+
+def test_a_bag_that_was_cut_off_is_damaged_whether_or_not_metadata_is_there(tmp_path):
+    path = recorded(tmp_path / 'bag', 'mcap')
+    (path / 'metadata.yaml').unlink()
+    cut(storage(path), 0.6)
+    with BagReader(path, salvage=True) as reader:
+        assert re.search(r'is damaged \(metadata\.yaml is missing; .* breaks off', reader.damage)
+
+
+def test_an_error_without_a_text_is_named_by_its_kind():
+    assert reason_of(AssertionError()) == 'AssertionError, without a reason'
+    assert reason_of(KeyError('x')) == "KeyError 'x'"
+    assert reason_of(ValueError('no\n  number.')) == 'no number'
 
 
 def test_files_of_a_split_bag_are_read_in_their_order(tmp_path):

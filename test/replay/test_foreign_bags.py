@@ -21,6 +21,7 @@ from foreign import (
     STEP,
     write_mcap,
 )
+from foreign_topics import CDR, READABLE, UNREADABLE
 import numpy as np
 import pytest
 from recordings import Recording, scene_frame
@@ -39,66 +40,6 @@ COLOUR = '/camera/image_raw'
 ASKED = Wishes(
     Plan(texts=('the largest object',)), without=frozenset({'video', 'report', 'overlays'})
 )
-CDR = b'\0\1\0\0abcdefgh'
-SERVICE = (
-    '=' * 80 + '\nSRV: example_interfaces/srv/AddTwoInts\nint64 a\nint64 b\n---\nint64 sum\n'
-).encode()
-IDL = b"""module far_msgs { module msg { struct Thing { double x; sequence<octet> data; }; }; };"""
-# What lies on /other beside the camera, and what is said of it.
-UNREADABLE = {
-    'service event': (
-        Channel('example_interfaces/srv/AddTwoInts_Event', 'ros2msg', SERVICE),
-        'cannot be parsed',
-    ),
-    'service event in two parts': (
-        Channel(
-            'example_interfaces/srv/AddTwoInts_Event', 'ros2msg', b'int64 a\n---\nint64 sum\n'
-        ),
-        'cannot be parsed',
-    ),
-    'unknown': (Channel('far_msgs/msg/Thing', 'unknown'), 'no definition of far_msgs/msg/Thing'),
-    'empty': (Channel('far_msgs/msg/Thing', ''), 'no definition of far_msgs/msg/Thing'),
-    'part of it missing': (
-        Channel('far_msgs/msg/Thing', 'ros2msg', b'far_msgs/Part part\n'),
-        'no definition of far_msgs/msg/Thing',
-    ),
-    'broken': (Channel('far_msgs/msg/Thing', 'ros2msg', b'int32 [[[ x\n'), 'cannot be parsed'),
-    'broken IDL': (Channel('far_msgs/msg/Thing', 'ros2idl', b'module {'), 'cannot be parsed'),
-    'another language': (Channel('far_msgs/msg/Thing', 'yaml', b'a: b'), 'cannot be parsed'),
-    'JSON': (Channel('battery', 'jsonschema', b'{}', 'json'), 'battery, json'),
-    'protobuf': (
-        Channel('foxglove.Log', 'protobuf', b'\n\0', 'protobuf'),
-        r'foxglove\.Log, protobuf\) are of Foxglove',
-    ),
-    'flatbuffer': (Channel('my.Thing', 'flatbuffer', b'\n\0', 'flatbuffer'), 'flatbuffer'),
-    'CBOR': (Channel('my.Thing', '', b'', 'cbor'), 'cbor'),
-    'no schema': (Channel('', '', b''), 'names no type'),
-    'no schema, JSON': (Channel('', '', b'', 'json'), 'no type, json'),
-    'no name of ROS': (Channel('Thing', 'ros2msg', b'int32 x\n'), "'Thing' is no type of ROS"),
-    'ROS 1 with other fields': (
-        Channel('sensor_msgs/Range', 'ros1msg', b'uint32 seq\nfloat32 range\n', 'ros1'),
-        'other fields',
-    ),
-    'ROS 1 alone': (Channel('far_msgs/Thing', 'ros1msg', b'int32 x\n', 'ros1'), 'no definition'),
-}
-READABLE = {
-    'two parts': (Channel('std_msgs/Int32', 'ros2msg', b'int32 data\n'), b'\0\1\0\0\5\0\0\0'),
-    'parts of IDL': (
-        Channel('std_msgs::msg::Int32', 'ros2msg', b'int32 data\n'),
-        b'\0\1\0\0\5\0\0\0',
-    ),
-    'char': (Channel('far_msgs/msg/Letter', 'ros2msg', b'char data\n'), b'\0\1\0\0\5\0\0\0'),
-    'several char': (
-        Channel('far_msgs/msg/Word', 'ros2msg', b'char[4] data\nchar[] more\n'),
-        b'\0\1\0\0abcd\1\0\0\0e\0\0\0',
-    ),
-    'IDL': (Channel('far_msgs/msg/Thing', 'ros2idl', IDL), b'\0\1\0\0' + bytes(12)),
-    'known, without definition': (Channel('std_msgs/msg/Int32', ''), b'\0\1\0\0\5\0\0\0'),
-    'no encoding named': (
-        Channel('std_msgs/msg/Int32', 'ros2msg', b'int32 data\n', ''),
-        b'\0\1\0\0\5\0\0\0',
-    ),
-}
 
 
 @pytest.fixture(scope='module')
@@ -171,7 +112,7 @@ def test_two_types_on_one_topic_are_read_as_the_one_with_more_messages(parameter
         shutil.move(path, folder)
     remarks, answers, counts = replayed(folder, tmp_path / 'out', parameters)
     assert (len(answers), counts[COLOUR]) == (4, 4)
-    assert any(f'1 messages on {COLOUR} are left out' in remark for remark in remarks)
+    assert any(f'1 message on {COLOUR} is left out: it is of' in remark for remark in remarks)
 
 
 def test_a_camera_is_read_by_its_own_definition_whatever_others_say(parameters, tmp_path):
@@ -300,6 +241,7 @@ def test_a_foxglove_recording_is_named_as_such(tmp_path):
             find_topics(bag)
         assert bag.damage == ''
     assert 'foxglove.CompressedImage, protobuf) are of Foxglove' in str(error.value)
+    assert 'convert them to messages of ROS first (docs/replay.md)' in str(error.value)
     assert '\n' not in str(error.value)
 
 
@@ -362,7 +304,10 @@ def test_a_folder_that_was_unpacked_or_renamed_by_hand_is_read_once(tmp_path):
     metadata = path / 'metadata.yaml'
     text = metadata.read_text()
     metadata.unlink()
-    assert read(path)[0] == 9
+    count, said = read(path)
+    assert count == 9
+    assert 'metadata.yaml is missing; its files are whole, and 9 messages can be read' in said
+    assert 'damaged' not in said
     metadata.write_text(text)
     packed.unlink()
     assert read(path) == (9, '')
@@ -392,6 +337,7 @@ def test_metadata_that_is_none_costs_nothing_but_a_remark(tmp_path, text):
     count, damage = read(path)
     assert count == 9
     assert 'metadata.yaml cannot be read' in damage
+    assert 'damaged' not in damage
     with pytest.raises(BagError, match=r'metadata\.yaml cannot be read'):
         BagReader(path)
 

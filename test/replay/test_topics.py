@@ -315,3 +315,99 @@ def test_a_cameras_own_intrinsics_of_another_frame_are_taken_with_a_warning(find
     found = find(recording)
     assert found.camera_info == '/camera/color/camera_info'
     assert any("'lens'" in remark and "'optical'" in remark for remark in found.remarks)
+
+
+GREY = cv2.cvtColor(FRAME.image, cv2.COLOR_RGB2GRAY)
+SIXTEEN = GREY.astype(np.uint16) * 12 + 7000
+NOTHING = np.zeros(0, np.uint8)
+
+
+def jpeg(pixels: np.ndarray) -> np.ndarray:
+    return cv2.imencode('.jpg', pixels)[1].reshape(-1)
+
+
+@pytest.mark.parametrize(
+    ('source', 'form', 'data', 'deep'),
+    [
+        ('mono16', 'png compressed mono16', png(SIXTEEN), png(SIXTEEN, bytes(12))),
+        ('mono16', 'jpeg compressed mono8', jpeg(GREY), png(SIXTEEN, bytes(12))),
+        ('mono16', 'jpeg compressed mono8', jpeg(GREY), NOTHING),
+        ('bayer_rggb16', 'png compressed bayer_rggb16', png(SIXTEEN), png(SIXTEEN, bytes(12))),
+        ('rgb8', 'jpeg compressed bgr8', jpeg(FRAME.image), NOTHING),
+        ('mono8', 'jpeg compressed ', jpeg(GREY), NOTHING),
+        ('', '', jpeg(FRAME.image), NOTHING),
+    ],
+)
+@pytest.mark.parametrize('kind', ['png', 'rvl', ''])
+def test_a_transport_called_depth_does_not_make_an_image_depth(
+    find, source, form, data, deep, kind
+):
+    recording = Recording()
+    recording.compressed('/thermal/image_raw/compressed', f'{source}; {form}', data, 0)
+    called = f'{source}; compressedDepth {kind}'.rstrip()
+    recording.compressed('/thermal/image_raw/compressedDepth', called, deep, 0)
+    recording.info('/thermal/camera_info', FRAME, 0)
+    assert find(recording) == Topics(
+        '/thermal/image_raw/compressed', '', '/thermal/camera_info', remarks=()
+    )
+
+
+@pytest.mark.parametrize('form', ['16UC1; compressedDepth png', 'mono16; compressedDepth png', ''])
+def test_a_transport_of_depth_alone_is_depth_where_nothing_speaks_against_it(find, form):
+    recording = Recording()
+    recording.jpeg('/camera/color/image_raw/compressed', FRAME, 0)
+    topic = '/camera/stereo/image_raw/compressedDepth'
+    recording.compressed(topic, form or 'compressedDepth', png(MILLIMETRES, bytes(12)), 0)
+    assert find(recording).depth == topic
+
+
+@pytest.mark.parametrize('name', ['/depth_camera/image_raw', '/depth/ir/image'])
+@pytest.mark.parametrize(
+    ('form', 'data'),
+    [
+        ('mono8; jpeg compressed ', jpeg(GREY)),
+        ('mono8; png compressed ', png(GREY)),
+        ('jpeg', jpeg(GREY)),
+        ('png', png(GREY)),
+        ('', jpeg(GREY)),
+        ('bgr8; jpeg compressed bgr8', jpeg(np.full_like(FRAME.image, 120))),
+    ],
+)
+def test_a_grey_picture_is_no_depth_whatever_its_topic_is_called(find, name, form, data):
+    recording = Recording()
+    recording.compressed(f'{name}/compressed', form, data, 0)
+    assert find(recording).image == f'{name}/compressed'
+
+
+@pytest.mark.parametrize('painted', ['/camera/depth/image_color', '/camera/depth_colored/image'])
+def test_depth_that_was_painted_is_no_camera_beside_one(find, painted):
+    recording = camera()
+    recording.picture(painted, FRAME, 0)
+    found = find(recording)
+    assert (found.image, found.depth) == (COLOUR, DEPTH)
+    (remark,) = found.remarks
+    assert remark.startswith(f'{painted} is left out: its name says depth')
+    assert '--image takes it' in remark
+    assert find(recording, painted).image == painted
+    assert find(without(recording, COLOUR)).image == painted
+
+
+@pytest.mark.parametrize('name', ['/usb/image_raw', '/depth_camera/image_raw'])
+@pytest.mark.parametrize('form', ['jpeg', 'mono8; jpeg compressed ', ''])
+def test_a_camera_whose_first_images_are_broken_is_taken_for_its_later_ones(find, name, form):
+    recording = Recording()
+    for number in range(14):
+        data = NOTHING if number < 13 else jpeg(GREY)
+        recording.compressed(f'{name}/compressed', form, data, number * STEP)
+    assert find(recording).image == f'{name}/compressed'
+    recording.entries.pop()
+    with pytest.raises(NoTopic, match='no colour images that can be read'):
+        find(recording)
+
+
+def test_depth_is_no_image_however_many_of_its_transports_are_looked_at(find):
+    recording = without(camera(), COLOUR)
+    for number in range(14):
+        recording.jpeg(f'{DEPTH}/compressed', FRAME, number * STEP)
+    with pytest.raises(NoTopic, match='no colour images that can be read'):
+        find(recording)

@@ -15,7 +15,7 @@ import yaml
 import zstandard
 
 from segzero_ros.replay.storage import mcap_file, rosbag1_file, sqlite_file
-from segzero_ros.replay.storage.base import DAMAGES, Report, StorageFile
+from segzero_ros.replay.storage.base import DAMAGES, reason_of, Report, StorageFile
 from segzero_ros.replay.storage.qos import read_qos
 
 METADATA = 'metadata.yaml'
@@ -32,10 +32,17 @@ _KINDS: dict[bytes, Callable[[Path, Report], StorageFile]] = {
 
 
 class BagFiles(NamedTuple):
-    """The files of a bag, and what its metadata says of quality of service, by topic."""
+    """The files of a bag, and what its metadata says.
+
+    Attributes:
+        paths: the files.
+        qos: quality of service, by topic.
+        lacking: why there is no metadata; empty where there is, or none is wanted.
+    """
 
     paths: list[Path]
     qos: dict[str, tuple[Qos, ...]]
+    lacking: str = ''
 
 
 def find_files(path: Path, report: Report) -> BagFiles:
@@ -48,7 +55,7 @@ def find_files(path: Path, report: Report) -> BagFiles:
     if path.is_file():
         return BagFiles([path], {})
     found = _storages(path)
-    metadata = _read_metadata(path / METADATA, report, found)
+    metadata, lacking = _read_metadata(path / METADATA, found)
     named = [path / PurePath(str(name)).name for name in _listed(metadata, 'relative_file_paths')]
     missing = [file for file in named if not file.is_file()]
     others = [file for file in found if file not in named]
@@ -57,7 +64,8 @@ def find_files(path: Path, report: Report) -> BagFiles:
         named, missing = found, missing[len(others) :]
     for file in missing:
         report(f'{file.name} is missing')
-    return BagFiles([file for file in named if file.is_file()], _qos_by_topic(metadata))
+    paths = [file for file in named if file.is_file()]
+    return BagFiles(paths, _qos_by_topic(metadata), lacking)
 
 
 def open_file(path: Path, report: Report, unpacked: Callable[[], Path]) -> StorageFile:
@@ -96,7 +104,7 @@ def _unpack(path: Path, folder: Path, report: Report) -> Path:
         try:
             shutil.copyfileobj(reader, out, 1 << 20)
         except zstandard.ZstdError as error:
-            report(f'{path.name} cannot be unpacked whole: {error}')
+            report(f'{path.name} cannot be unpacked whole: {reason_of(error)}')
     return plain
 
 
@@ -114,21 +122,19 @@ def _storages(folder: Path) -> list[Path]:
     return sorted(plain + packed)
 
 
-def _read_metadata(path: Path, report: Report, found: list[Path]) -> dict[str, Any]:
-    """Return what is in the metadata; nothing where it cannot be read."""
+def _read_metadata(path: Path, found: list[Path]) -> tuple[dict[str, Any], str]:
+    """Return what is in the metadata; where it cannot be read, nothing, and why."""
     if not path.is_file():
         # Recordings of ROS 1 have none.
-        if any(file.suffix not in ('.bag', '.active') for file in found):
-            report(f'{METADATA} is missing')
-        return {}
+        wants_it = any(file.suffix not in ('.bag', '.active') for file in found)
+        return {}, f'{METADATA} is missing' if wants_it else ''
     try:
         text = path.read_text(encoding='utf-8', errors='replace')
         metadata = yaml.load(text, _Loader)  # noqa: S506
         information = metadata['rosbag2_bagfile_information']
     except (yaml.YAMLError, *DAMAGES) as error:
-        report(f'{METADATA} cannot be read: {" ".join(str(error).split())}')
-        return {}
-    return information if isinstance(information, dict) else {}
+        return {}, f'{METADATA} cannot be read: {reason_of(error)}'
+    return information if isinstance(information, dict) else {}, ''
 
 
 def _listed(metadata: dict[str, Any], key: str) -> list[Any]:

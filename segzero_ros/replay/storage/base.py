@@ -38,6 +38,21 @@ DAMAGES = (
 Report = Callable[[str], None]
 
 
+def reason_of(error: BaseException) -> str:
+    """Return what an error says, as the end of a sentence; its kind where it says too little."""
+    text = ' '.join(str(error).split()).rstrip('.')
+    kind = type(error).__name__
+    if not text:
+        return f'{kind}, without a reason'
+    # A key alone tells nothing.
+    return f'{kind} {text}' if isinstance(error, LookupError) else text
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things, as `1 message` or `2 messages`."""
+    return f'{count} {noun}' if count == 1 else f'{count} {noun}s'
+
+
 @dataclass(frozen=True)
 class Channel:
     """What is recorded of one topic, by one publisher or several.

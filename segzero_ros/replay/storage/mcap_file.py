@@ -26,8 +26,10 @@ import zstandard
 
 from segzero_ros.replay.storage.base import (
     Channel,
+    counted,
     DAMAGES,
     merged,
+    reason_of,
     Report,
     Source,
     span_of,
@@ -95,7 +97,7 @@ class McapFile:
             self.counts.update(chunk.counts)
         astray = sum(count for key, count in self.counts.items() if key not in self.channels)
         if astray:
-            report(f'{astray} messages of {path.name} are of no declared channel')
+            report(f'{counted(astray, "message")} of {path.name} without a declared channel')
 
     @property
     def span_ns(self) -> tuple[int, int] | None:
@@ -160,7 +162,7 @@ class McapFile:
             try:
                 self._note(file, opcode, begin, length)
             except _DAMAGES as error:
-                self._report(f'a record of {self._path.name} cannot be read: {error}')
+                self._report(f'a record of {self._path.name} cannot be read: {reason_of(error)}')
             at = begin + length
 
     def _next_chunk(self, file: BinaryIO, broken: int) -> int:
@@ -224,7 +226,7 @@ class McapFile:
                 raise McapError(f'its compression {record.compression!r} is not known')
             contents = breakup_chunk(record, validate_crc=True) if record.data else []
         except _DAMAGES as error:
-            self._report(f'a part of {self._path.name} cannot be read: {error}')
+            self._report(f'a part of {self._path.name} cannot be read: {reason_of(error)}')
             self._chunks.remove(chunk)
             chunk.counts.clear()
             return []

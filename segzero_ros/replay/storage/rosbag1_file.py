@@ -17,7 +17,14 @@ from rosbags.interfaces import ConnectionExtRosbag1
 from rosbags.rosbag1 import Reader
 from rosbags.rosbag1 import reader as internal
 
-from segzero_ros.replay.storage.base import Channel, DAMAGES, Report, span_of, StoredEntry
+from segzero_ros.replay.storage.base import (
+    Channel,
+    DAMAGES,
+    reason_of,
+    Report,
+    span_of,
+    StoredEntry,
+)
 from segzero_ros.replay.storage.qos import latched
 
 MAGIC = b'#ROSBAG V'
@@ -77,7 +84,7 @@ class Rosbag1File:
                     found = next(entries, None)
             except DAMAGES as error:
                 if not self._is_whole:
-                    self._report(f'{self._path.name} cannot be read further: {error}')
+                    self._report(f'{self._path.name} cannot be read further: {reason_of(error)}')
                     return
                 whole = self._reader
                 self._walk(error)
@@ -92,7 +99,7 @@ class Rosbag1File:
             yield StoredEntry(last_ns, connection.id, bytes(data))
 
     def _walk(self, cause: Exception) -> None:
-        self._report(f'{self._path.name}: {str(cause).rstrip(".")}')
+        self._report(f'{self._path.name}: {reason_of(cause)}')
         self._is_whole = False
         self._reader = _UnindexedReader(self._path)
         self._reader.open()

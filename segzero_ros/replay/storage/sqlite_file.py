@@ -14,6 +14,7 @@ import numpy as np
 
 from segzero_ros.replay.storage.base import (
     Channel,
+    reason_of,
     Report,
     span_of_stamps,
     StoredEntry,
@@ -47,7 +48,7 @@ class SqliteFile:
                 self._read_channels(database)
                 self._find_rows(database)
             except sqlite3.Error as error:
-                report(f'{path.name} cannot be read whole: {error}')
+                report(f'{path.name} cannot be read whole: {reason_of(error)}')
             if self._is_cut_off():
                 self._keep_whole_rows(database)
         self.counts: Counter[int] = Counter(self._rows[1])
@@ -79,7 +80,7 @@ class SqliteFile:
         try:
             found = database.execute('SELECT data FROM messages WHERE id = ?', (row,)).fetchone()
         except sqlite3.Error as error:
-            self._report(f'a message of {self._path.name} cannot be read: {error}')
+            self._report(f'a message of {self._path.name} cannot be read: {reason_of(error)}')
             return None
         data = found[0] if found else None
         return data.encode() if isinstance(data, str) else data
@@ -92,7 +93,7 @@ class SqliteFile:
                 return self._connect('mode=ro')
             except sqlite3.Error as error:
                 self._reads_log = False
-                self._report(f'{self._log.name} cannot be read: {error}')
+                self._report(f'{self._log.name} cannot be read: {reason_of(error)}')
         return self._connect('immutable=1')
 
     def _connect(self, how: str) -> sqlite3.Connection:
