@@ -10,11 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 
 from segzero_ros.simulation import make_motion, make_scene
 from segzero_ros.types import DepthImage, Frame, Intrinsics, RgbImage, SegZeroError
+from segzero_ros.wire.picture_file import decode_file
 
 # A message to publish, and on which topic.
 Shown = tuple[str, Any]
@@ -103,13 +103,12 @@ class Folder:
 def read_picture(path: Path) -> RgbImage:
     """Read a picture file as (H, W, 3) uint8 RGB; raise CameraError if it is none."""
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        picture = decode_file(path.read_bytes())
     except OSError as error:
         raise CameraError(f'{path} cannot be read: {error.strerror}.') from error
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if pixels is None:
+    if picture is None:
         raise CameraError(f'{path} is no picture that OpenCV can decode.')
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+    return picture
 
 
 class Scenes:

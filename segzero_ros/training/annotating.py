@@ -94,7 +94,8 @@ def _objects(sample: Sample) -> tuple[Mask, ...]:
 
 def read_masks(path: Path, sample: Sample) -> tuple[Mask, ...]:
     """Return the objects of a corrected mask; raise DataError where it is none of the picture."""
-    drawn = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    # As deep as it is: of 16 bits the high byte alone would be background.
+    drawn = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
     size = sample.image.shape[:2]
     if drawn is None:
         raise DataError(f'{path} is no picture that OpenCV can read.')

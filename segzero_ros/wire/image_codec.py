@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from segzero_ros.types import BadImage, DepthImage, Intrinsics, RgbImage
 from segzero_ros.wire import rvl, zlib_image
+from segzero_ros.wire.bit_depth import to_8_bits
 from segzero_ros.wire.compressed import check_size, inflate, is_jpeg, is_png, is_tiff, quoted
 
 # No robot's camera has more pixels, and a compressed image can claim more than memory holds.
@@ -109,11 +110,6 @@ _YUV_TO_RGB = np.array(
 _RECTIFIED = re.compile(r'(?:^|[/_])rect(?:ified)?(?:[/_]|$)')
 # compressed_depth_image_transport puts an int32 (the kind) and two float32 before its PNG.
 _DEPTH_HEADER = struct.Struct('<iff')
-# What is white in 16 bits, by the brightest pixel: where that is in the upper half of the range of
-# a sensor of 10, 12, 14 or 16 bits, the range's end. One pixel in so many, hot ones, may exceed it
-_BRIGHTEST = (0x3FF, 0x7FF, 0xFFF, 0x1FFF, 0x3FFF, 0x7FFF, 0xFFFF)
-_WHITE = (0x400, 0x1000, 0x1000, 0x4000, 0x4000, 0x10000, 0x10000)
-_HOT = 1000
 _logger = logging.getLogger(__name__)
 
 
@@ -276,28 +272,10 @@ def _find_packed(encoding: str) -> tuple[_Packed, np.dtype[Any]]:
     )
 
 
-def white_level(pixels: NDArray[np.uint16]) -> int:
-    """Return the value that shall be white in an image of 16-bit channels.
-
-    That is 2^10, 2^12, 2^14 or 2^16 where the brightest pixel, but for one in a thousand, lies in
-    the upper half of such a range, and in between where it does not: a small change of the scene
-    is a small one of the brightness. By the image alone: the same one always looks the same.
-
-    Args:
-        pixels: of any shape.
-    """
-    counts = np.bincount(pixels.reshape(-1), minlength=1 << 16)
-    brighter = pixels.size - np.cumsum(counts)
-    brightest = int(np.argmax(brighter <= pixels.size // _HOT))
-    return round(float(np.interp(brightest, _BRIGHTEST, _WHITE)))
-
-
 def _packed_to_rgb(pixels: NDArray[Any], packed: _Packed) -> RgbImage:
     """Take 16-bit channels down to 8, demosaic or reorder; the result shares no memory."""
     if pixels.dtype.itemsize == 2:
-        native = pixels.astype(np.uint16)
-        greys = np.arange(1 << 16) * 256 // white_level(native)
-        pixels = np.minimum(greys, 255).astype(np.uint8)[native]
+        pixels = to_8_bits(pixels)
     if packed.to_rgb is None:
         return np.array(pixels, np.uint8, order='C')
     return _as_rgb(cv2.cvtColor(np.ascontiguousarray(pixels), packed.to_rgb))

@@ -80,10 +80,11 @@ def test_the_segmenter_checks_what_it_is_given(replayed, tmp_path):
     assert len(written(tmp_path / 'b')) == 3
 
 
-def test_corrected_masks_count(replayed, tmp_path, capsys):
+@pytest.mark.parametrize('depth', [np.uint8, np.uint16])
+def test_corrected_masks_count(replayed, tmp_path, capsys, depth):
     corrections = tmp_path / 'masks'
     corrections.mkdir()
-    drawn = np.zeros((240, 320), np.uint8)
+    drawn = np.zeros((240, 320), depth)
     drawn[40:80, 80:160], drawn[100:180, 200:240] = 1, 2
     cv2.imwrite(str(corrections / '1.png'), drawn)
     more = ['--unchecked', '--corrections', str(corrections)]
