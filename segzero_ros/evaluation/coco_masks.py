@@ -18,6 +18,7 @@ from segzero_ros.types import Box, Mask
 # A corner this many sides of the picture away from it is no drawing of anything in it.
 _FARTHEST = 10
 _FEWEST_CORNERS = 3
+_CODE = 'write {"size": [height, width], "counts": …}, or [] where no mask was drawn'
 
 
 def read_segmentation(segmentation: Any, height: int, width: int) -> Mask:
@@ -34,7 +35,7 @@ def read_segmentation(segmentation: Any, height: int, width: int) -> Mask:
         (height, width) bool.
 
     Raises:
-        ValueError, TypeError, KeyError: it is none of these.
+        ValueError, TypeError: it is none of these.
         DataError: pycocotools is not installed.
     """
     drawn = np.zeros((height, width), np.bool_)
@@ -61,11 +62,18 @@ def parts_of(segmentation: Any) -> Iterator[list[float] | dict[str, Any]]:
         if isinstance(part, dict):
             yield part
             continue
+        if not isinstance(part, list):
+            raise TypeError(f'a polygon is [x, y, x, y, …], not {part!r}')
         if part and isinstance(part[0], list):
-            part = [value for x, y in part for value in (x, y)]
+            part = [value for pair in part for value in pair]
         if len(part) % 2:
             raise ValueError(f'a polygon has {len(part)} numbers, which are no pairs of x and y')
-        yield [float(value) for value in part]
+        try:
+            yield [float(value) for value in part]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                'a polygon holds something else than numbers: write [x, y, x, y, …]'
+            ) from error
 
 
 def extent_of(segmentation: Any) -> Box | None:
@@ -83,8 +91,11 @@ def size_of(segmentation: Any) -> tuple[int, int] | None:
     """Return the (width, height) that a run-length code is of; None of polygons."""
     if not isinstance(segmentation, dict):
         return None
-    height, width = segmentation['size']
-    return int(width), int(height)
+    try:
+        height, width = map(int, segmentation['size'])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'a run-length code has no size: {_CODE}') from error
+    return width, height
 
 
 def _check_corners(polygon: list[float], height: int, width: int) -> None:
@@ -108,12 +119,16 @@ def _rasterised(polygons: list[list[float]], height: int, width: int) -> Mask:
 
 
 def _decoded(code: dict[str, Any], height: int, width: int) -> Mask:
-    rows, columns = code['size']
+    columns, rows = size_of(code) or (0, 0)
     if (rows, columns) != (height, width):
         raise ValueError(f'the code is of {columns}x{rows} pixels, not {width}x{height}')
-    counts = code['counts']
+    counts: Any = code.get('counts')
     if isinstance(counts, str):
         return from_rle(counts, height, width)
+    try:
+        counts = [int(run) for run in counts]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'a run-length code has no counts: {_CODE}') from error
     if sum(counts) != height * width or min(counts, default=0) < 0:
         raise ValueError(f'the runs of {width}x{height} pixels add up to {sum(counts)}')
     flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)

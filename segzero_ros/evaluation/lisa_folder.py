@@ -20,6 +20,7 @@ from segzero_ros.evaluation.shapes import (
     IGNORE,
     is_flag,
     is_ignored,
+    label_of,
     mask_of,
     TARGET,
 )
@@ -81,33 +82,49 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
 def _questions(picture: Path, shapes: Path) -> list[_Question]:
     content = _read(shapes)
     try:
-        text = content.get('text')
-        # Of several questions the first is asked, as the published set does.
-        text = text if isinstance(text, str) or not text else str(text[0])
+        text = _text(content)
         if text:
             return [_Question(picture, shapes, text, None)]
-        labels = (str(shape['label']) for shape in content['shapes'])
+        labels = (label_of(shape) for shape in _shapes(content))
         asked = (label for label in labels if not is_flag(label) and not is_ignored(label))
         return [_Question(picture, shapes, label, label) for label in dict.fromkeys(asked)]
     except _UNREADABLE as error:
-        raise DataError(f'{shapes} is not laid out as ReasonSeg: {error!r}') from error
+        raise DataError(f'{shapes} cannot be read: {error}') from error
+
+
+def _text(content: dict[str, Any]) -> str:
+    """Return what a file asks; '' where it asks nothing itself."""
+    text = content.get('text')
+    if isinstance(text, list):
+        # Of several questions the first is asked, as the published set does.
+        text = text[0] if text else ''
+    if isinstance(text, (dict, list, bool)):
+        raise TypeError(f'text is {text!r}: write one question, or a list of them')
+    return '' if text is None else str(text)
+
+
+def _shapes(content: dict[str, Any]) -> list[dict[str, Any]]:
+    shapes = content.get('shapes')
+    if not isinstance(shapes, list):
+        raise TypeError('it has no list of shapes, which ReasonSeg and labelme write')
+    return shapes
 
 
 def _sample(question: _Question) -> Sample:
     content = _read(question.shapes)
     try:
-        stated = stated_size(content.get('imageWidth'), content.get('imageHeight'))
+        stated = stated_size(content, 'imageWidth', 'imageHeight')
         picture = question.picture
         image = decode_picture(picture.read_bytes(), str(picture), stated)
         height, width = image.shape[:2]
-        shapes = content['shapes']
+        shapes = _shapes(content)
         masks: tuple[Mask, ...] = ()
         if question.label is not None:
             shapes = [one for one in shapes if _belongs(one, question.label)]
             masks = _objects(shapes, height, width)
         values = draw_shapes(shapes, height, width)
     except _UNREADABLE as error:
-        raise DataError(f'{question.shapes} is not laid out as ReasonSeg: {error}') from error
+        raise DataError(f'{question.shapes} cannot be read: {error}') from error
     ignore = values == IGNORE
     stem = question.picture.stem
     return Sample(
@@ -123,14 +140,14 @@ def _sample(question: _Question) -> Sample:
 
 
 def _belongs(shape: dict[str, Any], label: str) -> bool:
-    return str(shape['label']) == label or is_ignored(str(shape['label']))
+    return label_of(shape) == label or is_ignored(label_of(shape))
 
 
 def _objects(shapes: list[dict[str, Any]], height: int, width: int) -> tuple[Mask, ...]:
     """Return a mask of each object: shapes of one `group_id` are one object."""
     found: dict[Any, Mask] = {}
     for number, shape in enumerate(shapes):
-        if is_ignored(str(shape['label'])):
+        if is_ignored(label_of(shape)):
             continue
         group = shape.get('group_id')
         key = ('alone', number) if group is None else ('group', group)
@@ -142,19 +159,16 @@ def _objects(shapes: list[dict[str, Any]], height: int, width: int) -> tuple[Mas
 def _read(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     try:
-        # Some of the published files are in the code page of Windows.
-        text = data.decode('utf-8') if _is_utf8(data) else data.decode('cp1252')
-        content = json.loads(text)
+        try:
+            content = json.loads(data)
+        except UnicodeDecodeError:
+            # Some of the published files are in the code page of Windows.
+            content = json.loads(data.decode('cp1252'))
     except ValueError as error:
         raise DataError(f'{path} is no JSON: {error}') from error
     if not isinstance(content, dict):
-        raise DataError(f'{path} is not laid out as ReasonSeg: it holds no object.')
+        raise DataError(
+            f'{path} cannot be read: it holds no object with shapes, as ReasonSeg and labelme '
+            'write it.'
+        )
     return content
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode('utf-8')
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -19,6 +19,8 @@ from segzero_ros.types import Box, Mask, RgbImage
 
 # Rows decoded at once: a mask of a photograph has some 2 million entries.
 ROWS = 4
+# A box may reach this many pixels beyond its picture by rounding.
+_ROUNDING = 1.0
 _NEEDED = ('image', 'text')
 _SIZE = ('img_width', 'img_height')
 _USED = (*_NEEDED, 'mask', 'image_id', 'ann_id', 'bbox', 'count', *_SIZE)
@@ -108,6 +110,7 @@ def _sample(row: dict[str, Any], where: str) -> Sample:
     mask = _mask(row['mask'], where) if 'mask' in row else None
     boxes = _boxes(row['bbox'].as_py(), where) if 'bbox' in row else ()
     picture = _picture(row, data, mask, where, strict=mask is None and bool(boxes))
+    _check_inside(boxes, mask, picture, where)
     if (
         mask is not None
         and not mask.any()
@@ -118,7 +121,7 @@ def _sample(row: dict[str, Any], where: str) -> Sample:
     count = row['count'].as_py() if 'count' in row else None
     return Sample(
         image=picture,
-        text=str(row['text'].as_py()),
+        text=_text(row['text'].as_py(), where),
         mask=mask,
         boxes=boxes,
         count=None if count is None else int(count),
@@ -138,7 +141,12 @@ def _picture(
     if mask is not None:
         stated: tuple[int, int] | None = (mask.shape[1], mask.shape[0])
     else:
-        stated = stated_size(*(row[name].as_py() if name in row else None for name in _SIZE))
+        try:
+            stated = stated_size(
+                {name: row[name].as_py() for name in _SIZE if name in row}, *_SIZE
+            )
+        except ValueError as error:
+            raise DataError(f'{where}: {error}.') from error
     try:
         return decode_picture(data, where, stated)
     except DataError:
@@ -169,6 +177,39 @@ def _boxes(value: Any, where: str) -> tuple[Box, ...]:
     if not value:
         return ()
     boxes = value if isinstance(value[0], (list, tuple)) else [value]
-    if any(len(box) != 4 for box in boxes):
-        raise DataError(f'{where}: a box is four numbers, but bbox is {value!r}.')
-    return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in boxes)
+    try:
+        return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in boxes)
+    except (TypeError, ValueError) as error:
+        raise DataError(f'{where}: a box is four numbers, but bbox is {value!r}.') from error
+
+
+def _check_inside(
+    boxes: tuple[Box, ...], mask: Mask | None, picture: RgbImage, where: str
+) -> None:
+    """Raise DataError for boxes in other pixels than those of the picture or of its mask.
+
+    Where the two differ in size, as in rows whose picture was squashed, either may be meant.
+    """
+    sizes = {labelled.shape[:2] for labelled in (picture, mask) if labelled is not None}
+    fits = [
+        all(
+            -_ROUNDING <= value <= side + _ROUNDING
+            for box in boxes
+            for value, side in zip(box, (width, height) * 2, strict=True)
+        )
+        for height, width in sizes
+    ]
+    if not any(fits):
+        height, width = picture.shape[:2]
+        raise DataError(
+            f'{where}: the bbox {[list(box) for box in boxes]} lies outside its picture of '
+            f"{width}x{height} pixels: write it as [x1, y1, x2, y2] in the picture's own pixels."
+        )
+
+
+def _text(value: Any, where: str) -> str:
+    if value is None or value == '':
+        raise DataError(f'{where} has no text: write there what is asked, or take the row out.')
+    if isinstance(value, (list, dict)):
+        raise DataError(f'{where}: text is {value!r}: make a row of each question.')
+    return str(value)

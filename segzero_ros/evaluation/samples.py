@@ -1,16 +1,17 @@
-"""A question with its truth, and what a set of them offers. Imports `types`, NumPy and OpenCV."""
+"""A question with its truth, and what a set of them offers. Imports `types`, `wire` and NumPy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+import math
+from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.types import Box, DepthImage, Frame, Intrinsics, Mask, RgbImage, SegZeroError
+from segzero_ros.wire.picture_file import decode_file
 
 
 class DataError(SegZeroError):
@@ -87,7 +88,8 @@ def decode_picture(data: bytes, where: str, stated: tuple[int, int] | None = Non
     people label with turn them, and so does `cv2.imread`; some programs that write the labels
     down do not. The size that was written down with the labels says which it was. Where it fits
     both ways (a square, a half turn, a mirror image) or is not known, the picture is turned as a
-    person sees it. Transparency is dropped.
+    person sees it. Channels of 16 bits are scaled as the node scales a camera's. Transparency is
+    dropped.
 
     Args:
         data: the file's content.
@@ -100,12 +102,12 @@ def decode_picture(data: bytes, where: str, stated: tuple[int, int] | None = Non
     Raises:
         DataError: it is no picture, or has the stated size in neither orientation.
     """
-    shown = _decoded(data, cv2.IMREAD_COLOR)
+    shown = decode_file(data)
     if shown is None:
         raise DataError(f'{where} holds no picture that OpenCV can read.')
     if stated is None or stated == _size(shown):
         return shown
-    stored = _decoded(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    stored = decode_file(data, stored=True)
     if stored is None or stated != _size(stored):
         real, said = (f'{width}x{height}' for width, height in (_size(shown), stated))
         raise DataError(
@@ -115,17 +117,43 @@ def decode_picture(data: bytes, where: str, stated: tuple[int, int] | None = Non
     return stored
 
 
-def _decoded(data: bytes, flags: int) -> RgbImage | None:
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    return None if picture is None else np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
-
-
 def _size(picture: RgbImage) -> tuple[int, int]:
     return picture.shape[1], picture.shape[0]
 
 
-def stated_size(width: object, height: object) -> tuple[int, int] | None:
-    """Return (width, height) as a file states it; None where it states none, or zeros."""
-    if not isinstance(width, (int, float)) or not isinstance(height, (int, float)):
+def stated_size(
+    record: Mapping[str, Any], width: str = 'width', height: str = 'height'
+) -> tuple[int, int] | None:
+    """Return (width, height) as a file states it; None where it states none, or zeros.
+
+    Args:
+        record: what the file says about the picture.
+        width: the name of the field with its columns.
+        height: the name of the field with its rows.
+
+    Raises:
+        ValueError: a field holds no number; the text names it.
+    """
+    sides = [number_in(record, name) for name in (width, height)]
+    if any(side is None or side <= 0 for side in sides):
         return None
-    return (int(width), int(height)) if width > 0 and height > 0 else None
+    columns, rows = (int(side) for side in sides if side is not None)
+    return columns, rows
+
+
+def number_in(record: Mapping[str, Any], field: str) -> float | None:
+    """Return a field's number, also where it is written as text; None where there is none.
+
+    Raises:
+        ValueError: it is something else; the text names the field.
+    """
+    value = record.get(field)
+    if value is None or value == '' or value != value:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f'{field} is {value!r}, which is no number: correct it, or take it out')
+    return number

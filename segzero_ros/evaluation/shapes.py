@@ -33,6 +33,18 @@ def is_ignored(label: str) -> bool:
     return 'ignore' in label.lower()
 
 
+def label_of(shape: Any) -> str:
+    """Return a shape's label, also where it is a number.
+
+    Raises:
+        TypeError: it has none.
+    """
+    label = shape.get('label') if isinstance(shape, dict) else None
+    if isinstance(label, bool) or not isinstance(label, (str, int, float)):
+        raise TypeError(f'a shape has the label {label!r}: give each shape a name as its label')
+    return str(label)
+
+
 def draw_shapes(shapes: list[dict[str, Any]], height: int, width: int) -> NDArray[np.uint8]:
     """Return (height, width) uint8: 1 where something is meant, 255 where it is ignored, else 0.
 
@@ -40,22 +52,22 @@ def draw_shapes(shapes: list[dict[str, Any]], height: int, width: int) -> NDArra
     left out.
 
     Raises:
-        ValueError: shapes are there, but nothing of the picture is marked by them.
+        ValueError, TypeError: shapes are there, but nothing of the picture is marked by them.
     """
-    kept = [shape for shape in shapes if not is_flag(shape['label'])]
+    kept = [shape for shape in shapes if not is_flag(label_of(shape))]
     # Drawn twice rather than kept: a large picture may have hundreds of shapes.
     areas = [int(mask_of(shape, height, width).sum()) for shape in kept]
     meant = [
         bool(area)
         for area, shape in zip(areas, kept, strict=True)
-        if not is_ignored(shape['label'])
+        if not is_ignored(label_of(shape))
     ]
     if meant and not any(meant):
         raise ValueError(f'no shape marks a pixel of the picture of {width}x{height}')
     values = np.zeros((height, width), np.uint8)
     # The very order of the published code, also among equal areas.
     for index in np.argsort(areas)[::-1].tolist() if areas else ():
-        value = IGNORE if is_ignored(kept[index]['label']) else TARGET
+        value = IGNORE if is_ignored(label_of(kept[index])) else TARGET
         values[mask_of(kept[index], height, width)] = value
     return values
 
@@ -64,14 +76,14 @@ def mask_of(shape: dict[str, Any], height: int, width: int) -> Mask:
     """Return the (height, width) bool mask of a shape.
 
     Raises:
-        ValueError: it marks no region, or lies far from the picture.
+        ValueError, TypeError: it marks no region, or lies far from the picture.
     """
-    corners = np.array(shape['points'], np.float64).reshape(-1, 2)
+    corners = _corners(shape)
     if not np.isfinite(corners).all() or np.abs(corners).max(initial=0) > _FARTHEST * max(
         height, width
     ):
         raise ValueError(
-            f'a corner of {shape["label"]!r} is far from the picture of {width}x{height} pixels'
+            f'a corner of {label_of(shape)!r} is far from the picture of {width}x{height} pixels'
         )
     kind = shape.get('shape_type') or 'polygon'
     if kind == 'mask':
@@ -83,8 +95,8 @@ def mask_of(shape: dict[str, Any], height: int, width: int) -> Mask:
         corners = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
     elif kind not in ('polygon', 'rectangle', 'rotation'):
         raise ValueError(
-            f'{shape["label"]!r} is a {kind}, which marks no region: draw a polygon, a rectangle, '
-            'a circle or a mask'
+            f'{label_of(shape)!r} is {_named(str(kind))}, which marks no region: draw a '
+            'polygon, a rectangle, a circle or a mask'
         )
     values = np.zeros((height, width), np.uint8)
     polygon = [corners.astype(np.int32)]
@@ -93,10 +105,30 @@ def mask_of(shape: dict[str, Any], height: int, width: int) -> Mask:
     return np.asarray(values != 0)
 
 
+def _named(kind: str) -> str:
+    """Return a kind of shape with its article."""
+    if kind == 'points':
+        return 'a set of points'
+    return f'{"an" if kind[:1] in tuple("aeiou") else "a"} {kind}'
+
+
+def _corners(shape: dict[str, Any]) -> _Corners:
+    try:
+        corners = np.array(shape['points'], np.float64).reshape(-1, 2)
+    except (KeyError, TypeError, ValueError):
+        corners = np.empty((0, 2))
+    if not len(corners):
+        raise ValueError(
+            f'the points of {label_of(shape)!r} are no list of [x, y]: draw it anew, or take it '
+            'out'
+        )
+    return corners
+
+
 def _circle(shape: dict[str, Any], corners: _Corners, height: int, width: int) -> Mask:
     """Return the disc of a centre and a point on its edge."""
     if len(corners) != 2:
-        raise ValueError(f'the circle {shape["label"]!r} has no centre and one point on its edge')
+        raise ValueError(f'the circle {label_of(shape)!r} has no centre and one point on its edge')
     (x, y), edge = corners
     rows, columns = np.ogrid[:height, :width]
     radius = math.hypot(edge[0] - x, edge[1] - y)
@@ -105,10 +137,17 @@ def _circle(shape: dict[str, Any], corners: _Corners, height: int, width: int) -
 
 def _bitmap(shape: dict[str, Any], corners: _Corners, height: int, width: int) -> Mask:
     """Return a mask drawn with labelme's brush: a PNG of the part between two corners."""
-    data = np.frombuffer(base64.b64decode(shape['mask']), np.uint8)
-    part = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
-    if part is None or not len(corners):
-        raise ValueError(f'the mask of {shape["label"]!r} is no picture')
+    try:
+        data = np.frombuffer(base64.b64decode(shape['mask']), np.uint8)
+    except (KeyError, TypeError, ValueError):
+        data = np.empty(0, np.uint8)
+    # As deep as it is: of 16 bits the high byte alone would be background.
+    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
+    part = cv2.imdecode(data, flags) if data.size else None
+    if part is None:
+        raise ValueError(
+            f'the mask of {label_of(shape)!r} is no picture: brush it anew, or take it out'
+        )
     x, y = corners.min(axis=0).astype(int).tolist()
     whole = np.zeros((height, width), np.bool_)
     left, top = min(max(x, 0), width), min(max(y, 0), height)

@@ -61,7 +61,7 @@ def read_queries(path: Path) -> tuple[Ask, ...]:
         QueriesError: it is not that.
     """
     try:
-        entries = yaml.safe_load(path.read_text(encoding='utf-8'))
+        entries = yaml.safe_load(path.read_bytes())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise QueriesError(f'{path} cannot be read: {error}') from error
     if not isinstance(entries, list) or not entries:

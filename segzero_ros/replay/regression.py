@@ -45,7 +45,8 @@ def read_golden(path: Path) -> Iterator[Record]:
         NoGolden: there are none, or they cannot be read.
     """
     try:
-        with path.open(encoding='ascii') as lines:
+        # People edit these files, and editors of Windows mark them as UTF-8.
+        with path.open(encoding='utf-8-sig') as lines:
             for line in lines:
                 yield from_line(line)
     except FileNotFoundError as error:

@@ -23,6 +23,8 @@ _TAGS = re.compile(r'<box>.*?</box>\s*<points>.*?</points>')
 _PAIR = re.compile(r'\((\d+),(\d+)\)')
 _NUMBER = r'\s*(-?\d+(?:\.\d+)?)\s*'
 _ANY_PAIR = re.compile(rf'\({_NUMBER},{_NUMBER}\)')
+# What each object of a list has, and of how many numbers.
+_PLACES = {'bbox_2d': 4, 'point_2d': 2}
 _ANSWER = re.compile(r'<answer>(.*?)</answer>', re.DOTALL)
 
 
@@ -68,18 +70,43 @@ def solution_for(dialect: Dialect, solution: str, size: tuple[int, int] = (SQUAR
             lambda pair: '({},{})'.format(*squash(pair.groups(), solution)), solution
         )
     else:
-        try:
-            items = [
-                {key: squash(item[key], solution) for key in ('bbox_2d', 'point_2d')}
-                for item in json.loads(solution)
-            ]
-        except (ValueError, TypeError, KeyError) as error:
-            raise TrainingError(
-                f'The solution {solution[:60]!r} cannot be read: {error!r}'
-            ) from error
+        items = [
+            {key: squash(item[key], solution) for key in _PLACES} for item in _items(solution)
+        ]
         squashed = json.dumps(items)
     # Published solutions stay as they are, to the last blank.
     return solution if size == (dialect.square, dialect.square) else squashed
+
+
+def _items(solution: str) -> list[dict[str, list[float]]]:
+    """Return the objects of a solution that is a JSON list; raise TrainingError if it is none."""
+    try:
+        items = json.loads(solution)
+    except ValueError as error:
+        raise TrainingError(
+            f'The solution {solution[:60]!r} cannot be read: it is no JSON ({error}).'
+        ) from error
+    if not isinstance(items, list):
+        raise TrainingError(
+            f'The solution {solution[:60]!r} cannot be read: it is no list; write [] around its '
+            'objects.'
+        )
+    for item in items:
+        for key, count in _PLACES.items():
+            if not _are_numbers(item.get(key) if isinstance(item, dict) else None, count):
+                raise TrainingError(
+                    f'The solution {solution[:60]!r} cannot be read: each object needs {key}, '
+                    f'a list of {count} numbers.'
+                )
+    return items
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    """Return whether values are a list of so many numbers, be they written as text."""
+    try:
+        return isinstance(values, list) and len([float(value) for value in values]) == count
+    except (TypeError, ValueError):
+        return False
 
 
 def taught_answer(dialect: Dialect, answer: str, size: tuple[int, int]) -> str:

@@ -128,6 +128,9 @@ def missing_package(error: ImportError) -> TrainingError:
 
 
 def _table_row(dialect: Dialect, found: dict[str, Any], where: str) -> Row:
+    for name in ('problem', 'solution'):
+        if found[name] in (None, ''):
+            raise TrainingError(f'{where} has no {name}: write it, or take the row out.')
     picture = _picture(found, where)
     size = picture.shape[1], picture.shape[0]
     try:
@@ -144,16 +147,26 @@ def _picture(found: dict[str, Any], where: str) -> RgbImage:
     Published pictures are squares, and the columns of the size tell what they were before; of any
     other picture the columns say in which size and orientation it was labelled.
     """
-    image = found['image']
+    image = found['image'] or {}
+    if not image.get('bytes') and not image.get('path'):
+        raise TrainingError(f'{where}: the picture is not in the file, nor the path of one.')
     try:
-        data = image['bytes'] or Path(image['path']).read_bytes()
+        data = image.get('bytes') or Path(image['path']).read_bytes()
+    except OSError as error:
+        raise TrainingError(
+            f'{where}: the picture is not in the file, and {image["path"]!r} cannot be read '
+            f'({error.strerror}).'
+        ) from error
+    try:
         picture = decode_picture(data, where)
         if picture.shape[:2] == (SQUARE, SQUARE):
             return picture
-        stated = stated_size(found.get('img_width'), found.get('img_height'))
-        return decode_picture(data, where, stated)
-    except (OSError, TypeError, DataError) as error:
-        raise TrainingError(f'{where}: {error}') from error
+        return decode_picture(data, where, stated_size(found, 'img_width', 'img_height'))
+    except DataError as error:
+        # It names the row itself.
+        raise TrainingError(str(error)) from error
+    except ValueError as error:
+        raise TrainingError(f'{where}: {error}.') from error
 
 
 def _shapes_row(dialect: Dialect, start: int, number: int) -> Row:

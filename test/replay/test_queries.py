@@ -46,6 +46,14 @@ def test_what_is_no_list_of_queries_is_refused(tmp_path, text, message):
         read_queries(path)
 
 
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_a_file_of_a_windows_editor_is_read(tmp_path, encoding):
+    path = tmp_path / 'queries.yaml'
+    path.write_text('[{at: 1.5, query: die größte Tasse}]', encoding)
+    (ask,) = read_queries(path)
+    assert ask.text == 'die größte Tasse'
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(QueriesError, match=r'gone\.yaml cannot be read'):
         read_queries(tmp_path / 'gone.yaml')

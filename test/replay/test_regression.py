@@ -77,6 +77,13 @@ def test_accepted_answers_that_are_not_there_say_how_to_make_them(tmp_path):
         list(read_golden(tmp_path / 'golden.jsonl'))
 
 
+def test_accepted_answers_from_a_windows_editor_are_read(tmp_path):
+    path = tmp_path / 'golden.jsonl'
+    path.write_text(to_line(record()) + '\n', 'utf-8-sig')
+    (found,) = read_golden(path)
+    assert to_line(found) == to_line(record())
+
+
 def test_an_image_of_another_size_is_a_difference():
     other = replace(record().answer)
     smaller = record()._replace(answer=other, size=(20, 50))

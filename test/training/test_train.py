@@ -304,8 +304,43 @@ class TestRows:
     ):
         path = self.table(tmp_path, self.marked(10, 20, 30, 40), solution, size)
         rows = open_rows(str(path), dialect_named('vision_reasoner'), 0)
-        with pytest.raises(TrainingError, match=rf'own\.parquet, row 0: .*{reason}'):
+        with pytest.raises(TrainingError, match=rf'own\.parquet, row 0:? .*{reason}') as caught:
             rows.read(0)
+        assert str(caught.value).count('row 0') == 1
+
+    @pytest.mark.parametrize(
+        ('change', 'reason'),
+        [
+            ({'solution': None}, 'row 0 has no solution: write it'),
+            ({'problem': None}, 'row 0 has no problem: write it'),
+            ({'solution': '[{"bbox_2d": [1, 2'}, r'row 0: The solution .* it is no JSON \('),
+            ({'solution': '{"bbox_2d": [1, 2, 3, 4]}'}, r'it is no list; write \[\] around'),
+            (
+                {'solution': '[{"bbox_2d": [1, 2, 3, 4]}]'},
+                'each object needs point_2d, a list of 2',
+            ),
+            (
+                {'solution': '[{"bbox_2d": [1, 2, 3], "point_2d": [1, 2]}]'},
+                'needs bbox_2d, a list',
+            ),
+            ({'solution': '[7]'}, 'each object needs bbox_2d'),
+            ({'img_width': 'wide'}, "row 0: img_width is 'wide', which is no number"),
+            ({'img_width': '1280', 'img_height': '960'}, 'row 0 has 640x480 .* for 1280x960'),
+            ({'image': {'bytes': None, 'path': None}}, 'row 0: the picture is not in the file'),
+        ],
+    )
+    def test_what_is_wrong_with_a_row_is_said_in_a_sentence(self, tmp_path, change, reason):
+        good = '[{"bbox_2d": [10, 20, 30, 40], "point_2d": ["30", "40"]}]'
+        picture = self.marked(10, 20, 30, 40)
+        spoken = dialect_named('vision_reasoner')
+        path = self.table(tmp_path, picture, good, (640, 480))
+        assert open_rows(str(path), spoken, 0).read(0).problem
+        (tmp_path / 'bad').mkdir()
+        own = {'solution': good, 'img_width': 640, 'img_height': 480} | change
+        path = self.table(tmp_path / 'bad', picture, **own)
+        with pytest.raises(TrainingError, match=rf'own\.parquet, .*{reason}') as caught:
+            open_rows(str(path), spoken, 0).read(0)
+        assert 'Error' not in str(caught.value)
 
     def test_an_answer_in_words_cannot_be_squashed(self, tmp_path):
         solution = '[{"bbox_2d": [10, 20, 30, 40], "point_2d": [30, 40]}]'
