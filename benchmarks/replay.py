@@ -3,7 +3,7 @@
 Run `python -m benchmarks.replay --frames 200 1000`, or, for the ratio to an earlier build,
 `python -m benchmarks.replay --frames 1000 --against CHECKOUT --rounds 3`, where CHECKOUT is a
 clone of this repository at an earlier commit: both builds replay the same bag in turns, and their
-outputs are compared byte by byte (but for report and timings, which hold what the machine took).
+outputs are compared byte by byte (but for report, timings and the manifest).
 
 Each bag holds generated table-tops of 640x480 with depth and intrinsics, 30 a second, raw. Every
 frame is asked one query with the profile `offline`, and all outputs are written (bag with the
@@ -136,7 +136,7 @@ def differing(one: Path, other: Path) -> list[str]:
         path.relative_to(folder)
         for folder in (one, other)
         for path in folder.rglob('*')
-        if path.is_file() and path.name not in ('report.html', 'timings.jsonl')
+        if path.is_file() and path.name not in ('replay.json', 'report.html', 'timings.jsonl')
     }
     return sorted(
         str(name)
