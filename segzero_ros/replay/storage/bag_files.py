@@ -22,7 +22,6 @@ METADATA = 'metadata.yaml'
 _SUFFIXES = ('.mcap', '.db3', '.bag', '.active')
 _PACKED = ('.zstd', '.zst')
 # Safe, and where libyaml is there, fast.
-_Loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
 _KINDS: dict[bytes, Callable[[Path, Report], StorageFile]] = {
     mcap_file.MAGIC: mcap_file.McapFile,
@@ -130,7 +129,7 @@ def _read_metadata(path: Path, found: list[Path]) -> tuple[dict[str, Any], str]:
         return {}, f'{METADATA} is missing' if wants_it else ''
     try:
         text = path.read_text(encoding='utf-8', errors='replace')
-        metadata = yaml.load(text, _Loader)  # noqa: S506
+        metadata = yaml.safe_load(text)
         information = metadata['rosbag2_bagfile_information']
     except (yaml.YAMLError, *DAMAGES) as error:
         return {}, f'{METADATA} cannot be read: {reason_of(error)}'
