@@ -28,7 +28,7 @@ SLOPE_NEEDS = 900.0
 SHORT_RUN = 600.0
 MOST_GROWTH_OF_SHORT_RUNS = 1.15
 # Within so few, pools and the middleware's queues meet images of each size for the first time: the
-# same build grew by 11 to 33 % there. A node that keeps its frames takes three times as much.
+# same build grew by 11 to 27 % there. A node that keeps its frames takes three times as much.
 FIRST_MINUTES = 120.0
 MOST_GROWTH_OF_FIRST_MINUTES = 1.6
 RECOVERY_LIMIT = 5.0
