@@ -12,7 +12,7 @@ import threading
 from types import TracebackType
 
 from segzero_ros.replay.folder import Folder
-from segzero_ros.replay.records import from_line, Record, to_line
+from segzero_ros.replay.records import Record, to_line
 from segzero_ros.types import SegZeroError, Timing
 
 
@@ -79,8 +79,8 @@ class AnswerLog:
             file.write(line + '\n')
             file.flush()
 
-    def follow(self) -> Iterator[Record]:
-        """Give all answers in order, those that are there and those that come.
+    def follow(self) -> Iterator[str]:
+        """Give the lines of all answers in order, those that are there and those that come.
 
         Raises:
             LogAbandoned: no more come, though not all queries were answered.
@@ -88,7 +88,7 @@ class AnswerLog:
         with self._folder.results.open(encoding='ascii') as lines:
             number = 0
             while self._wait_for(number):
-                yield from_line(lines.readline())
+                yield lines.readline()
                 number += 1
 
     def _wait_for(self, number: int) -> bool:

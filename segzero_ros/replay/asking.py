@@ -15,8 +15,8 @@ from segzero_ros.pipeline import Pipeline
 from segzero_ros.replay.answer_log import AnswerLog
 from segzero_ros.replay.bag import BagReader
 from segzero_ros.replay.bag_frames import BagFrames
-from segzero_ros.replay.folder import Folder
 from segzero_ros.replay.jobs import Job, Jobs
+from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.queries import NANO
 from segzero_ros.replay.records import Record
 from segzero_ros.replay.topics import Topics
@@ -38,7 +38,7 @@ class Asker:
         bag: an open bag.
         topics: the camera's in it.
         pipeline: answers in this process.
-        folder: where the overlays go.
+        overlays: where the overlays go.
         log: where the answers go.
         workers: answer beside this process.
         rate: how many seconds of the bag may pass in one; 0 for as many as can be done.
@@ -49,7 +49,7 @@ class Asker:
         bag: BagReader,
         topics: Topics,
         pipeline: Pipeline,
-        folder: Folder,
+        overlays: OverlayFiles,
         log: AnswerLog,
         workers: WorkerPool,
         rate: float = 0.0,
@@ -57,7 +57,7 @@ class Asker:
         self._bag = bag
         self._frames = BagFrames(bag, topics)
         self._pipeline = pipeline
-        self._folder = folder
+        self._overlays = overlays
         self._log = log
         self._workers = workers
         self._rate = rate
@@ -109,7 +109,7 @@ class Asker:
         return Task(number, job.time_ns, job.query, frame, age, remark)
 
     def _keep(self, number: int, time_ns: int, answer: Answer) -> Record:
-        kept = keep_answer(self._folder, number, time_ns, answer)
+        kept = keep_answer(self._overlays, number, time_ns, answer)
         self._log.add(number, *kept)
         return kept.record
 

@@ -1,16 +1,17 @@
 """Replay a bag: ask, and write what comes of it. What `segzero replay` runs.
 
 Asking can be interrupted and goes on where it was; everything else is written from the lines of
-the answers, so an interrupted replay ends with the same bytes as one that was not. The bag is
-written while queries are answered; video and report need all answers.
+the answers, so an interrupted replay ends with the same bytes as one that was not. Bag and video
+are written while queries are answered; the report needs all answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 import hashlib
 import json
 from pathlib import Path
@@ -22,11 +23,12 @@ from segzero_ros.profiles import load_pipeline, reasoner_options, segmenter_opti
 from segzero_ros.replay.answer_log import AnswerLog
 from segzero_ros.replay.asking import Asker, OnAnswer
 from segzero_ros.replay.bag import BagReader
+from segzero_ros.replay.bag_process import BagJob, write_apart, write_here
 from segzero_ros.replay.folder import Folder
 from segzero_ros.replay.jobs import Jobs, Limits
+from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.queries import NANO, Plan
 from segzero_ros.replay.report import write_report
-from segzero_ros.replay.results_bag import write_bag
 from segzero_ros.replay.topics import find_topics, Topics
 from segzero_ros.replay.video import write_video
 from segzero_ros.replay.workers import count_workers, WorkerPool
@@ -34,6 +36,10 @@ from segzero_ros.types import SegZeroError
 
 # Raise it when the same bag and models give other bytes, so that no old half is continued.
 _FORMAT = 3
+# Overlays that wait for the video in memory; more are read from their files.
+_RECENT = 4
+# Starting a process to write the bag costs about as much as writing so many answers.
+_WORTH_A_PROCESS = 100
 OUTPUTS = ('bag', 'originals', 'overlays', 'video', 'report')
 
 
@@ -125,23 +131,61 @@ def replay(
         expected = _expected(bag, topics, plan)
         wanted = 1 if wishes.rate else wishes.workers
         count = count_workers(parameters, wanted, expected - done)
+        overlays = OverlayFiles(folder, 0 if 'video' in wishes.without else _RECENT)
+        stopped = threading.Event()
         remarks: list[str] = []
-        with ThreadPoolExecutor(1, 'bag') as beside:
+        with ThreadPoolExecutor(2, 'beside') as beside, ExitStack() as stack:
+            stack.callback(stopped.set)
             with AnswerLog(folder, done) as log, closing(load_pipeline(parameters)) as pipeline:
-                writing = beside.submit(_write_bag, path, folder, wishes, log)
+                writing: list[tuple[Path, Future[list[str]] | Future[None]]] = []
+                if 'bag' not in wishes.without:
+                    job = _bag_job(path, folder, wishes)
+                    write = write_apart if expected - done > _WORTH_A_PROCESS else write_here
+                    writing.append((folder.bag, beside.submit(write, job, log.follow())))
+                if 'video' not in wishes.without:
+                    film = beside.submit(
+                        write_video,
+                        folder,
+                        overlays,
+                        log.follow(),
+                        _rate(bag, expected),
+                        partial(_rate, bag),
+                        stopped.is_set,
+                    )
+                    writing.append((folder.video, film))
                 with closing(WorkerPool(count - 1, parameters, folder)) as workers:
                     listener.on_begin(done, expected)
-                    asker = Asker(bag, topics, pipeline, folder, log, workers, wishes.rate)
-                    answered = asker.run(jobs, done, listener.on_answer)
+                    asker = Asker(bag, topics, pipeline, overlays, log, workers, wishes.rate)
+                    asker.run(jobs, done, listener.on_answer)
                     remarks += filter(None, [workers.start_error])
             remarks += [*filter(None, [bag.damage]), *topics.remarks]
             if jobs.restarts:
                 remarks.append(f'The stamps of {topics.image} start anew {_often(jobs.restarts)}.')
-            remarks = _write(bag, folder, manifest, wishes, answered, remarks, writing, listener)
+            for made, future in writing:
+                listener.on_write(made.name)
+                remarks += future.result() or ()
+        # One sentence for what both readers of the bag found.
+        remarks = list(dict.fromkeys(remarks))
+        if 'report' not in wishes.without:
+            listener.on_write(folder.report.name)
+            write_report(folder, manifest, remarks)
+        if 'overlays' in wishes.without:
+            folder.remove_overlays()
         for remark in remarks:
             listener.on_remark(remark)
         folder.finish(manifest)
     return folder
+
+
+def _rate(bag: BagReader, count: int) -> float:
+    """Return answers per second of the bag."""
+    start_ns, end_ns = bag.span_ns
+    return count * NANO / max(end_ns - start_ns, 1)
+
+
+def _bag_job(path: Path, folder: Folder, wishes: Wishes) -> BagJob:
+    originals = 'originals' not in wishes.without
+    return BagJob(path, folder.path, wishes.namespace, originals, wishes.overlay_topic)
 
 
 def _often(count: int) -> str:
@@ -196,57 +240,3 @@ def _expected(bag: BagReader, topics: Topics, plan: Plan) -> int:
         start_ns, end_ns = bag.span_ns
         frames = min(frames, (end_ns - start_ns) // plan.every_ns + 1)
     return frames * len(plan.texts) + len(plan.asks)
-
-
-def _write(
-    bag: BagReader,
-    folder: Folder,
-    manifest: dict[str, Any],
-    wishes: Wishes,
-    count: int,
-    remarks: list[str],
-    writing: Future[list[str]],
-    listener: Listener,
-) -> list[str]:
-    """Write what needs all answers, and wait for the bag; return all remarks."""
-    start_ns, end_ns = bag.span_ns
-    stop = threading.Event()
-    # Beside the rest: it is coded outside of Python's lock.
-    with ThreadPoolExecutor(1, 'video') as beside:
-        try:
-            video: Future[None] | None = None
-            if 'video' not in wishes.without:
-                rate = count * NANO / max(end_ns - start_ns, 1)
-                video = beside.submit(write_video, folder, count, rate, stop.is_set)
-            if 'bag' not in wishes.without:
-                listener.on_write(folder.bag.name)
-            # One sentence for what both readers of the bag found.
-            remarks = list(dict.fromkeys([*remarks, *writing.result()]))
-            if 'report' not in wishes.without:
-                listener.on_write(folder.report.name)
-                write_report(folder, manifest, remarks)
-            if video is not None:
-                listener.on_write(folder.video.name)
-                video.result()
-        finally:
-            stop.set()
-    if 'overlays' in wishes.without:
-        folder.remove_overlays()
-    return remarks
-
-
-def _write_bag(path: Path, folder: Folder, wishes: Wishes, log: AnswerLog) -> list[str]:
-    """Write the bag with the results, with a reader of its own; return remarks."""
-    if 'bag' in wishes.without:
-        return []
-    with BagReader(path, salvage=True) as source:
-        originals = 'originals' not in wishes.without
-        remarks = write_bag(
-            source,
-            folder,
-            log.follow(),
-            wishes.namespace,
-            originals=originals,
-            overlays=wishes.overlay_topic,
-        )
-        return [*filter(None, [source.damage]), *remarks]

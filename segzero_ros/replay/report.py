@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from html import escape
 from itertools import zip_longest
 import json
@@ -18,7 +20,7 @@ import cv2
 import numpy as np
 
 from segzero_ros.replay.folder import Folder
-from segzero_ros.replay.overlay_files import read_overlay
+from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.queries import NANO
 from segzero_ros.replay.records import Record
 from segzero_ros.types import Status
@@ -27,6 +29,8 @@ from segzero_ros.types import Status
 MOST_PICTURES = 200
 WIDTH = 480
 _QUALITY = 82
+# How many threads decode overlays and code these pictures.
+_DECODERS = 2
 _STAGES = ('reasoning', 'encoding', 'segmenting', 'total')
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --faint: #777; }
@@ -76,14 +80,17 @@ def _parts(folder: Folder, manifest: dict[str, Any], remarks: Sequence[str]) -> 
     yield _latencies(timings)
     yield '<h2>Answers</h2>'
     count = sum(statuses.values())
-    shown = set(np.linspace(0, count - 1, min(count, MOST_PICTURES)).round().astype(int).tolist())
+    evenly = np.linspace(0, count - 1, min(count, MOST_PICTURES)).round().astype(int).tolist()
+    shown = dict.fromkeys(evenly)
     if count > MOST_PICTURES:
         yield f'<p class="faint">Pictures of {len(shown)} of {count} answers.</p>'
     begin_ns = None
-    for number, (record, total) in enumerate(zip_longest(folder.records(), timings['total'])):
-        begin_ns = record.time_ns if begin_ns is None else begin_ns
-        picture = _picture(folder, number) if number in shown else ''
-        yield _entry(record, record.time_ns - begin_ns, total, picture)
+    with ThreadPoolExecutor(_DECODERS, 'report') as decoders:
+        pictures = decoders.map(partial(_picture, OverlayFiles(folder)), shown)
+        for number, (record, total) in enumerate(zip_longest(folder.records(), timings['total'])):
+            begin_ns = record.time_ns if begin_ns is None else begin_ns
+            picture = next(pictures) if number in shown else ''
+            yield _entry(record, record.time_ns - begin_ns, total, picture)
     yield '</body></html>\n'
 
 
@@ -118,12 +125,12 @@ def _latencies(timings: dict[str, list[float]]) -> str:
     return f'<h2>Milliseconds</h2><table><tr><th></th>{heads}</tr>{"".join(rows)}</table>'
 
 
-def _picture(folder: Folder, number: int) -> str:
-    picture = read_overlay(folder, number)
+def _picture(overlays: OverlayFiles, number: int) -> str:
+    picture = overlays.read(number)
     height = round(picture.shape[0] * WIDTH / picture.shape[1])
     small = cv2.resize(picture, (WIDTH, height), interpolation=cv2.INTER_AREA)
     quality = (cv2.IMWRITE_JPEG_QUALITY, _QUALITY)
-    _, data = cv2.imencode('.jpg', cv2.cvtColor(small, cv2.COLOR_RGB2BGR), quality)
+    _, data = cv2.imencode('.jpg', small, quality)
     text = base64.b64encode(data.tobytes()).decode('ascii')
     return f'<img alt="" src="data:image/jpeg;base64,{text}">'
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import heapq
 from typing import Any
 
+import cv2
 import numpy as np
 from rosbags.typesys.store import Typestore
 
@@ -22,7 +23,7 @@ from segzero_ros.replay.bag import (
 )
 from segzero_ros.replay.definitions import layouts_of
 from segzero_ros.replay.folder import Folder
-from segzero_ros.replay.overlay_files import read_overlay
+from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.records import Record, with_frame
 from segzero_ros.replay.topics import IMAGE, RESULT, TEXT
 from segzero_ros.types import Answer, Frame, Status
@@ -43,8 +44,7 @@ class ResultMessages:
 
     def __init__(self, namespace: str, folder: Folder, *, overlays: bool) -> None:
         self._prefix = namespace.rstrip('/')
-        self._folder = folder
-        self._overlays = overlays
+        self._overlays = OverlayFiles(folder) if overlays else None
         definitions = Definitions()
         self._store: Typestore = definitions.require(RESULT)
         self._displays = {
@@ -88,12 +88,11 @@ class ResultMessages:
         yield self._message('label_image', IMAGE, labels, record.time_ns)
         for name, (kind, fill) in self._displays.items():
             yield self._message(name, kind, fill(self._make, answer), record.time_ns)
-        if self._overlays:
-            yield self._message('overlay', IMAGE, self._overlay(number, answer), record.time_ns)
-
-    def _overlay(self, number: int, answer: Answer) -> Any:
-        picture = read_overlay(self._folder, number)
-        return results.rgb_image(self._make, picture, results.header_of(self._make, answer))
+        if self._overlays is not None:
+            picture = cv2.cvtColor(self._overlays.read(number), cv2.COLOR_BGR2RGB)
+            header = results.header_of(self._make, answer)
+            overlay = results.rgb_image(self._make, np.asarray(picture, np.uint8), header)
+            yield self._message('overlay', IMAGE, overlay, record.time_ns)
 
     def _message(self, name: str, kind: str, message: Any, time_ns: int) -> BagMessage:
         data = bytes(self._store.serialize_cdr(message, kind))

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_pipeline
 from segzero_ros.replay.folder import Folder
-from segzero_ros.replay.overlay_files import write_overlay
+from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.records import Record, record_of, with_frame
 from segzero_ros.types import Answer, Frame, Query, SegZeroError, Timing
 
@@ -78,7 +78,7 @@ def answer_task(pipeline: Pipeline, task: Task) -> Answer:
     return replace(answer, message=f'{answer.message} {task.remark}'.strip())
 
 
-def keep_answer(folder: Folder, number: int, time_ns: int, answer: Answer) -> Kept:
+def keep_answer(overlays: OverlayFiles, number: int, time_ns: int, answer: Answer) -> Kept:
     """Write an answer's overlay and return what else is kept of it.
 
     Raises:
@@ -86,7 +86,7 @@ def keep_answer(folder: Folder, number: int, time_ns: int, answer: Answer) -> Ke
     """
     record = record_of(answer, time_ns)
     # Drawn from the record, which holds nothing that depends on this machine's clock.
-    write_overlay(folder, number, with_frame(record, answer.frame))
+    overlays.write(number, with_frame(record, answer.frame))
     return Kept(record, answer.timing)
 
 
@@ -243,7 +243,7 @@ def _serve(pipe: Connection, parameters: Mapping[str, Any], path: Path) -> None:
     """Answer tasks until the pipe is closed; what a worker process runs."""
     # Ctrl-C reaches all processes of a terminal: this one ends with its pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    folder = Folder(path)
+    overlays = OverlayFiles(Folder(path))
     try:
         pipeline = load_pipeline(parameters)
     except SegZeroError as error:
@@ -256,7 +256,7 @@ def _serve(pipe: Connection, parameters: Mapping[str, Any], path: Path) -> None:
             reply: Kept | SegZeroError
             try:
                 answer = answer_task(pipeline, task)
-                reply = keep_answer(folder, task.number, task.time_ns, answer)
+                reply = keep_answer(overlays, task.number, task.time_ns, answer)
             except SegZeroError as error:
                 reply = error
             pipe.send(reply)
