@@ -54,6 +54,8 @@ _MASK_OPACITY = 0.32
 _REST = 0.66
 # Smaller pictures are enlarged: below this the caption cannot be read.
 _LEAST_WIDTH = 480
+# A picture is not enlarged beyond so many pixels: one may be narrow and very high.
+_MOST_ENLARGED = 2**25
 _REASONING_LINES = 5
 _QUERY_LINES = 2
 # With more objects than this the chips carry the number alone.
@@ -128,10 +130,12 @@ def _canvas(answer: Answer) -> tuple[RgbImage, int]:
     if answer.frame is None:
         return np.full((360, 640, 3), _EMPTY, np.uint8), 1
     image = answer.frame.image
-    scale = max(1, math.ceil(_LEAST_WIDTH / image.shape[1]))
+    height, width = image.shape[:2]
+    room = math.isqrt(_MOST_ENLARGED // (height * width))
+    scale = max(1, min(math.ceil(_LEAST_WIDTH / width), room))
     if scale == 1:
         return image.copy(), 1
-    size = (image.shape[1] * scale, image.shape[0] * scale)
+    size = (width * scale, height * scale)
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8), scale
 
 
@@ -149,11 +153,10 @@ def _draw_segments(
     scale: int,
     style: _Style,
 ) -> None:
-    masks = [_enlarged(segment, scale) for segment in segments]
-    if any(placed.mask.any() for placed in masks):
-        _tint(picture, masks, [object_colour(segment.id) for segment in segments])
-    for segment, mask in zip(segments, masks, strict=True):
-        _outline(picture, mask, object_colour(segment.id), style)
+    if any(segment.mask.any() for segment in segments):
+        _tint(picture, segments, scale)
+    for segment in segments:
+        _outline(picture, _enlarged(segment, scale), object_colour(segment.id), style)
     boxes = [Roi(*(value * scale for value in segment.box)) for segment in segments]
     for segment, box in zip(segments, boxes, strict=True):
         _draw_box(picture, box, object_colour(segment.id), style)
@@ -184,11 +187,12 @@ def _enlarged(segment: Segment, scale: int) -> _PlacedMask:
     return _PlacedMask(roi, segment.mask.repeat(scale, axis=0).repeat(scale, axis=1))
 
 
-def _tint(picture: RgbImage, masks: list[_PlacedMask], colours: list[Colour]) -> None:
+def _tint(picture: RgbImage, segments: tuple[Segment, ...], scale: int) -> None:
     """Give each mask its colour, and dim what lies in none."""
     bright = picture.copy()
     np.copyto(picture, cv2.convertScaleAbs(picture, alpha=_REST))
-    for placed, colour in zip(masks, colours, strict=True):
+    for segment in segments:
+        placed, colour = _enlarged(segment, scale), object_colour(segment.id)
         if not placed.mask.any():
             continue
         window = np.ascontiguousarray(bright[placed.roi.slices])

@@ -227,7 +227,7 @@ class FollowUp(Generic[Item]):
 
 def _with_pose(track: Track, frame: Frame) -> Track:
     """Return the track with the object's box in 3-D, where the frame's depth gives one."""
-    if track.lost:
+    if track.lost or frame.depth is None:
         return track
     pose, status = spatial.lift(track.segment.full_mask(frame.height, frame.width), frame)
     return replace(track, segment=replace(track.segment, pose=pose, pose_status=status))

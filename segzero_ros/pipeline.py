@@ -16,6 +16,8 @@ import math
 import time
 from typing import Any
 
+import numpy as np
+
 from segzero_ros import spatial
 from segzero_ros.interrupting import Check
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText, Reasoner
@@ -28,11 +30,14 @@ from segzero_ros.types import (
     GroundedObject,
     Grounding,
     MalformedAnswer,
+    Pose3D,
+    PoseStatus,
     Query,
     ReasonerTimeout,
     Roi,
     Segment,
     SegmentedMask,
+    SegmenterTimeout,
     SegZeroError,
     Stage,
     Status,
@@ -51,6 +56,10 @@ CANCEL_POLL = 0.02
 MOST_OBJECTS = 200
 MOST_POINTS = 100
 LONGEST_LABEL = 200
+# All masks of an answer, cropped to their boxes, have no more pixels than this together, or than
+# so many whole images where that is more; a result carries a byte for each.
+MOST_MASK_PIXELS = 2**28
+MOST_MASK_IMAGES = 4
 
 _logger = logging.getLogger(__name__)
 
@@ -65,11 +74,20 @@ class Listeners:
 
 
 class Pipeline:
-    """One reasoner and one segmenter, answering one query at a time from one thread."""
+    """One reasoner and one segmenter, answering one query at a time from one thread.
 
-    def __init__(self, reasoner: Reasoner, segmenter: Segmenter[Any]) -> None:
+    Args:
+        reasoner: reads the query; keeps the time limit while it does.
+        segmenter: makes the masks.
+        time_limit: most seconds that an answer may take, its masks included; 0 for no limit.
+    """
+
+    def __init__(
+        self, reasoner: Reasoner, segmenter: Segmenter[Any], time_limit: float = 0.0
+    ) -> None:
         self.reasoner = reasoner
         self.segmenter = segmenter
+        self.time_limit = time_limit
         # With two teams of threads that outnumber the processors OpenMP has their helpers sleep
         # between any two steps, for good, and a token takes 1.7 times as long (two cores, 92 M
         # parameters). SAM 2's own steps are long enough not to suffer, so beside a reasoner that
@@ -108,15 +126,16 @@ class Pipeline:
             answer = attempt.run()
         except Cancelled as error:
             answer = attempt.failed(Status.CANCELED, 'The query was cancelled.', error.raw_answer)
-        except ReasonerTimeout as error:
+        except (ReasonerTimeout, SegmenterTimeout) as error:
             answer = attempt.failed(Status.TIMEOUT, str(error), error.raw_answer)
         except MalformedAnswer as error:
             answer = attempt.failed(Status.MALFORMED_ANSWER, str(error), error.raw_answer)
         except SegZeroError as error:
             answer = attempt.failed(Status.ERROR, str(error))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            # A library that calls sys.exit() fails this query and ends nothing.
             _logger.exception('Query %r failed', query.id)
-            answer = attempt.failed(Status.ERROR, f'{type(error).__name__}: {error}')
+            answer = attempt.failed(Status.ERROR, in_words(error))
         return replace(answer, timing=attempt.timing(queued, frame_age))
 
     def begin_encoding(self, frame: Frame) -> _Encoding | None:
@@ -212,12 +231,13 @@ class _Attempt:
         if not usable.objects:
             raise MalformedAnswer(remarks, grounding.raw_answer)
         self._listeners.on_stage(Stage.SEGMENTING)
-        segments = self._segment(encoding, usable)
+        segments, left_out = self._segment(encoding, usable)
         self._stop_if_cancelled(grounding.raw_answer)
         posed = any(segment.pose is not None for segment in segments)
         bent = spatial.rectification_remark(self._frame) if posed else ''
         missing = spatial.missing_pose_warning(self._frame, segments)
-        message = ' '.join(text for text in (grounding.note, remarks, bent, missing) if text)
+        texts = (grounding.note, remarks, left_out, bent, missing)
+        message = ' '.join(text for text in texts if text)
         return replace(self._answer(Status.OK, message, grounding), segments=segments)
 
     def failed(self, status: Status, message: str, raw_answer: str = '') -> Answer:
@@ -249,23 +269,32 @@ class _Attempt:
         self._tokens = grounding.generated_tokens
         return grounding
 
-    def _segment(self, encoding: _Encoding | None, grounding: Grounding) -> tuple[Segment, ...]:
+    def _segment(
+        self, encoding: _Encoding | None, grounding: Grounding
+    ) -> tuple[tuple[Segment, ...], str]:
+        """Return the segments, and a sentence about masks that are left out, if any are."""
         started = time.perf_counter()
-        check = partial(self._stop_if_cancelled, grounding.raw_answer)
+        check = partial(self._stop_if_over, grounding.raw_answer)
         if encoding is None:
             encoding = self._pipeline.encode_here(self._frame, check)
         while wait([encoding], timeout=CANCEL_POLL).not_done:
             check()
         encoded, self._encoding_time = encoding.result()
-        masks = self._pipeline.segmenter.segment(encoded, grounding)
-        segments = tuple(
-            make_segment(number, found, mask, self._frame)
-            for number, (found, mask) in enumerate(
-                zip(grounding.objects, masks, strict=True), start=1
-            )
-        )
+        masks = self._pipeline.segmenter.segment(encoded, grounding, check)
+        room = mask_room(self._frame)
+        segments: list[Segment] = []
+        left_out: list[int] = []
+        for number, (found, mask) in enumerate(
+            zip(grounding.objects, masks, strict=True), start=1
+        ):
+            check()
+            segment = make_segment(number, found, mask, self._frame, room)
+            room -= segment.mask.size
+            segments.append(segment)
+            if segment.mask_roi != mask.roi:
+                left_out.append(number)
         self._segmenting_time = time.perf_counter() - started
-        return segments
+        return tuple(segments), _without_room(left_out, mask_room(self._frame))
 
     def _on_text(self, text: str) -> None:
         self._text.append(text)
@@ -274,6 +303,16 @@ class _Attempt:
     def _stop_if_cancelled(self, raw_answer: str = '') -> None:
         if self._cancelled():
             raise Cancelled(raw_answer)
+
+    def _stop_if_over(self, raw_answer: str) -> None:
+        self._stop_if_cancelled(raw_answer)
+        limit = self._pipeline.time_limit
+        if 0 < limit < time.perf_counter() - self._started:
+            raise SegmenterTimeout(
+                f'The masks were not made within the {limit:g} s that an answer may take. Raise '
+                'time_limit, or use a smaller segmenter or a GPU.',
+                raw_answer,
+            )
 
     def _answer(self, status: Status, message: str, grounding: Grounding) -> Answer:
         return Answer(
@@ -344,19 +383,55 @@ def clip_box(
     return float(left), float(top), float(right), float(bottom)
 
 
-def make_segment(number: int, found: GroundedObject, made: SegmentedMask, frame: Frame) -> Segment:
-    """Put a grounded object and its cropped mask together, with its pose where depth gives one."""
+def in_words(error: BaseException) -> str:
+    """Return what went wrong as one sentence for a person."""
+    if isinstance(error, Exception):
+        return f'{type(error).__name__}: {error}'
+    return f'A model tried to end the program ({type(error).__name__}: {error}).'
+
+
+def mask_room(frame: Frame) -> int:
+    """Return how many pixels all masks of an answer about a frame may have together."""
+    return max(MOST_MASK_PIXELS, MOST_MASK_IMAGES * frame.width * frame.height)
+
+
+def _without_room(left_out: list[int], room: int) -> str:
+    """Say which objects' masks are left out; empty when none is."""
+    if not left_out:
+        return ''
+    return (
+        f'The masks of objects {", ".join(map(str, left_out))} are left out, for all masks '
+        f'together would have more than {room // 10**6} million pixels; their boxes and poses are '
+        'here.'
+    )
+
+
+def make_segment(
+    number: int, found: GroundedObject, made: SegmentedMask, frame: Frame, room: int
+) -> Segment:
+    """Put a grounded object and its mask together, with its pose where depth gives one.
+
+    Args:
+        number: the object's id.
+        found: the object.
+        made: its mask.
+        frame: what it was found in.
+        room: most pixels that its cropped mask may have; a larger one is left out.
+    """
     x1, y1, x2, y2 = (int(value) for value in found.box)
-    roi = Roi.around(made.mask)
-    pose, pose_status = spatial.lift(made.mask, frame)
+    pose: Pose3D | None = None
+    pose_status = PoseStatus.NO_DEPTH
+    if frame.depth is not None:
+        pose, pose_status = spatial.lift(made.mask, frame)
+    fits = made.roi.width * made.roi.height <= room
     return Segment(
         id=number,
         label=found.label,
         score=made.score,
         box=Roi(x1, y1, x2 - x1, y2 - y1),
         points=found.points,
-        mask_roi=roi,
-        mask=made.mask[roi.slices].copy(),
+        mask_roi=made.roi if fits else Roi(0, 0, 0, 0),
+        mask=made.cropped if fits else np.zeros((0, 0), np.bool_),
         pose=pose,
         pose_status=pose_status,
     )

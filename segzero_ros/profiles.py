@@ -85,10 +85,12 @@ def segmenter_options(value: Callable[[str], Any]) -> SegmenterOptions:
 
 def load_pipeline(parameters: Mapping[str, Any]) -> Pipeline:
     """Load the models that parameters name; raise SegZeroError if they cannot be had."""
-    reasoner = load_reasoner(reasoner_options(parameters.__getitem__))
+    options = reasoner_options(parameters.__getitem__)
+    reasoner = load_reasoner(options)
     try:
-        return Pipeline(reasoner, load_segmenter(segmenter_options(parameters.__getitem__)))
-    except SegZeroError:
+        segmenter = load_segmenter(segmenter_options(parameters.__getitem__))
+        return Pipeline(reasoner, segmenter, options.time_limit)
+    except BaseException:
         reasoner.close()
         raise
 

@@ -7,10 +7,12 @@ y1 … y2-1; lengths are metres, times are seconds unless a name ends in `_ns`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 import math
 from typing import NamedTuple
+import zlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,11 @@ DepthImage = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
+
+# A mask whose box has more pixels than this is kept packed until it is used.
+MOST_UNPACKED_PIXELS = 2**20
+# zlib's fastest level: most masks are a few runs a row.
+_FAST = 1
 
 
 class SegZeroError(Exception):
@@ -49,6 +56,14 @@ class Cancelled(SegZeroError):
 
 class ReasonerTimeout(SegZeroError):
     """The reasoning model did not finish in the time it was given."""
+
+    def __init__(self, reason: str, raw_answer: str = '') -> None:
+        super().__init__(reason)
+        self.raw_answer = raw_answer
+
+
+class SegmenterTimeout(SegZeroError):
+    """The masks were not made in the time that the answer was given."""
 
     def __init__(self, reason: str, raw_answer: str = '') -> None:
         super().__init__(reason)
@@ -176,16 +191,80 @@ class Roi(NamedTuple):
         return cls(x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1)
 
 
-class SegmentedMask(NamedTuple):
-    """What a segmenter makes of one grounded object.
+class SegmentedMask:
+    """What a segmenter makes of one grounded object; unpacks as its mask and its score.
+
+    Only the rectangle that holds the mask is kept, a large one packed: the masks of all objects
+    of a large image would not fit otherwise.
 
     Attributes:
-        mask: (H, W) bool, of the source image's size.
+        roi: tight box of the mask; width and height 0 for an empty mask.
+        size: (height, width) of the source image.
         score: the segmenter's own estimate of the mask's IoU, 0 to 1; NaN when it gives none.
     """
 
-    mask: Mask
-    score: float
+    __slots__ = ('_bits', '_cropped', 'roi', 'score', 'size')
+
+    def __init__(self, mask: Mask, score: float) -> None:
+        """Keep a mask.
+
+        Args:
+            mask: (H, W) bool, of the source image's size; it is copied.
+            score: the segmenter's own estimate of its IoU; NaN when it gives none.
+        """
+        self.roi = Roi.around(mask)
+        self.size = (int(mask.shape[0]), int(mask.shape[1]))
+        self.score = score
+        cropped = mask[self.roi.slices]
+        packed = cropped.size > MOST_UNPACKED_PIXELS
+        self._bits = zlib.compress(np.packbits(cropped).tobytes(), _FAST) if packed else b''
+        self._cropped: Mask | None = None if packed else cropped.copy()
+
+    @classmethod
+    def placed(
+        cls, window: Mask, x: int, y: int, size: tuple[int, int], score: float
+    ) -> SegmentedMask:
+        """Return a mask of which one window of the image is known; there is nothing beyond it.
+
+        Args:
+            window: (h, w) bool.
+            x: column of the image at which the window begins.
+            y: row of the image at which it begins.
+            size: (height, width) of the source image.
+            score: the segmenter's own estimate of the mask's IoU; NaN when it gives none.
+        """
+        made = cls(window, score)
+        if made.roi.width:
+            made.roi = made.roi._replace(x=made.roi.x + x, y=made.roi.y + y)
+        made.size = size
+        return made
+
+    @property
+    def cropped(self) -> Mask:
+        """The mask inside its box, (roi.height, roi.width) bool."""
+        if self._cropped is not None:
+            return self._cropped
+        count = self.roi.width * self.roi.height
+        bits = np.frombuffer(zlib.decompress(self._bits), np.uint8)
+        mask: Mask = np.unpackbits(bits, count=count).astype(np.bool_, copy=False)
+        return mask.reshape(self.roi.height, self.roi.width)
+
+    @property
+    def mask(self) -> Mask:
+        """The mask at the source image's size, (H, W) bool; made anew each time."""
+        return in_image(self.cropped, self.roi, *self.size)
+
+    def __iter__(self) -> Iterator[Mask | float]:
+        """Give the mask at the source image's size, then the score."""
+        yield self.mask
+        yield self.score
+
+
+def in_image(cropped: Mask, roi: Roi, height: int, width: int) -> Mask:
+    """Return a (roi.height, roi.width) bool mask in an empty one of (height, width)."""
+    full = np.zeros((height, width), dtype=np.bool_)
+    full[roi.slices] = cropped
+    return full
 
 
 class PoseStatus(IntEnum):
@@ -240,9 +319,7 @@ class Segment:
 
     def full_mask(self, height: int, width: int) -> Mask:
         """Return the mask at the source image's size, (height, width) bool."""
-        full = np.zeros((height, width), dtype=np.bool_)
-        full[self.mask_roi.slices] = self.mask
-        return full
+        return in_image(self.mask, self.mask_roi, height, width)
 
 
 @dataclass(frozen=True, eq=False)

@@ -298,3 +298,15 @@ def test_a_box_in_space_at_the_lens_or_far_off_hides_nothing_else(depth: float) 
     without = draw_overlay(answer(segments=(segment(pose=pose),)))
     assert with_box.shape == without.shape
     assert (with_box != without).any(-1).mean() < 0.01
+
+
+def test_a_narrow_and_very_high_picture_is_not_enlarged_beyond_all_bounds() -> None:
+    """Enlarged to a readable width it would take 1.5 GB."""
+    frame = Frame(grey(200_000, 100))
+    mask = np.ones((50, 80), np.bool_)
+    segment = Segment(1, 'cup', 0.5, Roi(5, 9, 80, 50), (), Roi(5, 9, 80, 50), mask)
+    answer = Answer(Query('the cup', 'q'), Status.OK, '', frame, segments=(segment,))
+    drawn = draw_overlay(answer)
+    assert drawn.shape[1] == 100
+    assert drawn.shape[0] < 210_000
+    assert not np.array_equal(drawn[9:59, 5:85], frame.image[9:59, 5:85])

@@ -52,7 +52,7 @@ class ScriptedReasoner:
     def reason(self, frame, query, on_text, cancelled, on_object):
         on_text('I look. ')
         self.before(cancelled)
-        if isinstance(self.outcome, Exception):
+        if isinstance(self.outcome, BaseException):
             raise self.outcome
         for found in self.outcome.objects:
             on_object(found)
@@ -83,7 +83,7 @@ class BoxSegmenter:
             check()
         return frame
 
-    def segment(self, encoding, grounding):
+    def segment(self, encoding, grounding, check=None):
         masks = []
         for found in grounding.objects:
             x1, y1, x2, y2 = map(int, found.box)
@@ -337,7 +337,7 @@ def test_each_failure_has_its_status_and_keeps_what_was_said(ask, error, status,
 
 def test_an_answer_says_which_model_failed(ask):
     class NoMasks(BoxSegmenter):
-        def segment(self, encoding, grounding):
+        def segment(self, encoding, grounding, check=None):
             raise MemoryError
 
     def no_encoding(frame, check=None):
@@ -354,6 +354,83 @@ def test_an_answer_says_which_model_failed(ask):
         segmenter.encode = no_encoding
         answer = ask(grounding(CUP), segmenter=segmenter)
         assert (answer.status, answer.failed_in) == (Status.ERROR, Stage.SEGMENTING)
+
+
+def test_a_model_that_would_end_the_program_fails_its_own_query(ask):
+    class Quitter(BoxSegmenter):
+        def segment(self, encoding, grounding, check=None):
+            raise SystemExit(1)
+
+    def quit_encoding(frame, check=None):
+        raise SystemExit(2)
+
+    for takes_all_processors in (False, True):
+        encoder = BoxSegmenter(takes_all_processors)
+        encoder.encode = quit_encoding
+        for answer in (
+            ask(SystemExit(3)),
+            ask(grounding(CUP), segmenter=Quitter(takes_all_processors)),
+            ask(grounding(CUP), segmenter=encoder),
+        ):
+            assert answer.status is Status.ERROR
+            assert 'tried to end the program (SystemExit' in answer.message
+    # Ctrl-C on a command line is no model's doing.
+    with pytest.raises(KeyboardInterrupt):
+        ask(KeyboardInterrupt())
+
+
+class Counting(BoxSegmenter):
+    """Checks before each object, as promised, and counts them."""
+
+    def __init__(self, before_object):
+        super().__init__()
+        self.before_object = before_object
+        self.made = 0
+
+    def segment(self, encoding, grounding, check=None):
+        masks = []
+        for found in grounding.objects:
+            self.before_object()
+            check()
+            self.made += 1
+            masks += super().segment(encoding, Grounding('', (found,)))
+        return masks
+
+
+def test_a_cancel_among_the_masks_of_many_objects_is_answered_at_the_next(ask):
+    cancel = threading.Event()
+    segmenter = Counting(lambda: segmenter.made == 3 and cancel.set())
+    answer = ask(grounding(*[CUP] * 100), segmenter=segmenter, cancelled=cancel.is_set)
+    assert (answer.status, answer.raw_answer) == (Status.CANCELED, 'raw')
+    assert segmenter.made == 3
+
+
+def test_a_time_limit_holds_for_the_masks_too():
+    pause = threading.Event()
+    segmenter = Counting(lambda: pause.wait(0.05))
+    limited = Pipeline(ScriptedReasoner(grounding(*[CUP] * 100)), segmenter, time_limit=0.2)
+    answer = limited.answer(FRAME, QUERY)
+    assert (answer.status, answer.failed_in) == (Status.TIMEOUT, Stage.SEGMENTING)
+    assert (answer.raw_answer, answer.segments) == ('raw', ())
+    assert '0.2 s' in answer.message and 'time_limit' in answer.message
+    assert segmenter.made < 10
+    limited.close()
+
+
+def test_masks_that_would_be_too_large_together_are_left_out_and_named(ask, monkeypatch):
+    monkeypatch.setattr('segzero_ros.pipeline.MOST_MASK_PIXELS', 1000)
+    monkeypatch.setattr('segzero_ros.pipeline.MOST_MASK_IMAGES', 0)
+    small = GroundedObject((0.0, 0.0, 10.0, 10.0), label='spoon')
+    answer = ask(grounding(CUP, CUP, CUP, small))
+    assert answer.status is Status.OK
+    assert [segment.mask.size for segment in answer.segments] == [400, 400, 0, 100]
+    assert answer.message.startswith('The masks of objects 3 are left out')
+    left_out = answer.segments[2]
+    assert left_out.mask_roi == Roi(0, 0, 0, 0)
+    assert (left_out.label, left_out.box, left_out.score) == ('cup', Roi(10, 5, 20, 20), 0.5)
+    # A large image has room for a few masks of its own size.
+    monkeypatch.setattr('segzero_ros.pipeline.MOST_MASK_IMAGES', 4)
+    assert ask(grounding(CUP, CUP, CUP, small)).message == ''
 
 
 def test_an_unexpected_error_is_logged_with_its_traceback(ask, caplog):

@@ -39,10 +39,12 @@ class SharedSegmenter:
         with self._lock:
             return self._segmenter.encode(frame, check)
 
-    def segment(self, encoding: Any, grounding: Grounding) -> list[SegmentedMask]:
+    def segment(
+        self, encoding: Any, grounding: Grounding, check: Check | None = None
+    ) -> list[SegmentedMask]:
         """Mark the objects when it is their turn."""
         with self._lock:
-            return self._segmenter.segment(encoding, grounding)
+            return self._segmenter.segment(encoding, grounding, check)
 
     def close(self) -> None:
         """Do nothing: other pipelines may still use it."""
@@ -74,10 +76,11 @@ def load_pipelines(parameters: Mapping[str, Any], count: int) -> Iterator[list[P
             yield [first]
             return
         shared = SharedSegmenter(first.segmenter)
-        pipelines = [Pipeline(first.reasoner, shared)]
+        limit = first.time_limit
+        pipelines = [Pipeline(first.reasoner, shared, limit)]
         for _ in range(count - 1):
             pipelines.append(
-                Pipeline(load_reasoner(reasoner_options(parameters.__getitem__)), shared)
+                Pipeline(load_reasoner(reasoner_options(parameters.__getitem__)), shared, limit)
             )
             stack.callback(pipelines[-1].close)
         yield pipelines

@@ -6,7 +6,7 @@ counted again, and the figures are the same. Imports `samples`, `types` and NumP
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 import math
@@ -180,7 +180,7 @@ def _points_on(points: Sequence[Point], mask: Mask) -> int:
 
 
 def wrong_object(
-    masks: Sequence[Mask], labels: NDArray[np.int16], targets: Sequence[int]
+    masks: Iterable[Mask], labels: NDArray[np.int16], targets: Sequence[int]
 ) -> bool | None:
     """Return whether the marked objects are other than the meant ones; None where none is meant.
 

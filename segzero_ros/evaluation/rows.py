@@ -5,6 +5,7 @@ Imports `items`, `samples`, `types`, NumPy and the code of masks in `replay`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 import json
 import math
@@ -71,12 +72,11 @@ def make_row(
         objects: as the reasoner told them, before boxes were clipped.
     """
     height, width = sample.image.shape[:2]
-    masks = [segment.full_mask(height, width) for segment in answer.segments]
     failure = _failure(answer)
     # What a reasoner had told before it failed is no answer.
     told = [] if failure in (Failure.ANSWER, Failure.CRASH) else objects
     prediction = Prediction(
-        mask=None if failure is not Failure.NONE else _union(masks, height, width),
+        mask=None if failure is not Failure.NONE else _union(answer, height, width),
         boxes=tuple(found.box for found in told),
         points=tuple(point for found in told for point in found.points),
         failure=failure,
@@ -84,7 +84,7 @@ def make_row(
     )
     item = measure(sample, prediction)
     if sample.labels is not None:
-        wrong = wrong_object(masks, sample.labels, sample.targets)
+        wrong = wrong_object(_masks(answer, height, width), sample.labels, sample.targets)
         item = Item(**{**vars(item), 'wrong_object': wrong})
     row = Row(
         index=index,
@@ -115,9 +115,13 @@ def _failure(answer: Answer) -> Failure:
     return Failure.ANSWER if answer.status is Status.MALFORMED_ANSWER else Failure.CRASH
 
 
-def _union(masks: list[Mask], height: int, width: int) -> Mask:
+def _masks(answer: Answer, height: int, width: int) -> Iterator[Mask]:
+    return (segment.full_mask(height, width) for segment in answer.segments)
+
+
+def _union(answer: Answer, height: int, width: int) -> Mask:
     union = np.zeros((height, width), np.bool_)
-    for mask in masks:
+    for mask in _masks(answer, height, width):
         union |= mask
     return union
 

@@ -40,13 +40,20 @@ class Segmenter(Protocol[Encoding]):
         """
         ...
 
-    def segment(self, encoding: Encoding, grounding: Grounding) -> list[SegmentedMask]:
+    def segment(
+        self, encoding: Encoding, grounding: Grounding, check: Check | None = None
+    ) -> list[SegmentedMask]:
         """Make one mask per grounded object.
+
+        Beside what is returned it takes memory for a few masks of the image's size, however many
+        objects there are.
 
         Args:
             encoding: what `encode` returned for the frame.
             grounding: its boxes are already clipped to the image, with whole-pixel corners, at
                 least one pixel wide and high; its points lie in the image.
+            check: called at least before each object and, where a model makes the masks, before
+                each of its layers; what it raises on a cancel or past a time limit ends the work.
 
         Returns:
             As many masks as objects, in their order; a mask may be empty.

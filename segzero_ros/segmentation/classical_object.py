@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from segzero_ros.segmentation import image_motion
 from segzero_ros.segmentation.colour_model import Bins, colour_bins, ColourModel, Floats, histogram
 from segzero_ros.segmentation.image_motion import Matrix
-from segzero_ros.types import Frame, Mask, RgbImage, Roi, Segment
+from segzero_ros.types import Frame, in_image, Mask, RgbImage, Roi, Segment
 
 # The longest side of an object in its own grid, and the margin around it, in cells.
 GRID, MARGIN = 80, 20
@@ -83,7 +83,6 @@ class Sighting(NamedTuple):
         agreement: how well shape and colours agree, as `_fits` gives it.
         likeness: how like the answer's object the colours of what shows it are together, 0 to 1.
         roi: the part of the image that the grid covers.
-        claim: the log odds of every pixel of the roi.
         expected: pixels that would show the object if nothing hid it.
     """
 
@@ -94,8 +93,16 @@ class Sighting(NamedTuple):
     agreement: float
     likeness: float
     roi: Roi
-    claim: Floats
     expected: float
+
+    @property
+    def claim(self) -> Floats:
+        """The log odds of every pixel of the roi; made anew each time, for it may be large."""
+        if not self.roi.width or not self.roi.height:
+            return np.zeros((0, 0), np.float32)
+        onto = image_motion.compose(image_motion.shift(-self.roi.x, -self.roi.y), self.place)
+        size = (self.roi.width, self.roi.height)
+        return np.asarray(cv2.warpAffine(self.odds, onto, size, borderValue=-99), np.float32)
 
 
 class FollowedObject:
@@ -104,7 +111,6 @@ class FollowedObject:
     Attributes:
         segment: as it was added.
         picture: where it was looked for last.
-        mask: what was visible of it there, (H, W); all False while it is lost.
         age: followed frames since it was seen.
         visible: share of it that was visible when it was seen last.
         fit: how well its colours fitted in the answer's picture, log odds.
@@ -112,10 +118,9 @@ class FollowedObject:
     """
 
     def __init__(self, picture: Picture, segment: Segment) -> None:
-        height, width = picture.gray.shape
         self.segment = segment
         self.picture = picture
-        self.mask: Mask = segment.full_mask(height, width)
+        self._roi, self._seen = segment.mask_roi, segment.mask
         self.age = 0
         self.visible = 1.0
         self._drift = np.zeros(2)
@@ -136,6 +141,11 @@ class FollowedObject:
         self.agreement = float(_fits(colour, self._template, RING)[0, 0])
         # Where else it would have been found when it was seen last, (n, 2) pixels.
         self._rivals = np.zeros((0, 2))
+
+    @property
+    def mask(self) -> Mask:
+        """What was visible of it in the last picture, (H, W) bool; all False while it is lost."""
+        return in_image(self._seen, self._roi, *self.picture.gray.shape)
 
     @property
     def longest(self) -> float:
@@ -173,7 +183,6 @@ class FollowedObject:
             bins = colour_bins(picture.seen_through(place, shape))
         colour = self._colours.log_odds(bins)
         odds = cv2.GaussianBlur(colour, (0, 0), BLUR) + self._shape_odds()
-        roi, claim = _onto_image(odds, place, picture.gray.shape)
         seen = (odds > 0) & (self._template > 0.5)
         return Sighting(
             place,
@@ -182,8 +191,7 @@ class FollowedObject:
             self._fit(colour, seen),
             agreement,
             self._colours.likeness(bins, seen.astype(np.float32)),
-            roi,
-            claim,
+            _under(odds.shape, place, picture.gray.shape),
             self._expected(place, picture.gray.shape),
         )
 
@@ -207,7 +215,9 @@ class FollowedObject:
         moved = self._centre(sighting.place) - self.centre
         self._drift = moved if not self.age else np.zeros(2)
         self._place = sighting.place
-        self.picture, self.mask, self.age, self.visible = picture, mask, 0, visible
+        self._roi = Roi.around(mask)
+        self._seen = mask[self._roi.slices].copy()
+        self.picture, self.age, self.visible = picture, 0, visible
         self._rivals = np.zeros((0, 2))
 
     def learn(self, sighting: Sighting, looks: bool, shape: bool) -> None:
@@ -239,11 +249,12 @@ class FollowedObject:
             self._rivals = self._look_alikes()
         self.age += 1
         self._drift = np.zeros(2)
-        self.picture, self.mask = picture, np.zeros(picture.gray.shape, np.bool_)
+        self.picture = picture
+        self._roi, self._seen = Roi(0, 0, 0, 0), np.zeros((0, 0), np.bool_)
 
     def _look_alikes(self) -> NDArray[np.float64]:
         """Return where else in the last picture with the object it would have been found."""
-        scores, factor = self._likeness(self.picture, np.zeros_like(self.mask))
+        scores, factor = self._likeness(self.picture, np.zeros(self.picture.gray.shape, np.bool_))
         radius = round(0.6 * self.longest / factor)
         own = np.round(self.centre / factor).astype(int)
         cv2.circle(scores, tuple(map(int, own)), radius, -9, -1)
@@ -353,16 +364,12 @@ def _peak(values: Floats, at: int) -> float:
     return 0.5 * (before - after) / bend if bend < 0 else 0.0
 
 
-def _onto_image(odds: Floats, place: Matrix, shape: tuple[int, ...]) -> tuple[Roi, Floats]:
-    """Return the part of the image under the grid, and the grid's values at its pixels."""
-    rows, columns = odds.shape
+def _under(shape: tuple[int, ...], place: Matrix, image: tuple[int, ...]) -> Roi:
+    """Return the part of an image that a grid at a place covers; both of (rows, columns)."""
+    rows, columns = shape
     corners = np.array([[x, y] for x in (0, columns - 1) for y in (0, rows - 1)], float)
     x, y = image_motion.moved(place, corners).T
     left, top = max(0, math.floor(x.min())), max(0, math.floor(y.min()))
-    right, bottom = min(shape[1], math.ceil(x.max()) + 1), min(shape[0], math.ceil(y.max()) + 1)
+    right, bottom = min(image[1], math.ceil(x.max()) + 1), min(image[0], math.ceil(y.max()) + 1)
     roi = Roi(left, top, max(0, right - left), max(0, bottom - top))
-    if not roi.width or not roi.height:
-        return Roi(0, 0, 0, 0), np.zeros((0, 0), np.float32)
-    onto = image_motion.compose(image_motion.shift(-roi.x, -roi.y), place)
-    values = cv2.warpAffine(odds, onto, (roi.width, roi.height), borderValue=-99)
-    return roi, np.asarray(values, np.float32)
+    return roi if roi.width and roi.height else Roi(0, 0, 0, 0)

@@ -109,10 +109,10 @@ class ClassicalTracker:
         bar: Bar,
     ) -> bool:
         """Take a sighting for true if it reaches the bar, learn from it, and say whether."""
-        rival = claims[sighting.roi.slices]
-        mine = sighting.claim > rival if known.age else sighting.claim >= rival
+        rival, claim = claims[sighting.roi.slices], sighting.claim
+        mine = claim > rival if known.age else claim >= rival
         mask = np.zeros(picture.gray.shape, np.bool_)
-        mask[sighting.roi.slices] = _without_specks(mine & (sighting.claim > 0))
+        mask[sighting.roi.slices] = _without_specks(mine & (claim > 0))
         visible = float(mask.sum()) / max(sighting.expected, 1.0)
         if (
             visible < bar.visible
@@ -123,7 +123,7 @@ class ClassicalTracker:
             return False
         known.see(picture, sighting, mask, visible)
         known.learn(sighting, looks=visible >= LOOKS, shape=visible >= SHAPE)
-        np.copyto(rival, sighting.claim, where=mask[sighting.roi.slices])
+        np.copyto(rival, claim, where=mask[sighting.roi.slices])
         return True
 
     def _search(self, picture: Picture, claims: Floats) -> None:

@@ -84,26 +84,34 @@ class GrabCutSegmenter:
         lab = cv2.cvtColor(frame.image, cv2.COLOR_RGB2LAB).astype(np.uint8)
         return FrameColours(lab, frame.depth)
 
-    def segment(self, encoding: FrameColours, grounding: Grounding) -> list[SegmentedMask]:
+    def segment(
+        self, encoding: FrameColours, grounding: Grounding, check: Check | None = None
+    ) -> list[SegmentedMask]:
         """Cut each object out of its box; GrabCut gives no estimate of quality, so scores are NaN.
 
         Args:
             encoding: what `encode` made of the frame.
             grounding: boxes in whole pixels inside the image; the points of the other objects
                 count as background.
+            check: called before each object; what it raises ends the work.
 
         Returns:
-            One mask per object, of the frame's size.
+            One mask per object.
         """
         masks = []
         for found in grounding.objects:
+            if check is not None:
+                check()
             others = [
                 point
                 for other in grounding.objects
                 if other is not found
                 for point in other.points
             ]
-            masks.append(SegmentedMask(cut_out(encoding, found, others), math.nan))
+            x, y = int(found.box[0]), int(found.box[1])
+            window = cut_out(encoding, found, others)
+            size = (encoding.lab.shape[0], encoding.lab.shape[1])
+            masks.append(SegmentedMask.placed(window, x, y, size, math.nan))
         return masks
 
     def close(self) -> None:
@@ -111,7 +119,7 @@ class GrabCutSegmenter:
 
 
 def cut_out(frame: FrameColours, found: GroundedObject, others: list[Point]) -> Mask:
-    """Return one object's mask.
+    """Return one object's mask inside its box.
 
     Args:
         frame: what `encode` made of the frame.
@@ -119,7 +127,7 @@ def cut_out(frame: FrameColours, found: GroundedObject, others: list[Point]) -> 
         others: points of other objects, which it does not contain.
 
     Returns:
-        (H, W) bool; the whole box where GrabCut finds nothing in it.
+        Of the box's size, bool; the whole box where GrabCut finds nothing in it.
     """
     lab = frame.lab
     crop = Crop.around(found.box, lab.shape[1], lab.shape[0])
@@ -142,7 +150,7 @@ def cut_out(frame: FrameColours, found: GroundedObject, others: list[Point]) -> 
     )
     if kept.sum() < LEAST_FILL * inside.sum():
         kept = inside
-    return crop.grow(kept, lab.shape[:2], found.box)
+    return crop.grow(kept, found.box)
 
 
 @dataclass(frozen=True)
@@ -204,14 +212,13 @@ class Crop:
             if 0 <= column < self.width and 0 <= row < self.height
         ]
 
-    def grow(self, small: Mask, shape: tuple[int, ...], box: Box) -> Mask:
-        """Return a mask at the size of the image, with nothing beyond the box."""
+    def grow(self, small: Mask, box: Box) -> Mask:
+        """Return what lies in the box of a mask at the working size, in pixels of the image."""
         size = (self.right - self.left, self.bottom - self.top)
         window = cv2.resize(small.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5
         x1, y1, x2, y2 = (int(value) for value in box)
-        full = np.zeros(shape[:2], np.bool_)
-        full[y1:y2, x1:x2] = window[y1 - self.top : y2 - self.top, x1 - self.left : x2 - self.left]
-        return full
+        inside: Mask = window[y1 - self.top : y2 - self.top, x1 - self.left : x2 - self.left]
+        return inside
 
 
 def first_guess(

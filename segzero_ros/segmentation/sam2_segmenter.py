@@ -36,7 +36,7 @@ DTYPES = ('auto', 'bfloat16', 'float32')
 # Channel means and deviations of the pictures that the encoder was trained on (ImageNet's).
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
-# Most objects handled together: bounds what the enlarged masks of a large picture take.
+# Most objects whose prompts are decoded together.
 MOST_TOGETHER = 15
 # Most objects in one pass through the decoder. On a GPU one pass for many saves hundreds of small
 # launches. On a CPU a pass costs what its objects cost, and rounding differs between batch sizes
@@ -44,6 +44,9 @@ MOST_TOGETHER = 15
 MOST_PER_PASS = {'cuda': MOST_TOGETHER, 'cpu': 1}
 # The package enlarges three masks at a time, and torch rounds otherwise with another number.
 MASKS_ENLARGED_AT_ONCE = 3
+# Most pixels that enlarged logits may have together, above those three masks of one image: a
+# large image's masks would take gigabytes otherwise.
+MOST_ENLARGED_PIXELS = 2**25
 # The prompt encoder's labels: the two corners of a box, a point inside the object.
 BOX_LABELS = (2, 3)
 POINT_LABEL = 1
@@ -140,18 +143,26 @@ class Sam2Segmenter:
             self._stream.synchronize()
             return encoding
 
-    def segment(self, encoding: Sam2Encoding, grounding: Grounding) -> list[SegmentedMask]:
+    def segment(
+        self, encoding: Sam2Encoding, grounding: Grounding, check: Check | None = None
+    ) -> list[SegmentedMask]:
         """Make one mask per object from its box and points.
 
         Of the three masks that SAM 2 offers for each object, the one with the highest score is
-        taken; of equal ones the last, as the published code does.
+        taken; of equal ones the last, as the published code does. `check` is called before each
+        part of the decoder and before masks are enlarged.
         """
         objects = grounding.objects
         made: dict[int, SegmentedMask] = {}
-        with at_work('segment', self.device), torch.inference_mode():
+        parts = (*self.model.sam_prompt_encoder.modules(), *self.model.sam_mask_decoder.modules())
+        with (
+            at_work('segment', self.device),
+            torch.inference_mode(),
+            interrupted(parts, check),
+        ):
             for numbers in batches(objects):
                 prompted = [objects[number] for number in numbers]
-                made.update(zip(numbers, self._segment(encoding, prompted), strict=True))
+                made.update(zip(numbers, self._segment(encoding, prompted, check), strict=True))
         return [made[number] for number in range(len(objects))]
 
     def prepare(self, image: RgbImage) -> Tensor:
@@ -166,7 +177,7 @@ class Sam2Segmenter:
             from the bytes on, on the device.
         """
         pixels = torch.tensor(np.ascontiguousarray(image), device=self.device)
-        channels = pixels.permute(2, 0, 1).contiguous().float().div(255)
+        channels = pixels.permute(2, 0, 1).contiguous().float().div_(255)
         size = self.model.image_size
         square = functional.interpolate(
             channels[None], (size, size), mode='bilinear', align_corners=False, antialias=True
@@ -199,8 +210,8 @@ class Sam2Segmenter:
         return Sam2Encoding(features[-1], tuple(features[:-1]), frame.height, frame.width)
 
     def _segment(
-        self, encoding: Sam2Encoding, objects: list[GroundedObject]
-    ) -> list[SegmentedMask]:
+        self, encoding: Sam2Encoding, objects: list[GroundedObject], check: Check | None
+    ) -> Iterator[SegmentedMask]:
         """Decode objects that have the same number of points."""
         with self.autocast():
             logits, scores = self._decode(encoding, *self._prompts(encoding, objects))
@@ -208,10 +219,13 @@ class Sam2Segmenter:
         # torch's argmax takes the first of equal scores; the published choice is the last.
         best = scores.shape[1] - 1 - scores.flip(1).argmax(1)
         row = torch.arange(len(objects), device=self.device)
-        enlarged = enlarge(logits[row, best].float(), encoding.height, encoding.width)
-        masks = (enlarged > 0).cpu().numpy()
         chosen = scores[row, best].tolist()
-        return [SegmentedMask(mask, score) for mask, score in zip(masks, chosen, strict=True)]
+        size = (encoding.height, encoding.width)
+        for small in torch.split(logits[row, best].float(), enlarged_together(*size)):
+            if check is not None:
+                check()
+            for mask in (enlarge(small, *size) > 0).cpu().numpy():
+                yield SegmentedMask(mask, chosen.pop(0))
 
     def _prompts(
         self, encoding: Sam2Encoding, objects: list[GroundedObject]
@@ -260,6 +274,12 @@ class Sam2Segmenter:
             high_res_features=list(encoding.high_resolution),
         )
         return logits, scores
+
+
+def enlarged_together(height: int, width: int) -> int:
+    """Return how many masks of an image of this size are enlarged at a time."""
+    groups = MOST_ENLARGED_PIXELS // (MASKS_ENLARGED_AT_ONCE * height * width)
+    return MASKS_ENLARGED_AT_ONCE * max(1, groups)
 
 
 def enlarge(logits: Tensor, height: int, width: int) -> Tensor:

@@ -8,7 +8,7 @@ torch, OpenCV and, through `Sam2Segmenter`, sam2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -18,7 +18,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from segzero_ros.segmentation import tracking
-from segzero_ros.segmentation.sam2_segmenter import at_work, MOST_PER_PASS, Sam2Segmenter
+from segzero_ros.segmentation.sam2_segmenter import (
+    at_work,
+    MOST_ENLARGED_PIXELS,
+    MOST_PER_PASS,
+    Sam2Segmenter,
+)
 from segzero_ros.types import Frame, Mask, Segment, Track
 
 # Holes in a mask of at most so many cells of the decoder's grid are filled; as the package does.
@@ -103,7 +108,9 @@ class Sam2Tracker:
             for first in range(0, len(segments), per_pass):
                 some = segments[first : first + per_pass]
                 group = _Group(self._segmenter, some, self._hole_area)
-                group.start(view, self._given_masks(frame, some))
+                # One by one: all masks of a large image at its size would take gigabytes.
+                given = [self._given_mask(frame, segment) for segment in some]
+                group.start(view, torch.cat(given))
                 self._groups.append(group)
 
     def step(self, frame: Frame) -> list[Track]:
@@ -113,19 +120,12 @@ class Sam2Tracker:
         with at_work('track', self._segmenter.device), torch.inference_mode():
             view = self._look(frame)
             seen = [group.step(view) for group in self._groups]
-            # All at once, as the package does it: torch's rounding depends on the number.
-            enlarged = functional.interpolate(
-                torch.cat([logits for logits, _ in seen]),
-                (frame.height, frame.width),
-                mode='bilinear',
-                align_corners=False,
-            )
-            masks = iter((enlarged[:, 0] > 0).cpu().numpy())
-        return [
-            group.track(place, next(masks), score)
-            for group, (_, scores) in zip(self._groups, seen, strict=True)
-            for place, score in enumerate(scores)
-        ]
+            masks = _enlarged(torch.cat([logits for logits, _ in seen]), frame)
+            return [
+                group.track(place, next(masks), score)
+                for group, (_, scores) in zip(self._groups, seen, strict=True)
+                for place, score in enumerate(scores)
+            ]
 
     def close(self) -> None:
         """Forget everything; the model stays with the segmenter."""
@@ -140,10 +140,10 @@ class Sam2Tracker:
             )
         return _View(maps, positions, sizes)
 
-    def _given_masks(self, frame: Frame, segments: list[Segment]) -> Tensor:
-        """Return the segments' masks as the network takes them: (n, 1, S, S), 0 or 1."""
-        masks = np.stack([segment.full_mask(frame.height, frame.width) for segment in segments])
-        given = torch.tensor(masks[:, None], device=self._segmenter.device).float()
+    def _given_mask(self, frame: Frame, segment: Segment) -> Tensor:
+        """Return a segment's mask as the network takes it: (1, 1, S, S), 0 or 1."""
+        mask = segment.full_mask(frame.height, frame.width)
+        given = torch.tensor(mask[None, None], device=self._segmenter.device).float()
         size = (self._segmenter.model.image_size,) * 2
         if given.shape[-2:] == size:
             return given
@@ -254,6 +254,22 @@ class _Group:
 
     def _filled(self, logits: Tensor) -> Tensor:
         return fill_holes(logits, self._hole_area) if self._hole_area else logits
+
+
+def _enlarged(logits: Tensor, frame: Frame) -> Iterator[Mask]:
+    """Give masks of the frame's size, (H, W) bool, from logits (n, 1, h, w).
+
+    As many are enlarged at a time as make no more than MOST_ENLARGED_PIXELS; all at once where
+    they do, as the package has it.
+    """
+    together = max(1, MOST_ENLARGED_PIXELS // (frame.height * frame.width))
+    for some in torch.split(logits, together):
+        enlarged = functional.interpolate(
+            some, (frame.height, frame.width), mode='bilinear', align_corners=False
+        )
+        masks = (enlarged[:, 0] > 0).cpu().numpy()
+        del enlarged
+        yield from masks
 
 
 def fill_holes(logits: Tensor, most: int) -> Tensor:

@@ -150,10 +150,8 @@ def _found_again(
     )
     grounding = Grounding('', objects)
     made = segmenter.segment(segmenter.encode(frame), grounding)
-    return [
-        float((found.mask & mask).sum() / (found.mask | mask).sum())
-        for found, mask in zip(made, masks, strict=True)
-    ]
+    pairs = ((found.mask, mask) for found, mask in zip(made, masks, strict=True))
+    return [float((found & mask).sum() / (found | mask).sum()) for found, mask in pairs]
 
 
 def _solution(

@@ -6,7 +6,7 @@ import pytest
 
 from segzero_ros.segmentation.grabcut_segmenter import GrabCutSegmenter
 from segzero_ros.simulation.scenes import make_scene
-from segzero_ros.types import Frame, GroundedObject, Grounding, Roi
+from segzero_ros.types import Cancelled, Frame, GroundedObject, Grounding, Roi
 
 
 def segment(image, *objects):
@@ -113,3 +113,19 @@ def test_masks_of_generated_objects_fit():
             fits.append(iou(segment(scene.frame.image, asked)[0], truth))
     assert len(fits) > 15
     assert np.mean(fits) > 0.92
+
+
+def test_a_check_that_raises_ends_the_work_between_two_objects():
+    image, _, _ = drawn()
+    found = GroundedObject((24.0, 34.0, 77.0, 87.0))
+    calls = []
+
+    def check():
+        calls.append(1)
+        if len(calls) == 3:
+            raise Cancelled('enough')
+
+    segmenter = GrabCutSegmenter()
+    with pytest.raises(Cancelled):
+        segmenter.segment(segmenter.encode(Frame(image)), Grounding('', (found,) * 100), check)
+    assert len(calls) == 3

@@ -145,6 +145,48 @@ def test_encoding_is_ended_by_what_the_check_raises_and_leaves_nothing_behind(se
     assert len(calls) == 40
 
 
+@pytest.mark.parametrize('at', [1, 30, 500])
+def test_segmenting_is_ended_by_what_the_check_raises_and_leaves_nothing_behind(segmenter, at):
+    encoding = segmenter.encode(Frame(picture(240, 320)))
+    grounding = Grounding('', some_objects(20, [0, 1], 240, 320))
+    expected = segmenter.segment(encoding, grounding)
+    calls = []
+
+    def check():
+        calls.append(1)
+        if len(calls) == at:
+            raise Cancelled('enough')
+
+    with pytest.raises(Cancelled):
+        segmenter.segment(encoding, grounding, check)
+    again = segmenter.segment(encoding, grounding)
+    assert len(calls) == at
+    assert all(np.array_equal(a.mask, b.mask) for a, b in zip(expected, again, strict=True))
+
+
+def test_segmenting_checks_at_every_layer(segmenter):
+    encoding = segmenter.encode(Frame(picture(240, 320)))
+    layers = len(list(segmenter.model.sam_mask_decoder.transformer.layers))
+    calls = []
+    segmenter.segment(
+        encoding, Grounding('', some_objects(5, [1], 240, 320)), lambda: calls.append(1)
+    )
+    assert len(calls) > 5 * (layers + 1)
+
+
+@pytest.mark.parametrize('height, width', SIZES)
+def test_masks_of_a_large_image_are_enlarged_a_few_at_a_time_and_the_same(
+    segmenter, monkeypatch, height, width
+):
+    encoding = segmenter.encode(Frame(picture(height, width)))
+    grounding = Grounding('', some_objects(7, [0, 1], height, width))
+    at_once = segmenter.segment(encoding, grounding)
+    monkeypatch.setattr(sam2_segmenter, 'MOST_ENLARGED_PIXELS', 1)
+    in_turn = segmenter.segment(encoding, grounding)
+    for one, other in zip(at_once, in_turn, strict=True):
+        assert np.array_equal(one.mask, other.mask)
+
+
 @pytest.mark.parametrize('part', ['image_encoder', 'sam_mask_decoder'])
 def test_onednn_is_there_whatever_the_reasoner_does(segmenter, monkeypatch, part):
     module, seen = getattr(segmenter.model, part), []

@@ -168,6 +168,19 @@ def test_masks_of_several_objects_are_those_of_the_package(
     assert np.mean([mask.mean() for masks in ours.values() for mask in masks.values()]) > 0.01
 
 
+def test_masks_of_many_objects_in_a_large_image_are_enlarged_a_few_at_a_time_and_the_same(
+    segmenter, film, monkeypatch
+):
+    def followed():
+        tracker = Sam2Tracker(segmenter)
+        tracker.start(film[0], [FIRST, SECOND, disc(9, 60, 60, 10)])
+        return {n: masks_of(tracker.step(film[n])) for n in range(1, 4)}
+
+    at_once = followed()
+    monkeypatch.setattr(sam2_tracker, 'MOST_ENLARGED_PIXELS', 1)
+    assert_same(followed(), at_once)
+
+
 def test_objects_added_while_running_get_the_masks_of_the_package(
     segmenter, film, published, logits
 ):
