@@ -7,11 +7,12 @@ it is asked for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 import logging
 from typing import Any
 
 from segzero_ros.reasoning.base import Reasoner
+from segzero_ros.reasoning.credentials import masked
 from segzero_ros.segmentation.base import Segmenter
 from segzero_ros.segmentation.tracking import Tracker
 from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable
@@ -80,6 +81,14 @@ class SegmenterOptions:
     device: str = 'auto'
     dtype: str = 'auto'
     offline: bool = False
+
+
+def described(options: ReasonerOptions | SegmenterOptions) -> dict[str, Any]:
+    """Return options by name, for files that others may read: without passwords."""
+    values = asdict(options)
+    if 'base_url' in values:
+        values['base_url'] = masked(values['base_url'])
+    return values
 
 
 def load_reasoner(options: ReasonerOptions) -> Reasoner:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from segzero_ros.loading import described
 from segzero_ros.profiles import (
     ProfileError,
     PROFILES,
@@ -62,3 +63,11 @@ def test_a_params_file_that_cannot_be_used_is_refused(tmp_path, text, message):
 def test_a_profile_that_is_none_is_refused_with_those_that_are():
     with pytest.raises(ProfileError, match='robot, remote, offline'):
         read_profile('laptop')
+
+
+def test_what_is_written_of_a_models_options_holds_no_password():
+    values = read_profile('remote', overrides={'base_url': 'https://me:pass@server:1/v1'})
+    written = described(reasoner_options(values.__getitem__))
+    assert written['base_url'] == 'https://***@server:1/v1'
+    assert written['api_key_env'] == values['api_key_env']
+    assert described(segmenter_options(values.__getitem__))['backend'] == values['segmenter']

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 import math
 from pathlib import Path
 import time
 from typing import Any, TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
+from segzero_ros.loading import described
 from segzero_ros.profiles import reasoner_options, segmenter_options
 from segzero_ros.wire.printable import printable
 
@@ -151,8 +151,8 @@ def _manifest(
             'limit': options.limit,
         },
         'models': {
-            'reasoner': asdict(reasoner_options(parameters.__getitem__)),
-            'segmenter': asdict(segmenter_options(parameters.__getitem__)),
+            'reasoner': described(reasoner_options(parameters.__getitem__)),
+            'segmenter': described(segmenter_options(parameters.__getitem__)),
         },
     }
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 import json
 import logging
 import os
+import re
 import time
 from typing import Any, cast, TypeVar
 from urllib.parse import SplitResult
@@ -27,7 +28,12 @@ from segzero_ros.reasoning.dialects import dialect_named
 from segzero_ros.reasoning.image_tokens import ResizeCheck
 from segzero_ros.reasoning.resizing import seen_by
 from segzero_ros.reasoning.server_address import LOCAL, NO_KEY, parse_address, secrets_of
-from segzero_ros.reasoning.server_errors import explained, not_compatible, unreachable
+from segzero_ros.reasoning.server_errors import (
+    explained,
+    hidden,
+    not_compatible,
+    unreachable,
+)
 from segzero_ros.types import (
     Cancelled,
     Frame,
@@ -58,6 +64,7 @@ MOST_BYTES = 64_000_000
 
 T = TypeVar('T')
 
+_VARIABLE = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
 _logger = logging.getLogger(__name__)
 
 
@@ -114,12 +121,12 @@ class OpenAIReasoner:
             'seed': seed,
             'stream_options': {'include_usage': True},
         }
+        key = self._key(address)
+        self._secrets = secrets_of(key, address)
         self._loop = asyncio.new_event_loop()
         self._response: Any = None
         # Why there is no connection, while there is none.
         self._unconnected = ''
-        key = self._key(address)
-        self._secrets = secrets_of(key, address)
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=key,
@@ -293,7 +300,7 @@ class OpenAIReasoner:
             except openai.APITimeoutError:
                 raise
             except openai.APIConnectionError as error:
-                self._unconnected = str(error.__cause__ or error)
+                self._unconnected = hidden(str(error.__cause__ or error), self._secrets)
                 _logger.info('%s: %s Next attempt in %g s', self._url, error, pause)
                 await asyncio.sleep(pause)
         return await call()
@@ -380,7 +387,20 @@ class OpenAIReasoner:
             raise ReasonerUnavailable(str(error)) from error
 
     def _key(self, address: SplitResult) -> str:
-        key = os.environ.get(self._key_env, '') if self._key_env else ''
+        if self._key_env and not _VARIABLE.fullmatch(self._key_env):
+            # Not quoted: it may be the key itself.
+            raise ReasonerUnavailable(
+                'api_key_env is no name of an environment variable: give the name of the variable '
+                'that holds the key, never the key itself.'
+            )
+        # A file's line end is easily read along with it.
+        key = os.environ.get(self._key_env, '').strip() if self._key_env else ''
+        if not (key.isascii() and key.isprintable()):
+            # Refused here, for the HTTP library's own error would quote it.
+            raise ReasonerUnavailable(
+                f'The key in the environment variable {self._key_env} cannot be sent: it holds a '
+                'line end or a letter that is not ASCII. Set it anew.'
+            )
         if key and address.scheme == 'http' and address.hostname not in LOCAL:
             _logger.warning('The key in %s travels unencrypted to %s', self._key_env, self._url)
         return key or NO_KEY

@@ -1,11 +1,11 @@
-"""Where a server is, and what of that is secret. Imports `types` and `server_errors`."""
+"""Where a server is, and what of that is secret. Imports `types` and `credentials`."""
 
 from __future__ import annotations
 
 import base64
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from segzero_ros.reasoning.server_errors import masked
+from segzero_ros.reasoning.credentials import masked
 from segzero_ros.types import ReasonerUnavailable
 
 # Servers without a key ignore it, but the client insists on one.

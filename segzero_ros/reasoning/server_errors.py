@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import json
-import re
 
 import openai
 
+from segzero_ros.reasoning.credentials import MASK
 from segzero_ros.types import MalformedAnswer, ReasonerUnavailable, SegZeroError
 
 _LONGEST_QUOTE = 300
-# What stands between the scheme and the host of an address: a user's name and password.
-_CREDENTIALS = re.compile(r'(?<=//)[^/\s]*@')
-MASK = '***'
 
 
 def explained(
@@ -40,7 +37,7 @@ def explained(
     if isinstance(error, openai.APIConnectionError):
         if text:
             return MalformedAnswer(f'the connection to {url} broke in the middle of it', text)
-        return unreachable(url, str(error.__cause__ or error))
+        return unreachable(url, hidden(str(error.__cause__ or error), secrets))
     if isinstance(error, openai.APIError):
         said = hidden(_quoted(error.body or error.message), secrets)
         return ReasonerUnavailable(
@@ -65,11 +62,6 @@ def not_compatible(url: str) -> ReasonerUnavailable:
         f'{url} answers, but not as an OpenAI-compatible API does. Is base_url right '
         '(mostly …/v1)?'
     )
-
-
-def masked(address: str) -> str:
-    """Return an address without a user's name and password in it."""
-    return _CREDENTIALS.sub(f'{MASK}@', address)
 
 
 def hidden(text: str, secrets: Sequence[str]) -> str:

@@ -411,6 +411,34 @@ def test_the_key_comes_from_the_named_variable_and_appears_nowhere(server, monke
     made.close()
 
 
+@pytest.mark.parametrize('around', ['\n', '\r\n', ' '])
+def test_a_line_end_read_along_with_the_key_is_no_part_of_it(server, monkeypatch, around):
+    monkeypatch.setenv('OUR_KEY', f'sk-very-secret{around}')
+    OpenAIReasoner(server.url, MODEL, api_key_env='OUR_KEY').close()
+    assert server.seen[-1][1]['Authorization'] == 'Bearer sk-very-secret'
+
+
+@pytest.mark.parametrize(
+    'key', ['sk-very\nsecret', 'sk-very\rsecret', 'sk-very-secrét', 'secret\x7f!']
+)
+def test_a_key_that_no_header_can_hold_is_refused_without_being_quoted(
+    server, monkeypatch, caplog, key
+):
+    monkeypatch.setenv('OUR_KEY', key)
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(ReasonerUnavailable, match='OUR_KEY') as caught:
+        OpenAIReasoner(server.url, MODEL, api_key_env='OUR_KEY')
+    assert 'secr' not in caplog.text + str(caught.value) + repr(caught.value.__cause__)
+    assert not server.seen
+
+
+def test_a_key_in_the_place_of_its_variables_name_is_refused_without_being_quoted(server, caplog):
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(ReasonerUnavailable, match='api_key_env') as caught:
+        OpenAIReasoner(server.url, MODEL, api_key_env='sk-very-secret')
+    assert 'secret' not in caplog.text + str(caught.value)
+
+
 def test_a_server_without_a_key_gets_none_of_somebody_else(server, monkeypatch):
     monkeypatch.setenv('OPENAI_API_KEY', 'sk-of-somebody-else')
     monkeypatch.delenv('OUR_KEY', raising=False)
