@@ -33,7 +33,7 @@ class AnswerLog:
     def __init__(self, folder: Folder, done: int) -> None:
         self._folder = folder
         self._count = done
-        self._early: dict[int, tuple[Record, Timing]] = {}
+        self._early: dict[int, tuple[str, str]] = {}
         self._changed = threading.Condition()
         self._ended = self._abandoned = False
 
@@ -63,19 +63,18 @@ class AnswerLog:
             record: what is kept of it.
             timing: what it took on this machine.
         """
+        # Lines, for the masks of many answers may be large.
+        lines = _timing_line(record, timing), to_line(record)
         with self._changed:
-            self._early[number] = record, timing
+            self._early[number] = lines
             while self._count in self._early:
                 self._append(*self._early.pop(self._count))
                 self._count += 1
                 self._changed.notify_all()
 
-    def _append(self, record: Record, timing: Timing) -> None:
+    def _append(self, timing: str, result: str) -> None:
         # The line of the results comes last: with it, everything of the answer is there.
-        for file, line in (
-            (self._timings, _timing_line(record, timing)),
-            (self._results, to_line(record)),
-        ):
+        for file, line in ((self._timings, timing), (self._results, result)):
             file.write(line + '\n')
             file.flush()
 

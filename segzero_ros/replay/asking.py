@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 import time
 
 from segzero_ros.pipeline import Pipeline
@@ -19,11 +20,11 @@ from segzero_ros.replay.jobs import Job, Jobs
 from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.queries import NANO
 from segzero_ros.replay.records import Record
-from segzero_ros.replay.topics import Topics
 from segzero_ros.replay.workers import answer_task, keep_answer, Task, WorkerPool
 from segzero_ros.types import Answer, BadImage, Status
 
-# Called after each answer, in order: its number from 0, and the answer.
+# Called after each answer, in order: its number from 0, and the answer without its frame and its
+# objects, for many may wait for one before them.
 OnAnswer = Callable[[int, Answer], None]
 # How many of this process's answers may wait to be drawn and written, and how many may wait for a
 # worker's answer before them.
@@ -36,7 +37,7 @@ class Asker:
 
     Args:
         bag: an open bag.
-        topics: the camera's in it.
+        frames: the camera's in it.
         pipeline: answers in this process.
         overlays: where the overlays go.
         log: where the answers go.
@@ -47,7 +48,7 @@ class Asker:
     def __init__(
         self,
         bag: BagReader,
-        topics: Topics,
+        frames: BagFrames,
         pipeline: Pipeline,
         overlays: OverlayFiles,
         log: AnswerLog,
@@ -55,7 +56,7 @@ class Asker:
         rate: float = 0.0,
     ) -> None:
         self._bag = bag
-        self._frames = BagFrames(bag, topics)
+        self._frames = frames
         self._pipeline = pipeline
         self._overlays = overlays
         self._log = log
@@ -81,7 +82,7 @@ class Asker:
                 if isinstance(prepared, Task):
                     future = self._workers.offer(prepared, self._log.add)
                     if future is not None:
-                        reports.expect(number, future)
+                        reports.expect(number, _later(future))
                         continue
                     answer = answer_task(self._pipeline, prepared)
                 else:
@@ -89,7 +90,7 @@ class Asker:
                 undrawn.append(drawer.submit(self._keep, number, job.time_ns, answer))
                 while len(undrawn) > _UNDRAWN:
                     undrawn.popleft().result()
-                reports.expect(number, answer)
+                reports.expect(number, _bare(answer))
             reports.finish()
             for future in undrawn:
                 future.result()
@@ -128,9 +129,9 @@ class _Reports:
 
     def __init__(self, on_answer: OnAnswer) -> None:
         self._on_answer = on_answer
-        self._expected: deque[tuple[int, Future[Record] | Answer]] = deque()
+        self._expected: deque[tuple[int, Future[Answer] | Answer]] = deque()
 
-    def expect(self, number: int, answer: Future[Record] | Answer) -> None:
+    def expect(self, number: int, answer: Future[Answer] | Answer) -> None:
         """Add an answer, or one that a worker will give; report what can be reported."""
         self._expected.append((number, answer))
         while self._expected:
@@ -147,4 +148,25 @@ class _Reports:
 
     def _report(self) -> None:
         number, answer = self._expected.popleft()
-        self._on_answer(number, answer if isinstance(answer, Answer) else answer.result().answer)
+        self._on_answer(number, answer if isinstance(answer, Answer) else answer.result())
+
+
+def _bare(answer: Answer) -> Answer:
+    """Return an answer without its pixels, for many may wait for one before them."""
+    return replace(answer, frame=None, segments=())
+
+
+def _later(kept: Future[Record]) -> Future[Answer]:
+    """Return what will hold the answer of a record without its pixels."""
+    bare: Future[Answer] = Future()
+
+    def settle(done: Future[Record]) -> None:
+        if done.cancelled():
+            bare.cancel()
+        elif (error := done.exception()) is not None:
+            bare.set_exception(error)
+        else:
+            bare.set_result(_bare(done.result().answer))
+
+    kept.add_done_callback(settle)
+    return bare

@@ -9,16 +9,23 @@ from segzero_ros.replay.topics import Topics
 from segzero_ros.types import BadImage, Frame
 from segzero_ros.wire.frame_store import Shot
 from segzero_ros.wire.frames import make_frame, shot_warnings
-from segzero_ros.wire.image_codec import is_rectified
+from segzero_ros.wire.image_codec import is_rectified, MAX_PIXELS
 from segzero_ros.wire.stream import StoredMessage
 
 
 class BagFrames:
-    """Decodes what belongs together in an open bag; the last frame is kept."""
+    """Decodes what belongs together in an open bag; the last frame is kept.
 
-    def __init__(self, bag: BagReader, topics: Topics) -> None:
+    Args:
+        bag: an open bag.
+        topics: the camera's in it.
+        max_pixels: a larger image is refused before it is decoded, larger depth left out.
+    """
+
+    def __init__(self, bag: BagReader, topics: Topics, max_pixels: int = MAX_PIXELS) -> None:
         self._bag = bag
         self._topics = topics
+        self._max_pixels = max_pixels
         self._made: tuple[Shot, tuple[Frame, str]] | None = None
 
     def frame(self, shot: Shot) -> tuple[Frame, str]:
@@ -43,6 +50,7 @@ class BagFrames:
             lambda: None if shot.depth is None else self._read(topics.depth, shot.depth),
             None if shot.info is None else self._read(topics.camera_info, shot.info),
             rectified=is_rectified(topics.image),
+            max_pixels=self._max_pixels,
             warnings=shot_warnings(shot, topics.depth, no_depth=no_depth, no_info=no_info),
         )
 

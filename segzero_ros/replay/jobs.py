@@ -19,6 +19,7 @@ from segzero_ros.replay.queries import Ask, NANO, Plan
 from segzero_ros.replay.topics import Topics
 from segzero_ros.types import Query
 from segzero_ros.wire.frame_store import FrameStore, INFOS, pair, Shot
+from segzero_ros.wire.image_codec import MAX_PIXELS
 from segzero_ros.wire.query_text import read_query
 from segzero_ros.wire.stream import JUMP_NS, read_stamp, StoredMessage
 
@@ -48,11 +49,12 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """The node's parameters of the same names, in nanoseconds and characters."""
+    """The node's parameters of the same names, in nanoseconds, characters and pixels."""
 
     depth_max_offset_ns: int
     image_max_age_ns: int
     max_query_length: int
+    max_image_pixels: int = MAX_PIXELS
 
 
 class _Asked(NamedTuple):

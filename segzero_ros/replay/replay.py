@@ -18,11 +18,12 @@ from pathlib import Path
 import threading
 from typing import Any
 
-from segzero_ros.loading import ReasonerOptions, SegmenterOptions
+from segzero_ros.loading import described
 from segzero_ros.profiles import load_pipeline, reasoner_options, segmenter_options
 from segzero_ros.replay.answer_log import AnswerLog
 from segzero_ros.replay.asking import Asker, OnAnswer
 from segzero_ros.replay.bag import BagReader
+from segzero_ros.replay.bag_frames import BagFrames
 from segzero_ros.replay.bag_process import BagJob, write_apart, write_here
 from segzero_ros.replay.folder import Folder
 from segzero_ros.replay.jobs import Jobs, Limits
@@ -155,7 +156,8 @@ def replay(
                     writing.append((folder.video, film))
                 with closing(WorkerPool(count - 1, parameters, folder)) as workers:
                     listener.on_begin(done, expected)
-                    asker = Asker(bag, topics, pipeline, overlays, log, workers, wishes.rate)
+                    frames = BagFrames(bag, topics, parameters['max_image_pixels'])
+                    asker = Asker(bag, frames, pipeline, overlays, log, workers, wishes.rate)
                     asker.run(jobs, done, listener.on_answer)
                     remarks += filter(None, [workers.start_error])
             remarks += [*filter(None, [bag.damage]), *topics.remarks]
@@ -205,6 +207,7 @@ def _limits(parameters: Mapping[str, Any]) -> Limits:
         round(parameters['depth_max_offset'] * NANO),
         round(parameters['image_max_age'] * NANO),
         parameters['max_query_length'],
+        parameters['max_image_pixels'],
     )
 
 
@@ -214,8 +217,8 @@ def _manifest(
     """Return what the answers depend on; nothing in it depends on the machine."""
     path = bag.path
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    reasoner: ReasonerOptions = reasoner_options(parameters.__getitem__)
-    segmenter: SegmenterOptions = segmenter_options(parameters.__getitem__)
+    reasoner = reasoner_options(parameters.__getitem__)
+    segmenter = segmenter_options(parameters.__getitem__)
     return {
         'format': _FORMAT,
         'bag': {'name': path.name, 'files': [[file.name, file.stat().st_size] for file in files]},
@@ -226,7 +229,7 @@ def _manifest(
             'query': topics.queries if plan.recorded else '',
         },
         'queries': hashlib.sha256(json.dumps(asdict(plan)).encode()).hexdigest(),
-        'models': {'reasoner': asdict(reasoner), 'segmenter': asdict(segmenter)},
+        'models': {'reasoner': described(reasoner), 'segmenter': described(segmenter)},
         'limits': asdict(_limits(parameters)),
     }
 

@@ -74,6 +74,20 @@ def test_every_frame_is_answered_with_its_own_stamp_depth_and_intrinsics(whole):
     assert found[0].answer.segments[0].mask.any()
 
 
+def test_images_with_more_pixels_than_allowed_are_refused_as_the_node_refuses_them(
+    bag, whole, parameters, tmp_path
+):
+    height, width = records(whole)[0].size
+    few = {**parameters, 'max_image_pixels': height * width - 1}
+    found = records(replay(bag, tmp_path / 'out', few, EACH))
+    assert {record.answer.status for record in found} == {Status.ERROR}
+    said = f'more than {height * width - 1:,} are not decoded'
+    assert all(said in record.answer.message for record in found)
+    enough = {**parameters, 'max_image_pixels': height * width}
+    found = records(replay(bag, tmp_path / 'enough', enough, EACH))
+    assert {record.answer.status for record in found} == {Status.OK}
+
+
 def test_the_same_bag_gives_the_same_bytes_three_times(bag, whole, parameters, tmp_path):
     first = contents(whole)
     assert {'bag/bag.mcap', 'bag/metadata.yaml', 'results.jsonl', 'video.mp4'} <= set(first)
