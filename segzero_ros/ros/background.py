@@ -19,8 +19,17 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from segzero_ros.ros.process import Reports
+from segzero_ros.types import SegZeroError
+
 # The graph tells nobody that it changed, so it has to be asked.
 _GRAPH_PERIOD = 0.02
+# How soon a waiting caller notices that a callback has failed, in seconds.
+_FAILURE_PERIOD = 0.1
+
+
+class BackgroundError(SegZeroError):
+    """A callback of a node in the background failed; the text says what went wrong."""
 
 
 class ThreadSafeActionClient(ActionClient):
@@ -56,7 +65,11 @@ class ThreadSafeActionClient(ActionClient):
 
 
 class BackgroundNode:
-    """A node with a context and an executor of its own, on the graph until `close()`."""
+    """A node with a context and an executor of its own, on the graph until `close()`.
+
+    A callback that fails is logged, and the node goes on; `check` raises what went wrong in the
+    thread of whoever waits for that callback.
+    """
 
     def __init__(self, name: str, namespace: str = '') -> None:
         self.context = Context()
@@ -67,6 +80,7 @@ class BackgroundNode:
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._leaving = False
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
         self._thread.start()
 
@@ -92,30 +106,91 @@ class BackgroundNode:
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
 
+    def check(self) -> None:
+        """Raise what a callback raised since the last `forget`, if one did.
+
+        Raises:
+            SegZeroError: what it raised, or a BackgroundError that tells of it.
+        """
+        failure = self._failure
+        if isinstance(failure, SegZeroError):
+            raise failure
+        if failure is not None:
+            name = self.node.get_name()
+            raise BackgroundError(
+                f'{name} could not handle what it received: {type(failure).__name__}: {failure}'
+            ) from failure
+
+    def forget(self) -> None:
+        """Let `check` raise only what fails from now on."""
+        self._failure = None
+
     def _leave(self) -> None:
         self._leaving = True
 
     def _spin(self) -> None:
-        try:
-            while not self._leaving:
+        reports = Reports()
+        while not self._leaving:
+            try:
                 self._executor.spin_once()
-        except ExternalShutdownException:
-            return
+            except ExternalShutdownException:
+                return
+            except BaseException as error:
+                # Were the thread to end here, whoever waits for an answer would wait in vain.
+                self._failure = error
+                reports.failed()
 
 
-def wait_for_graph(condition: Callable[[], bool], timeout: float) -> bool:
-    """Wait until a condition about the graph holds; return whether it does after `timeout` s."""
+def wait_for_graph(
+    condition: Callable[[], bool], timeout: float, background: BackgroundNode | None = None
+) -> bool:
+    """Wait until a condition about the graph holds.
+
+    Args:
+        condition: asked again and again.
+        timeout: seconds.
+        background: whose callbacks the condition waits for.
+
+    Returns:
+        Whether it holds after `timeout` s.
+
+    Raises:
+        SegZeroError: a callback of `background` failed.
+    """
     deadline = time.monotonic() + timeout
     pause = threading.Event()
     while not condition():
+        if background is not None:
+            background.check()
         if time.monotonic() >= deadline:
             return False
         pause.wait(_GRAPH_PERIOD)
     return True
 
 
-def wait_for_future(future: Future, timeout: float) -> bool:
-    """Wait until a future is done; return whether it is after `timeout` s."""
+def wait_for_future(
+    future: Future, timeout: float, background: BackgroundNode | None = None
+) -> bool:
+    """Wait until a future is done.
+
+    Args:
+        future: rclpy's.
+        timeout: seconds.
+        background: whose callbacks have to do it.
+
+    Returns:
+        Whether it is done after `timeout` s.
+
+    Raises:
+        SegZeroError: a callback of `background` failed.
+    """
     done = threading.Event()
     future.add_done_callback(lambda _: done.set())
-    return done.wait(timeout)
+    if background is None:
+        return done.wait(timeout)
+    deadline = time.monotonic() + timeout
+    while not done.wait(max(0.0, min(_FAILURE_PERIOD, deadline - time.monotonic()))):
+        background.check()
+        if time.monotonic() >= deadline:
+            return False
+    return True

@@ -66,7 +66,7 @@ class CameraControl:
             parameters=[parameter.to_parameter_msg() for parameter in wanted]
         )
         future = self._service.call_async(request)
-        if not wait_for_future(future, timeout):
+        if not wait_for_future(future, timeout, self._background):
             raise CameraError(f'The camera did not answer within {timeout:g} s.')
         result = future.result().result
         if not result.successful:

@@ -219,14 +219,14 @@ class PerceptionClient:
         Raises:
             NoNode: the node is not there, or left.
             NoAnswer: the time is over; the goal was cancelled.
+            SegZeroError: what came of the node cannot be understood; the goal was cancelled.
         """
-        self._overlays.clear()
+        self._begin()
         goal = Segment.Goal(query=text, image=_message(image))
         news: _News = queue.SimpleQueue()
 
         def hear(message: Any) -> None:
-            feedback = message.feedback
-            news.put(Progress(Stage(feedback.stage), feedback.reasoning_delta, feedback.elapsed))
+            news.put(_progress(message.feedback))
 
         deadline = time.monotonic() + timeout
         sent = self._action.send_goal_async(goal, feedback_callback=hear)
@@ -243,6 +243,9 @@ class PerceptionClient:
             handle.cancel_goal_async()
             if not wait_for_future(outcome, _CANCEL_TIME) or isinstance(reason, queue.Empty):
                 raise self._no_answer(text, timeout) from None
+        except SegZeroError:
+            handle.cancel_goal_async()
+            raise
         return _reply(outcome.result().result.result, image)
 
     def ask_by_topic(
@@ -254,7 +257,7 @@ class PerceptionClient:
         the same time may be answered in its place; the action has no such doubt. The same holds
         for what comes on `reasoning`.
         """
-        self._overlays.clear()
+        self._begin()
         heard: _News = queue.SimpleQueue()
         self._heard = heard
         deadline = time.monotonic() + timeout
@@ -276,7 +279,7 @@ class PerceptionClient:
         self, text: str, image: RgbImage | None = None, timeout: float = 120.0
     ) -> Reply:
         """Ask by the service `segment_once`."""
-        self._overlays.clear()
+        self._begin()
         request = SegmentOnce.Request(query=text, image=_message(image))
         future = self._service.call_async(request)
         self._wait(future, timeout, text)
@@ -343,7 +346,10 @@ class PerceptionClient:
         self._hear(Progress(Stage.REASONING, message.data, math.nan))
 
     def _next(self, news: _News, deadline: float) -> Progress | SegmentationResult | None:
-        """Return what comes next; raise queue.Empty after the deadline, NoNode without a node."""
+        """Return what comes next; raise queue.Empty after the deadline, NoNode without a node.
+
+        What a callback raised is raised here.
+        """
         while True:
             patience = deadline - time.monotonic()
             try:
@@ -360,7 +366,13 @@ class PerceptionClient:
             if time.monotonic() >= deadline:
                 raise self._no_answer(text, timeout)
 
+    def _begin(self) -> None:
+        """Have nothing of an earlier question."""
+        self._overlays.clear()
+        self._background.forget()
+
     def _must_be_there(self) -> None:
+        self._background.check()
         if not self._action.server_is_ready():
             raise NoNode(
                 f'The node in {self.namespace} is no longer there. ' + self._surroundings()
@@ -397,6 +409,17 @@ class PerceptionClient:
 
 def _message(image: RgbImage | None) -> Image:
     return Image() if image is None else rgb_image(image, Header())
+
+
+def _progress(feedback: Segment.Feedback) -> Progress:
+    try:
+        stage = Stage(feedback.stage)
+    except ValueError:
+        raise ClientError(
+            f'The node is at a stage {feedback.stage} that this client does not know: install the '
+            'same version of segzero_ros on both sides.'
+        ) from None
+    return Progress(stage, feedback.reasoning_delta, feedback.elapsed)
 
 
 def _reply(result: SegmentationResult, image: RgbImage | None) -> Reply:

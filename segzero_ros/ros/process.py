@@ -21,6 +21,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 # How often a failing callback is reported at most, seconds: its traceback must not fill the log.
 REPORT_PERIOD = 1.0
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 _logger = logging.getLogger(__name__)
 
@@ -43,18 +44,20 @@ class StopSignals:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _ENDING:
             signal.signal(number, _heard_elsewhere)
         threading.Thread(target=self._listen, name='signals', daemon=True).start()
 
     def close(self) -> None:
         """Ignore the two signals from now on; the process is ending."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _ENDING:
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
 
     def _listen(self) -> None:
-        self._reader.recv(1)
+        # Python writes the number of every signal that it has a handler for.
+        while self._reader.recv(1)[0] not in _ENDING:
+            pass
         self.received = True
         self.wake()
 

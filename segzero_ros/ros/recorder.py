@@ -15,6 +15,7 @@ from rclpy.subscription import Subscription
 
 from segzero_ros.replay.bag import BagError, BagWriter
 from segzero_ros.ros.background import BackgroundNode, wait_for_graph
+from segzero_ros.types import SegZeroError
 
 _logger = logging.getLogger(__name__)
 
@@ -22,11 +23,16 @@ _LOOK_PERIOD = 0.25
 _DEPTH = 100
 
 
+class RecorderError(SegZeroError):
+    """The bag is not complete; the text says since when and why."""
+
+
 class Recorder:
     """Subscribes to every topic of some namespaces as soon as somebody publishes it.
 
     Messages are written serialized, as they came, with the time at which they came. A topic whose
-    type has no definition here is left out with a warning.
+    type has no definition here is left out with a warning. When a message cannot be written, as on
+    a full disk, recording ends with an error in the log, and `wait_for` and `close` raise it.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class Recorder:
         self._topics = set(topics)
         self._seen: set[str] = set()
         self._subscriptions: dict[str, Subscription] = {}
+        self._error = ''
         self._background = BackgroundNode('segzero_recorder')
         self._node = self._background.node
         self._node.create_timer(_LOOK_PERIOD, self._look)
@@ -57,20 +64,38 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self._background.close()
+        if kind is None:
+            self._must_be_whole()
 
     def close(self) -> None:
-        """Stop to record; the bag stays open."""
+        """Stop to record; the bag stays open.
+
+        Raises:
+            RecorderError: recording had to end before.
+        """
         self._background.close()
+        self._must_be_whole()
+
+    def _must_be_whole(self) -> None:
+        if self._error:
+            raise RecorderError(self._error)
 
     def wait_for(self, topics: Iterable[str], timeout: float) -> bool:
         """Wait until these topics are recorded; return whether they are after `timeout` s.
 
         Recorded is a topic once a publisher of it is heard. Who publishes has to see for itself
         whether it is connected to the recorder: the two ends find each other at different times.
+
+        Raises:
+            RecorderError: recording had to end.
         """
         wanted = set(topics)
-        return wait_for_graph(lambda: all(map(self._hears, wanted)), timeout)
+        found = wait_for_graph(
+            lambda: bool(self._error) or all(map(self._hears, wanted)), timeout, self._background
+        )
+        self._must_be_whole()
+        return found
 
     def _hears(self, topic: str) -> bool:
         """Return whether a topic is subscribed to and a publisher has been found."""
@@ -106,11 +131,23 @@ class Recorder:
         )
 
         def write(message: bytes) -> None:
-            self._bag.write(topic, message, self._node.get_clock().now().nanoseconds)
+            if not self._error:
+                self._write(topic, message)
 
         self._subscriptions[topic] = self._node.create_subscription(
             message_class, topic, write, qos, raw=True
         )
+
+    def _write(self, topic: str, message: bytes) -> None:
+        try:
+            self._bag.write(topic, message, self._node.get_clock().now().nanoseconds)
+        except Exception as error:
+            self._error = (
+                f'Recording ended at a message of {topic}, which cannot be written '
+                f'({type(error).__name__}: {error}): the bag holds what came before. Is the disk '
+                'full?'
+            )
+            _logger.exception(self._error)
 
 
 def _message_class(message_type: str) -> type:

@@ -15,7 +15,7 @@ from sensor_msgs.msg import Image
 
 from segzero_ros.action import Segment as SegmentAction
 from segzero_ros.ros.background import wait_for_graph
-from segzero_ros.ros.client import NoAnswer, NoNode, PerceptionClient, Progress
+from segzero_ros.ros.client import ClientError, NoAnswer, NoNode, PerceptionClient, Progress
 from segzero_ros.types import Stage, Status
 
 DEADLINE = 40.0
@@ -131,6 +131,25 @@ def test_ctrl_c_cancels_the_goal(client: PerceptionClient) -> None:
 
     reply = client.ask('count for ever', on_progress=interrupt)
     assert reply.answer.status is Status.CANCELED
+
+
+def test_feedback_that_is_not_understood_is_an_error_at_once_and_the_client_goes_on(
+    client: PerceptionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NewerStage:
+        """As if the node knew stages that this client does not."""
+
+        REASONING = Stage.REASONING
+
+        def __new__(cls, number: int) -> Any:
+            return Stage(number + 40)
+
+    with monkeypatch.context() as patched:
+        patched.setattr('segzero_ros.ros.client.Stage', NewerStage)
+        with pytest.raises(ClientError, match=r'at a stage [01] that this client does not know'):
+            client.ask('count for ever')
+    # The goal was cancelled: the one thread that owns the models is free again.
+    assert client.ask('after that', timeout=DEADLINE).answer.status is Status.OK
 
 
 def test_no_image_is_an_answer_that_says_so(scripted_node: Start, camera: Any) -> None:

@@ -1,6 +1,9 @@
 """A node's process goes on when a callback fails, and says so."""
 
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -53,3 +56,29 @@ def test_spinning_for_a_while_ends_with_the_condition_or_the_time(node, caplog):
     assert spin_while(node.executor_of_test, lambda: node.calls < 5, 20.0)
     assert not spin_while(node.executor_of_test, lambda: True, 0.05)
     assert 'went wrong' in caplog.text
+
+
+SIGNALS = """
+import signal, sys, threading
+from segzero_ros.ros.process import StopSignals
+
+heard = threading.Event()
+signal.signal(signal.SIGUSR1, lambda *_: heard.set())
+stop, woken = StopSignals(), threading.Event()
+stop.wake = woken.set
+signal.raise_signal(signal.SIGUSR1)
+assert heard.wait(20)
+# What the wake-up socket was told of the first signal is read before this one's.
+signal.raise_signal(signal.SIGUSR1)
+assert not woken.wait(0.2) and not stop.received
+signal.raise_signal(signal.{ending})
+assert woken.wait(20) and stop.received
+stop.close()
+"""
+
+
+@pytest.mark.parametrize('ending', ['SIGINT', 'SIGTERM'])
+def test_only_the_two_ending_signals_end_the_process(ending):
+    """Other code of the process may handle other signals in Python."""
+    program = SIGNALS.format(ending=ending)
+    subprocess.run([sys.executable, '-c', program], check=True, timeout=60, env=os.environ)

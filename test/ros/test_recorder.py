@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+import errno
 import logging
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from segzero_ros.replay.bag import BagWriter
 from segzero_ros.ros.background import wait_for_graph
 from segzero_ros.ros.client import NoNode, PerceptionClient
 from segzero_ros.ros.messages import to_result
-from segzero_ros.ros.recorder import Recorder
+from segzero_ros.ros.recorder import Recorder, RecorderError
 from segzero_ros.types import Answer, Frame, Query, Roi, Segment, Status
 
 DEADLINE = 40.0
@@ -142,3 +143,25 @@ def test_other_namespaces_and_hidden_topics_are_left_out(
 def test_waiting_for_a_topic_that_nobody_publishes_ends(talker: Any, bag: BagWriter) -> None:
     with Recorder(bag, ['/recorded']) as recorder:
         assert not recorder.wait_for(['/recorded/nothing'], 0.3)
+
+
+def test_a_recorder_that_cannot_write_any_more_says_so_to_all_who_wait(
+    talker: Any, bag: BagWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_room(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    publisher = talker.node.create_publisher(String, 'too_much', 10)
+    recorder = Recorder(bag, ['/recorded'])
+    publish_until_recorded(talker, bag, publisher, String(data='this one has room'))
+    monkeypatch.setattr(bag, 'write', no_room)
+    publisher.publish(String(data='this one has none'))
+    with pytest.raises(RecorderError, match=r'/recorded/too_much.*No space left on device'):
+        recorder.wait_for(['/recorded/nothing'], DEADLINE)
+    assert 'Recording ended' in caplog.text
+    # Nothing is written behind the gap, and whoever completes the bag learns of it.
+    monkeypatch.undo()
+    publisher.publish(String(data='this one would have'))
+    with pytest.raises(RecorderError, match='Is the disk full'):
+        recorder.close()
+    assert bag.counts['/recorded/too_much'] == 1
