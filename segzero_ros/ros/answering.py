@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 import logging
 import math
@@ -18,7 +19,7 @@ from rclpy.clock import Clock
 from sensor_msgs.msg import Image
 
 from segzero_ros.msg import SegmentationResult
-from segzero_ros.pipeline import Listeners, Pipeline
+from segzero_ros.pipeline import in_words, Listeners, Pipeline
 from segzero_ros.ros.camera import Camera, NANO, NoImage, TakenFrame
 from segzero_ros.ros.desk import describe, Desk, SILENT, Ticket
 from segzero_ros.ros.live_following import LiveFollowing
@@ -26,7 +27,7 @@ from segzero_ros.ros.messages import to_result
 from segzero_ros.ros.outlets import Outlets
 from segzero_ros.ros.vitals import results_together
 from segzero_ros.ros.worker import Worker
-from segzero_ros.types import Answer, BadImage, Query, Status, Timing
+from segzero_ros.types import Answer, BadImage, Query, Stage, Status, Timing
 from segzero_ros.wire.frames import frame_of
 from segzero_ros.wire.query_text import read_query
 
@@ -75,6 +76,7 @@ class Answering:
         self._clock = clock
         self._open: set[Ticket] = set()
         self._open_lock = threading.Lock()
+        self._relay: Relay | None = None
 
     @property
     def open(self) -> list[Ticket]:
@@ -124,17 +126,23 @@ class Answering:
         )
         with self._open_lock:
             self._open.add(ticket)
-        if complaint:
-            ticket.refuse(Status.REJECTED, complaint)
-        elif absence := self._absence(ticket):
-            ticket.refuse(Status.NO_IMAGE, absence)
-        elif self.desk.hand_in(ticket):
-            self._worker.do(self._serve_next, 'answering, or following objects')
+        try:
+            if complaint:
+                ticket.refuse(Status.REJECTED, complaint)
+            elif absence := self._absence(ticket):
+                ticket.refuse(Status.NO_IMAGE, absence)
+            elif self.desk.hand_in(ticket):
+                self._worker.do(self._serve_next, 'answering, or following objects')
+        except Exception as error:
+            _logger.exception('Query %s cannot be taken in', ticket.query.id)
+            ticket.refuse(Status.ERROR, f'The query cannot be taken in: {in_words(error)}')
         return ticket
 
     def leave_behind(self, ticket: Ticket, status: Status, message: str) -> None:
         """Answer a query whose models do not come to an end, and go on without them."""
         ticket.left_behind = True
+        if (relay := self._relay) is not None:
+            relay.end()
         ticket.cancel(message)
         self.desk.done(ticket)
         self.go_on_without_models()
@@ -157,25 +165,33 @@ class Answering:
 
     def _serve_next(self) -> None:
         """Answer the next ticket, if it still waits, then follow; in the worker's thread."""
+        following = self.following
         ticket = self.desk.take()
         if ticket is not None:
             self._serve(ticket)
             if ticket.left_behind:
-                # Another thread does the worker's jobs by now.
+                # Another thread does the worker's jobs by now, and follows by other means.
                 return
-        self.following.run()
+        following.run()
 
     def _serve(self, ticket: Ticket) -> None:
         try:
             answer = self._answer(ticket)
-        except Exception as error:
+        except BaseException as error:
+            # Whatever a model raises: SystemExit would end this thread, and with it all queries.
             _logger.exception('Query %s failed', ticket.query.id)
-            answer = ticket.failed(Status.ERROR, f'{type(error).__name__}: {error}')
+            answer = ticket.failed(Status.ERROR, in_words(error))
         # Its time counts no longer; what comes now has its own.
         self._worker.alive()
         self.desk.done(ticket)
         if ticket.answer(answer):
+            self._show(answer)
+
+    def _show(self, answer: Answer) -> None:
+        try:
             self._outlets.show(answer)
+        except Exception:
+            _logger.exception('The answer to query %s cannot be drawn', answer.query.id)
 
     def _answer(self, ticket: Ticket) -> Answer:
         assert self.pipeline is not None
@@ -186,18 +202,20 @@ class Answering:
             return ticket.failed(Status.NO_IMAGE, str(error))
         except BadImage as error:
             return ticket.failed(Status.ERROR, str(error))
-        relay = Relay(ticket.listeners, self._outlets)
+        self._relay = relay = Relay(ticket.listeners, self._outlets)
         frame_age = (ticket.accepted_ns - taken.time_ns) / NANO if taken.time_ns else math.nan
-        with results_together():
-            answer = self.pipeline.answer(
-                taken.frame,
-                ticket.query,
-                relay.listeners,
-                ticket.cancelled,
-                queued=queued,
-                frame_age=frame_age,
-            )
-        relay.end()
+        try:
+            with results_together():
+                answer = self.pipeline.answer(
+                    taken.frame,
+                    ticket.query,
+                    relay.listeners,
+                    ticket.cancelled,
+                    queued=queued,
+                    frame_age=frame_age,
+                )
+        finally:
+            relay.end()
         if ticket.left_behind:
             return answer
         if answer.status is Status.CANCELED and ticket.cancel_reason:
@@ -219,18 +237,32 @@ class Answering:
         return camera.take()
 
     def _deliver(self, ticket: Ticket, answer: Answer, deliver: Deliver | None) -> None:
-        """Publish the result and hand it to who asked."""
+        """Publish the result and hand it to who asked, whatever fails of the two."""
+        try:
+            message = self._published(answer)
+            self._keep_count(message)
+            if deliver is not None:
+                deliver(message)
+        except Exception:
+            _logger.exception('The result of query %s cannot be delivered', answer.query.id)
+        finally:
+            with self._open_lock:
+                self._open.discard(ticket)
+
+    def _published(self, answer: Answer) -> SegmentationResult:
+        """Publish the result of an answer and return it; ERROR where it cannot be published."""
         message = result_of(answer)
-        self._keep_count(message)
         try:
             self._outlets.result(message)
         except RuntimeError:
             # The middleware is gone already when the process ends; who asked may still be reached.
-            _logger.warning('The result of query %s is not published', ticket.query.id)
-        if deliver is not None:
-            deliver(message)
-        with self._open_lock:
-            self._open.discard(ticket)
+            _logger.warning('The result of query %s is not published', answer.query.id)
+        except Exception as error:
+            _logger.exception('The result of query %s cannot be published', answer.query.id)
+            message = to_result(unpublished(answer, error))
+            with suppress(Exception):
+                self._outlets.result(message)
+        return message
 
     def _keep_count(self, result: SegmentationResult) -> None:
         status = Status(result.status)
@@ -251,22 +283,35 @@ class Answering:
 
 
 class Relay:
-    """Passes on what is heard of one answer: to the reasoning topic, and to who asked."""
+    """Passes on what is heard of one answer, until its end: to `reasoning`, and to who asked."""
 
     def __init__(self, asker: Listeners, outlets: Outlets) -> None:
         self._asker = asker
         self._outlets = outlets
-        self._wrote = False
-        self.listeners = Listeners(asker.on_stage, self._text, asker.on_object)
+        self._wrote = self._ended = False
+        self._lock = threading.Lock()
+        self.listeners = Listeners(self._stage, self._text, asker.on_object)
 
     def end(self) -> None:
-        """Close the reasoning on its topic with a line end, if there was any."""
-        if self._wrote:
-            self._outlets.reasoning('\n')
+        """Pass on nothing more; close the reasoning on its topic, if there was any, by a line end.
+
+        From whatever thread: models that are left behind may go on writing.
+        """
+        with self._lock:
+            if self._wrote and not self._ended:
+                self._outlets.reasoning('\n')
+            self._ended = True
+
+    def _stage(self, stage: Stage) -> None:
+        if not self._ended:
+            self._asker.on_stage(stage)
 
     def _text(self, piece: str) -> None:
-        self._wrote = True
-        self._outlets.reasoning(piece)
+        with self._lock:
+            if self._ended:
+                return
+            self._wrote = True
+            self._outlets.reasoning(piece)
         self._asker.on_text(piece)
 
 
@@ -281,11 +326,15 @@ def result_of(answer: Answer) -> SegmentationResult:
         return to_result(answer)
     except Exception as error:
         _logger.exception('The answer to query %s cannot be published', answer.query.id)
-        bare = Answer(
-            answer.query,
-            Status.ERROR,
-            f'The answer cannot be published: {type(error).__name__}: {error}',
-            frame=answer.frame,
-            timing=answer.timing,
-        )
-        return to_result(bare)
+        return to_result(unpublished(answer, error))
+
+
+def unpublished(answer: Answer, error: Exception) -> Answer:
+    """Return what is said instead of an answer that cannot be published."""
+    return Answer(
+        answer.query,
+        Status.ERROR,
+        f'The answer cannot be published: {in_words(error)}',
+        frame=answer.frame,
+        timing=answer.timing,
+    )

@@ -12,7 +12,7 @@ import time
 
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionServer, CancelResponse
-from rclpy.action.server import GoalEvent, ServerGoalHandle
+from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -111,7 +111,8 @@ class ActionEntrance:
     """Serves `segment`.
 
     Every goal is accepted, and ends with its result filled in: SUCCEEDED for OK and NOT_FOUND,
-    CANCELED for CANCELED, ABORTED for the rest, among them a node that is not active.
+    CANCELED where a client cancelled it, ABORTED for the rest, among them a node that is not
+    active and goals that the node itself stopped, whose result says CANCELED.
     """
 
     def __init__(self, node: Node, answering: Answering, replies: Replies) -> None:
@@ -138,6 +139,8 @@ class ActionEntrance:
 
     def _accepted(self, goal: ServerGoalHandle) -> None:
         future, resolve = self._replies.begin()
+        # First: from Lyrical on, feedback of a goal that is not executing is dropped.
+        goal.execute()
         feedback = FeedbackWriter(goal)
         feedback.stage(Stage.QUEUED)
         ticket = self._answering.ask(
@@ -148,7 +151,6 @@ class ActionEntrance:
             listeners=Listeners(on_stage=feedback.stage, on_text=feedback.text),
         )
         self._tickets[bytes(goal.goal_id.uuid)] = ticket, future
-        goal.execute()
 
     def _cancel(self, goal: ServerGoalHandle) -> CancelResponse:
         entry = self._tickets.get(bytes(goal.goal_id.uuid))
@@ -162,7 +164,11 @@ class ActionEntrance:
         future = self._tickets[key][1]
         try:
             result = await future
-            finish(goal, Status(result.status))
+            try:
+                finish(goal, Status(result.status))
+            except RuntimeError:
+                # rclpy's; the result reaches its client all the same, as that of an aborted goal.
+                _logger.exception('Goal %s cannot be finished', result.query_id)
         finally:
             del self._tickets[key]
             self._replies.end(future)
@@ -170,7 +176,10 @@ class ActionEntrance:
 
 
 class FeedbackWriter:
-    """Publishes a goal's feedback; its client may be gone, which is no reason to stop."""
+    """Publishes a goal's feedback while it is executing, and no more once it is cancelled.
+
+    Its client may be gone, which is no reason to stop.
+    """
 
     def __init__(self, goal: ServerGoalHandle) -> None:
         self._goal = goal
@@ -187,6 +196,9 @@ class FeedbackWriter:
         self._publish(piece)
 
     def _publish(self, piece: str) -> None:
+        if self._goal.status != GoalStatus.STATUS_EXECUTING:
+            # From Lyrical on, rclpy warns of each and drops it.
+            return
         elapsed = time.perf_counter() - self._started
         feedback = Segment.Feedback(
             stage=int(self._stage), reasoning_delta=clean_text(piece), elapsed=elapsed
@@ -198,14 +210,14 @@ class FeedbackWriter:
 
 
 def finish(goal: ServerGoalHandle, status: Status) -> None:
-    """Put a goal into the terminal state that belongs to its result's status."""
+    """Put a goal into the terminal state that belongs to its result's status.
+
+    A goal ends CANCELED only if a client asked for that, as action_msgs/GoalStatus says; one that
+    the node stopped by itself (replaced, deactivated, shut down) is ABORTED.
+    """
     if status in (Status.OK, Status.NOT_FOUND):
         goal.succeed()
-    elif status is Status.CANCELED:
-        if goal.status != GoalStatus.STATUS_CANCELING:
-            # Replaced or stopped by the node itself: a goal ends CANCELED only by way of
-            # CANCELING, and rclpy offers no public way into that state without a client.
-            goal._update_state(GoalEvent.CANCEL_GOAL)
+    elif status is Status.CANCELED and goal.is_cancel_requested:
         goal.canceled()
     else:
         goal.abort()

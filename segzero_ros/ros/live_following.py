@@ -141,7 +141,8 @@ class LiveFollowing:
             lost = end is End.ALL_LOST and not self._left_behind
         except BadImage as error:
             _logger.warning('The objects of query %s are followed no more: %s', query_id, error)
-        except Exception:
+        except BaseException:
+            # SystemExit too: it would come again with every job of the worker.
             _logger.exception('Following the objects of query %s failed', query_id)
         self.end()
         if lost:

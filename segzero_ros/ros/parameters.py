@@ -176,8 +176,19 @@ SPECS = (
     ),
     Spec('seed', _REASONER.seed, 'For checkpoints that sample.', least=0),
     Spec('fast', _REASONER.fast, 'The fast paths of the reasoning model; same tokens either way.'),
-    Spec('base_url', _REASONER.base_url, 'Where an OpenAI-compatible server listens.'),
-    Spec('api_key_env', _REASONER.api_key_env, "Environment variable with the server's key."),
+    # Whoever could change these two could have any variable of the environment sent anywhere.
+    Spec(
+        'base_url',
+        _REASONER.base_url,
+        'Where an OpenAI-compatible server listens.',
+        Takes.AT_START,
+    ),
+    Spec(
+        'api_key_env',
+        _REASONER.api_key_env,
+        "Environment variable with the server's key.",
+        Takes.AT_START,
+    ),
     Spec(
         'constrain_answer',
         _REASONER.constrain_answer,
@@ -342,6 +353,21 @@ def declare(node: Node, specs: Sequence[Spec] = SPECS, arguments: Sequence[str] 
         for name in overrides
         if not node.has_parameter(name) and not name.startswith('qos_overrides.')
     ]
+
+
+def fixed(parameters: Iterable[Parameter]) -> str:
+    """Say which of the parameters cannot be changed after the start; empty when all can.
+
+    rclpy refuses them too, for their descriptors say read-only, but not how to change them.
+    """
+    for parameter in parameters:
+        spec = BY_NAME.get(parameter.name)
+        if spec is not None and spec.takes is Takes.AT_START:
+            return (
+                f'{spec.name} is read-only, for it is fixed at the start: end the node and start '
+                f'it with the new value, in a params file or by -p {spec.name}:=….'
+            )
+    return ''
 
 
 def refusal(parameters: Iterable[Parameter], state: str) -> str:

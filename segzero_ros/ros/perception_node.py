@@ -7,10 +7,12 @@ reports its health. Start it with `ros2 run segzero_ros perception_node`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 import gc
 import logging
 import math
 import sys
+import threading
 import time
 from typing import Any
 
@@ -33,7 +35,7 @@ from segzero_ros.loading import (
     ReasonerOptions,
     SegmenterOptions,
 )
-from segzero_ros.pipeline import Pipeline
+from segzero_ros.pipeline import in_words, Pipeline
 from segzero_ros.ros import log_bridge
 from segzero_ros.ros.answering import Answering, SUCCESSES
 from segzero_ros.ros.camera import Camera
@@ -46,6 +48,7 @@ from segzero_ros.ros.outlets import Outlets
 from segzero_ros.ros.parameters import (
     as_declared,
     declare,
+    fixed,
     ParameterError,
     reasoner_options,
     refusal,
@@ -97,7 +100,7 @@ def load_pipeline(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pip
     """Load both models; leaves none in memory when the other cannot be had."""
     loaded = load_reasoner(reasoner)
     try:
-        return Pipeline(loaded, load_segmenter(segmenter))
+        return Pipeline(loaded, load_segmenter(segmenter), reasoner.time_limit)
     except BaseException:
         loaded.close()
         raise
@@ -191,6 +194,13 @@ class PerceptionNode(ManagedNode):
         self._action.close()
         log_bridge.disconnect(self._log)
         self.destroy_node()
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """Set parameters, as rclpy's; what is fixed at the start is refused with what to do."""
+        reason = fixed(parameter_list)
+        if reason:
+            return SetParametersResult(successful=False, reason=reason)
+        return super().set_parameters_atomically(parameter_list)
 
     # Transitions
 
@@ -292,19 +302,26 @@ class PerceptionNode(ManagedNode):
         Of a job that is left behind it is None.
         """
         future = Future()
+        # A job may end at the moment in which it is left behind: the first of the two counts.
+        open_end = threading.Lock()
+
+        def settle(end: Callable[[], None]) -> None:
+            if open_end.acquire(blocking=False):
+                end()
 
         def run() -> None:
             try:
-                future.set_result(job())
+                end = partial(future.set_result, job())
             except Exception as error:
-                future.set_exception(error)
+                end = partial(future.set_exception, error)
             except BaseException as error:
                 # A library that calls sys.exit() must not end the executor that awaits this.
-                future.set_exception(RuntimeError(f'{type(error).__name__}: {error}'))
+                end = partial(future.set_exception, RuntimeError(in_words(error)))
+            settle(end)
             if self.executor is not None:
                 self.executor.wake()
 
-        self._worker.do(run, what, lambda: future.set_result(None))
+        self._worker.do(run, what, lambda: settle(partial(future.set_result, None)))
         return future
 
     def _fail(self, error: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 import logging
-from queue import SimpleQueue
 import sys
 import threading
 import time
@@ -39,9 +39,12 @@ class Worker:
     """
 
     def __init__(self) -> None:
-        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._tasks: deque[_Task] = deque()
         self._current: _Task | None = None
-        self._thread = self._start()
+        self._stopping = False
+        self._changed = threading.Condition()
+        with self._changed:
+            self._thread = self._start()
 
     @property
     def doing(self) -> str:
@@ -55,9 +58,12 @@ class Worker:
         Args:
             job: what to do.
             what: what that is, for the log, as `freeing the models`.
-            when_left: called instead of the job's end if it is left behind.
+            when_left: called if it is left behind, from the thread that leaves it behind; the
+                job may still come to its end later.
         """
-        self._tasks.put(_Task(job, what, when_left))
+        with self._changed:
+            self._tasks.append(_Task(job, what, when_left))
+            self._changed.notify_all()
 
     def wanted(self) -> bool:
         """Return whether another job waits until the one that is being done has ended.
@@ -65,11 +71,13 @@ class Worker:
         The job that is being done asks this, which is a sign of life.
         """
         self.alive()
-        return not self._tasks.empty()
+        return bool(self._tasks) or self._stopping
 
     def alive(self) -> None:
         """Give a sign of life; called by the job that is being done."""
-        if (current := self._current) is not None:
+        current = self._current
+        # One that was left behind must not speak for the job that is being done instead.
+        if current is not None and threading.current_thread() is self._thread:
             current.since = time.monotonic()
 
     def silence(self) -> float:
@@ -88,21 +96,22 @@ class Worker:
     def leave_behind(self) -> None:
         """Go on in another thread: the job that is being done does not come to an end.
 
-        Its thread ends with it, if it ever does; nothing can stop it before. Called from the
-        thread that hands in jobs.
+        Its thread ends with it, if it ever does; nothing can stop it before. Never waits, and does
+        no harm to a job that ends at this very moment.
         """
-        stuck, self._tasks = self._tasks, SimpleQueue()
-        left, self._current = self._current, None
-        while not stuck.empty():
-            self._tasks.put(stuck.get())
-        stuck.put(None)
-        self._thread = self._start()
+        with self._changed:
+            left, self._current = self._current, None
+            # From here on the old thread takes no task, even if its job has just ended.
+            self._thread = self._start()
+            self._changed.notify_all()
         if left is not None:
             left.when_left()
 
     def stop(self) -> None:
         """End the thread when all earlier jobs are done."""
-        self._tasks.put(None)
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
 
     def join(self, timeout: float) -> bool:
         """Wait at most so many seconds for the thread to end; return whether it has."""
@@ -110,20 +119,33 @@ class Worker:
         return not self._thread.is_alive()
 
     def _start(self) -> threading.Thread:
-        thread = threading.Thread(
-            target=self._run, args=(self._tasks,), name='worker', daemon=True
-        )
+        """Return a new thread; it takes no task before this one lets go of the lock."""
+        thread = threading.Thread(target=self._run, name='worker', daemon=True)
         thread.start()
         return thread
 
-    def _run(self, tasks: SimpleQueue[_Task | None]) -> None:
-        while (task := tasks.get()) is not None:
-            task.since = time.monotonic()
-            self._current = task
+    def _run(self) -> None:
+        while (task := self._take()) is not None:
             try:
                 task.job()
-            except Exception:
+            except BaseException:
+                # Also SystemExit, which ends a thread without a word: whatever waits here would
+                # never be done.
                 _logger.exception('A job of the worker failed: %s', task.what)
-            # Another thread's by now, if this one was left behind.
-            if self._current is task:
-                self._current = None
+            with self._changed:
+                # Another thread's by now, if this one was left behind.
+                if self._current is task:
+                    self._current = None
+
+    def _take(self) -> _Task | None:
+        """Wait for the next task; None when this thread is to end."""
+        me = threading.current_thread()
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._thread is not me or bool(self._tasks) or self._stopping
+            )
+            if self._thread is not me or not self._tasks:
+                return None
+            task = self._current = self._tasks.popleft()
+            task.since = time.monotonic()
+            return task

@@ -4,9 +4,12 @@ The query is the script: `count to 20` writes twenty words, `count for ever` wri
 cancelled, `get stuck` hears nothing any more, `stammer` writes what is no text, `provoke` what a
 terminal would obey, `collect` how much Python's collector leaves alone, `take blocks` where the C
 library has memory from; `explode`, `babble`, `dawdle` and `run out of memory` fail;
-`segment for ever` and `run out of memory later` are the segmenter's, `hang while followed` and
-`hang when let go` the tracker's; anything else finds one object in the middle of the image. An
-image of the frame `hang in the encoder` does that. `reasoner_model` scripts the loading.
+`quit`, `interrupt` and `close the generator` raise what ends programs and threads,
+`write on regardless` writes for ever whatever it is told, `many` finds a hundred objects that take
+their time; `segment for ever`, `quit later` and `run out of memory later` are the segmenter's,
+`hang while followed`, `quit while followed` and `hang when let go` the tracker's; anything else
+finds one object in the middle of the image. An image of the frame `hang in the encoder` or `quit
+in the encoder` does that. `reasoner_model` scripts the loading.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ from itertools import count
 import sys
 import threading
 
+from action_msgs.msg import GoalStatus
 import numpy as np
+from rclpy.action.server import ServerGoalHandle
 
 from segzero_ros.interrupting import Check
 from segzero_ros.loading import ReasonerOptions, SegmenterOptions
@@ -40,6 +45,13 @@ from segzero_ros.types import (
 )
 
 WORD_PERIOD = 0.01
+# Seconds for one of `many` objects.
+OBJECT_PERIOD = 0.1
+ENDING = {
+    'quit': SystemExit(3),
+    'interrupt': KeyboardInterrupt(),
+    'close the generator': GeneratorExit('no more'),
+}
 
 
 def hang() -> None:
@@ -85,6 +97,14 @@ class ScriptedReasoner:
             return Grounding(said, (GroundedObject((1.0, 1.0, 9.0, 9.0)),))
         elif query.text == 'run out of memory':
             raise out_of_memory()
+        elif query.text in ENDING:
+            on_text('so far so good')
+            raise ENDING[query.text]
+        elif query.text == 'write on regardless':
+            self._count(count(), lambda piece: on_text(f'old{piece}'), never)
+        elif query.text == 'many':
+            box = (1.0, 1.0, 9.0, 9.0)
+            return Grounding('many', (GroundedObject(box, label='takes its time'),) * 100)
         elif query.text == 'explode':
             raise RuntimeError('exploded as told')
         elif query.text == 'babble':
@@ -145,14 +165,24 @@ class BoxSegmenter:
         """Remember the size."""
         if frame.frame_id == 'hang in the encoder':
             hang()
+        if frame.frame_id == 'quit in the encoder':
+            raise SystemExit(4)
         return frame.height, frame.width
 
-    def segment(self, encoding: tuple[int, int], grounding: Grounding) -> list[SegmentedMask]:
+    def segment(
+        self, encoding: tuple[int, int], grounding: Grounding, check: Check | None = None
+    ) -> list[SegmentedMask]:
         """Fill each box."""
         masks = []
         for found in grounding.objects:
+            if check is not None:
+                check()
+            if found.label == 'takes its time':
+                threading.Event().wait(OBJECT_PERIOD)
             if found.label == 'segment for ever':
                 threading.Event().wait()
+            if found.label == 'quit later':
+                raise SystemExit(5)
             if found.label == 'run out of memory later':
                 raise out_of_memory()
             mask = np.zeros(encoding, np.bool_)
@@ -182,6 +212,8 @@ class ScriptedTracker:
         """Return the objects as they were."""
         if self._script == 'hang while followed':
             hang()
+        if self._script == 'quit while followed':
+            raise SystemExit(6)
         return [Track(segment, lost=False) for segment in self._segments]
 
     def close(self) -> None:
@@ -200,9 +232,23 @@ def load(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pipeline:
         raise SystemExit(3)
     if reasoner.model == 'slow':
         threading.Event().wait(1.5)
-    return Pipeline(ScriptedReasoner(), BoxSegmenter())
+    return Pipeline(ScriptedReasoner(), BoxSegmenter(), reasoner.time_limit)
+
+
+def watch_feedback() -> None:
+    """Say when feedback is sent of a goal that is not executing: later releases drop it."""
+    publish = ServerGoalHandle.publish_feedback
+
+    def watched(goal: ServerGoalHandle, feedback: object) -> None:
+        if goal.status != GoalStatus.STATUS_EXECUTING:
+            sys.stdout.write(f'Feedback while the goal is {goal.status}.\n')
+            sys.stdout.flush()
+        publish(goal, feedback)
+
+    ServerGoalHandle.publish_feedback = watched
 
 
 if __name__ == '__main__':
+    watch_feedback()
     perception_node.load_tracker = lambda *_: ScriptedTracker()
     raise SystemExit(perception_node.main(load=load))

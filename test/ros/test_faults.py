@@ -47,6 +47,58 @@ def test_a_gpu_without_memory_is_an_error_and_the_next_query_is_answered(client,
     assert client.once('smaller').status == Result.OK
 
 
+@pytest.mark.parametrize('text', ['quit', 'interrupt', 'close the generator', 'quit later'])
+def test_what_would_end_the_program_fails_its_own_query_and_no_other(node, client, text):
+    client.results.forget()
+    ended = {}
+    for query in (text, 'waiting behind it'):
+        ended[query] = client.send_goal(query)
+    outcome, result = client.outcome(ended[text])
+    assert (outcome, result.status) == (GoalStatus.STATUS_ABORTED, Result.ERROR)
+    assert 'tried to end the program' in result.message
+    assert '\n' not in result.message
+    assert client.outcome(ended['waiting behind it'])[1].status == Result.OK
+    client.results.wait_for_count(2)
+    assert len([r for r in client.results if r.query == text]) == 1
+    # Sound models are not loaded anew.
+    assert node.output.count('Loading') == node.output.count('Active: ')
+
+
+def test_an_encoder_that_would_end_the_program_fails_its_own_query(
+    client, as_image_message, red_and_blue
+):
+    picture = as_image_message(red_and_blue, 'quit in the encoder')
+    result = client.once('the middle', picture)
+    assert (result.status, 'SystemExit: 4' in result.message) == (Result.ERROR, True)
+
+
+def test_a_tracker_that_would_end_the_program_ends_following_alone(node, client):
+    assert client.set_parameter('track', True)[0]
+    assert client.once('quit while followed').status == Result.OK
+    node.wait_for_output('Following the objects of query .* failed')
+    assert client.once('and now?').status == Result.OK
+    assert client.set_parameter('track', False)[0]
+
+
+def test_masks_that_take_too_long_are_a_timeout_and_the_models_stay(node, client):
+    loaded = node.output.count('Loading')
+    result = client.once('many')
+    assert result.status == Result.TIMEOUT
+    assert 'time_limit' in result.message
+    assert result.timing.total < 8
+    assert client.once('after that').status == Result.OK
+    assert node.output.count('Loading') == loaded
+
+
+def test_a_cancel_is_heard_between_the_masks_of_many_objects(client):
+    feedback = client.new_inbox()
+    handle = client.send_goal('many', feedback=feedback)
+    feedback.wait_for(lambda message: message.stage == Segment.Feedback.SEGMENTING)
+    client.wait(handle.cancel_goal_async())
+    ended, result = client.outcome(handle)
+    assert (ended, result.status) == (GoalStatus.STATUS_CANCELED, Result.CANCELED)
+
+
 def test_results_of_torch_come_from_pools_while_the_node_answers(client):
     pytest.importorskip('torch')
     if not hasattr(ctypes.CDLL(None), 'mallinfo2'):
@@ -100,6 +152,23 @@ def test_models_past_their_time_are_left_behind_and_loaded_anew(node, client, te
 
 
 @pytest.mark.usefixtures('impatient')
+def test_models_that_were_left_behind_write_no_more_reasoning(node, client):
+    client.reasoning.forget()
+    handle = client.send_goal('write on regardless')
+    client.reasoning.wait_for(lambda message: message.data.startswith('old'))
+    assert client.outcome(handle)[1].status == Result.TIMEOUT
+    client.until(
+        lambda: client.state() == 'active' and client.once('count to 3').status == Result.OK,
+        'the next answer',
+    )
+    client.reasoning.wait_for(lambda message: message.data == '2 ')
+    written = [message.data for message in client.reasoning]
+    end = written.index('\n')
+    assert all(word.startswith('old') for word in written[:end])
+    assert not [word for word in written[end:] if word.startswith('old')]
+
+
+@pytest.mark.usefixtures('impatient')
 def test_models_that_ignore_a_cancel_are_left_behind(client):
     feedback = client.new_inbox()
     handle = client.send_goal('get stuck', feedback=feedback)
@@ -108,6 +177,18 @@ def test_models_that_ignore_a_cancel_are_left_behind(client):
     ended, result = client.outcome(handle)
     assert (ended, result.status) == (GoalStatus.STATUS_CANCELED, Result.CANCELED)
     assert 'did not stop' in result.message
+
+
+@pytest.mark.usefixtures('impatient')
+def test_feedback_is_sent_only_of_goals_that_are_executing(node, client):
+    client.outcome(client.send_goal('count to 3'))
+    feedback = client.new_inbox()
+    handle = client.send_goal('write on regardless', feedback=feedback)
+    feedback.wait_for(lambda message: message.reasoning_delta)
+    client.wait(handle.cancel_goal_async())
+    assert client.outcome(handle)[0] == GoalStatus.STATUS_CANCELED
+    assert feedback[0].stage == Segment.Feedback.QUEUED
+    assert 'Feedback while' not in node.output
 
 
 @pytest.mark.usefixtures('impatient')

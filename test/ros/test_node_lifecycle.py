@@ -116,7 +116,7 @@ def test_deactivating_stops_the_model_and_answers_everything_that_is_under_way(c
     assert client.transition('deactivate')
     for handle in (running, waiting):
         ended, result = client.outcome(handle)
-        assert (ended, result.status) == (GoalStatus.STATUS_CANCELED, Result.CANCELED)
+        assert (ended, result.status) == (GoalStatus.STATUS_ABORTED, Result.CANCELED)
         assert 'deactivated' in result.message
     client.results.wait_for(lambda r: r.query == 'waiting by topic' and r.status == 2)
     assert len(client.results) == 3
@@ -245,7 +245,7 @@ def test_autostart_that_fails_says_why_and_can_be_repaired(scripted_node, new_cl
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize('script', ['count for ever', 'get stuck', 'segment for ever'])
+@pytest.mark.parametrize('script', ['count for ever', 'get stuck', 'segment for ever', 'many'])
 def test_a_signal_ends_the_process_within_two_seconds_and_answers_first(
     scripted_node, new_client, red_and_blue, as_image_message, number, script
 ):
@@ -262,7 +262,8 @@ def test_a_signal_ends_the_process_within_two_seconds_and_answers_first(
     assert seconds < 2.0
     for future in futures:
         response = client.wait(future)
-        assert response.status == GoalStatus.STATUS_CANCELED
+        assert response.status == GoalStatus.STATUS_ABORTED
+        assert response.result.result.status == Result.CANCELED
         assert 'shut down' in response.result.result.message
     client.results.wait_for_count(2, lambda result: result.status == Result.CANCELED)
     client.close()

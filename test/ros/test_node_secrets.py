@@ -6,7 +6,14 @@ import threading
 from diagnostic_msgs.msg import DiagnosticArray
 import pytest
 from rcl_interfaces.msg import Log
-from rcl_interfaces.srv import GetParameters, ListParameters
+from rcl_interfaces.srv import (
+    DescribeParameters,
+    GetParameters,
+    ListParameters,
+    SetParameters,
+    SetParametersAtomically,
+)
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from scripted_server import free_port, HALF, MODEL, piece, running, WELL
 
@@ -114,6 +121,39 @@ def test_the_key_is_in_no_parameter(heard, secret):
     values = str(heard.call(GetParameters, 'perception/get_parameters', request).values)
     assert 'OUR_KEY' in values
     assert KEY not in values
+
+
+@pytest.mark.parametrize('atomically', [True, False])
+@pytest.mark.parametrize('name', ['base_url', 'api_key_env'])
+def test_nobody_on_the_graph_can_have_another_secret_sent_or_sent_elsewhere(
+    node, heard, server, name, atomically
+):
+    before = heard.get_parameter(name)
+    wanted = [Parameter('track', value=True), Parameter(name, value='PATH')]
+    messages = [parameter.to_parameter_msg() for parameter in wanted]
+    for state in ('inactive', 'unconfigured'):
+        if heard.state() != state:
+            assert heard.transition('deactivate' if state == 'inactive' else 'cleanup')
+        if atomically:
+            request = SetParametersAtomically.Request(parameters=messages)
+            service = 'perception/set_parameters_atomically'
+            refused = heard.call(SetParametersAtomically, service, request).result
+        else:
+            request = SetParameters.Request(parameters=messages[1:])
+            (refused,) = heard.call(SetParameters, 'perception/set_parameters', request).results
+        assert not refused.successful
+        assert 'start it with the new value' in refused.reason
+        assert refused.reason.startswith(f'{name} is read-only')
+    assert heard.get_parameter(name) == before
+    assert not heard.get_parameter('track')
+    request = DescribeParameters.Request(names=[name])
+    described = heard.call(DescribeParameters, 'perception/describe_parameters', request)
+    assert described.descriptors[0].read_only
+    assert heard.transition('configure') and heard.transition('activate')
+    server.answer = lambda request: request.stream(WELL)
+    assert heard.once(f'after {name}?', heard.picture).status == Result.OK
+    asked = [headers for _, headers, body in server.seen if body is not None]
+    assert asked[-1]['Authorization'] in (f'Bearer {KEY}', f'Basic {CODED}')
 
 
 def test_a_server_that_vanishes_in_mid_stream_and_comes_back_is_asked_again(

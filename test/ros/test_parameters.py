@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from segzero_ros.loading import ReasonerOptions, SegmenterOptions
-from segzero_ros.ros.parameters import BY_NAME, ParameterError, Spec, SPECS
+from segzero_ros.ros.parameters import BY_NAME, ParameterError, Spec, SPECS, Takes
 
 CONFIG = Path(__file__).resolve().parent.parent.parent / 'config'
 # The node `voice` has parameters of its own.
@@ -151,3 +151,9 @@ def test_a_params_file_for_another_node_is_warned_about(scripted_node, tmp_path)
     line = node.wait_for_output(r'\[WARN\].*params')
     assert '/**' in line
     assert node.stop()[0] == 0
+
+
+@pytest.mark.parametrize('name', ['base_url', 'api_key_env'])
+def test_where_a_key_comes_from_and_goes_to_is_fixed_at_the_start(name):
+    assert BY_NAME[name].takes is Takes.AT_START
+    assert BY_NAME[name].descriptor().read_only
