@@ -86,10 +86,13 @@ class Request(BaseHTTPRequestHandler):
             events = [piece('.', 'length'), piece(choices=[], usage=usage(tokens, 1)), DONE]
             self.reply(200, b''.join(events), 'text/event-stream')
             return
-        choice = {'index': 0, 'message': {'role': 'assistant', 'content': '.'}}
+        self.whole('.', 'length', usage=usage(tokens, 1))
+
+    def whole(self, text: str, finish: str = 'stop', **more: Any) -> None:
+        """Answer with a completion that is not streamed."""
+        choice = {'index': 0, 'message': {'role': 'assistant', 'content': text}}
         body = {'id': 'c', 'object': 'chat.completion', 'created': 0, 'model': MODEL}
-        whole = {**body, 'choices': [{**choice, 'finish_reason': 'length'}]}
-        self.reply(200, {**whole, 'usage': usage(tokens, 1)})
+        self.reply(200, {**body, 'choices': [{**choice, 'finish_reason': finish}], **more})
 
     def reply(
         self,

@@ -23,7 +23,7 @@ from segzero_ros.reasoning.answers import AnswerParser, Narrator
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
 from segzero_ros.reasoning.chat_messages import user_message
 from segzero_ros.reasoning.chat_stream import Reply, take
-from segzero_ros.reasoning.constraints import answer_format, SERVERS
+from segzero_ros.reasoning.constraints import answer_format, is_honoured
 from segzero_ros.reasoning.dialects import dialect_named
 from segzero_ros.reasoning.image_tokens import ResizeCheck
 from segzero_ros.reasoning.resizing import seen_by
@@ -32,6 +32,7 @@ from segzero_ros.reasoning.server_errors import (
     explained,
     hidden,
     not_compatible,
+    quoted,
     unreachable,
 )
 from segzero_ros.types import (
@@ -54,6 +55,9 @@ CONNECT_LIMIT = 5.0
 LISTING_LIMIT = 10.0
 # To count what an image costs.
 COUNT_LIMIT = 10.0
+# To write the few tokens that show whether answers are constrained; the first time a server
+# compiles the grammar for it.
+CONSTRAINT_LIMIT = 60.0
 # Between attempts to connect. Nothing else is repeated: a server that has taken a query may be
 # answering it, and what it refuses once it refuses again.
 RETRY_AFTER = (0.25, 0.5, 1.0, 2.0)
@@ -94,7 +98,8 @@ class OpenAIReasoner:
             time_limit: most seconds an answer may take; 0 for no limit.
             seed: for servers that sample although the temperature is 0.
             api_key_env: the environment variable with the server's key; it may be unset.
-            constrain_answer: have vLLM or SGLang hold the answer to its JSON schema.
+            constrain_answer: have the server hold the answer to its JSON schema (vLLM, SGLang and
+                Ray Serve over them can).
 
         Raises:
             ReasonerUnavailable: it is not; the text names the address, the cause and the cure.
@@ -140,7 +145,8 @@ class OpenAIReasoner:
             self._model, owner = self._loop.run_until_complete(self._served(model))
             self._request['model'] = self._model
             if constrain_answer:
-                self._request['response_format'] = self._constraint(owner)
+                constraint = self._loop.run_until_complete(self._constraint())
+                self._request['response_format'] = constraint
             self._resizing = ResizeCheck(self._dialect, self._url, owner, self._count_tokens)
         except BaseException:
             self.close()
@@ -182,10 +188,12 @@ class OpenAIReasoner:
 
     async def _end(self) -> None:
         await self._client.close()
-        # Streams that were read to their end close by themselves, a step later.
+        await _settle()
         await self._loop.shutdown_asyncgens()
-        if rest := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(rest, timeout=CLOSE_LIMIT)
+        await _settle()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await _settle()
 
     async def _watched(
         self, work: Coroutine[Any, Any, T], reply: Reply, cancelled: IsCancelled
@@ -210,6 +218,7 @@ class OpenAIReasoner:
         finally:
             task.cancel()
             await asyncio.wait({task}, timeout=CLOSE_LIMIT)
+            await _settle()
 
     async def _note(self, response: Any) -> None:
         """Hear of each response before its body is read."""
@@ -245,9 +254,16 @@ class OpenAIReasoner:
         except (openai.APIError, json.JSONDecodeError) as error:
             text = reply.narrator.text
             raise explained(error, self._url, self._key_env, text, self._secrets) from error
-        grounding = self._grounding(reply)
+        size = seen.shape[1], seen.shape[0]
+        try:
+            grounding = self._grounding(reply)
+        except MalformedAnswer:
+            # A model that sees another image than it was trained to see may write anything.
+            if reply.finish:
+                await self._resizing.check(size, prompt, reply.charged)
+            raise
         if grounding.objects:
-            await self._resizing.check((seen.shape[1], seen.shape[0]), prompt, reply.charged)
+            await self._resizing.check(size, prompt, reply.charged)
         return grounding
 
     async def _count_tokens(self, image: RgbImage, text: str) -> int | None:
@@ -374,17 +390,38 @@ class OpenAIReasoner:
         finally:
             task.cancel()
 
-    def _constraint(self, owner: str) -> dict[str, Any]:
-        if owner not in SERVERS:
-            raise ReasonerUnavailable(
-                f'{self._url} is no server that can constrain an answer after its reasoning '
-                f'({", ".join(SERVERS)} can; it calls itself {owner!r}). Switch constrain_answer '
-                'off.'
-            )
+    async def _constraint(self) -> dict[str, Any]:
+        """Return the format to hold answers to, once the server has shown that it does."""
         try:
-            return answer_format(self._dialect)
+            constraint = answer_format(self._dialect)
         except ValueError as error:
             raise ReasonerUnavailable(str(error)) from error
+        try:
+            if await asyncio.wait_for(is_honoured(self._constrained), CONSTRAINT_LIMIT):
+                return constraint
+            cause = 'it writes something else'
+        except asyncio.TimeoutError:
+            cause = f'no answer within {CONSTRAINT_LIMIT:g} s'
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            cause = hidden(quoted(error.body or error.message), self._secrets)
+        except (openai.APIError, json.JSONDecodeError) as error:
+            raise explained(error, self._url, self._key_env, '', self._secrets) from error
+        raise ReasonerUnavailable(
+            f'{self._url} does not hold an answer to the format that it is asked for ({cause}); '
+            'vLLM and SGLang do, without a --reasoning-parser. Switch constrain_answer off.'
+        )
+
+    async def _constrained(self, form: dict[str, Any], tokens: int) -> str:
+        """Return what the model writes in a format."""
+        reply = await self._client.chat.completions.create(
+            model=self._model,
+            messages=[{'role': 'user', 'content': 'What do you see?'}],
+            response_format=cast(Any, form),
+            max_tokens=tokens,
+            temperature=0.0,
+        )
+        choices = getattr(reply, 'choices', None)
+        return (choices[0].message.content or '') if choices else ''
 
     def _key(self, address: SplitResult) -> str:
         if self._key_env and not _VARIABLE.fullmatch(self._key_env):
@@ -404,3 +441,19 @@ class OpenAIReasoner:
         if key and address.scheme == 'http' and address.hostname not in LOCAL:
             _logger.warning('The key in %s travels unencrypted to %s', self._key_env, self._url)
         return key or NO_KEY
+
+
+async def _settle() -> None:
+    """Let what a stream has left in the event loop come to its end.
+
+    A generator that is dropped closes in a task of its own, a step later, and drops the generator
+    below it. Tasks that are still there when the loop stops are destroyed while they are pending.
+    """
+    deadline = time.monotonic() + CLOSE_LIMIT
+    quiet = 0
+    while quiet < 2 and time.monotonic() < deadline:
+        quiet += 1
+        if rest := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(rest, timeout=CLOSE_LIMIT)
+            quiet = 0
+        await asyncio.sleep(0)

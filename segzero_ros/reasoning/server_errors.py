@@ -39,7 +39,7 @@ def explained(
             return MalformedAnswer(f'the connection to {url} broke in the middle of it', text)
         return unreachable(url, hidden(str(error.__cause__ or error), secrets))
     if isinstance(error, openai.APIError):
-        said = hidden(_quoted(error.body or error.message), secrets)
+        said = hidden(quoted(error.body or error.message), secrets)
         return ReasonerUnavailable(
             f'{url} failed while it was answering: {said}. Its log says more.'
         )
@@ -72,7 +72,7 @@ def hidden(text: str, secrets: Sequence[str]) -> str:
 
 
 def _refusal(error: openai.APIStatusError, url: str, key_env: str) -> str:
-    said = f'{url} says {error.status_code}: {_quoted(error.body or error.message)}.'
+    said = f'{url} says {error.status_code}: {quoted(error.body or error.message)}.'
     if error.status_code in (401, 403):
         return f'{said} Put its key into the environment variable {key_env or "of api_key_env"}.'
     if error.status_code == 404:
@@ -87,7 +87,7 @@ def _refusal(error: openai.APIStatusError, url: str, key_env: str) -> str:
     return f'{said} Its log says more.'
 
 
-def _quoted(body: object) -> str:
+def quoted(body: object) -> str:
     """Return the server's own words, without the wrapping, and not all of a page."""
     while isinstance(body, dict):
         body = body.get('message') or body.get('detail') or body.get('error') or str(body)

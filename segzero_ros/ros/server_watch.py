@@ -1,22 +1,15 @@
 """Whether the reasoning model's server is still there while nobody asks anything.
 
 A thread of its own asks for the list of models, without a key: any answer but a proxy's that its
-server is gone shows that it is there. Imports the standard library only.
+server is gone shows that it is there. openai is imported in that thread, when there is a server.
 """
 
 from __future__ import annotations
 
-import http.client
 import threading
-import urllib.error
-from urllib.parse import urlsplit
-import urllib.request
 
-# Seconds between two looks, and the longest that one may take.
+# Seconds between two probes.
 PERIOD = 5.0
-PATIENCE = 3.0
-# What a proxy answers when there is nobody behind it.
-_NOBODY = (502, 503, 504)
 
 
 class ServerWatch:
@@ -42,32 +35,11 @@ class ServerWatch:
             ).start()
 
     def _look(self, base_url: str, stop: threading.Event) -> None:
-        while not stop.wait(self._period):
-            error = absence(base_url)
-            if not stop.is_set():
-                self.error = error
+        # The reasoner has loaded it before; nodes without a server never do.
+        from segzero_ros.reasoning.server_probe import ServerProbe
 
-
-def absence(base_url: str, patience: float = PATIENCE) -> str:
-    """Say why nobody answers at an address; empty when somebody does.
-
-    Args:
-        base_url: of an OpenAI-compatible API; a user and password in it are neither sent nor said.
-        patience: seconds to wait for each step of the answer.
-    """
-    parts = urlsplit(base_url)
-    url = parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl().rstrip('/')
-    try:
-        # The openai client, which takes http and https only, has spoken to it before.
-        with urllib.request.urlopen(f'{url}/models', timeout=patience):  # noqa: S310
-            return ''
-    except urllib.error.HTTPError as error:
-        if error.code not in _NOBODY:
-            return ''
-        cause = f'status {error.code}'
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        cause = str(getattr(error, 'reason', '') or error)
-    return (
-        f'No server answers at {url} ({cause}). Start it again (docs/serving.md); until then '
-        'queries end in ERROR.'
-    )
+        with ServerProbe(base_url) as probe:
+            while not stop.wait(self._period):
+                error = probe.absence()
+                if not stop.is_set():
+                    self.error = error

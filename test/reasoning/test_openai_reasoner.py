@@ -1,11 +1,14 @@
 """The reasoner behind a server: a real one with a real model, and one that does all wrong."""
 
+import asyncio
 import base64
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+import gc
 import gzip
 import io
 import logging
+import re
 import shutil
 import ssl
 import subprocess
@@ -105,6 +108,52 @@ def test_the_request_is_greedy_with_the_published_prompt_and_the_squashed_pictur
     sent = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
     squashed = Image.fromarray(FRAME.image).resize((840, 840), Image.Resampling.BILINEAR)
     assert np.array_equal(sent, np.asarray(squashed))
+
+
+STREAMS = {
+    'answered': WELL,
+    'nothing found': [*pieces_of('<think>No.</think><answer>[]</answer>'), piece(finish='stop')],
+    'cannot be read': [piece('I cannot see it.'), piece(finish='stop'), DONE],
+    'broken off': HALF,
+    'goes on talking': [*pieces_of(ANSWER), piece('By the way, '), piece('it rains.')],
+}
+
+
+@pytest.mark.parametrize('case', STREAMS)
+@pytest.mark.parametrize('keeps_alive', [True, False], ids=['keeps alive', 'closes'])
+def test_nothing_of_a_stream_is_still_running_once_it_is_answered(
+    server, monkeypatch, caplog, case, keeps_alive
+):
+    loops = []
+
+    def new_loop() -> asyncio.AbstractEventLoop:
+        loops.append(make_loop())
+        return loops[-1]
+
+    make_loop = asyncio.new_event_loop
+    monkeypatch.setattr(openai_reasoner.asyncio, 'new_event_loop', new_loop)
+
+    def answer(request: Request) -> None:
+        events = [*STREAMS[case], DONE] if case == 'nothing found' else STREAMS[case]
+        if keeps_alive:
+            request.protocol_version = 'HTTP/1.1'
+            request.close_connection = False
+            request.reply(200, b''.join(events), 'text/event-stream')
+        else:
+            request.stream(events)
+
+    server.answer = answer
+    made = OpenAIReasoner(server.url, MODEL)
+    for _ in range(2):
+        with suppress(MalformedAnswer):
+            made.reason(FRAME, QUERY)
+        assert asyncio.all_tasks(loops[0]) == set()
+    made.close()
+    assert asyncio.all_tasks(loops[0]) == set()
+    del made
+    loops.clear()
+    gc.collect()
+    assert 'destroyed' not in caplog.text
 
 
 def test_one_connection_serves_many_queries(server, reasoner):
@@ -452,20 +501,76 @@ def test_a_password_in_the_address_is_not_published(server):
     made.close()
 
 
-def test_the_answer_can_be_constrained_where_the_server_can_do_it(server):
+def const_of(request: Request) -> str:
+    """The word that a request for a constrained answer asks for."""
+    thinking = request.body['response_format']['format']['elements'][0]
+    return thinking['content']['value']
+
+
+def obey(request: Request) -> None:
+    """Write what the format of the request demands, as vLLM does."""
+    word = const_of(request)
+    request.whole(f'<think>{word}</think><answer>"{word}"</answer>')
+
+
+@pytest.mark.parametrize('owner', ['vllm', 'organization-owner', ''], ids=repr)
+def test_an_answer_is_constrained_where_the_server_does_it_whatever_its_name(server, owner):
+    server.owner = owner
+    server.answer = obey
     made = OpenAIReasoner(server.url, MODEL, constrain_answer=True)
-    made.reason(FRAME, QUERY)
+    assert len(server.seen) == 2
+    server.answer = lambda request: request.stream(WELL)
+    assert made.reason(FRAME, QUERY).objects == FOUND
     constraint = server.seen[-1][2]['response_format']
-    assert constraint['type'] == 'structural_tag' and constraint['triggers'] == ['<answer>']
-    (structure,) = constraint['structures']
-    assert (structure['begin'], structure['end']) == ('<answer>', '</answer>')
-    item = structure['schema']['items']
+    assert constraint['type'] == 'structural_tag'
+    assert constraint['format']['type'] == 'sequence'
+    thinking, blanks, answer = constraint['format']['elements']
+    any_text = {'type': 'any_text'}
+    assert thinking == {'type': 'tag', 'begin': '<think>', 'content': any_text, 'end': '</think>'}
+    for text in ('', ' ', '\n', '\n\n'):
+        assert re.fullmatch(blanks['pattern'], text)
+    assert not re.fullmatch(blanks['pattern'], '\n' * 9), 'blanks must come to an end'
+    assert (answer['begin'], answer['end']) == ('<answer>', '</answer>')
+    item = answer['content']['json_schema']['items']
     assert item['required'] == ['bbox_2d', 'point_2d']
     assert item['properties']['bbox_2d']['minItems'] == 4
     made.close()
+
+
+def test_a_dialect_without_tags_is_not_constrained(server):
+    server.answer = obey
     assert 'qwen2_5_vl' in refused(server.url, MODEL, 'qwen2_5_vl', constrain_answer=True)
-    server.owner = 'llamacpp'
-    assert 'constrain_answer' in refused(server.url, MODEL, constrain_answer=True)
+
+
+NOT_CONSTRAINED = {
+    'ignores the format': (lambda request: request.whole(ANSWER), 'writes something else'),
+    'thinks apart': (
+        # Behind a parser of reasoning the grammar begins after the thinking.
+        lambda request: request.whole(f'"{const_of(request)}"'),
+        'reasoning-parser',
+    ),
+    'answers nothing': (lambda request: request.whole(''), 'writes something else'),
+    'refuses the format': (
+        lambda request: request.reply(400, {'error': {'message': 'response_format: unknown'}}),
+        'response_format: unknown',
+    ),
+    'knows no such field': (
+        lambda request: request.reply(422, {'detail': 'Unexpected fields'}),
+        'Unexpected fields',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', NOT_CONSTRAINED)
+def test_a_server_that_does_not_constrain_is_refused_by_what_it_does(server, case):
+    server.answer, said = NOT_CONSTRAINED[case]
+    text = refused(server.url, MODEL, constrain_answer=True)
+    assert said in text and 'Switch constrain_answer off' in text and server.url in text
+
+
+def test_a_server_that_fails_while_it_is_tried_is_named_for_what_failed(server):
+    server.answer = lambda request: request.reply(500, {'error': {'message': 'CUDA error'}})
+    assert 'CUDA error' in refused(server.url, MODEL, constrain_answer=True)
 
 
 def test_the_factory_hands_every_option_on(server):
