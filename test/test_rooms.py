@@ -21,6 +21,7 @@ ALLOWED = {
     'onednn': set(),
     'side_thread': set(),
     'drawing': {'lettering', 'types'},
+    'serving': {'types'},
     'reasoning': {'interrupting', 'onednn', 'quantiles', 'types'},
     'segmentation': {'interrupting', 'onednn', 'types'},
     'loading': {'reasoning', 'segmentation', 'types'},
