@@ -56,6 +56,15 @@ ARGUMENTS = [
     Argument('segmenter_model', 'Hub name or local checkpoint of the segmenter.'),
     Argument('device', 'Where the models run: auto, cpu, cuda, cuda:1 …'),
     Argument('base_url', 'The OpenAI-compatible server, such as http://server:8000/v1.'),
+    Argument(
+        'serve',
+        'Start a server of the reasoning model on this machine, on a free port, before the node, '
+        'and end it with the node; `reasoner_model` is its checkpoint, a GGUF file for '
+        '`llama_cpp`. For profile:=remote, in place of `base_url`.',
+        '',
+        ['', 'llama_cpp', 'vllm'],
+    ),
+    Argument('serve_args', 'More arguments for that server, as on its command line.'),
     Argument('params_file', "Your own parameters, a YAML file laid over the profile's."),
     Argument('namespace', 'The namespace of the node and of all that it publishes.', 'segzero'),
     Argument('track', 'Follow the objects of an answer through later images.', '', ['', *SWITCH]),
@@ -106,7 +115,8 @@ def start(context: LaunchContext) -> list[Node]:
         for argument in ARGUMENTS
     }
     share = Path(get_package_share_directory('segzero_ros'))
-    nodes = [perception(given, share)]
+    before, served = serve(given)
+    nodes = [perception(given | served, share, before)]
     if is_on(given['rviz']):
         nodes.append(rviz(given, share))
     if is_on(given['voice']) or given['voice'] == 'topic':
@@ -114,7 +124,28 @@ def start(context: LaunchContext) -> list[Node]:
     return nodes
 
 
-def perception(given: dict[str, str], share: Path) -> Node:
+def serve(given: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """Return what goes before the command of the node to start a server, and its address."""
+    if not given['serve']:
+        if given['serve_args']:
+            raise ValueError('serve_args are for a server that serve:=llama_cpp or vllm starts')
+        return '', {}
+    if given['profile'] != 'remote':
+        raise ValueError(f'serve:={given["serve"]} goes with profile:=remote only')
+    if given['base_url']:
+        raise ValueError(
+            f'serve:={given["serve"]} starts a server of its own, and base_url names another one; '
+            'give one of the two'
+        )
+    # Only here: whoever needs no server should not depend on it.
+    from segzero_ros import serving
+
+    port = serving.free_port()
+    before = serving.prefix(given['serve'], given['reasoner_model'], port, given['serve_args'])
+    return before, {'base_url': serving.base_url(port)}
+
+
+def perception(given: dict[str, str], share: Path, before: str = '') -> Node:
     logger = '.'.join([*(part for part in given['namespace'].split('/') if part), 'perception'])
     return Node(
         package='segzero_ros',
@@ -124,6 +155,7 @@ def perception(given: dict[str, str], share: Path) -> Node:
         parameters=[*params_files(given, share), parameters(given)],
         remappings=list(remappings(given).items()),
         arguments=['--ros-args', '--log-level', f'{logger}:={given["log_level"]}'],
+        prefix=before,
         output='screen',
         emulate_tty=True,
     )

@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 import importlib.util
+import os
 from pathlib import Path
 import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from types import ModuleType
 from typing import Any
+import urllib.request
 
 import pytest
 import yaml
@@ -29,6 +33,7 @@ if ROS2 is None:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FILE = ROOT / 'launch' / 'perception.launch.py'
+STAND_IN = ROOT / 'test' / 'llama_server_stand_in.py'
 PROFILES = ('robot', 'remote', 'offline', 'mini')
 CHOICES = {
     'profile': ['robot', 'remote', 'offline', 'mini'],
@@ -37,6 +42,7 @@ CHOICES = {
     'track': ['', 'true', 'false', 'True', 'False'],
     'autostart': ['', 'true', 'false', 'True', 'False'],
     'use_sim_time': ['', 'true', 'false', 'True', 'False'],
+    'serve': ['', 'llama_cpp', 'vllm'],
     'rviz': ['true', 'false', 'True', 'False'],
     'voice': ['true', 'false', 'True', 'False', 'topic'],
 }
@@ -57,6 +63,8 @@ ARGUMENTS = [
     'segmenter_model',
     'device',
     'base_url',
+    'serve',
+    'serve_args',
     'params_file',
     'namespace',
     'track',
@@ -298,6 +306,66 @@ def test_the_node_listens_where_the_arguments_say(
         assert (listener.node_name, listener.node_namespace) == ('perception', '/segzero')
 
 
+@pytest.fixture
+def llama_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Give a function that puts a stand-in for llama-server on the PATH, beside a model."""
+
+    def make(name: str) -> Path:
+        folder = tmp_path / 'bin'
+        folder.mkdir()
+        file = folder / 'llama-server'
+        server = shlex.join([sys.executable, str(STAND_IN), name])
+        file.write_text(f'#!/bin/sh\nexec {server} "$@"\n')
+        file.chmod(0o755)
+        monkeypatch.setenv('PATH', f'{folder}{os.pathsep}{os.environ["PATH"]}')
+        for model in ('tiny.gguf', 'mmproj-tiny.gguf'):
+            (tmp_path / model).touch()
+        return tmp_path / 'tiny.gguf'
+
+    return make
+
+
+def test_a_server_is_started_on_a_free_port_before_the_node_and_ends_with_it(
+    launch: Callable[..., Launch], new_client: Callable[..., Any], llama_server: Any
+) -> None:
+    model = llama_server('serves')
+    running = launch(
+        'profile:=remote',
+        'serve:=llama_cpp',
+        f'reasoner_model:={model}',
+        'serve_args:=--device none',
+    )
+    client = new_client('segzero')
+    url = client.get_parameter('base_url')
+    assert re.fullmatch(r'http://127\.0\.0\.1:\d+/v1', url)
+    assert client.get_parameter('reasoner_model') == str(model)
+    assert f'serving {model} at {url}, asked for --device none' in running.output
+    with urllib.request.urlopen(f'{url}/models') as listing:
+        assert listing.status == 200
+    running.stop()
+    assert running.process.returncode == 0, running.output
+    with pytest.raises(OSError, match='refused'):
+        urllib.request.urlopen(f'{url}/models')
+
+
+@pytest.mark.parametrize(
+    ('name', 'said'),
+    [
+        ('dies', 'llama-server ended with exit code 1 before it answered: no such architecture'),
+        (None, 'llama-server is not on the PATH: install llama.cpp'),
+    ],
+)
+def test_a_server_that_cannot_be_started_is_one_sentence(
+    launch: Callable[..., Launch], llama_server: Any, name: str | None, said: str, tmp_path: Path
+) -> None:
+    model = llama_server(name or 'serves')
+    if name is None:
+        (tmp_path / 'bin' / 'llama-server').unlink()
+    running = launch('profile:=remote', 'serve:=llama_cpp', f'reasoner_model:={model}')
+    running.process.wait(60)
+    assert said in running.output and 'Traceback' not in running.output
+
+
 @pytest.mark.parametrize(
     ('argument', 'complaint'),
     [
@@ -307,12 +375,20 @@ def test_the_node_listens_where_the_arguments_say(
         ),
         ('log_level:=loud', '"log_level" .*"loud" is not valid'),
         ('params_file:=/nowhere/own.yaml', 'params_file: there is no file /nowhere/own.yaml'),
+        ('serve:=ollama', '"serve" .*"ollama" is not valid'),
+        ('serve:=vllm', 'serve:=vllm goes with profile:=remote only'),
+        ('profile:=remote serve:=vllm', 'serve:=vllm needs the checkpoint to serve'),
+        (
+            'profile:=remote serve:=vllm base_url:=http://x:1/v1 reasoner_model:=m',
+            'give one of the two',
+        ),
+        ('serve_args:=--seed=1', 'serve_args are for a server that serve:='),
     ],
 )
 def test_what_cannot_be_is_said_at_once(
     launch: Callable[..., Launch], argument: str, complaint: str
 ) -> None:
-    running = launch(argument)
+    running = launch(*argument.split())
     assert running.process.wait(30) != 0
     assert re.search(complaint, running.output.replace('\n', ' '))
     assert 'process started' not in running.output
