@@ -5,11 +5,12 @@ SHELL  := /bin/bash
 # A working shell: the environment, then the ROS package built into install/.
 READY  := . .venv/bin/activate && . install/setup.bash
 
-.PHONY: help build demo test lint bench soak lock clean
+.PHONY: help build demo test test-servers lint bench soak lock clean
 
 help:
 	@echo 'make demo   the real node on real photographs and generated scenes; pictures in out/demo'
 	@echo 'make test   every test'
+	@echo 'make test-servers  llama.cpp, vLLM and Ray Serve for real; SERVERS=llama_cpp: that one'
 	@echo 'make bench  the figures of the README'
 	@echo 'make soak   the node for half an hour with faults; figures in out/soak'
 	@echo 'make lint   ruff and mypy'
@@ -26,6 +27,13 @@ demo:
 test:
 	@$(PYTHON) scripts/bootstrap.py demo data models quantization openai voice training test lint
 	@$(READY) && python -m pytest $(PYTEST_ARGS)
+
+# Real servers in environments of their own under out/servers, about 12 GB; SERVERS names some.
+SERVERS ?= llama_cpp vllm ray
+test-servers:
+	@$(PYTHON) scripts/bootstrap.py demo models openai test
+	@$(READY) && python test/servers/environments.py out/servers $(SERVERS)
+	@$(READY) && SEGZERO_SERVERS=out/servers python -m pytest $(SERVERS:%=test/servers/test_%.py) $(PYTEST_ARGS)
 
 lint:
 	@$(PYTHON) scripts/bootstrap.py demo data models quantization openai voice training test lint
