@@ -1,9 +1,13 @@
 # The two commands are `make demo` and `make test`; both set up whatever they need.
 PYTHON ?= python3
-VENV   := .venv/bin
+# Kilted's wheels have an environment and a build of their own, and the tests of the node are run.
+export ROS_WHEELS
+SUFFIX := $(if $(filter-out jazzy,$(ROS_WHEELS)),-$(ROS_WHEELS))
+PYTEST_ARGS ?= $(if $(SUFFIX),test/ros)
+VENV   := .venv$(SUFFIX)/bin
 SHELL  := /bin/bash
 # A working shell: the environment, then the ROS package built into install/.
-READY  := . .venv/bin/activate && . install/setup.bash
+READY  := . $(VENV)/activate && . install$(SUFFIX)/setup.bash
 
 .PHONY: help build demo test test-servers lint bench soak lock clean
 
@@ -16,6 +20,7 @@ help:
 	@echo 'make lint   ruff and mypy'
 	@echo 'make build  .venv, build and install only; then: $(READY)'
 	@echo 'make lock   resolve the dependencies anew into requirements.lock'
+	@echo 'ROS_WHEELS=kilted make test   the tests of the node on ROS 2 Kilted'
 
 build:
 	@$(PYTHON) scripts/bootstrap.py
@@ -50,6 +55,7 @@ soak:
 lock:
 	@$(PYTHON) scripts/bootstrap.py
 	@$(VENV)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --no-annotate --no-header --upgrade -q -o requirements.lock
+	@$(VENV)/uv pip compile --group pyproject.toml:ros-kilted --universal --python-version 3.10 --no-annotate --no-header -q | grep '^ros-' > requirements-kilted.lock
 
 clean:
-	rm -rf .venv build install log out
+	rm -rf .venv build install .venv-kilted build-kilted install-kilted log out

@@ -5,8 +5,10 @@
 
 installs the named extras of pyproject.toml (pinned by requirements.lock) beside the core, then
 builds the ROS package. With a ROS 2 installation sourced (`ROS_DISTRO` set and rclpy importable)
-that one is used; without, ROS 2 Jazzy comes as wheels from the package registry. What is already
-there is re-used: a second run takes a second. Imports the standard library only.
+that one is used; without, ROS 2 Jazzy comes as wheels from the package registry. With
+ROS_WHEELS=kilted the wheels are Kilted's, in `.venv-kilted/`, `build-kilted/` and
+`install-kilted/`. What is already there is re-used: a second run takes a second. Imports the
+standard library only.
 """
 
 from __future__ import annotations
@@ -20,7 +22,16 @@ import sys
 import sysconfig
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / '.venv'
+DISTROS = ('jazzy', 'kilted')
+# Whose wheels are taken where no ROS is sourced.
+WHEELS = os.environ.get('ROS_WHEELS') or DISTROS[0]
+# Jazzy's stand in pyproject.toml as the extra `ros`, others as a dependency group: one lock file
+# cannot hold two versions of a package.
+GROUP = '' if DISTROS[0] == WHEELS else f'ros-{WHEELS}'
+SUFFIX = GROUP.removeprefix('ros')
+VENV = ROOT / f'.venv{SUFFIX}'
+BUILD = ROOT / f'build{SUFFIX}'
+INSTALL = ROOT / f'install{SUFFIX}'
 UV = 'uv==0.13.8'
 SUPPORTED = ((3, 10), (3, 13))
 TOOLS = (
@@ -46,7 +57,15 @@ def sourced_ros() -> str | None:
     """Return the sourced ROS distribution's name, or None when there is none to use."""
     distro = os.environ.get('ROS_DISTRO')
     if not distro:
+        if WHEELS not in DISTROS:
+            known = ' or '.join(DISTROS)
+            raise SetupError(f'There are no wheels of ROS 2 {WHEELS!r}: ROS_WHEELS is {known}.')
         return None
+    if os.environ.get('ROS_WHEELS'):
+        raise SetupError(
+            f'ROS 2 {distro} is sourced, so no wheels are taken: unset ROS_WHEELS, or use a shell '
+            'that does not source it.'
+        )
     probe = subprocess.run([sys.executable, '-c', 'import rclpy'], capture_output=True, text=True)
     if probe.returncode:
         reason = probe.stderr.strip().splitlines()[-1]
@@ -87,7 +106,7 @@ def digest(paths: list[Path], *words: str) -> str:
 
 def run(command: list[str], what: str, env: dict[str, str] | None = None) -> None:
     """Run a step; its output is shown only when it fails."""
-    log = ROOT / 'build' / 'setup.log'
+    log = BUILD / 'setup.log'
     log.parent.mkdir(exist_ok=True)
     with log.open('w') as stream:
         done = subprocess.run(command, cwd=ROOT, env=env, stdout=stream, stderr=subprocess.STDOUT)
@@ -130,10 +149,11 @@ def remove_venv() -> None:
 
 def install(python: Path, groups: list[str], distro: str | None) -> None:
     """Install the core and the named extras as pinned, beside those installed before."""
-    inputs = digest([ROOT / 'pyproject.toml', ROOT / 'requirements.lock'])
+    pins = pin_files()
+    inputs = digest([ROOT / 'pyproject.toml', *pins])
     stamp = VENV / '.segzero-installed'
     known, *installed = stamp.read_text().split() if stamp.exists() else ['']
-    always = ['bags', 'build'] if distro else ['bags', 'build', 'ros']
+    always = ['bags', 'build'] if distro else ['bags', 'build', GROUP or 'ros']
     wanted = sorted({*always, *groups, *installed})
     if known == inputs and wanted == installed:
         return
@@ -141,14 +161,32 @@ def install(python: Path, groups: list[str], distro: str | None) -> None:
     if not installed:
         run([str(python), '-m', 'pip', 'install', '-q', UV], 'installing uv')
     command = [str(python), '-m', 'uv', 'pip', 'install', '--python', str(python)]
-    command += ['-c', 'requirements.lock', *keep_numpy_of(distro)]
+    command += ['-c', str(constraints(pins)), *keep_numpy_of(distro)]
     env = {**os.environ, 'SAM2_BUILD_CUDA': '0'}
     if 'models' in wanted:
         # sam2 has no wheel and is built against the torch that is installed, so torch comes first.
         say('torch and what belongs to it are about 6 GB')
         run([*command, 'torch', 'torchvision', 'setuptools', 'wheel'], 'installing torch', env)
-    run([*command, '-e', f'.[{",".join(wanted)}]'], 'installing packages', env)
+    extras = ','.join(name for name in wanted if name != GROUP)
+    groups = ['--group', GROUP] if GROUP else []
+    run([*command, '-e', f'.[{extras}]', *groups], 'installing packages', env)
     stamp.write_text(' '.join([inputs, *wanted]))
+
+
+def pin_files() -> list[Path]:
+    """Return the lock file, and behind it the one of another distribution's wheels."""
+    return [ROOT / f'requirements{suffix}.lock' for suffix in sorted({'', SUFFIX})]
+
+
+def constraints(pins: list[Path]) -> Path:
+    """Return the file that pins everything, with one distribution's wheels of ROS."""
+    general, *special = pins
+    if not special:
+        return general
+    lines = [line for line in general.read_text().splitlines() if not line.startswith('ros-')]
+    made = BUILD / 'constraints.txt'
+    made.write_text('\n'.join([*lines, *(path.read_text() for path in special)]))
+    return made
 
 
 def keep_numpy_of(distro: str | None) -> list[str]:
@@ -160,7 +198,7 @@ def keep_numpy_of(distro: str | None) -> list[str]:
     )
     if not version.startswith('1.'):
         return []
-    overrides = ROOT / 'build' / 'ros-overrides.txt'
+    overrides = BUILD / 'ros-overrides.txt'
     overrides.write_text(f'numpy=={version}\nopencv-python-headless==4.11.0.86\n')
     return ['--override', str(overrides)]
 
@@ -217,14 +255,14 @@ def colcon_build(distro: str | None) -> None:
     """Build the package with colcon when an interface, or the list of its files, has changed."""
     place = (VENV / '.segzero-venv').read_text()
     wanted = f'{place} {build_inputs()}'
-    stamp = ROOT / 'install' / '.segzero-built'
+    stamp = INSTALL / '.segzero-built'
     built = stamp.read_text() if stamp.exists() else ''
     if built == wanted:
         return
     say('building the ROS package with colcon')
     if not built.startswith(place):
         # What was configured for another Python or another place is of no use.
-        for folder in (ROOT / 'install', ROOT / 'build' / 'segzero_ros'):
+        for folder in (INSTALL, BUILD / 'segzero_ros'):
             shutil.rmtree(folder, ignore_errors=True)
     env = {**os.environ, 'PATH': f'{VENV / "bin"}:{os.environ["PATH"]}', 'VIRTUAL_ENV': str(VENV)}
     if distro is None:
@@ -233,10 +271,14 @@ def colcon_build(distro: str | None) -> None:
     # CMake refuses to export include folders that lie inside the source folder (numpy's, in
     # .venv), so it is shown the sources by another path.
     source = ROOT / 'build' / 'source'
+    source.parent.mkdir(exist_ok=True)
     if not source.is_symlink():
         source.symlink_to('..')
     python = str(VENV / 'bin' / 'python')
-    command = [python, '-m', 'colcon', 'build', '--symlink-install', '--paths', 'build/source']
+    command = [python, '-m', 'colcon', 'build', '--symlink-install', '--paths']
+    # Relative: the sources' path has to go through the link.
+    command += [str(source.relative_to(ROOT)), '--build-base', BUILD.name]
+    command += ['--install-base', INSTALL.name]
     options = ['--cmake-args', '-DBUILD_TESTING=OFF', f'-DPython3_EXECUTABLE={python}']
     run([*command, *options], 'colcon build', env)
     stamp.write_text(wanted)

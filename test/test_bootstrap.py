@@ -1,6 +1,8 @@
 """The set-up says in one line what is missing, before it changes anything."""
 
+import importlib.util
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -52,6 +54,52 @@ def test_a_sourced_ros_that_this_python_cannot_use_is_explained(bootstrap):
     assert done.returncode == 1
     assert 'ROS 2 jazzy is sourced' in done.stderr
     assert 'PYTHON=/usr/bin/python3' in done.stderr
+
+
+def test_wheels_that_do_not_exist_are_named(bootstrap):
+    done = bootstrap('c++', 'cmake', 'make', ROS_WHEELS='lyrical')
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line == "[setup] There are no wheels of ROS 2 'lyrical': ROS_WHEELS is jazzy or kilted."
+
+
+def test_wheels_are_not_mixed_with_a_sourced_ros(bootstrap):
+    done = bootstrap('c++', 'cmake', 'make', ROS_DISTRO='jazzy', ROS_WHEELS='kilted')
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert 'ROS 2 jazzy is sourced' in line
+    assert 'unset ROS_WHEELS' in line
+
+
+def load(monkeypatch, wheels):
+    monkeypatch.setenv('ROS_WHEELS', wheels)
+    spec = importlib.util.spec_from_file_location('bootstrap_of_wheels', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ('wheels', 'folders', 'rclpy'),
+    [
+        ('', ('.venv', 'build', 'install'), '7.1'),
+        ('jazzy', ('.venv', 'build', 'install'), '7.1'),
+        ('kilted', ('.venv-kilted', 'build-kilted', 'install-kilted'), '9.1'),
+    ],
+)
+def test_each_distribution_has_folders_and_pins_of_its_own(
+    monkeypatch, tmp_path, wheels, folders, rclpy
+):
+    module = load(monkeypatch, wheels)
+    assert (module.VENV.name, module.BUILD.name, module.INSTALL.name) == folders
+    monkeypatch.setattr(module, 'BUILD', tmp_path)
+    pins = module.constraints(module.pin_files()).read_text()
+    (found,) = re.findall(r'^ros-rclpy==(\d+\.\d+)', pins, re.MULTILINE)
+    assert found == rclpy
+    other = {'7.1': 'kilted', '9.1': 'jazzy'}[rclpy]
+    assert f'ros-{other}-' not in pins
+    for package in ('numpy', 'rosbags', 'torch'):
+        assert re.search(rf'^{package}==', pins, re.MULTILINE), 'the rest is the same'
 
 
 @pytest.mark.parametrize('there', [True, False])
