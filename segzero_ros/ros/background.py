@@ -20,12 +20,15 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from segzero_ros.ros.process import Reports
+from segzero_ros.ros.rclpy_internals import private
 from segzero_ros.types import SegZeroError
 
 # The graph tells nobody that it changed, so it has to be asked.
 _GRAPH_PERIOD = 0.02
 # How soon a waiting caller notices that a callback has failed, in seconds.
 _FAILURE_PERIOD = 0.1
+# What rclpy sends the requests for a goal's result and for its end by.
+REPLACED = ('_get_result_async', '_cancel_goal_async')
 
 
 class BackgroundError(SegZeroError):
@@ -37,9 +40,14 @@ class ThreadSafeActionClient(ActionClient):
 
     rclpy notes a request only after sending it, so that an answer that is quicker is taken for a
     stray one and dropped, and its future is never done. Here answers wait for the note.
+
+    Raises:
+        UnsupportedRclpy: this rclpy sends its requests in another way.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        for replaced in REPLACED:
+            private(ActionClient, replaced)
         # Before rclpy's part: the node may already be spinning when that puts the client into it.
         self._sending = threading.RLock()
         super().__init__(*args, **options)

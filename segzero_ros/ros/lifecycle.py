@@ -3,7 +3,7 @@
 rclpy runs a transition inside the service's callback: while a model loads for a minute, nothing
 else is answered. It also hides what a transition raises, and dies of a transition that is not
 possible in the present state. Here transitions are coroutines, failures are logged with their
-traceback, and an impossible request is answered `success: false`. Imports rclpy only.
+traceback, and an impossible request is answered `success: false`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNodeMixin, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.task import Task
+
+from segzero_ros.ros.rclpy_internals import private
 
 _logger = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ _NAMES = {
 # A failure on the way up leads back to where the transition began; one on the way down, to
 # `unconfigured` by way of `recover`.
 _UP = ('configure', 'activate')
+# Where rclpy's transitions can be replaced; rclpy calls both by these names.
+REPLACED = ('_LifecycleNodeMixin__on_change_state', '_LifecycleNodeMixin__change_state')
 
 
 class ManagedNode(LifecycleNodeMixin, Node):
@@ -41,18 +45,28 @@ class ManagedNode(LifecycleNodeMixin, Node):
     A subclass overrides `configure`, `activate`, `deactivate`, `cleanup`, `shutdown` and
     `recover`; each may await rclpy futures and raises when it fails. All run in the executor's
     thread.
+
+    Raises:
+        UnsupportedRclpy: this rclpy offers no way to replace its transitions.
     """
 
     def __init__(self, name: str, **options: object) -> None:
+        for replaced in REPLACED:
+            private(LifecycleNodeMixin, replaced)
         Node.__init__(self, name, **options)
         self._changing = False
         # Reentrant: `get_state` is answered while a transition is awaited.
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        machine = private(self, '_state_machine')
+        self._trigger_by_id = private(machine, 'trigger_transition_by_id')
+        self._trigger_by_label = private(machine, 'trigger_transition_by_label')
+        private(machine, 'current_state')
+        self._machine = machine
 
     @property
     def state(self) -> str:
         """The label of the present state, such as `inactive` or `configuring`."""
-        return str(self._state_machine.current_state[1])
+        return str(self._machine.current_state[1])
 
     @property
     def changing(self) -> bool:
@@ -84,7 +98,7 @@ class ManagedNode(LifecycleNodeMixin, Node):
             _logger.warning('Cannot %s while the node is %s', name or transition, self.state)
             return False
         try:
-            self._state_machine.trigger_transition_by_id(transition, True)
+            self._trigger_by_id(transition, True)
         except RuntimeError:
             _logger.warning('Cannot %s while the node is %s', name, self.state)
             return False
@@ -102,11 +116,10 @@ class ManagedNode(LifecycleNodeMixin, Node):
             outcome = TransitionCallbackReturn.FAILURE
         else:
             outcome = TransitionCallbackReturn.ERROR
-        self._state_machine.trigger_transition_by_label(outcome.to_label(), True)
+        self._trigger_by_label(outcome.to_label(), True)
         if outcome is TransitionCallbackReturn.ERROR:
             await self._succeeds('recover', self.recover)
-            label = TransitionCallbackReturn.SUCCESS.to_label()
-            self._state_machine.trigger_transition_by_label(label, True)
+            self._trigger_by_label(TransitionCallbackReturn.SUCCESS.to_label(), True)
         return succeeded
 
     async def _succeeds(self, name: str, hook: Callable[[], Awaitable[None]]) -> bool:
@@ -116,8 +129,6 @@ class ManagedNode(LifecycleNodeMixin, Node):
             _logger.exception('Transition %s failed', name)
             return False
         return True
-
-    # rclpy calls these two by their mangled names: they are where its transitions can be replaced.
 
     async def _LifecycleNodeMixin__on_change_state(  # noqa: N802
         self, request: ChangeState.Request, response: ChangeState.Response
@@ -140,5 +151,5 @@ class ManagedNode(LifecycleNodeMixin, Node):
                 State.PRIMARY_STATE_INACTIVE: Transition.TRANSITION_INACTIVE_SHUTDOWN,
                 State.PRIMARY_STATE_ACTIVE: Transition.TRANSITION_ACTIVE_SHUTDOWN,
             }
-            return by_state.get(self._state_machine.current_state[0], -1)
+            return by_state.get(self._machine.current_state[0], -1)
         return next((number for number, name in _NAMES.items() if name == label), -1)

@@ -7,7 +7,7 @@ a model is made from has its default in `loading`. Imports rclpy's parameter typ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 import difflib
 from enum import Enum
@@ -26,6 +26,7 @@ from segzero_ros.loading import (
     SEGMENTERS,
 )
 from segzero_ros.ros.desk import Policy
+from segzero_ros.ros.rclpy_internals import private
 from segzero_ros.types import SegZeroError
 from segzero_ros.wire.image_codec import MAX_PIXELS
 
@@ -59,6 +60,7 @@ class Spec:
         choices: the values that a string may have; empty for any.
         least: smallest number that is allowed.
         most: largest number that is allowed.
+        number_is_text: whether an integer is taken for a text of its digits.
     """
 
     name: str
@@ -68,12 +70,15 @@ class Spec:
     choices: tuple[str, ...] = ()
     least: float = -math.inf
     most: float = math.inf
+    number_is_text: bool = False
 
     def read(self, value: object) -> Value:
         """Return the value in the parameter's own type, or raise ParameterError."""
         wanted = type(self.default)
         if wanted is float and type(value) is int:
             value = float(value)
+        if self.number_is_text and type(value) is int:
+            value = str(value)
         if type(value) is not wanted:
             raise ParameterError(f'{self.name} must be {_NOUN[wanted]}, not {value!r}{self.cure}')
         assert isinstance(value, (bool, int, float, str))
@@ -323,35 +328,50 @@ SPECS = (
 BY_NAME = {spec.name: spec for spec in SPECS}
 
 
-def declare(node: Node, specs: Sequence[Spec] = SPECS, arguments: Sequence[str] = ()) -> list[str]:
+def declare(
+    node: Node,
+    specs: Sequence[Spec] = SPECS,
+    arguments: Sequence[str] = (),
+    *,
+    others: Collection[str] = (),
+    rename: Callable[[dict[str, Any]], list[str]] = lambda _: [],
+) -> list[str]:
     """Declare every parameter on the node with the value that it was started with.
 
     Args:
         node: the node.
         specs: its parameters.
         arguments: the process's, to see whether params files were given.
+        others: names of parameters of this package's other nodes, which a params file under `/**`
+            gives to this one too.
+        rename: puts values that are given under a name of before under the new one, and returns a
+            warning for each.
 
     Returns:
-        A warning for each value that was given for a parameter that does not exist, or one for
-        params files that are about other nodes only.
+        A warning for each value that was given for a parameter that no node has, or one for params
+        files that are about other nodes only.
 
     Raises:
         ParameterError: a value that was given cannot be used.
+        UnsupportedRclpy: this rclpy does not show what was given.
     """
     # The values of params files and `-p`; rclpy offers no public way to them before declaring.
-    overrides: Mapping[str, Parameter] = node._parameter_overrides
+    overrides: Mapping[str, Parameter] = private(node, '_parameter_overrides')
+    given = {name: parameter.value for name, parameter in overrides.items()}
+    warnings = rename(given)
     for spec in specs:
-        value = spec.read(overrides[spec.name].value) if spec.name in overrides else spec.default
+        value = spec.read(given[spec.name]) if spec.name in given else spec.default
         node.declare_parameter(spec.name, value, spec.descriptor(), ignore_override=True)
-    if '--params-file' in arguments and not overrides:
+    if '--params-file' in arguments and not given:
         return [
             f'No params file names parameters for {node.get_fully_qualified_name()}: begin it '
             'with /**: and below that ros__parameters:, or with the full name of the node.'
         ]
-    return [
-        _unknown(name, [spec.name for spec in specs])
-        for name in overrides
-        if not node.has_parameter(name) and not name.startswith('qos_overrides.')
+    known = [*(spec.name for spec in specs), *others]
+    return warnings + [
+        _unknown(name, known)
+        for name in given
+        if not (node.has_parameter(name) or name in known or name.startswith('qos_overrides.'))
     ]
 
 
