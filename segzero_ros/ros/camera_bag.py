@@ -28,6 +28,9 @@ _TYPES = {
 }
 # Between two playings; a bag may hold a single picture.
 _PAUSE_NS = 100_000_000
+# Messages recorded together come one after the other; a player that was stopped does not rush
+# through what it missed.
+_CATCH_UP_NS = 1_000_000_000
 _logger = logging.getLogger(__name__)
 
 
@@ -48,6 +51,7 @@ class BagReel:
         except SegZeroError:
             self._bag.close()
             raise
+        self.catch_up_ns = _CATCH_UP_NS
         self._loop = loop
         self._recorded = recorded
         # The moment of the bag at which playing was last, and the true time of it.

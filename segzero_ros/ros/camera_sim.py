@@ -3,8 +3,8 @@
     ros2 run segzero_ros camera_sim --ros-args -r __ns:=/camera -p item:=coffee
     ros2 param set /camera/camera_sim item astronaut
 
-publishes `image` (and `image/compressed` when asked), `depth` and `camera_info` with one stamp, as
-a depth camera's driver does. Imports rclpy.
+publishes `image` (and `image/compressed` when asked), `depth` and `camera_info` with one stamp,
+and the camera's frame on `/tf_static`, as a depth camera's driver does.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from rcl_interfaces.msg import SetParametersResult
 import rclpy
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -34,7 +35,9 @@ from segzero_ros.ros.camera_messages import (
     ENCODINGS,
     image_message,
 )
+from segzero_ros.ros.camera_schedule import Schedule
 from segzero_ros.ros.camera_sources import open_source, Scenes, Shown
+from segzero_ros.ros.camera_transform import CameraTransform
 from segzero_ros.ros.parameters import declare, Spec, Takes
 from segzero_ros.types import Frame, SegZeroError
 
@@ -109,7 +112,19 @@ SPECS = (
         Takes.AT_ONCE,
         choices=('16UC1', '32FC1', 'none'),
     ),
-    Spec('frame_id', 'camera_color_optical_frame', 'Where the camera is.', Takes.AT_ONCE),
+    Spec(
+        'frame_id',
+        'camera_color_optical_frame',
+        "The optical frame that the images are stamped with; a bag's keep their own.",
+        Takes.AT_ONCE,
+    ),
+    Spec(
+        'parent_frame',
+        'camera_link',
+        'The frame that the optical frame is put into on /tf_static, looking along its x; empty: '
+        'nothing is published there.',
+        Takes.AT_ONCE,
+    ),
     Spec(
         'reliability',
         'reliable',
@@ -137,14 +152,21 @@ class Settings:
     compression: str
     depth_encoding: str
     frame_id: str
+    parent_frame: str
     reliability: str
 
 
 class Reel(Protocol):
-    """What the camera shows, one after the other."""
+    """What the camera shows, one after the other.
+
+    Attributes:
+        catch_up_ns: how late messages may be for those that were missed to be made up for.
+    """
+
+    catch_up_ns: int
 
     def next(self, now: Time) -> tuple[list[Shown], int | None]:
-        """Return what is published now, and after how many ns to ask again; None: never."""
+        """Return what is published now, and after how many ns the next is due; None: never."""
         ...
 
     def clock(self, now: Time) -> Time | None:
@@ -161,6 +183,7 @@ class StillReel:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.catch_up_ns = round(NANO / settings.rate)
         self._source = open_source(settings.source, settings.path)
         self._item = settings.item or self._source.items()[0]
         self._since: Time | None = None
@@ -197,6 +220,7 @@ class FilmReel:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.catch_up_ns = round(NANO / settings.rate)
         scenes = Scenes()
         item = settings.item or scenes.items()[0]
         self._count = max(2, round(settings.motion * settings.rate))
@@ -258,15 +282,24 @@ def open_reel(settings: Settings) -> Reel:
 
 
 class CameraSim(Node):
-    """Publishes what a camera does; every parameter but the QoS can be set while it runs."""
+    """Publishes what a camera does; every parameter but the QoS can be set while it runs.
 
-    def __init__(self) -> None:
-        super().__init__('camera_sim')
+    Args:
+        options: as rclpy's Node takes them.
+
+    Raises:
+        SegZeroError: a parameter cannot be what it was given, or there is nothing to look at.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__('camera_sim', **options)
         for warning in declare(self, SPECS):
             self.get_logger().warning(warning)
         settings = self._settings([])
         self._reel = open_reel(settings)
+        self._schedule = Schedule(self._reel.catch_up_ns)
         self._next_reel: Reel | None = None
+        self._transform = CameraTransform(self)
         reliability = ReliabilityPolicy[settings.reliability.upper()]
         qos = QoSProfile(depth=_DEPTH, reliability=reliability)
         self._outlets = {
@@ -286,10 +319,10 @@ class CameraSim(Node):
         self.add_on_set_parameters_callback(self._check)
         self.add_post_set_parameters_callback(self._change)
 
-    def destroy_node(self) -> None:
+    def finish(self) -> None:
         """Close the files and leave the graph."""
         self._reel.close()
-        super().destroy_node()
+        self.destroy_node()
 
     def _settings(self, changes: list[Parameter]) -> Settings:
         """Return the settings with some parameters changed; raise ParameterError where wrong."""
@@ -311,23 +344,28 @@ class CameraSim(Node):
         if self._next_reel is not None:
             self._reel.close()
             self._reel, self._next_reel = self._next_reel, None
-            self._schedule(0)
+            self._schedule = Schedule(self._reel.catch_up_ns)
+            self._wait(0)
 
     def _tick(self) -> None:
+        now = self.get_clock().now()
+        self._schedule.start(now.nanoseconds)
         try:
-            shown, delay_ns = self._reel.next(self.get_clock().now())
+            shown, period_ns = self._reel.next(now)
         except SegZeroError as error:
             self.get_logger().error(str(error))
-            delay_ns, shown = None, []
+            period_ns, shown = None, []
         if shown:
             self._publish_clock()
+        parent = self.get_parameter('parent_frame').value
         for topic, message in shown:
+            self._transform.place(message.header.frame_id, parent)
             self._outlets[topic].publish(message)
-        if delay_ns is None:
+        if period_ns is None:
             self.get_logger().info('There is nothing more to show.')
             self._timer.cancel()
         else:
-            self._schedule(delay_ns)
+            self._wait(self._schedule.wait(self.get_clock().now().nanoseconds, period_ns))
 
     def _publish_clock(self) -> None:
         """Say on /clock what time it is in the bag, where its stamps stay."""
@@ -338,7 +376,7 @@ class CameraSim(Node):
             self._clock_outlet = self.create_publisher(Clock, '/clock', _CLOCK_DEPTH)
         self._clock_outlet.publish(Clock(clock=time.to_msg()))
 
-    def _schedule(self, delay_ns: int) -> None:
+    def _wait(self, delay_ns: int) -> None:
         self._timer.timer_period_ns = delay_ns
         self._timer.reset()
 
@@ -362,7 +400,7 @@ def main(args: list[str] | None = None) -> int:
     rclpy.init(args=args)
     try:
         node = CameraSim()
-    except SegZeroError as error:
+    except (SegZeroError, InvalidParameterTypeException) as error:
         rclpy.logging.get_logger('camera_sim').fatal(str(error))
         try_shutdown()
         return 1
@@ -371,6 +409,6 @@ def main(args: list[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
-        node.destroy_node()
+        node.finish()
         try_shutdown()
     return 0

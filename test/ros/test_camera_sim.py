@@ -252,6 +252,7 @@ def test_what_is_published_is_offered_reliable_or_best_effort(
     [
         ({'item': 'sofa'}, "no photograph 'sofa'"),
         ({'rate': 'fast'}, 'rate must be a number'),
+        ({'use_sim_time': 'perhaps'}, 'use_sim_time'),
         ({'source': 'folder', 'path': '/nowhere'}, '/nowhere is no folder'),
         ({'source': 'bag', 'path': '/nowhere'}, '/nowhere cannot be read as a bag'),
     ],
