@@ -144,7 +144,9 @@ def choose_domain(environment: MutableMapping[str, str]) -> int:
     if not set(environment) & _FAST_DDS_SETTINGS:
         name = 'config/fast_dds_large_images.xml'
         profile = installed(f'share/segzero_ros/{name}', name)
+        # Fast DDS 2 (Jazzy) reads the first, 3 (Kilted and later) the second.
         environment['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(profile)
+        environment['FASTDDS_DEFAULT_PROFILES_FILE'] = str(profile)
     if not environment.get('ROS_DOMAIN_ID'):
         environment['ROS_DOMAIN_ID'] = str(_free_domain())
     return int(environment['ROS_DOMAIN_ID'])

@@ -15,6 +15,8 @@ import time
 from segzero_ros.doctor.findings import Finding, ok, warn
 
 _MEMORY = Path('/dev/shm')  # noqa: S108 - where shared memory lies, nothing is written
+# As Fast DDS 2 (Jazzy) and 3 (Kilted and later) begin the names of their files.
+_NAMES = ('fastrtps_', 'fastdds_')
 _LOCKS = ('_el', '_sl')
 # Seconds within which a file's owner may not have come to locking it yet.
 _YOUNG = 3.0
@@ -40,7 +42,7 @@ def left_behind(memory: Path = _MEMORY) -> list[Path]:
     A port without a lock was left in peace by who listened on it, and does no harm.
     """
     left = []
-    for path in memory.glob('fastrtps_*'):
+    for path in (each for name in _NAMES for each in memory.glob(f'{name}*')):
         if path.name.endswith(_LOCKS) or _is_young(path):
             continue
         locks = [lock for end in _LOCKS if (lock := path.with_name(path.name + end)).exists()]

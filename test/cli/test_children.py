@@ -147,7 +147,8 @@ def test_a_domain_is_chosen_and_discovery_is_kept_on_this_machine() -> None:
     assert 1 <= domain <= 101
     assert environment['ROS_DOMAIN_ID'] == str(domain)
     assert environment['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'
-    assert Path(environment['FASTRTPS_DEFAULT_PROFILES_FILE']).is_file()
+    for variable in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):
+        assert Path(environment[variable]).is_file()
 
 
 def test_what_the_user_chose_is_kept() -> None:

@@ -199,17 +199,18 @@ def test_the_small_reasoner_that_ships_needs_nothing_more(doctor, device):
     assert '3.9 M parameters, 7.' in found['weights of the reasoner']['said']
 
 
-def test_shared_memory_that_nobody_holds_is_told_and_what_is_held_is_not(tmp_path):
-    names = ('fastrtps_1f', 'fastrtps_1f_el', 'fastrtps_port7410', 'fastrtps_port7410_sl')
-    for name in (*names, 'sem.fastrtps_port7410_mutex', 'fastrtps_port7412', 'other'):
+@pytest.mark.parametrize('dds', ['fastrtps', 'fastdds'])
+def test_shared_memory_that_nobody_holds_is_told_and_what_is_held_is_not(tmp_path, dds):
+    names = (f'{dds}_1f', f'{dds}_1f_el', f'{dds}_port7410', f'{dds}_port7410_sl')
+    for name in (*names, f'sem.{dds}_port7410_mutex', f'{dds}_port7412', 'other'):
         (tmp_path / name).write_bytes(b'')
     assert left_behind(tmp_path) == [], 'their owners may not have locked them yet'
     for path in tmp_path.iterdir():
         os.utime(path, (0, 0))
-    with (tmp_path / 'fastrtps_port7410_sl').open() as lock:
+    with (tmp_path / f'{dds}_port7410_sl').open() as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         left = left_behind(tmp_path)
-        assert left == [tmp_path / 'fastrtps_1f', tmp_path / 'fastrtps_1f_el']
+        assert left == [tmp_path / f'{dds}_1f', tmp_path / f'{dds}_1f_el']
     (finding,) = look_at_shared_memory(tmp_path)
     assert finding.level.value == 'WARN'
     assert finding.said.startswith('5 files')
