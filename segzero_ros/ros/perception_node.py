@@ -66,6 +66,7 @@ from segzero_ros.ros.vitals import (
     process_memory,
     UsualRate,
 )
+from segzero_ros.ros.voice_parameters import NAMES as VOICE_PARAMETERS
 from segzero_ros.ros.watchdog import overdue
 from segzero_ros.ros.worker import Worker
 from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable, SegZeroError, Status
@@ -130,7 +131,7 @@ class PerceptionNode(ManagedNode):
     ) -> None:
         super().__init__('perception', **options)
         self._log = log_bridge.connect(self.get_logger())
-        for warning in declare(self, arguments=arguments):
+        for warning in declare(self, arguments=arguments, others=VOICE_PARAMETERS):
             _logger.warning(warning)
         self._load = load
         self._last_error = ''

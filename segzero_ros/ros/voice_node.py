@@ -30,8 +30,9 @@ from segzero_ros.ros import log_bridge
 from segzero_ros.ros.audio_topic import AudioTopic
 from segzero_ros.ros.diagnostics import make_status
 from segzero_ros.ros.messages import clean_text
-from segzero_ros.ros.parameters import declare, ParameterError, Spec, Takes
+from segzero_ros.ros.parameters import BY_NAME, declare, ParameterError
 from segzero_ros.ros.process import leave, spin, StopSignals
+from segzero_ros.ros.voice_parameters import SPECS, take_old_names
 from segzero_ros.speech.hearing import Recogniser, Source, SpeechError
 from segzero_ros.speech.listening import Hearers, Listening, Wake
 
@@ -40,53 +41,6 @@ RETRY = 2.0
 # How long the speech of a file waits for somebody who hears the queries, in seconds.
 PATIENCE = 20.0
 _BURST = 100
-
-SPECS = (
-    Spec(
-        'source',
-        'microphone',
-        'Where the sound comes from.',
-        Takes.AT_START,
-        choices=('microphone', 'topic', 'wav'),
-    ),
-    Spec('device', '', 'The microphone: a number or part of its name; empty: the system default.',
-         Takes.AT_START),
-    Spec('path', '', 'The WAV file.', Takes.AT_START),
-    Spec('real_time', True, 'Give a WAV file as fast as it was spoken.', Takes.AT_START),
-    Spec(
-        'engine',
-        'pocketsphinx',
-        'What recognises the words.',
-        Takes.AT_START,
-        choices=('pocketsphinx', 'faster_whisper'),
-    ),
-    Spec(
-        'vocabulary',
-        'commands',
-        'What pocketsphinx expects: commands about things in a picture, or English at large.',
-        Takes.AT_START,
-        choices=('commands', 'english'),
-    ),
-    Spec('nouns', '', 'Names of things to expect in commands, between commas.', Takes.AT_START),
-    Spec('whisper_model', 'small.en', "Whisper's size, or the folder of a converted model.",
-         Takes.AT_START),
-    Spec('whisper_device', 'auto', 'Where Whisper runs: auto, cpu or cuda.', Takes.AT_START),
-    Spec('language', '', 'The language that Whisper hears, such as en; empty: found out.',
-         Takes.AT_START),
-    Spec('wake_phrase', '', 'What has to be said before a query; empty: all that is said is one.',
-         Takes.AT_START),
-    Spec(
-        'wake_time',
-        8.0,
-        'Seconds after the wake phrase alone in which the next utterance is a query.',
-        Takes.AT_START,
-        least=0,
-        most=3600,
-    ),
-    Spec('least_words', 2, 'A query with fewer words is taken for noise.', Takes.AT_START,
-         least=1, most=20),
-    Spec('longest', 15.0, 'Seconds of the longest utterance.', Takes.AT_START, least=1, most=120),
-)  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 
@@ -102,7 +56,7 @@ class VoiceNode(Node):
     def __init__(self) -> None:
         super().__init__('voice')
         self._log = log_bridge.connect(self.get_logger())
-        for warning in declare(self, SPECS):
+        for warning in declare(self, SPECS, others=BY_NAME, rename=take_old_names):
             _logger.warning(warning)
         # What is missing for a topic or a file stays so; a microphone may be plugged in later.
         self._audio = AudioTopic(self) if self._value('source') == 'topic' else None
@@ -175,7 +129,7 @@ class VoiceNode(Node):
             return WavSource(path, real_time=self._value('real_time'))
         from segzero_ros.speech.microphone import Microphone
 
-        return Microphone(self._value('device'))
+        return Microphone(self._value('microphone'))
 
     def _listen(self) -> None:
         """Listen until the sound or the node ends; open a device that is gone again and again."""

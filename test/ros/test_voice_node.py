@@ -17,7 +17,9 @@ from speaking import speech, write_wav
 
 from segzero_ros.msg import SegmentationResult as Result
 from segzero_ros.ros.messages import segments_from
-from segzero_ros.ros.voice_node import SPECS
+from segzero_ros.ros.parameters import BY_NAME
+from segzero_ros.ros.parameters import SPECS as PERCEPTION_SPECS
+from segzero_ros.ros.voice_parameters import SPECS
 from segzero_ros.simulation import make_scene
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -130,12 +132,58 @@ def test_what_cannot_be_heard_ends_it_with_one_line(node_process, parameters, co
 
 
 def test_a_microphone_that_is_not_there_is_tried_again_and_again(node_process):
-    node = node_process({'source': 'microphone', 'device': 'no such device'}, script=VOICE)
+    node = node_process({'source': 'microphone', 'microphone': 'no such device'}, script=VOICE)
     line = node.wait_for_output(r'Trying again every')
     assert 'PortAudio' in line or 'cannot be opened' in line
     code, seconds = node.stop()
     assert (code, 'Traceback' in node.output) == (0, False)
     assert seconds < 2
+
+
+def test_a_file_for_all_nodes_gives_neither_what_is_the_others(node_process, new_client):
+    own = {spec.name: spec.default for spec in SPECS}
+    others = {spec.name: spec.default for spec in PERCEPTION_SPECS}
+    assert not set(own) & set(others), 'one name, two nodes'
+    both = {**own, **others, 'device': 'cuda:0', 'autostart': False}
+    both['qos_overrides./result.publisher.depth'] = 5
+    voice = node_process(both, script=VOICE, arguments=['-r', '__ns:=/both'])
+    perception = node_process(both, arguments=['-r', '__ns:=/both'])
+    hearing, seeing = new_client('both', 'voice'), new_client('both')
+    assert hearing.get_parameter('microphone') == ''
+    assert seeing.get_parameter('device') == 'cuda:0'
+    voice.wait_for_output('Trying again|Listening')
+    for node in (voice, perception):
+        assert 'There is no parameter' not in node.output
+        assert 'is called' not in node.output
+
+
+@pytest.mark.parametrize(
+    ('given', 'taken', 'warned'),
+    [
+        ({'device': 'USB Audio'}, 'USB Audio', True),
+        ({'device': 3}, '3', True),
+        ({'device': 'USB Audio', 'microphone': 'Jabra'}, 'Jabra', False),
+        ({'device': 'cpu', 'microphone': 2}, '2', False),
+        ({'device': ''}, '', False),
+    ],
+)
+def test_a_microphone_may_be_a_number_and_its_old_name_is_taken_with_a_warning(
+    node_process, new_client, given, taken, warned
+):
+    space = f'old{len(str(given))}'
+    node = node_process(given, script=VOICE, arguments=['-r', f'__ns:=/{space}'])
+    assert new_client(space, 'voice').get_parameter('microphone') == taken
+    node.wait_for_output('Trying again|Listening')
+    warnings = [line for line in node.output.splitlines() if 'device is called microphone' in line]
+    assert len(warnings) == warned
+    assert 'There is no parameter' not in node.output
+
+
+def test_a_name_that_no_node_knows_is_warned_about_with_the_nearest_of_all(node_process):
+    node = node_process({'micropone': 'USB', 'image_max_agee': 3.0}, script=VOICE)
+    node.wait_for_output("no parameter 'micropone', so it is ignored; the nearest is 'microphone'")
+    node.wait_for_output("'image_max_agee', so it is ignored; the nearest is 'image_max_age'")
+    assert BY_NAME['image_max_age'].default == 5.0
 
 
 def test_the_file_of_parameters_is_complete():
