@@ -20,6 +20,8 @@ SWITCH = ['true', 'false', 'True', 'False']
 # The namespace that the displays of rviz/perception.rviz are set to, and what they show.
 RVIZ_NAMESPACE = '/segzero'
 RVIZ_TOPICS = ['overlay', 'label_image', 'markers']
+# Seconds before a node that died is started again.
+RESPAWN_DELAY = 2.0
 
 
 class Argument(NamedTuple):
@@ -87,6 +89,18 @@ ARGUMENTS = [
     ),
     Argument(
         'audio', 'The topic that `voice:=topic` hears; `audio_info` is looked for beside it.'
+    ),
+    Argument(
+        'fixed_frame',
+        'What RViz shows everything in: a frame that the frame of the images is connected to on '
+        "/tf, or that frame itself. The root of camera_sim's and of a RealSense's is camera_link.",
+        'camera_link',
+    ),
+    Argument(
+        'respawn',
+        'Start the nodes again when they die; Ctrl-C still ends them.',
+        'false',
+        SWITCH,
     ),
     Argument('use_sim_time', 'Take the time from /clock (a simulator, a bag).', '', ['', *SWITCH]),
 ]
@@ -158,21 +172,31 @@ def perception(given: dict[str, str], share: Path, before: str = '') -> Node:
         prefix=before,
         output='screen',
         emulate_tty=True,
+        **respawning(given),
     )
 
 
 def voice(given: dict[str, str], share: Path) -> Node:
     files = [str(share / 'config' / 'voice.yaml'), *params_files(given, share)[1:]]
+    said: dict[str, Any] = {'source': 'topic'} if given['voice'] == 'topic' else {}
+    if given['use_sim_time']:
+        said['use_sim_time'] = is_on(given['use_sim_time'])
     return Node(
         package='segzero_ros',
         executable='voice_node',
         name='voice',
         namespace=given['namespace'],
-        parameters=[*files, {'source': 'topic'}] if given['voice'] == 'topic' else files,
+        parameters=[*files, said] if said else files,
         remappings=list(voice_remappings(given['audio']).items()),
         output='screen',
         emulate_tty=True,
+        **respawning(given),
     )
+
+
+def respawning(given: dict[str, str]) -> dict[str, Any]:
+    """Return what launch is told about a node that dies."""
+    return {'respawn': is_on(given['respawn']), 'respawn_delay': RESPAWN_DELAY}
 
 
 def rviz(given: dict[str, str], share: Path) -> Node:
@@ -181,11 +205,17 @@ def rviz(given: dict[str, str], share: Path) -> Node:
         executable='rviz2',
         name='rviz',
         namespace=given['namespace'],
-        arguments=['-d', str(share / 'rviz' / 'perception.rviz')],
+        arguments=rviz_arguments(given, share),
         parameters=[{'use_sim_time': is_on(given['use_sim_time'])}],
         remappings=rviz_remappings(given['namespace']),
         output='log',
     )
+
+
+def rviz_arguments(given: dict[str, str], share: Path) -> list[str]:
+    """Return rviz2's command line: the displays, and the frame to show them in."""
+    displays = ['-d', str(share / 'rviz' / 'perception.rviz')]
+    return [*displays, '-f', given['fixed_frame']] if given['fixed_frame'] else displays
 
 
 def rviz_remappings(namespace: str) -> list[tuple[str, str]]:
