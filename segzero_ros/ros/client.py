@@ -1,7 +1,7 @@
 """Ask a running perception node, by its action, its topic or its service.
 
 For programs that are not ROS nodes themselves: calls wait, and may be interrupted with Ctrl-C.
-Imports rclpy and the messages.
+Images are OpenCV's arrays, in its order of channels with `bgr8`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from types import TracebackType
 from typing import Any
 
 from lifecycle_msgs.srv import GetState
-import numpy as np
 from rclpy.action import get_action_names_and_types
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
-from std_msgs.msg import Header, String
+from std_msgs.msg import String
 
 from segzero_ros.action import Segment
 from segzero_ros.msg import SegmentationResult
@@ -32,9 +31,10 @@ from segzero_ros.ros.background import (
     wait_for_future,
     wait_for_graph,
 )
-from segzero_ros.ros.messages import answer_from, rgb_image, to_ns
+from segzero_ros.ros.messages import answer_from, to_ns
+from segzero_ros.ros.opencv_images import from_message, in_order, Order, Pixels, to_message
 from segzero_ros.srv import SegmentOnce
-from segzero_ros.types import Answer, Frame, RgbImage, SegZeroError, Stage
+from segzero_ros.types import Answer, Frame, SegZeroError, Stage
 from segzero_ros.wire.query_text import tidy
 
 # How long the node may take to stop a goal that was given up.
@@ -199,9 +199,10 @@ class PerceptionClient:
     def ask(
         self,
         text: str,
-        image: RgbImage | None = None,
+        image: Pixels | None = None,
         on_progress: OnProgress = ignore,
         timeout: float = 120.0,
+        order: Order = 'rgb8',
     ) -> Reply:
         """Ask by the action.
 
@@ -209,20 +210,22 @@ class PerceptionClient:
 
         Args:
             text: the query.
-            image: (H, W, 3) uint8 RGB to ask about; None for the newest camera frame.
+            image: (H, W, 3) uint8 to ask about; None for the newest camera frame.
             on_progress: called in this thread with each feedback of the node.
             timeout: seconds until the goal is given up.
+            order: of the image's channels; `bgr8` for what cv2.imread and cv_bridge return.
 
         Returns:
             What the node answered, whatever its status.
 
         Raises:
+            BadImage: the image is no such array.
             NoNode: the node is not there, or left.
             NoAnswer: the time is over; the goal was cancelled.
             SegZeroError: what came of the node cannot be understood; the goal was cancelled.
         """
         self._begin()
-        goal = Segment.Goal(query=text, image=_message(image))
+        goal = Segment.Goal(query=text, image=_message(image, order))
         news: _News = queue.SimpleQueue()
 
         def hear(message: Any) -> None:
@@ -246,7 +249,7 @@ class PerceptionClient:
         except SegZeroError:
             handle.cancel_goal_async()
             raise
-        return _reply(outcome.result().result.result, image)
+        return _reply(outcome.result().result.result, image, order)
 
     def ask_by_topic(
         self, text: str, on_progress: OnProgress = ignore, timeout: float = 120.0
@@ -276,20 +279,32 @@ class PerceptionClient:
             self._heard = None
 
     def ask_by_service(
-        self, text: str, image: RgbImage | None = None, timeout: float = 120.0
+        self,
+        text: str,
+        image: Pixels | None = None,
+        timeout: float = 120.0,
+        order: Order = 'rgb8',
     ) -> Reply:
-        """Ask by the service `segment_once`."""
+        """Ask by the service `segment_once`; arguments and errors are those of `ask`."""
         self._begin()
-        request = SegmentOnce.Request(query=text, image=_message(image))
+        request = SegmentOnce.Request(query=text, image=_message(image, order))
         future = self._service.call_async(request)
         self._wait(future, timeout, text)
-        return _reply(future.result().result, image)
+        return _reply(future.result().result, image, order)
 
-    def overlay(self, reply: Reply, timeout: float = 10.0) -> RgbImage:
+    def overlay(self, reply: Reply, timeout: float = 10.0, order: Order = 'rgb8') -> Pixels:
         """Return the node's picture of the answer to the last question.
 
         A picture carries no more than its frame's stamp, so it has to be taken before the next
         question is asked.
+
+        Args:
+            reply: the answer.
+            timeout: seconds to wait for its picture.
+            order: of the channels; `bgr8` for cv2.imwrite and cv2.imshow.
+
+        Returns:
+            (H, W, 3) uint8.
 
         Raises:
             NoAnswer: none came; the client has to be made with `overlays`.
@@ -304,8 +319,7 @@ class PerceptionClient:
             message = found()
         if message is None:
             raise NoAnswer(f'No picture came on {self.namespace}/overlay in {timeout:g} s.')
-        pixels = np.frombuffer(message.data, np.uint8)
-        return pixels.reshape(message.height, message.width, 3).copy()
+        return from_message(message, order)
 
     def image_topics(self, timeout: float = 2.0) -> list[str]:
         """Return topics with images that the node does not hear, depth behind colour.
@@ -407,8 +421,8 @@ class PerceptionClient:
         )
 
 
-def _message(image: RgbImage | None) -> Image:
-    return Image() if image is None else rgb_image(image, Header())
+def _message(image: Pixels | None, order: Order) -> Image:
+    return Image() if image is None else to_message(image, order)
 
 
 def _progress(feedback: Segment.Feedback) -> Progress:
@@ -422,10 +436,10 @@ def _progress(feedback: Segment.Feedback) -> Progress:
     return Progress(stage, feedback.reasoning_delta, feedback.elapsed)
 
 
-def _reply(result: SegmentationResult, image: RgbImage | None) -> Reply:
+def _reply(result: SegmentationResult, image: Pixels | None, order: Order = 'rgb8') -> Reply:
     header = result.header
     return Reply(
-        answer_from(result, None if image is None else Frame(image)),
+        answer_from(result, None if image is None else Frame(in_order(image, order))),
         to_ns(header.stamp),
         header.frame_id,
         result.image_width,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 import os
+from pathlib import Path
+import subprocess
+import sys
 import threading
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from rclpy.action import ActionServer
@@ -16,9 +20,10 @@ from sensor_msgs.msg import Image
 from segzero_ros.action import Segment as SegmentAction
 from segzero_ros.ros.background import wait_for_graph
 from segzero_ros.ros.client import ClientError, NoAnswer, NoNode, PerceptionClient, Progress
-from segzero_ros.types import Stage, Status
+from segzero_ros.types import BadImage, Stage, Status
 
 DEADLINE = 40.0
+EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
 Start = Callable[..., Any]
 
 
@@ -77,6 +82,64 @@ def test_a_picture_of_ones_own_is_asked_about(client: PerceptionClient, way: str
     assert reply.answer.frame is not None
     assert np.array_equal(reply.answer.frame.image, picture)
     assert tuple(reply.answer.segments[0].box) == (20, 12, 40, 26)
+
+
+@pytest.mark.parametrize('way', ['ask', 'ask_by_service'])
+def test_images_go_and_come_as_opencv_has_them(client: PerceptionClient, way: str) -> None:
+    bgr = np.full((50, 80, 3), (10, 20, 230), np.uint8)
+    reply = getattr(client, way)('this', bgr, order='bgr8')
+    assert reply.answer.frame is not None
+    assert np.array_equal(reply.answer.frame.image, bgr[..., ::-1])
+    red_first = client.overlay(reply, DEADLINE)
+    blue_first = client.overlay(reply, order='bgr8')
+    assert np.array_equal(blue_first, red_first[..., ::-1])
+    # Above the caption the picture shows what was sent: red, whatever is drawn upon it.
+    assert (blue_first[:200, ..., 2] > blue_first[:200, ..., 0]).mean() > 0.9
+    with pytest.raises(BadImage, match=r'must be \(H, W, 3\) uint8'):
+        getattr(client, way)('this', bgr[..., 0])
+
+
+def test_the_example_outlines_what_was_found(client: PerceptionClient, tmp_path: Path) -> None:
+    grey = np.full((100, 160, 3), 128, np.uint8)
+    cv2.imwrite(str(tmp_path / 'grey.png'), grey)
+    done = run_example(
+        'ask_with_opencv', str(tmp_path / 'grey.png'), 'this', str(tmp_path / 'out.png'), 'asked'
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('OK')
+    seen = cv2.imread(str(tmp_path / 'out.png'))
+    green = (seen == (0, 255, 0)).all(axis=2)
+    # The object is the middle half of the picture.
+    assert green[25:75, 40].all()
+    assert green[25, 40:120].all()
+    assert (seen[~green] == 128).all()
+
+
+def test_the_example_crops_the_objects_of_each_answer(
+    client: PerceptionClient, node_process: Start, red_and_blue: Any, tmp_path: Path
+) -> None:
+    crops = tmp_path / 'crops'
+    example = node_process(
+        script=EXAMPLES / 'crop_objects.py',
+        arguments=['-r', '__ns:=/asked', '--', str(crops)],
+    )
+    assert client.wait_until_heard(1, DEADLINE)
+    wait_for_graph(lambda: 'crop_objects' in client._node.get_node_names(), DEADLINE)
+    for number in range(100):
+        reply = client.ask_by_topic(f'crop {number}')
+        assert reply.answer.status is Status.OK
+        if f'crop {number}:' in example.output or (crops.is_dir() and list(crops.iterdir())):
+            break
+    example.wait_for_output(r'crop \d+: ')
+    path = next(crops.iterdir())
+    assert np.array_equal(cv2.imread(str(path)), red_and_blue[60:180, 80:240, ::-1])
+    assert example.stop()[0] == 0
+    assert 'Traceback' not in example.output
+
+
+def run_example(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXAMPLES / f'{name}.py'), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def test_the_node_s_own_picture_of_the_answer_comes(client: PerceptionClient) -> None:
