@@ -31,6 +31,8 @@ ROS2 = shutil.which('ros2')
 if ROS2 is None:
     pytest.skip('needs the command ros2', allow_module_level=True)
 
+from segzero_ros.ros.camera_sim import SPECS as CAMERA_SPECS
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 FILE = ROOT / 'launch' / 'perception.launch.py'
 STAND_IN = ROOT / 'test' / 'llama_server_stand_in.py'
@@ -45,6 +47,7 @@ CHOICES = {
     'serve': ['', 'llama_cpp', 'vllm'],
     'rviz': ['true', 'false', 'True', 'False'],
     'voice': ['true', 'false', 'True', 'False', 'topic'],
+    'respawn': ['true', 'false', 'True', 'False'],
 }
 DEFAULTS = {
     'profile': 'robot',
@@ -52,6 +55,8 @@ DEFAULTS = {
     'log_level': 'info',
     'rviz': 'false',
     'voice': 'false',
+    'fixed_frame': 'camera_link',
+    'respawn': 'false',
 }
 ARGUMENTS = [
     'profile',
@@ -73,6 +78,8 @@ ARGUMENTS = [
     'rviz',
     'voice',
     'audio',
+    'fixed_frame',
+    'respawn',
     'use_sim_time',
 ]
 
@@ -228,6 +235,76 @@ def test_the_displays_of_rviz_listen_to_what_is_remapped(launch_file: ModuleType
     displays = config['Visualization Manager']['Displays']
     topics = {display['Topic']['Value'] for display in displays if 'Topic' in display}
     assert topics == {f'/segzero/{topic}' for topic in launch_file.RVIZ_TOPICS}
+
+
+def test_rviz_shows_everything_in_the_fixed_frame(launch_file: ModuleType) -> None:
+    displays = ['-d', str(ROOT / 'rviz' / 'perception.rviz')]
+    assert launch_file.rviz_arguments(given(), ROOT) == [*displays, '-f', 'camera_link']
+    own = given(fixed_frame='base_link')
+    assert launch_file.rviz_arguments(own, ROOT) == [*displays, '-f', 'base_link']
+    assert launch_file.rviz_arguments(given(fixed_frame=''), ROOT) == displays
+    config = yaml.safe_load((ROOT / 'rviz' / 'perception.rviz').read_text())
+    fixed = config['Visualization Manager']['Global Options']['Fixed Frame']
+    camera = {spec.name: spec.default for spec in CAMERA_SPECS}
+    assert fixed == camera['parent_frame'] == 'camera_link'
+
+
+def test_a_node_that_dies_is_started_again_where_that_is_asked_for(
+    launch: Callable[..., Launch], new_client: Callable[..., Any]
+) -> None:
+    running = launch('profile:=offline', 'respawn:=true', 'namespace:=again')
+    client = new_client('again')
+    client.wait_for_state('active')
+    first = processes(running)
+    for pid in first:
+        os.kill(pid, signal.SIGKILL)
+    client.until(lambda: len(processes(running)) == 2, 'launch started it again')
+    client.until(lambda: 'Active' in running.output.split('process has died')[-1], 'active again')
+    assert running.stop() < 2 + 1, "launch's own second"
+    assert running.process.returncode == 0
+    assert len(processes(running)) == 2, 'Ctrl-C ended it for good'
+
+
+def test_a_node_that_dies_stays_dead_by_default(
+    launch: Callable[..., Launch], new_client: Callable[..., Any]
+) -> None:
+    running = launch('profile:=offline', 'autostart:=false', 'namespace:=once')
+    new_client('once').wait_for_state('unconfigured')
+    (pid,) = processes(running)
+    os.kill(pid, signal.SIGKILL)
+    assert running.process.wait(30) == 0, 'nothing is left to wait for'
+    assert processes(running) == [pid]
+
+
+def processes(running: Launch) -> list[int]:
+    """Return the processes of the node that launch has started so far."""
+    return [int(pid) for pid in re.findall(r'started with pid \[(\d+)\]', running.output)]
+
+
+def test_one_file_of_parameters_serves_perception_and_voice(
+    launch: Callable[..., Launch], new_client: Callable[..., Any], tmp_path: Path
+) -> None:
+    pytest.importorskip('pocketsphinx', reason='needs pocketsphinx')
+    own = tmp_path / 'own.yaml'
+    parameters = {'device': 'cuda:7', 'image_max_age': 9.5, 'wake_time': 4.0, 'microphone': 3}
+    own.write_text(yaml.safe_dump({'/**': {'ros__parameters': parameters}}))
+    running = launch(
+        'profile:=offline',
+        'voice:=true',
+        f'params_file:={own}',
+        'namespace:=two',
+        'autostart:=false',
+        'use_sim_time:=true',
+    )
+    perception, voice = new_client('two'), new_client('two', 'voice')
+    assert perception.get_parameter('device') == 'cuda:7'
+    assert perception.get_parameter('image_max_age') == 9.5
+    assert voice.get_parameter('microphone') == '3'
+    assert voice.get_parameter('wake_time') == 4.0
+    for client in (perception, voice):
+        assert client.get_parameter('use_sim_time') is True
+    assert 'There is no parameter' not in running.output
+    assert 'is called' not in running.output
 
 
 def of_profile(profile: str) -> dict[str, Any]:
