@@ -22,6 +22,7 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
+    Qwen2Tokenizer,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
@@ -174,29 +175,35 @@ def make_processor(architecture: str, pairs: Sequence[Pair]) -> Any:
 
 
 def _tokenizer(pairs: Sequence[Pair]) -> Any:
-    """Train a byte-level BPE on what will be said; it can write every other text as well."""
-    from tokenizers import decoders, models, pre_tokenizers, Tokenizer, trainers
-    from transformers import PreTrainedTokenizerFast
+    """Train the published kind of tokenizer on what will be said; it can write all other text.
 
+    Texts are split as published and special tokens come last, so that the same tokens come of
+    `tokenizer.json` and of the `vocab.json` and `merges.txt` that published checkpoints have.
+    """
+    from tokenizers import AddedToken, models, pre_tokenizers, Tokenizer, trainers
+
+    published = Qwen2Tokenizer().backend_tokenizer
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.normalizer = published.normalizer
+    tokenizer.pre_tokenizer = published.pre_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=768,
-        special_tokens=SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     said = [dialect_named(pair.dialect).prompt(pair.query) + pair.answer for pair in pairs]
     tokenizer.train_from_iterator([*said, 'system user assistant You are a helpful'], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    learnt = json.loads(tokenizer.to_str())['model']
+    made = Qwen2Tokenizer(
+        vocab=learnt['vocab'],
+        merges=[tuple(pair) for pair in learnt['merges']],
+        unk_token=None,
         eos_token='<|im_end|>',
         pad_token='<|endoftext|>',
         padding_side='left',
     )
+    made.add_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    return made
 
 
 def _model(architecture: str, tokenizer: Any) -> Any:

@@ -1,7 +1,8 @@
 """Find a checkpoint's files, here or on the hub, and know what is in them before they are loaded.
 
 Everything that can be wrong with them is said at once and by name: missing, incomplete, cut short,
-of another architecture than the dialect's. Imports `types`, `dialects` and huggingface_hub.
+of another architecture than the dialect's, no weights but what some trainer left. Imports `types`,
+`dialects` and huggingface_hub.
 """
 
 from __future__ import annotations
@@ -23,6 +24,37 @@ ELSEWHERE = (
 )
 # What a checkpoint of this kind is made of; weights as safetensors only, code never.
 _WANTED = ['*.json', '*.safetensors', '*.jinja', '*.txt', '*.model']
+_WHOLE, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
+_NO_SAFETENSORS = f'{_WHOLE} or {_INDEX}'
+_ADAPTER = 'adapter_config.json'
+# The command that makes a checkpoint of an adapter, or of pickled weights.
+_EXPORT = 'python -m segzero_ros.training.export'
+_SHARDS = (
+    'its weights are still the shards of an FSDP run (verl, EasyR1, Seg-Zero). Merge them with '
+    'that trainer\'s own script, such as "python training_scripts/model_merger.py --local_dir '
+    '{place}" or "python -m verl.model_merger merge --backend fsdp --local_dir {place} '
+    '--target_dir …", and name the folder that it writes'
+)
+# What stands in a folder in place of weights, and what makes weights of it.
+_NO_WEIGHTS = (
+    (
+        'pytorch_model*.bin*',
+        'its weights are pickled, and pickles can run code, so that only safetensors are read. '
+        f'Write them anew once with "{_EXPORT} {{folder}} {{folder}}-safetensors", and name that '
+        'folder',
+    ),
+    ('model_world_size_*_rank_*.pt', _SHARDS),
+    (
+        'zero_to_fp32.py',
+        'its weights are still the shards of a DeepSpeed run. Merge them with "python '
+        'zero_to_fp32.py . . --safe_serialization" in {place}',
+    ),
+    (
+        '*.gguf',
+        'its weights are GGUF, which llama.cpp runs: start llama-server with them and take '
+        'profile:=remote',
+    ),
+)
 # Those that come with the package.
 _SHIPPED = Path(__file__).parent.parent / 'checkpoints'
 
@@ -104,8 +136,8 @@ def local_folder(model: str, recipe: str = '') -> Path | None:
         raise ReasonerUnavailable(
             f'{model!r} is neither a folder here nor a name on the hub; {ELSEWHERE}.'
         ) from error
-    # An interrupted download leaves a folder with holes.
-    return folder if not _missing(folder) else None
+    # An interrupted download leaves a folder with holes; an adapter has no more than it has.
+    return folder if (folder / _ADAPTER).is_file() or not _missing(folder) else None
 
 
 def download(model: str) -> Path:
@@ -141,14 +173,14 @@ def open_checkpoint(folder: Path, dialect: Dialect) -> Checkpoint:
     """Read what a checkpoint consists of, without its weights.
 
     Raises:
-        ReasonerUnavailable: a file is missing or cut short, or it is no model of this dialect.
+        ReasonerUnavailable: a file is missing or cut short, it is an adapter, or it is no model of
+            this dialect.
     """
     missing = _missing(folder)
+    if (folder / _ADAPTER).is_file():
+        raise _adapter(folder, complete=not missing)
     if missing:
-        raise ReasonerUnavailable(
-            f'The checkpoint in {folder} is incomplete: {", ".join(missing)} missing. Fetch it '
-            f'again; {ELSEWHERE}.'
-        )
+        raise _incomplete(folder, missing)
     config = _read_json(folder / 'config.json')
     architecture = config.get('model_type')
     if architecture not in dialect.architectures:
@@ -156,6 +188,14 @@ def open_checkpoint(folder: Path, dialect: Dialect) -> Checkpoint:
             f'The checkpoint in {folder} is a {architecture!r}, but the dialect {dialect.name} is '
             f'spoken by {" and ".join(dialect.architectures)}. Choose the dialect that the '
             'checkpoint was trained on, or another checkpoint.'
+        )
+    if (folder / _WHOLE).is_file() and (folder / _INDEX).is_file():
+        _logger.warning(
+            '%s holds %s and also %s, which names other files: the whole file is loaded, as '
+            'transformers does. Remove what is left of an earlier export.',
+            folder,
+            _WHOLE,
+            _INDEX,
         )
     tensors = tuple(tensor for shard in _shards(folder) for tensor in _tensors(folder / shard))
     return Checkpoint(folder, config, tensors)
@@ -174,17 +214,60 @@ def _missing(folder: Path) -> list[str]:
         for names in choices
         if not any((folder / name).is_file() for name in names)
     ]
-    if not (folder / 'model.safetensors').is_file():
-        if not (folder / 'model.safetensors.index.json').is_file():
-            return [*missing, 'model.safetensors or model.safetensors.index.json']
+    if not (folder / 'tokenizer.json').is_file() and (folder / 'vocab.json').is_file():
+        missing += [] if (folder / 'merges.txt').is_file() else ['merges.txt']
+    if not (folder / _WHOLE).is_file():
+        if not (folder / _INDEX).is_file():
+            return [*missing, _NO_SAFETENSORS]
         missing += [name for name in _shards(folder) if not (folder / name).is_file()]
     return missing
 
 
+def _incomplete(folder: Path, missing: list[str]) -> ReasonerUnavailable:
+    """Say what a folder lacks, and what to do about it."""
+    if missing[-1] in ('config.json', _NO_SAFETENSORS):
+        for pattern, cure in _NO_WEIGHTS:
+            # Shards lie beside the folder with the configuration.
+            place = folder if any(folder.glob(pattern)) else folder.parent
+            if place == folder or (cure is _SHARDS and any(place.glob(pattern))):
+                said = cure.format(folder=folder, place=place)
+                return ReasonerUnavailable(
+                    f'The checkpoint in {folder} cannot be loaded: {said}; {ELSEWHERE}.'
+                )
+    within = sorted(path.parent.name for path in folder.glob('*/config.json'))
+    if missing == ['config.json'] and within:
+        return ReasonerUnavailable(
+            f'{folder} is no checkpoint but holds some: name one of these folders in it: '
+            f'{", ".join(within)}.'
+        )
+    return ReasonerUnavailable(
+        f'The checkpoint in {folder} is incomplete: {", ".join(missing)} missing. Fetch it '
+        f'again; {ELSEWHERE}.'
+    )
+
+
+def _adapter(folder: Path, *, complete: bool) -> ReasonerUnavailable:
+    """Say of which model a folder holds an adapter, and how the two become one."""
+    base = (
+        _read_json(folder / _ADAPTER).get('base_model_name_or_path') or 'a model it does not name'
+    )
+    if complete:
+        return ReasonerUnavailable(
+            f'{folder} holds a whole model and an adapter of {base} as well. If the adapter is '
+            f'merged into the weights, remove {_ADAPTER}; if not, keep it in a folder of its own '
+            f'and merge it with "{_EXPORT}".'
+        )
+    return ReasonerUnavailable(
+        f'{folder} holds an adapter (LoRA) of {base}, not a model. Merge the two once with '
+        f'"{_EXPORT} {folder} {folder}-merged", and name that folder; {ELSEWHERE}.'
+    )
+
+
 def _shards(folder: Path) -> list[str]:
-    index = folder / 'model.safetensors.index.json'
-    if not index.is_file():
-        return ['model.safetensors']
+    """Return the names of the files with weights: the whole one where there is one."""
+    if (folder / _WHOLE).is_file():
+        return [_WHOLE]
+    index = folder / _INDEX
     weight_map = _read_json(index).get('weight_map')
     if not isinstance(weight_map, dict) or not weight_map:
         raise ReasonerUnavailable(f'{index} names no weights. Fetch the checkpoint again.')

@@ -9,7 +9,7 @@ between sentences and the two kinds of quotes belong to the prompts. Imports `an
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import json
 import math
 import re
@@ -51,6 +51,8 @@ class Dialect:
         recipe: the command that makes a checkpoint, where nobody publishes any.
         mark_cell: side of the patches whose places are marked in the picture (see `marks`); 0 for
             an unmarked picture.
+        fewest_pixels: bounds on the area of images that keep their shape, in pixels.
+        most_pixels: see `fewest_pixels`.
     """
 
     name: str
@@ -66,6 +68,27 @@ class Dialect:
     max_new_tokens: int = 1024
     recipe: str = ''
     mark_cell: int = 0
+    fewest_pixels: int = _FEWEST_PIXELS
+    most_pixels: int = _MOST_PIXELS
+
+    @property
+    def largest_image(self) -> int:
+        """The most tokens that an image takes."""
+        if self.square:
+            return (self.square // (self.mark_cell or GRID)) ** 2
+        # The largest images are those that are enlarged until both sides are multiples.
+        return math.ceil(max(self.most_pixels, 2 * self.fewest_pixels) / GRID**2)
+
+    def bounded(self, fewest: int | None, most: int | None) -> Dialect:
+        """Return the same dialect within a checkpoint's own bounds on the area of images.
+
+        Args:
+            fewest: in pixels; None for no bound of the checkpoint's own.
+            most: in pixels; None for no bound. The dialect's own holds where it is lower.
+        """
+        least = max(self.fewest_pixels, fewest or 0)
+        largest = min(self.most_pixels, most or self.most_pixels)
+        return replace(self, fewest_pixels=least, most_pixels=max(least, largest))
 
     def question(self, query: str, tokens: Iterable[str] = ()) -> str:
         """Return the query as the published code cleans it, and without control tokens.
@@ -87,7 +110,9 @@ class Dialect:
         Raises:
             BadImage: the image is too long and thin for the model.
         """
-        return (self.square, self.square) if self.square else native_size(width, height)
+        if self.square:
+            return self.square, self.square
+        return native_size(width, height, self.fewest_pixels, self.most_pixels)
 
     def scale(self, width: int, height: int) -> Scale:
         """Return source pixels per written unit, (x, y), for a source image of this size."""
@@ -122,11 +147,13 @@ class Dialect:
         return reader.finish()
 
 
-def native_size(width: int, height: int) -> tuple[int, int]:
+def native_size(
+    width: int, height: int, fewest: int = _FEWEST_PIXELS, most: int = _MOST_PIXELS
+) -> tuple[int, int]:
     """Return the (width, height) at which Qwen2-VL and Qwen2.5-VL see an image.
 
-    The nearest multiples of 28; images outside the bounds on their area are shrunk or enlarged,
-    keeping their shape as well as the multiples allow.
+    The nearest multiples of 28; images of fewer or more pixels than the bounds are enlarged or
+    shrunk, keeping their shape as well as the multiples allow.
     """
     if max(width, height) > _LONGEST_ASPECT * min(width, height):
         raise BadImage(
@@ -135,12 +162,12 @@ def native_size(width: int, height: int) -> tuple[int, int]:
         )
     fitted = [round(side / GRID) * GRID for side in (width, height)]
     area = fitted[0] * fitted[1]
-    if area > _MOST_PIXELS:
-        shrink = math.sqrt(width * height / _MOST_PIXELS)
+    if area > most:
+        shrink = math.sqrt(width * height / most)
         sides = (math.floor(side / shrink / GRID) for side in (width, height))
         fitted = [max(1, side) * GRID for side in sides]
-    elif area < _FEWEST_PIXELS:
-        grow = math.sqrt(_FEWEST_PIXELS / (width * height))
+    elif area < fewest:
+        grow = math.sqrt(fewest / (width * height))
         fitted = [math.ceil(side * grow / GRID) * GRID for side in (width, height)]
     return fitted[0], fitted[1]
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from transformers import StoppingCriteria
 
 from segzero_ros.reasoning import checkpoints, memory
@@ -33,6 +32,8 @@ from segzero_ros.reasoning.devices import (
 )
 from segzero_ros.reasoning.dialects import Dialect, dialect_named
 from segzero_ros.reasoning.packed_attention import pack_attention
+from segzero_ros.reasoning.pretrained import load_model
+from segzero_ros.reasoning.processors import chat_text, load_processor, LoadedProcessor
 from segzero_ros.reasoning.resizing import seen_by
 from segzero_ros.reasoning.squashing import squash
 from segzero_ros.reasoning.token_text import numbers_of, TokenText
@@ -47,13 +48,8 @@ from segzero_ros.types import (
     ReasonerUnavailable,
 )
 
-# transformers' own factories carry no types.
-_processors: Any = transformers.AutoProcessor
-_models: Any = transformers.AutoModelForImageTextToText
-
 # Tokens of a prompt beside the image: the published templates take about 200.
 _LONGEST_TEXT = 640
-_LARGEST_NATIVE_IMAGE = 1280
 
 _logger = logging.getLogger(__name__)
 
@@ -86,15 +82,15 @@ class TransformersReasoner:
         """
         self._options = options
         try:
-            self._dialect = dialect_named(options.dialect)
-            self._dialect.reader(1, 1, options.answer_parser)
+            dialect = dialect_named(options.dialect)
+            dialect.reader(1, 1, options.answer_parser)
         except ValueError as error:
             raise ReasonerUnavailable(str(error)) from error
-        self._image_tokens = _largest_image(self._dialect)
-        loaded = _load(options, self._dialect, self._image_tokens)
+        loaded = _load(options, dialect)
         self._model: Any = loaded.model
-        self._processor: Any = loaded.processor
-        self._control_tokens = control_tokens(loaded.processor)
+        self._processor: Any = loaded.processor.processor
+        self._dialect = loaded.processor.dialect
+        self._control_tokens = control_tokens(self._processor)
         self._device = self._model.get_input_embeddings().weight.device
         config = self._model.generation_config
         self._end_tokens = _as_set(config.eos_token_id)
@@ -185,7 +181,7 @@ class TransformersReasoner:
         _logger.info('Windows of a size share their attention in %d blocks', blocks)
         return Decoder(
             self._model,
-            self._image_tokens + _LONGEST_TEXT,
+            self._dialect.largest_image + _LONGEST_TEXT,
             self._options.max_new_tokens,
             static=placement.compile,
             is_number=numbers_of(self._processor.tokenizer),
@@ -262,10 +258,9 @@ class TransformersReasoner:
         width, height = self._dialect.image_size(frame.width, frame.height)
         if (columns, rows) != (width, height):
             raise ReasonerUnavailable(
-                f'The image processor of {self.name} resizes the image of {width}x{height} pixels '
-                f'again, to {columns}x{rows}, so every box would be off: set its min_pixels to '
-                '3136 and its max_pixels to 1003520 (preprocessor_config.json or '
-                'processor_config.json beside the weights).'
+                f'The image processor of {self.name} makes {columns}x{rows} pixels of an image '
+                f"of {width}x{height}, so every box would be off: take the checkpoint's own "
+                'preprocessor_config.json or processor_config.json.'
             )
 
     def _pixels(self, frame: Frame) -> torch.Tensor:
@@ -278,12 +273,7 @@ class TransformersReasoner:
 
     def _chat(self, query: Query) -> str:
         """Return the whole prompt as text, with one placeholder for the image."""
-        prompt = self._dialect.prompt(query.text, self._control_tokens)
-        content = [{'type': 'image'}, {'type': 'text', 'text': prompt}]
-        text: str = self._processor.apply_chat_template(
-            [{'role': 'user', 'content': content}], tokenize=False, add_generation_prompt=True
-        )
-        return text
+        return chat_text(self._processor, self._dialect.prompt(query.text, self._control_tokens))
 
     def _finish(self, answer: _Answer) -> Grounding:
         try:
@@ -356,17 +346,19 @@ class _AsTheAnswerSays(StoppingCriteria):
 @dataclass(frozen=True)
 class _Loaded:
     model: Any
-    processor: Any
+    processor: LoadedProcessor
     placement: Placement
 
 
-def _load(options: TransformersOptions, dialect: Dialect, image_tokens: int) -> _Loaded:
+def _load(options: TransformersOptions, dialect: Dialect) -> _Loaded:
     """Find, check and load a model; raise ReasonerUnavailable at the first thing in the way."""
     folder = checkpoints.local_folder(options.model, dialect.recipe)
     if folder is None:
         _refuse_download(options)
         folder = checkpoints.download(options.model)
     checkpoint = checkpoints.open_checkpoint(folder, dialect)
+    processor = load_processor(checkpoint, dialect)
+    image_tokens = processor.dialect.largest_image
     dtype = choose_dtype(options.dtype, options.device, checkpoint)
     needs = memory.needs_of(
         checkpoint,
@@ -378,21 +370,7 @@ def _load(options: TransformersOptions, dialect: Dialect, image_tokens: int) -> 
     )
     placement = place(options.device, options.model, checkpoint, needs, options.quantization)
     quantised = quantization_config(options.quantization, checkpoint, dtype)
-    try:
-        processor = _processors.from_pretrained(folder, local_files_only=True)
-        model = _models.from_pretrained(
-            folder,
-            dtype=dtype,
-            device_map=placement.device_map,
-            attn_implementation='sdpa',
-            use_safetensors=True,
-            local_files_only=True,
-            **quantised,
-        )
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        raise ReasonerUnavailable(
-            f'The checkpoint in {folder} cannot be loaded: {type(error).__name__}: {error}'
-        ) from error
+    model = load_model(checkpoint, processor, dtype, device_map=placement.device_map, **quantised)
     _make_greedy(model)
     if options.quantization or checkpoint.quantized:
         refuse_if_it_cannot_compute(model, options.quantization, checkpoint)
@@ -430,10 +408,3 @@ def _as_set(value: int | list[int] | None) -> frozenset[int]:
     if value is None:
         return frozenset()
     return frozenset([value] if isinstance(value, int) else value)
-
-
-def _largest_image(dialect: Dialect) -> int:
-    """Return the most tokens that an image takes."""
-    if dialect.mark_cell:
-        return (dialect.square // dialect.mark_cell) ** 2
-    return (dialect.square // 28) ** 2 if dialect.square else _LARGEST_NATIVE_IMAGE

@@ -5,6 +5,7 @@ Imports its neighbours in this room, `reasoning.checkpoints`, torch, transformer
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 import logging
 from pathlib import Path
@@ -15,13 +16,15 @@ import transformers
 
 from segzero_ros.reasoning import checkpoints
 from segzero_ros.reasoning.packed_attention import pack_attention
+from segzero_ros.reasoning.pretrained import complete_generation, read_weights
+from segzero_ros.reasoning.processors import load_processor, read_processor
 from segzero_ros.training.presets import TrainingError
 from segzero_ros.training.settings import Settings
 from segzero_ros.training.shared_prompts import share_prompts
 from segzero_ros.training.shared_sight import share_sight
 from segzero_ros.training.sources import missing_package
 
-_processors: Any = transformers.AutoProcessor
+# transformers' own factories carry no types.
 _generation: Any = transformers.GenerationConfig
 _models: Any = transformers.AutoModelForImageTextToText
 # Above this nobody waits for a CPU.
@@ -38,12 +41,14 @@ class Pupil:
     Attributes:
         model: with LoRA's layers where the settings want them.
         processor: of its prompts and pictures.
+        folder: of the checkpoint that training starts from.
         generation: its `generation_config` as it came; training needs another.
         half: whether it computes in bfloat16.
     """
 
     model: Any
     processor: Any
+    folder: Path
     generation: Any
     half: bool
 
@@ -77,19 +82,15 @@ def load_pupil(settings: Settings) -> Pupil:
     half = on_gpu and settings.dtype != 'float32'
     small = settings.dtype == 'bfloat16' or (half and settings.lora_rank > 0)
     transformers.set_seed(settings.seed)
-    processor = _processors.from_pretrained(folder, local_files_only=True, padding_side='left')
-    model = _models.from_pretrained(
-        folder,
-        # Steps of 1e-6 are lost in bfloat16's 8 bits: what is trained stays in float32.
-        dtype=torch.bfloat16 if small else torch.float32,
-        attn_implementation='sdpa',
-        use_safetensors=True,
-        local_files_only=True,
-    )
-    generation = model.generation_config
+    loaded = load_processor(checkpoint, settings.spoken)
+    # Steps of 1e-6 are lost in bfloat16's 8 bits: what is trained stays in float32.
+    model = read_weights(folder, dtype=torch.bfloat16 if small else torch.float32)
+    generation = deepcopy(model.generation_config)
+    complete_generation(folder, model.generation_config, loaded)
+    model.config.image_token_id = loaded.image_token_id
     model.generation_config = _generation(
         **{
-            name: getattr(generation, name)
+            name: getattr(model.generation_config, name)
             for name in ('eos_token_id', 'pad_token_id', 'bos_token_id')
         }
     )
@@ -102,7 +103,7 @@ def load_pupil(settings: Settings) -> Pupil:
         _leave_all_but_last(model, settings.last_layers)
     if settings.lora_rank:
         model = _adapted(model, settings)
-    return Pupil(model, processor, generation, half)
+    return Pupil(model, loaded.processor, folder, generation, half)
 
 
 def _refuse_too_large(parameters: int, settings: Settings, on_gpu: bool) -> None:
@@ -189,4 +190,9 @@ def save(pupil: Pupil, trainer: Any, folder: Path) -> None:
         trained, state = trained.merge_and_unload(), None
     trained.generation_config = pupil.generation
     trained.save_pretrained(folder, state_dict=state)
-    pupil.processor.save_pretrained(folder)
+    save_processor(pupil.folder, folder)
+
+
+def save_processor(source: Path, folder: Path) -> None:
+    """Write a checkpoint's processor into another folder, as it came."""
+    read_processor(source).save_pretrained(folder)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-import json
 import logging
 import math
-import shutil
 
 import numpy as np
 import pytest
@@ -24,7 +22,6 @@ from scripted_server import (
     usage,
 )
 
-from segzero_ros.loading import load_reasoner, ReasonerOptions
 from segzero_ros.reasoning.image_tokens import _others
 from segzero_ros.reasoning.openai_reasoner import OpenAIReasoner
 from segzero_ros.types import Frame, Query, ReasonerUnavailable
@@ -341,24 +338,6 @@ def test_an_answer_without_objects_needs_no_check():
             [*pieces_of('<think>No.</think><answer>[]</answer>'), piece(finish='stop'), DONE]
         )
         assert reasoner.reason(FRAME, QUERY).objects == () and not server.counted
-
-
-@pytest.mark.parametrize('fast', [True, False])
-def test_a_checkpoint_in_this_process_that_resizes_is_named_too(tiny_qwen2_5_vl, tmp_path, fast):
-    pytest.importorskip('torch')
-    folder = tmp_path / 'model'
-    shutil.copytree(tiny_qwen2_5_vl, folder)
-    path = folder / 'processor_config.json'
-    content = json.loads(path.read_text())
-    content['image_processor']['size'] = {'shortest_edge': 3136, 'longest_edge': 602112}
-    path.write_text(json.dumps(content))
-    options = ReasonerOptions('transformers', str(folder), fast=fast, max_new_tokens=4)
-    reasoner = load_reasoner(options)
-    try:
-        with pytest.raises(ReasonerUnavailable, match='840x840 pixels again, to 756x756'):
-            reasoner.reason(FRAME, QUERY)
-    finally:
-        reasoner.close()
 
 
 # The server loads torch: minutes on a busy machine.

@@ -27,6 +27,8 @@ import pytest
 torch = pytest.importorskip('torch')
 pytest.importorskip('transformers')
 
+from published_layout import rewrite, Variant
+
 from segzero_ros import onednn
 from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
@@ -69,8 +71,14 @@ def _one_thread() -> Any:
 
 
 @pytest.fixture(scope='module')
-def folders(tiny_qwen2_5_vl: Path, tiny_qwen2_vl: Path) -> dict[str, Path]:
-    return {'qwen2_5_vl': tiny_qwen2_5_vl, 'qwen2_vl': tiny_qwen2_vl}
+def folders(tiny_qwen2_5_vl: Path, tiny_qwen2_vl: Path, tmp_path_factory: Any) -> dict[str, Path]:
+    """Both as the hub holds them; `test_published_layout` compares them with today's layout."""
+    # By a class that transformers itself loads: the published procedure is compared here.
+    images = (('image_processor_type', 'Qwen2VLImageProcessor'),)
+    variant = Variant(parts=1, generation_config=True, preprocessor=images)
+    place = tmp_path_factory.mktemp('published')
+    tiny = {'qwen2_5_vl': tiny_qwen2_5_vl, 'qwen2_vl': tiny_qwen2_vl}
+    return {name: rewrite(folder, place / name, variant) for name, folder in tiny.items()}
 
 
 def load(folder: Path, **options: Any) -> Any:

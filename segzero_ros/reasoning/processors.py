@@ -1,0 +1,273 @@
+"""Load a checkpoint's processor, and refuse one with which every query would fail.
+
+A processor is three things that lie in a checkpoint as files: tokenizer, chat template and image
+processor. Published ones differ in where these stand and in what they leave out; what is left out
+gets its one right value here, and what has none is said before the weights are read. Imports
+`types`, `checkpoints`, `dialects` and transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import json
+import logging
+from pathlib import Path
+import shutil
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import transformers
+
+from segzero_ros.reasoning.checkpoints import Checkpoint
+from segzero_ros.reasoning.control_tokens import control_tokens
+from segzero_ros.reasoning.dialects import Dialect
+from segzero_ros.types import ReasonerUnavailable
+
+# transformers' own factories carry no types.
+_processors: Any = transformers.AutoProcessor
+_configs: Any = transformers.AutoConfig
+
+# What the templates of both families end a turn with, and what their tokenizers pad with.
+_TURN_END, _PADDING = '<|im_end|>', '<|endoftext|>'
+# The upper bound of the published image processors.
+_PUBLISHED_PIXELS = 16384 * 28 * 28
+_IMAGES = 'preprocessor_config.json'
+_FETCH = 'Take the files of the model that it was trained from, or fetch the checkpoint again.'
+# Any question will do.
+_QUESTION = 'the red cup'
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedProcessor:
+    """A checkpoint's processor, ready to use.
+
+    Attributes:
+        processor: of transformers, with a chat template, special tokens, and an image processor
+            that leaves images of the dialect's sizes as they are.
+        dialect: with the checkpoint's own bounds on the size of images.
+        image_token_id: of the placeholder in a prompt.
+        end_tokens: the tokenizer's tokens that end an answer, the usual one first.
+    """
+
+    processor: Any
+    dialect: Dialect
+    image_token_id: int
+    end_tokens: tuple[int, ...]
+
+
+def load_processor(checkpoint: Checkpoint, dialect: Dialect) -> LoadedProcessor:
+    """Load the processor of a checkpoint.
+
+    Raises:
+        ReasonerUnavailable: it has no chat template, its tokens are not the model's, or its images
+            are not; the text says what and what would help.
+    """
+    folder = checkpoint.folder
+    try:
+        config = _configs.from_pretrained(folder, local_files_only=True)
+        processor = read_processor(folder)
+    except Exception as error:
+        # What is wrong in a file of JSON comes as whatever error the code that reads it meets.
+        raise _refused(checkpoint, 'cannot be read', one_line(error)) from error
+    if getattr(processor, 'image_processor', None) is None:
+        why = 'there is a tokenizer, but no image processor of Qwen2-VL or Qwen2.5-VL'
+        raise _refused(checkpoint, 'is incomplete', why)
+    end_tokens = _complete_tokens(processor.tokenizer)
+    if processor.chat_template is None:
+        processor.chat_template = processor.tokenizer.chat_template
+    image_token_id = _image_token(checkpoint, processor)
+    _try_prompt(checkpoint, processor, dialect, config.get_text_config().vocab_size)
+    dialect = _bounded(checkpoint, processor.image_processor, dialect)
+    _try_image(checkpoint, processor.image_processor, config.vision_config, dialect)
+    return LoadedProcessor(processor, dialect, image_token_id, end_tokens)
+
+
+def read_processor(folder: Path) -> Any:
+    """Load a processor as its files describe it.
+
+    Pre-releases of transformers 4.49 named a class for Qwen2.5-VL's images that no release has,
+    and these refuse the name; without it they take the class of the model's family.
+    """
+    named = _named_class(folder / _IMAGES)
+    if named is None or hasattr(transformers, named):
+        return _processors.from_pretrained(folder, local_files_only=True, padding_side='left')
+    with TemporaryDirectory() as place:
+        copy = Path(place)
+        for file in folder.iterdir():
+            if file.suffix in ('.json', '.txt', '.jinja') and file.name != _IMAGES:
+                shutil.copy(file, copy)
+        settings = json.loads((folder / _IMAGES).read_text())
+        del settings['image_processor_type']
+        (copy / _IMAGES).write_text(json.dumps(settings))
+        return _processors.from_pretrained(copy, local_files_only=True, padding_side='left')
+
+
+def _named_class(file: Path) -> str | None:
+    """Return the class that a file of an image processor's settings names, if it does."""
+    if not file.is_file():
+        return None
+    named: str | None = json.loads(file.read_text()).get('image_processor_type')
+    return named
+
+
+def chat_text(processor: Any, prompt: str) -> str:
+    """Return a whole prompt as text: one placeholder for the image, then the prompt."""
+    content = [{'type': 'image'}, {'type': 'text', 'text': prompt}]
+    text: str = processor.apply_chat_template(
+        [{'role': 'user', 'content': content}], tokenize=False, add_generation_prompt=True
+    )
+    return text
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's kind and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__
+
+
+def _refused(checkpoint: Checkpoint, what: str, why: str) -> ReasonerUnavailable:
+    return ReasonerUnavailable(
+        f'The processor of the checkpoint in {checkpoint.folder} {what}: {why}. {_FETCH}'
+    )
+
+
+def _known(tokenizer: Any, token: str) -> int | None:
+    """Return the id of a special token; None where the tokenizer has no such one."""
+    number: int | None = tokenizer.get_added_vocab().get(token, tokenizer.get_vocab().get(token))
+    return number
+
+
+def _complete_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """Name the tokens that end and pad where the tokenizer does not; return those that end."""
+    turn_end = _known(tokenizer, _TURN_END)
+    if tokenizer.eos_token_id is None and turn_end is not None:
+        tokenizer.eos_token = _TURN_END
+    if tokenizer.pad_token_id is None:
+        padding = _PADDING if _known(tokenizer, _PADDING) is not None else tokenizer.eos_token
+        if padding is not None:
+            tokenizer.pad_token = padding
+    # A tokenizer of the base model ends texts otherwise than a chat template ends turns.
+    ends = dict.fromkeys([turn_end, tokenizer.eos_token_id])
+    return tuple(token for token in ends if token is not None)
+
+
+def _image_token(checkpoint: Checkpoint, processor: Any) -> int:
+    """Return the token that stands for an image, where tokenizer and model agree on it."""
+    token = processor.image_token
+    number = _known(processor.tokenizer, token)
+    if number is None or processor.tokenizer(token)['input_ids'] != [number]:
+        raise _refused(
+            checkpoint, 'has no place for an image', f'its tokenizer has no token {token}'
+        )
+    stated = checkpoint.config.get('image_token_id')
+    if stated not in (None, number):
+        raise _refused(
+            checkpoint,
+            'is of another model',
+            f'{token} is its token {number}, and {stated} in config.json',
+        )
+    return number
+
+
+def _try_prompt(checkpoint: Checkpoint, processor: Any, dialect: Dialect, vocabulary: int) -> None:
+    """See that a question becomes a prompt with one image that the model can read."""
+    if processor.chat_template is None:
+        raise _refused(
+            checkpoint,
+            'has no chat template',
+            'it stands neither in chat_template.jinja or chat_template.json nor in '
+            'tokenizer_config.json, and without it nothing can be asked',
+        )
+    prompt = dialect.prompt(_QUESTION, control_tokens(processor))
+    try:
+        text = chat_text(processor, prompt)
+    except Exception as error:
+        # Templates are programs: they raise what they like.
+        why = f'it fails on a question about an image, with {one_line(error)}'
+        raise _refused(checkpoint, 'has an unfit chat template', why) from error
+    if text.count(processor.image_token) != 1 or prompt not in text:
+        why = 'what it makes of a question about an image is not one image and the question'
+        raise _refused(checkpoint, 'has an unfit chat template', why)
+    highest = max(processor.tokenizer(text)['input_ids'])
+    if highest >= vocabulary:
+        why = f'its tokenizer has a token {highest}, but the model knows {vocabulary}'
+        raise _refused(checkpoint, 'is of another model', why)
+
+
+def _bounded(checkpoint: Checkpoint, image_processor: Any, dialect: Dialect) -> Dialect:
+    """Take the bounds on an image's size over from an image processor, which then has none.
+
+    Images are resized once, before it sees them: to the dialect's square, which checkpoints were
+    trained on whatever bounds a file states, or by the bounds that the checkpoint was saved with.
+    """
+    size = image_processor.size
+    least = _bound(size, 'shortest_edge', 'min_pixels')
+    most = _bound(size, 'longest_edge', 'max_pixels')
+    smallest = (image_processor.patch_size * image_processor.merge_size) ** 2
+    image_processor.size = type(size)(
+        shortest_edge=smallest, longest_edge=max(most or 0, _PUBLISHED_PIXELS)
+    )
+    if not image_processor.do_resize:
+        return dialect
+    if dialect.square:
+        area = dialect.square**2
+        if not (least or 0) <= area <= (most or area):
+            _logger.warning(
+                'The image processor of %s is bound to %s to %s pixels; images are shown at '
+                '%dx%d all the same, as dialect %s was trained.',
+                checkpoint.folder,
+                least,
+                most,
+                dialect.square,
+                dialect.square,
+                dialect.name,
+            )
+        return dialect
+    bounded = dialect.bounded(least, most)
+    if bounded != dialect:
+        _logger.info(
+            'Images are resized to %d to %d pixels, as the image processor of %s is bound to',
+            bounded.fewest_pixels,
+            bounded.most_pixels,
+            checkpoint.folder,
+        )
+    return bounded
+
+
+def _bound(size: Any, name: str, former: str) -> int | None:
+    """Return one bound of an image processor, under its name or the one it had before."""
+    value = size.get(name) or size.get(former)
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def _try_image(
+    checkpoint: Checkpoint, image_processor: Any, vision: Any, dialect: Dialect
+) -> None:
+    """See that the model is shown images of the size that its coordinates are read in."""
+    for name, theirs in (
+        ('patch_size', vision.patch_size),
+        ('merge_size', vision.spatial_merge_size),
+        ('temporal_patch_size', vision.temporal_patch_size),
+    ):
+        own = getattr(image_processor, name)
+        if own != theirs:
+            why = f'its {name} is {own}, and {theirs} in config.json'
+            raise _refused(checkpoint, 'is of another model', why)
+    width, height = dialect.image_size(640, 480)
+    side = image_processor.patch_size
+    image = np.zeros((height, width, 3), np.uint8)
+    try:
+        grid = image_processor(images=[image], return_tensors='pt')['image_grid_thw']
+    except Exception as error:
+        raise _refused(checkpoint, 'cannot read an image', one_line(error)) from error
+    shown = int(grid[0, 2]) * side, int(grid[0, 1]) * side
+    if shown != (width, height):
+        raise _refused(
+            checkpoint,
+            'is not of this dialect',
+            f'it makes {shown[0]}x{shown[1]} pixels of the {width}x{height} of dialect '
+            f'{dialect.name}, so every box would be off',
+        )

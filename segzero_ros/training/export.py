@@ -1,0 +1,151 @@
+"""Make a checkpoint that the node loads of what a trainer wrote: of an adapter, or of pickles.
+
+    python -m segzero_ros.training.export ADAPTER FOLDER [--base MODEL]
+
+Imports its neighbours in this room, `reasoning.checkpoints`, `reasoning.pretrained`, safetensors,
+and peft inside.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+import json
+import logging
+from pathlib import Path
+import re
+import sys
+from typing import Any
+
+from segzero_ros.reasoning import checkpoints
+from segzero_ros.reasoning.pretrained import read_weights
+from segzero_ros.training.models import save_processor
+from segzero_ros.training.presets import TrainingError
+from segzero_ros.training.sources import missing_package
+from segzero_ros.types import SegZeroError
+
+_WEIGHTS = 'adapter_model.safetensors'
+_PREFIX = 'base_model.model.'
+_logger = logging.getLogger(__name__)
+
+
+def export(source: Path, folder: Path, base: str = '') -> None:
+    """Write a whole checkpoint, weights as safetensors, in the numbers that they were saved in.
+
+    Args:
+        source: folder of an adapter (LoRA), or of a model with pickled weights.
+        folder: where to; made, and empty before.
+        base: the model that the adapter is of, a folder or a name on the hub; by default the one
+            that it names.
+
+    Raises:
+        TrainingError: there is nothing to export here, or not all of it can be.
+        ReasonerUnavailable: the model cannot be loaded.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise TrainingError(f'{folder} is not empty: name a new folder.')
+    if (source / 'adapter_config.json').is_file():
+        model_folder = _base(source, base)
+        model = _merged(read_weights(model_folder, dtype='auto'), source)
+    elif any(source.glob('pytorch_model*.bin')):
+        model_folder = source
+        # Read as data: torch refuses pickles that hold anything else.
+        model = read_weights(source, dtype='auto', use_safetensors=False, weights_only=True)
+    else:
+        raise TrainingError(
+            f'{source} holds neither an adapter (adapter_config.json) nor pickled weights '
+            '(pytorch_model.bin): there is nothing to export.'
+        )
+    model.save_pretrained(folder)
+    save_processor(model_folder, folder)
+
+
+def _base(adapter: Path, named: str) -> Path:
+    """Return the folder of the model that an adapter is of."""
+    stated = json.loads((adapter / 'adapter_config.json').read_text())
+    base = named or stated.get('base_model_name_or_path')
+    if not base:
+        raise TrainingError(f'The adapter in {adapter} does not name its model: give --base.')
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise TrainingError(
+            f'The adapter in {adapter} is of {base}, which is not here: give --base.'
+        )
+    folder = checkpoints.local_folder(base)
+    return checkpoints.download(base) if folder is None else folder
+
+
+def _merged(model: Any, adapter: Path) -> Any:
+    """Add an adapter to a model's weights.
+
+    Adapters name weights as the release of transformers did that they were trained with; with
+    names of another release peft leaves them out, and nothing fails. So layers are named here by
+    what the adapter's weights say, and each of them has to find its place.
+    """
+    try:
+        peft: Any = import_module('peft')
+    except ImportError as error:
+        raise missing_package(error) from error
+    from safetensors.torch import load_file
+
+    if not (adapter / _WEIGHTS).is_file():
+        raise TrainingError(f'The adapter in {adapter} is incomplete: {_WEIGHTS} missing.')
+    config = peft.PeftConfig.from_pretrained(adapter)
+    if config.peft_type != peft.PeftType.LORA:
+        raise TrainingError(f'The adapter in {adapter} is {config.peft_type.value}, not LoRA.')
+    weights = {
+        _name_of_today(name): value for name, value in load_file(adapter / _WEIGHTS).items()
+    }
+    matches = (re.match(rf'{re.escape(_PREFIX)}(.+?)\.lora_', name) for name in weights)
+    layers = {match.group(1) for match in matches if match}
+    unknown = sorted(layers - {name for name, _ in model.named_modules()})
+    if unknown or not layers:
+        what = f'no layer {unknown[0]}' if unknown else 'no layers of LoRA to merge'
+        raise TrainingError(
+            f'The adapter in {adapter} does not fit the model: there is {what}. Name with --base '
+            'the model that it was trained on.'
+        )
+    config.target_modules = layers
+    config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+    adapted = peft.get_peft_model(model, config)
+    try:
+        found = peft.set_peft_model_state_dict(adapted, weights)
+    except RuntimeError as error:
+        raise TrainingError(
+            f'The adapter in {adapter} does not fit the model: {str(error).splitlines()[-1]}'
+        ) from error
+    left = [*found.unexpected_keys, *(name for name in found.missing_keys if 'lora_' in name)]
+    if left:
+        raise TrainingError(
+            f'The adapter in {adapter} does not fit the model: {left[0]} has no counterpart.'
+        )
+    _logger.info('%d layers are merged', len(layers))
+    return adapted.merge_and_unload()
+
+
+def _name_of_today(name: str) -> str:
+    """Return an adapter's name of a weight as transformers names it since 4.52."""
+    inner = name.removeprefix(_PREFIX)
+    inner = re.sub(r'^visual\.', 'model.visual.', inner)
+    inner = re.sub(r'^model\.(?!language_model\.|visual\.)', 'model.language_model.', inner)
+    return _PREFIX + inner
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Export what the command line names."""
+    parser = argparse.ArgumentParser(prog='python -m segzero_ros.training.export')
+    parser.description = 'Merge an adapter (LoRA) into its model, or write pickles as safetensors.'
+    parser.add_argument('source', type=Path, help='folder of the adapter or of the model')
+    parser.add_argument('folder', type=Path, help='where the checkpoint goes; new')
+    parser.add_argument('--base', default='', help='the model that the adapter was trained on')
+    given = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    try:
+        export(given.source, given.folder, given.base)
+    except SegZeroError as error:
+        sys.exit(str(error))
+    logging.info('the checkpoint is in %s: reasoner_model:=%s', given.folder, given.folder)
+
+
+if __name__ == '__main__':
+    main()
