@@ -141,7 +141,10 @@ class TestExport:
         ('spoil', 'said'),
         [
             ({'base_model_name_or_path': None}, 'does not name its model: give --base'),
-            ({'base_model_name_or_path': '/gone/base'}, '/gone/base, not here: give --base'),
+            (
+                {'base_model_name_or_path': '/gone/base'},
+                '/gone/base, which is not here: give --base',
+            ),
             ({'peft_type': 'IA3'}, 'is IA3, not LoRA'),
             ({'r': 8}, 'does not fit the model'),
         ],
