@@ -11,20 +11,22 @@ PACKAGE = Path(__file__).resolve().parent.parent / 'segzero_ros'
 
 # For each room, the rooms it may import; a module directly in the package is a room of its own.
 OUTER = {'pipeline', 'reasoning', 'segmentation', 'spatial', 'types', 'loading', 'profiles'}
-OUTER |= {'drawing', 'following', 'interrupting', 'wire'}
+OUTER |= {'drawing', 'following', 'gpus', 'hub', 'interrupting', 'wire'}
 ALLOWED = {
     'types': set(),
     'spatial': {'quantiles', 'types'},
     'interrupting': set(),
+    'gpus': {'types'},
+    'hub': {'types'},
     'quantiles': set(),
     'lettering': set(),
     'onednn': set(),
     'side_thread': set(),
     'drawing': {'lettering', 'types'},
     'serving': {'types'},
-    'reasoning': {'interrupting', 'onednn', 'quantiles', 'types'},
-    'segmentation': {'interrupting', 'onednn', 'types'},
-    'loading': {'reasoning', 'segmentation', 'types'},
+    'reasoning': {'gpus', 'hub', 'interrupting', 'onednn', 'quantiles', 'types'},
+    'segmentation': {'gpus', 'hub', 'interrupting', 'onednn', 'types'},
+    'loading': {'gpus', 'pipeline', 'reasoning', 'segmentation', 'types'},
     'profiles': {'loading', 'pipeline', 'types'},
     'pipeline': {
         'interrupting',
@@ -37,7 +39,7 @@ ALLOWED = {
     'following': {'segmentation', 'spatial', 'types'},
     'wire': {'drawing', 'types'},
     'simulation': {'types'},
-    'doctor': {'loading', 'reasoning', 'segmentation', 'types'},
+    'doctor': {'gpus', 'hub', 'loading', 'reasoning', 'segmentation', 'types'},
     'speech': {'reasoning', 'types'},
     'ros': OUTER | {'doctor', 'simulation', 'replay', 'speech'},
     'replay': OUTER,
@@ -49,7 +51,7 @@ ALLOWED = {
 HEAVY = {
     'rclpy': {'ros'},
     'cv_bridge': {'ros'},
-    'torch': {'doctor', 'onednn', 'reasoning', 'segmentation', 'training'},
+    'torch': {'doctor', 'gpus', 'onednn', 'reasoning', 'segmentation', 'training'},
     'torchvision': {'reasoning', 'segmentation', 'training'},
     'transformers': {'reasoning', 'training'},
     'accelerate': {'reasoning', 'training'},

@@ -12,6 +12,7 @@ from importlib import import_module, metadata
 import sys
 
 from segzero_ros.cli.children import installed
+from segzero_ros.cli.download_line import shown_on_terminal
 from segzero_ros.types import SegZeroError
 from segzero_ros.wire.printable import printable
 
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = make_parser([word for word in words if word in COMMANDS][:1]).parse_args(words)
     try:
-        code: int = import_module(f'segzero_ros.cli.{options.command}').run(options)
+        with shown_on_terminal():
+            code: int = import_module(f'segzero_ros.cli.{options.command}').run(options)
     except SegZeroError as error:
         print(printable(f'segzero {options.command}: {error}'), file=sys.stderr)
         return FAILED

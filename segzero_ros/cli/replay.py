@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import shutil
 import sys
 from typing import TYPE_CHECKING
 
+from segzero_ros import hub
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
 from segzero_ros.types import Answer
 from segzero_ros.wire.printable import printable
@@ -184,7 +185,7 @@ def _progress(*, quiet: bool) -> Iterator[Listener]:
         task = bar.add_task('Asking', total=None)
 
         def begin(done: int, expected: int) -> None:
-            bar.update(task, total=expected or None, completed=done)
+            bar.update(task, description='Asking', total=expected or None, completed=done)
             if done and not quiet:
                 console.print(f'Going on after {done} answers.')
 
@@ -197,7 +198,11 @@ def _progress(*, quiet: bool) -> Iterator[Listener]:
         def remark(text: str) -> None:
             console.print(printable(text), style='yellow', markup=False)
 
-        yield Listener(remark, begin, answered, write)
+        def fetched(reached: hub.Progress) -> None:
+            bar.update(task, description=str(reached))
+
+        with hub.reporting(fetched) if console.is_terminal else nullcontext():
+            yield Listener(remark, begin, answered, write)
 
 
 def _print_summary(folder: Folder) -> None:

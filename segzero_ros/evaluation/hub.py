@@ -9,6 +9,7 @@ from pathlib import Path
 import re
 from typing import NamedTuple
 
+from segzero_ros import hub
 from segzero_ros.evaluation.parquet import ParquetDataset
 from segzero_ros.evaluation.samples import DataError
 
@@ -43,6 +44,7 @@ PUBLISHED = {
 }
 # The sets have one split each, `test`, also where their name says val.
 SPLIT = 'test'
+_WANTED = ['*.parquet']
 _PART = re.compile(r'-(\d{5})-of-(\d{5})')
 
 
@@ -85,13 +87,18 @@ def find_split(folder: Path) -> list[Path]:
 
 def _local(repository: str) -> Path | None:
     try:
+        from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         raise DataError(
             f'Sets of the hub need huggingface_hub ({error}): pip install "segzero_ros[data]".'
         ) from error
     try:
-        return _snapshot(repository, local_files_only=True)
+        return Path(
+            snapshot_download(
+                repository, repo_type='dataset', allow_patterns=_WANTED, local_files_only=True
+            )
+        )
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
@@ -100,25 +107,11 @@ def _local(repository: str) -> Path | None:
 
 def _download(repository: str) -> Path:
     try:
-        return _snapshot(repository, local_files_only=False)
-    except Exception as error:
-        # The hub's client lets errors of three HTTP libraries through; each ends the same way.
-        reason = str(error).splitlines()[0] if str(error) else 'no reason given'
+        return hub.fetch(repository, _WANTED, repo_type='dataset')
+    except hub.DiskFull as error:
+        raise DataError(str(error)) from error
+    except hub.DownloadError as error:
         raise DataError(
-            f'{repository} is not on this machine and cannot be downloaded '
-            f'({type(error).__name__}: {reason}). Copy its parquet files here and name their '
-            'folder instead.'
+            f'{repository} is not on this machine and cannot be downloaded. {error} Or copy its '
+            'parquet files here and name their folder instead.'
         ) from error
-
-
-def _snapshot(repository: str, *, local_files_only: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
-    return Path(
-        snapshot_download(
-            repository,
-            repo_type='dataset',
-            allow_patterns=['*.parquet'],
-            local_files_only=local_files_only,
-        )
-    )

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 import json
-import logging
 import math
 import os
 from pathlib import Path
 from typing import Any
 
+from segzero_ros import hub
 from segzero_ros.reasoning.dialects import Dialect
 from segzero_ros.types import ReasonerUnavailable
 
@@ -57,8 +57,6 @@ _NO_WEIGHTS = (
 )
 # Those that come with the package.
 _SHIPPED = Path(__file__).parent.parent / 'checkpoints'
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -141,22 +139,17 @@ def local_folder(model: str, recipe: str = '') -> Path | None:
 
 
 def download(model: str) -> Path:
-    """Fetch a model from the hub, showing how far it is.
+    """Fetch a model from the hub, reporting how far it is.
 
     Raises:
-        ReasonerUnavailable: the hub cannot be reached or has no such model.
+        ReasonerUnavailable: the hub cannot be reached or has no such model, or the disk is full.
     """
-    from huggingface_hub import snapshot_download
-
-    _logger.info('Fetching %s from the hub; later starts find it in the cache', model)
     try:
-        return Path(snapshot_download(model, allow_patterns=_WANTED))
-    except Exception as error:
-        # The hub's client lets errors of three HTTP libraries through; each ends the same way.
-        raise ReasonerUnavailable(
-            f'{missing_weights(model)} Fetching them failed: {type(error).__name__}: '
-            f'{str(error).splitlines()[0] if str(error) else "no reason given"}'
-        ) from error
+        return hub.fetch(model, _WANTED)
+    except (hub.DiskFull, hub.BrokenOff) as error:
+        raise ReasonerUnavailable(f'{error} {ELSEWHERE[0].upper()}{ELSEWHERE[1:]}.') from error
+    except hub.DownloadError as error:
+        raise ReasonerUnavailable(f'{missing_weights(model)} {error}') from error
 
 
 def missing_weights(model: str) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-import logging
 from pathlib import Path
 import pickle
 from typing import Any
 
+from segzero_ros import hub
 from segzero_ros.types import SegmenterUnavailable
 
 # What `sam2` itself sets when it builds a model for images and for tracking, beside the file.
@@ -27,12 +27,12 @@ SETTINGS_OF_THE_PACKAGE = {
     'binarize_mask_from_pts_for_mem_enc': True,
 }
 BUILDING_BLOCKS = ('sam2.', 'torch.nn.')
+# Bytes of the published weights, which stay float32, and what an image takes beside any of them: a
+# rule of thumb.
+_WEIGHT_BYTES = {'tiny': 156e6, 'small': 184e6, 'base-plus': 324e6, 'large': 898e6}
+_IMAGE_BYTES = 2**30
 SIZES = {'tiny': 't', 'small': 's', 'base-plus': 'b+', 'large': 'l'}
 WEIGHTS = ('.pt', '.pth', '.safetensors')
-# Between two lines of a download's progress.
-SECONDS_PER_LINE = 5.0
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,23 @@ def find_checkpoint(model: str, config: str = '', offline: bool = False) -> Chec
         )
     weights = _download(model, PUBLISHED[model].file, offline)
     return Checkpoint(model, weights, _named_config(config or model))
+
+
+def bytes_needed(model: str) -> int:
+    """Return the memory that a checkpoint takes, estimated; 0 where it is not known.
+
+    Args:
+        model: as in `find_checkpoint`; a published one need not be here.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        sizes = [file.stat().st_size for suffix in WEIGHTS for file in path.glob(f'*{suffix}')]
+    elif path.is_file():
+        sizes = [path.stat().st_size]
+    else:
+        sizes = [int(_WEIGHT_BYTES.get(model.partition('-hiera-')[2], 0))]
+    largest = max(sizes, default=0)
+    return largest + _IMAGE_BYTES if largest else 0
 
 
 def build_model(checkpoint: Checkpoint, device: Any) -> Any:
@@ -270,9 +287,9 @@ def _configs() -> Path:
 
 
 def _download(repository: str, file: str, offline: bool) -> Path:
-    """Return a published file from the hub's cache, or from the hub, logging the progress."""
+    """Return a published file from the hub's cache, or from the hub."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(repository, file, local_files_only=True))
@@ -283,27 +300,11 @@ def _download(repository: str, file: str, offline: bool) -> Path:
                 f'Run once with network (`hf download {repository} {file}`), copy the file here '
                 'and name its path, or switch `offline` off.'
             ) from error
-    _logger.warning('Downloading %s of %s; later starts find it on this machine', file, repository)
     try:
-        return Path(hf_hub_download(repository, file, tqdm_class=_logged_progress()))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        return hub.fetch(repository, (), file=file)
+    except hub.DiskFull as error:
+        raise SegmenterUnavailable(str(error)) from error
+    except hub.DownloadError as error:
         raise SegmenterUnavailable(
-            f'{file} of {repository} could not be fetched from the hub. Copy the file here and '
-            f'name its path, or put the network right. ({type(error).__name__}: {error})'
+            f'{error} Or copy the file here and name its path, or put the network right.'
         ) from error
-
-
-def _logged_progress() -> type[Any]:
-    """Return a progress bar that writes to the log, since a node's output is no terminal."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    class LoggedProgress(tqdm):  # type: ignore[misc]
-        def __init__(self, *args: Any, name: str = '', **kwargs: Any) -> None:
-            super().__init__(
-                *args, **{**kwargs, 'disable': False, 'mininterval': SECONDS_PER_LINE}
-            )
-
-        def display(self, msg: str | None = None, pos: int | None = None) -> None:
-            _logger.warning('%s', msg or self)
-
-    return LoggedProgress
