@@ -192,7 +192,7 @@ class _Track:
         self._began_with = 0
         self._began = time.monotonic()
         self._logged, self._logged_at = -_STEP, 0.0
-        self._reported_at = 0.0
+        self._reported, self._reported_at = -1, 0.0
 
     @property
     def done(self) -> int:
@@ -219,8 +219,13 @@ class _Track:
         """Make known how far it is, if it is time to."""
         global _progress
         now = time.monotonic()
+        if self.done == self._reported:
+            return
+        self._reported = self.done
         fetched, seconds = self.done - self._began_with, now - self._began
-        left = (self.total - self.done) * seconds / fetched if fetched > 0 else None
+        # A few small files tell nothing of the speed.
+        known = 100 * fetched > self.total - self._began_with
+        left = (self.total - self.done) * seconds / fetched if known else None
         _progress = reached = Progress(self._name, self.done, self.total, left)
         with _lock:
             reporter = _reporters[-1] if _reporters else None

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, fields
 import logging
 from typing import Any
 
-from segzero_ros.reasoning.base import Reasoner
+from segzero_ros.pipeline import Pipeline
+from segzero_ros.reasoning.base import Companion, Reasoner
 from segzero_ros.reasoning.credentials import masked
 from segzero_ros.segmentation.base import Segmenter
 from segzero_ros.segmentation.tracking import Tracker
@@ -71,7 +72,7 @@ class SegmenterOptions:
         model: a hub name or a local checkpoint file; unused by `grabcut`.
         config: name or path of the checkpoint's configuration; empty: known from the model's name.
         device: `auto`, `cpu`, `cuda`, `cuda:1` …
-        dtype: `auto` (bfloat16 autocast on a GPU), `bfloat16` or `float32`.
+        dtype: `auto` (16 bits by autocast on a GPU), `bfloat16`, `float16` or `float32`.
         offline: never ask the hub.
     """
 
@@ -91,8 +92,40 @@ def described(options: ReasonerOptions | SegmenterOptions) -> dict[str, Any]:
     return values
 
 
-def load_reasoner(options: ReasonerOptions) -> Reasoner:
-    """Load the reasoner that the options name; raise ReasonerUnavailable if it cannot be had."""
+def load_pipeline(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pipeline:
+    """Load both models; leaves none in memory when the other cannot be had.
+
+    Raises:
+        ReasonerUnavailable: the reasoner cannot be had, or not both of them fit.
+        SegmenterUnavailable: the segmenter cannot be had.
+    """
+    loaded = load_reasoner(reasoner, _companion(segmenter))
+    try:
+        return Pipeline(loaded, load_segmenter(segmenter), reasoner.time_limit)
+    except BaseException:
+        loaded.close()
+        raise
+
+
+def _companion(segmenter: SegmenterOptions) -> Companion | None:
+    """Return what a reasoner has to leave room for."""
+    if segmenter.backend != 'sam2':
+        return None
+    from segzero_ros.segmentation.sam2_checkpoint import bytes_needed
+
+    return Companion(segmenter.device, bytes_needed(segmenter.model))
+
+
+def load_reasoner(options: ReasonerOptions, beside: Companion | None = None) -> Reasoner:
+    """Load the reasoner that the options name.
+
+    Args:
+        options: which one.
+        beside: what is loaded after it, and has to fit as well.
+
+    Raises:
+        ReasonerUnavailable: it cannot be had.
+    """
     if options.backend == 'attributes':
         from segzero_ros.reasoning.attribute_reasoner import AttributeReasoner
 
@@ -117,13 +150,13 @@ def load_reasoner(options: ReasonerOptions) -> Reasoner:
             options.constrain_answer,
         )
     if options.backend == 'transformers':
-        return _load_transformers(options)
+        return _load_transformers(options, beside)
     raise ReasonerUnavailable(
         f'There is no reasoner {options.backend!r}; there are {", ".join(REASONERS)}.'
     )
 
 
-def _load_transformers(options: ReasonerOptions) -> Reasoner:
+def _load_transformers(options: ReasonerOptions, beside: Companion | None) -> Reasoner:
     # transformers imports torchao where that is installed, and torch warns of its enumerations.
     logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
     try:
@@ -138,7 +171,7 @@ def _load_transformers(options: ReasonerOptions) -> Reasoner:
         ) from error
     wanted = {field.name for field in fields(TransformersOptions)}
     chosen = {name: value for name, value in vars(options).items() if name in wanted}
-    return TransformersReasoner(TransformersOptions(**chosen))
+    return TransformersReasoner(TransformersOptions(**chosen), beside)
 
 
 def load_segmenter(options: SegmenterOptions) -> Segmenter[Any]:

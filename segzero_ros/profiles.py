@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
+from segzero_ros import loading
+from segzero_ros.loading import ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.types import SegZeroError
 
@@ -84,15 +85,9 @@ def segmenter_options(value: Callable[[str], Any]) -> SegmenterOptions:
 
 
 def load_pipeline(parameters: Mapping[str, Any]) -> Pipeline:
-    """Load the models that parameters name; raise SegZeroError if they cannot be had."""
-    options = reasoner_options(parameters.__getitem__)
-    reasoner = load_reasoner(options)
-    try:
-        segmenter = load_segmenter(segmenter_options(parameters.__getitem__))
-        return Pipeline(reasoner, segmenter, options.time_limit)
-    except BaseException:
-        reasoner.close()
-        raise
+    """Load the models that parameters name, as `loading.load_pipeline` does."""
+    value = parameters.__getitem__
+    return loading.load_pipeline(reasoner_options(value), segmenter_options(value))
 
 
 def _find(profile: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -66,3 +68,23 @@ def test_a_row_is_multiplied_as_well_without_it() -> None:
         errors.append(float((found.double() - exact).norm() / exact.norm()))
     assert max(errors) < 4e-3
     assert errors[1] < 1.1 * errors[0]
+
+
+def test_where_torch_holds_the_switch_fast_everybody_goes_on_with_it() -> None:
+    code = """
+import torch
+torch.backends.disable_global_flags()
+from segzero_ros import onednn
+with onednn.needed(), onednn.avoided():
+    print(onednn.worth_avoiding(torch.bfloat16), torch.backends.mkldnn.enabled)
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout.split() == ['False', 'True'], done.stderr
+
+
+def test_instructions_that_torch_cannot_tell_of_are_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(torch.cpu, '_is_amx_tile_supported', raising=False)
+    assert not onednn.supports('amx_tile')
+    assert not onednn.has_tiles_for(torch.bfloat16)

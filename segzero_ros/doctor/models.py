@@ -17,6 +17,7 @@ import urllib.error
 from urllib.parse import urlsplit
 import urllib.request
 
+from segzero_ros import gpus, hub
 from segzero_ros.doctor.findings import fail, Finding, ok, warn
 from segzero_ros.loading import ReasonerOptions, SegmenterOptions
 from segzero_ros.types import SegZeroError
@@ -86,16 +87,19 @@ def _gpu(reasoner: ReasonerOptions, parameters: int | None) -> Finding:
             else 'Install the GPU\'s driver, and see that "nvidia-smi" shows it. '
         )
         return fail('GPU', 'torch can use none', f'{cure}Or: {_OTHERS}.')
+    try:
+        gpus.find_gpu(reasoner.device)
+    except gpus.NoSuchGpu as error:
+        return fail('GPU', str(error), 'Set device to one of these, or to auto.')
     sizes = [
-        f'{torch.cuda.get_device_name(index)}, {_gib(torch.cuda.mem_get_info(index))}'
+        f'{torch.cuda.get_device_name(index)}, {_gib(gpus.memory_of(index))}'
         for index in range(torch.cuda.device_count())
     ]
     return ok('GPU', '; '.join(sizes))
 
 
-def _gib(free_and_total: tuple[int, int]) -> str:
-    free, total = (size / 2**30 for size in free_and_total)
-    return f'{free:.1f} of {total:.1f} GiB free'
+def _gib(memory: gpus.GpuMemory) -> str:
+    return f'{memory.free / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free'
 
 
 def _reasoner_weights(reasoner: ReasonerOptions) -> tuple[list[Finding], int | None]:
@@ -122,9 +126,8 @@ def _reasoner_weights(reasoner: ReasonerOptions) -> tuple[list[Finding], int | N
 
 
 def _room() -> Finding:
-    place = os.environ.get('HF_HOME') or os.path.expanduser('~')  # noqa: PTH111
-    free = shutil.disk_usage(place).free / 2**30
-    said = f'{free:.0f} GiB free where weights are kept, {place}'
+    free = hub.free_space() / 2**30
+    said = f'{free:.0f} GiB free where weights are kept, {hub.cache_folder()}'
     if free < _ROOM_GB:
         return warn('disk', said, 'Set HF_HOME to a larger disk; the published 7B takes 17 GiB.')
     return ok('disk', said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from segzero_ros.types import Frame, GroundedObject, Grounding, Query
@@ -10,6 +11,29 @@ from segzero_ros.types import Frame, GroundedObject, Grounding, Query
 OnText = Callable[[str], None]
 OnObject = Callable[[GroundedObject], None]
 IsCancelled = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A model that is loaded after a reasoner and needs room as well: the segmenter.
+
+    Attributes:
+        device: where it goes, as in `SegmenterOptions`.
+        size: bytes that it takes there, estimated.
+    """
+
+    device: str
+    size: int
+
+
+class FastPathError(Exception):
+    """A part of a reasoner's fast path cannot be taken; the text says which, and why."""
+
+
+def in_a_line(error: Exception) -> str:
+    """Return what an error says, in a line."""
+    first = str(error).strip().partition('\n')[0]
+    return f'{type(error).__name__}: {first}' if first else type(error).__name__
 
 
 def ignore(_: object) -> None:

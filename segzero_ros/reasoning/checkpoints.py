@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 import json
+import logging
 import math
 import os
 from pathlib import Path
@@ -57,6 +58,8 @@ _NO_WEIGHTS = (
 )
 # Those that come with the package.
 _SHIPPED = Path(__file__).parent.parent / 'checkpoints'
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import zip_longest
 import threading
@@ -24,7 +23,7 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor, StaticCache
 
 from segzero_ros import onednn
-from segzero_ros.interrupting import Check, interrupted
+from segzero_ros.interrupting import interrupted
 from segzero_ros.reasoning.drafts import Drafter
 from segzero_ros.reasoning.one_token import one_token
 from segzero_ros.reasoning.packed_attention import PART
@@ -96,9 +95,8 @@ class Decoder:
         self._image: torch.Tensor | None = None
         self._cache: Any = None
         self._step = self._next_logits
-        if static and model.device.type == 'cuda':
-            keep_graphs_in_this_thread()
-            self._step = torch.compile(self._next_logits, mode='reduce-overhead', dynamic=False)
+        if self._is_compiled(model, static):
+            self._step = compiled(self._next_logits)
         self._one_token = one_token(model)
         # While a token is on its way to the host and the caller thinks about it, a GPU goes on; a
         # step in vain behind the last token is the price.
@@ -108,6 +106,10 @@ class Decoder:
         self._drafter = Drafter(is_number) if cheap and self._one_token is not None else None
         penalty = model.generation_config.repetition_penalty or 1.0
         self._penalty = RepetitionPenaltyLogitsProcessor(penalty) if penalty != 1.0 else None
+
+    @staticmethod
+    def _is_compiled(model: Any, static: bool) -> bool:
+        return static and bool(model.device.type == 'cuda')
 
     @property
     def kept(self) -> int:
@@ -135,6 +137,36 @@ class Decoder:
             # number of times that torch compiles a function anew before it gives up.
             torch.compiler.reset()
 
+    def try_out(
+        self, prompt: Prompt, written: list[int]
+    ) -> Iterator[tuple[str, int, torch.Tensor]]:
+        """Read an answer in every way that answers are written in.
+
+        Args:
+            prompt: what the model is asked.
+            written: the answer's tokens, three or more.
+
+        Yields:
+            What was tried, from which token of the answer on, and the logits before it and those
+            after it, (tokens, vocabulary) float32.
+        """
+        positions, offset = self._positions(prompt)
+        place = len(prompt.ids) + offset
+        steps = 'the compiled step' if self._step != self._next_logits else 'the decode step'
+        for what in ('reading the prompt', 'reading only what is new of a prompt'):
+            hidden = self._read(prompt, positions)
+            yield what, 0, self._model.lm_head(hidden).float()
+            for number, token in enumerate(written[:-1]):
+                choice = torch.tensor([[token]], device=hidden.device)
+                logits = self._advance(choice, _Coming(choice), place + number)
+                # A recorded graph's results lie where those of its next run will.
+                yield steps, number + 1, logits.clone()
+        if self._drafter is not None and self._cache is not self._static:
+            again = written[1:-1]
+            self._drop(len(again))
+            yield 'prompt lookup', 2, self._advance_by(again, place + 1)
+        self.forget()
+
     def generate(self, prompt: Prompt, check: Callable[[], None]) -> Iterator[int]:
         """Yield one token after the other, without end.
 
@@ -143,7 +175,7 @@ class Decoder:
             check: called between the modules while the prompt is read; what it raises ends that.
         """
         positions, offset = self._positions(prompt)
-        with between_modules(self._model, check):
+        with interrupted(self._model.modules(), check):
             hidden = self._read(prompt, positions)
         logits = self._model.lm_head(hidden).float()
         place = len(prompt.ids) + offset
@@ -350,6 +382,12 @@ def unknown_settings(model: Any) -> list[str]:
     ]
 
 
+def compiled(step: Any) -> Any:
+    """Return a step that is compiled, and recorded as a CUDA graph, when it is called."""
+    keep_graphs_in_this_thread()
+    return torch.compile(step, mode='reduce-overhead', dynamic=False)
+
+
 def keep_graphs_in_this_thread() -> None:
     """Give this thread its own place for CUDA graphs.
 
@@ -367,12 +405,3 @@ def keep_graphs_in_this_thread() -> None:
     # Where threads of autograd, and torch.compiler.reset(), look.
     for name in ('tree_manager_containers', 'tree_manager_locks'):
         torch._C._stash_obj_in_tls(name, getattr(place, name))
-
-
-def between_modules(model: Any, check: Check) -> AbstractContextManager[None]:
-    """Call `check` before each module of the eyes and of the language model.
-
-    Before layers would not do: on a CPU a layer of the eyes takes as long as several tokens.
-    """
-    parts = (model.model.visual, model.model.language_model.layers)
-    return interrupted((module for part in parts for module in part.modules()), check)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 import logging
+import os
+from pathlib import Path
 import re
+import shutil
+import sysconfig
 from typing import Any
 
 import torch
 
+from segzero_ros import gpus, onednn
+from segzero_ros.gpus import free_memory
+from segzero_ros.reasoning.base import Companion
 from segzero_ros.reasoning.checkpoints import Checkpoint, ELSEWHERE
-from segzero_ros.reasoning.memory import free_memory, Needs, QUANTIZED, refuse_if_too_small
+from segzero_ros.reasoning.memory import Needs, QUANTIZED, refuse_if_too_small
 from segzero_ros.types import ReasonerUnavailable
 
 _DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'float32': torch.float32}
@@ -42,8 +49,9 @@ def choose_dtype(dtype: str, device: str, checkpoint: Checkpoint) -> torch.dtype
     """Return the numbers to compute in.
 
     Args:
-        dtype: `auto`, `bfloat16`, `float16` or `float32`. `auto` takes the checkpoint's own, and
-            on a CPU that is slow at 16 bits float32.
+        dtype: `auto`, `bfloat16`, `float16` or `float32`. `auto` takes the checkpoint's own, but
+            float32 on a CPU that is slow at 16 bits, and float16 for bfloat16 on a GPU before
+            Ampere, which has none.
         device: as in `ReasonerOptions`.
         checkpoint: what would be loaded.
     """
@@ -53,16 +61,35 @@ def choose_dtype(dtype: str, device: str, checkpoint: Checkpoint) -> torch.dtype
         return _DTYPES[dtype]
     named = checkpoint.config.get('dtype') or checkpoint.config.get('torch_dtype')
     own = _DTYPES.get(str(named), torch.bfloat16)
-    on_cpu = device == 'cpu' or not torch.cuda.is_available()
-    return torch.float32 if on_cpu and not _fast_at_16_bits() else own
+    if device == 'cpu' or not torch.cuda.is_available():
+        return own if _fast_at_16_bits() else torch.float32
+    if own == torch.bfloat16 and not gpus.has_bfloat16(_find(device)):
+        _logger.info('This GPU has no bfloat16: the reasoner computes in float16')
+        return torch.float16
+    return own
 
 
 def _fast_at_16_bits() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return onednn.supports('avx512_bf16') or onednn.supports('amx_tile')
+
+
+def _find(device: str) -> int:
+    """Return the index of a GPU; raise ReasonerUnavailable where it is not here."""
+    if re.fullmatch(r'auto|cpu|cuda(:\d+)?', device) is None:
+        raise ReasonerUnavailable(f'device is auto, cpu, cuda or cuda:N; not {device!r}')
+    try:
+        return gpus.find_gpu(device)
+    except gpus.NoSuchGpu as error:
+        raise ReasonerUnavailable(f'{error} Or: {ELSEWHERE}.') from error
 
 
 def place(
-    device: str, model: str, checkpoint: Checkpoint, needs: Needs, quantization: str
+    device: str,
+    model: str,
+    checkpoint: Checkpoint,
+    needs: Needs,
+    quantization: str,
+    beside: Companion | None = None,
 ) -> Placement:
     """Choose where a model goes.
 
@@ -73,6 +100,7 @@ def place(
         checkpoint: what would be loaded.
         needs: what it takes.
         quantization: as in `ReasonerOptions`.
+        beside: what is loaded after it.
 
     Raises:
         ReasonerUnavailable: there is no such device, or its memory is too small.
@@ -80,47 +108,90 @@ def place(
     if re.fullmatch(r'auto|cpu|cuda(:\d+)?', device) is None:
         raise ReasonerUnavailable(f'device is auto, cpu, cuda or cuda:N; not {device!r}')
     if device == 'cpu' or not torch.cuda.is_available():
-        return _on_cpu(device, model, checkpoint, needs, quantization)
-    free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
-    if ':' in device:
-        index = int(device.partition(':')[2])
-        if index >= len(free):
-            raise ReasonerUnavailable(f'There is no {device}: torch sees {len(free)} GPUs.')
-    else:
-        index = max(range(len(free)), key=lambda number: free[number])
-        if needs.total > free[index] and len(free) > 1:
-            where = f'{len(free)} GPUs together'
-            refuse_if_too_small(model, checkpoint, needs, sum(free), where, quantization)
-            return Placement('auto', compile=False)
+        return _on_cpu(device, model, checkpoint, needs, quantization, beside)
+    index = _find(device)
+    free = [gpus.memory_of(number).free for number in range(torch.cuda.device_count())]
+    together = replace(needs, segmenter=_beside(index, needs.total, free, beside))
+    if ':' not in device and together.total > free[index] and len(free) > 1:
+        whole = replace(needs, segmenter=beside.size if beside else 0)
+        where = f'{len(free)} GPUs together'
+        refuse_if_too_small(model, checkpoint, whole, sum(free), where, quantization)
+        return Placement('auto', compile=False)
     name = f'cuda:{index} ({torch.cuda.get_device_name(index)})'
-    refuse_if_too_small(model, checkpoint, needs, free[index], name, quantization)
-    return Placement({'': f'cuda:{index}'}, compile=_compiles(checkpoint, quantization))
+    refuse_if_too_small(model, checkpoint, together, free[index], name, quantization)
+    return Placement({'': f'cuda:{index}'}, compile=_compiles(checkpoint, quantization, index))
+
+
+def _beside(index: int, needed: int, free: list[int], beside: Companion | None) -> int:
+    """Return how much of a GPU's memory what is loaded afterwards will want, in bytes.
+
+    Args:
+        index: the GPU.
+        needed: what the model itself takes there.
+        free: of each GPU.
+        beside: what is loaded afterwards; where it may choose, it takes the freest GPU.
+    """
+    if beside is None:
+        return 0
+    if beside.device == 'cpu':
+        return beside.size if gpus.shares_memory(index) else 0
+    left = [size - needed if number == index else size for number, size in enumerate(free)]
+    named = beside.device.partition(':')[2]
+    its = int(named) if named else max(range(len(left)), key=lambda number: left[number])
+    return beside.size if its == index else 0
 
 
 def _on_cpu(
-    device: str, model: str, checkpoint: Checkpoint, needs: Needs, quantization: str
+    device: str,
+    model: str,
+    checkpoint: Checkpoint,
+    needs: Needs,
+    quantization: str,
+    beside: Companion | None,
 ) -> Placement:
     if device not in ('auto', 'cpu'):
-        raise ReasonerUnavailable(
-            f'There is no {device}: torch sees no GPU. Check the driver (nvidia-smi) and that '
-            f'torch was built for it; {ELSEWHERE}.'
-        )
+        _find(device)
     if device == 'auto' and checkpoint.parameters > LARGEST_ON_CPU:
         billions = checkpoint.parameters / 1e9
         raise ReasonerUnavailable(
             f'{model} has {billions:.1f} billion parameters and torch sees no GPU. device:=cpu '
             f'insists on the CPU, where an answer takes minutes; {ELSEWHERE}.'
         )
+    if beside is not None and (beside.device == 'cpu' or not torch.cuda.is_available()):
+        needs = replace(needs, segmenter=beside.size)
     refuse_if_too_small(model, checkpoint, needs, free_memory(), 'memory', quantization)
     return Placement({'': 'cpu'}, compile=False)
 
 
-def _compiles(checkpoint: Checkpoint, quantization: str) -> bool:
+def _compiles(checkpoint: Checkpoint, quantization: str, index: int) -> bool:
     """Whether decoding can be compiled: bitsandbytes, AWQ and GPTQ kernels cannot."""
     method = checkpoint.config.get('quantization_config', {}).get('quant_method', '')
     if quantization.startswith('bnb') or method in ('bitsandbytes', 'awq', 'gptq', 'hqq'):
         return False
-    return find_spec('triton') is not None
+    missing = missing_to_compile(index)
+    if missing:
+        _logger.warning('Decoding is not compiled, which makes it slower: %s', missing)
+    return not missing
+
+
+def missing_to_compile(index: int) -> str:
+    """Return what torch.compile lacks for a GPU, and where to get it; empty for nothing.
+
+    It has triton write kernels, and a C compiler build what starts them, against Python's headers.
+    """
+    if torch.cuda.get_device_capability(index) < gpus.VOLTA and torch.version.hip is None:
+        return 'triton has no kernels for a GPU as old as this one.'
+    if find_spec('triton') is None:
+        return 'the package triton is not installed (pip install triton).'
+    compilers = [os.environ['CC']] if os.environ.get('CC') else ['gcc', 'clang']
+    if not any(map(shutil.which, compilers)):
+        return f'there is no C compiler, {" or ".join(compilers)} (sudo apt install gcc).'
+    # Debian's own scheme leads elsewhere; triton takes this one.
+    scheme = sysconfig.get_default_scheme().replace('posix_local', 'posix_prefix')
+    headers = sysconfig.get_path('include', scheme)
+    if not headers or not (Path(headers) / 'Python.h').is_file():
+        return f'Python.h is not in {headers} (sudo apt install python3-dev).'
+    return ''
 
 
 def quantization_config(

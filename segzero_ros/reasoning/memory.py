@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 import re
 from typing import Any
 
@@ -27,21 +26,25 @@ class Needs:
         weights: for the weights.
         cache: for keys and values of everything read and written in one answer.
         activations: for the largest step in between, estimated.
+        segmenter: for the segmenter, where that goes to the same device.
     """
 
     weights: int
     cache: int
     activations: int
+    segmenter: int = 0
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.weights + self.cache + self.activations
+        return self.weights + self.cache + self.activations + self.segmenter
 
     def __str__(self) -> str:
+        segmenter = f', {self.segmenter / GIB:.1f} the segmenter' if self.segmenter else ''
         return (
             f'{self.total / GIB:.1f} GiB ({self.weights / GIB:.1f} weights, '
-            f'{self.cache / GIB:.1f} keys and values, {self.activations / GIB:.1f} activations)'
+            f'{self.cache / GIB:.1f} keys and values, {self.activations / GIB:.1f} activations'
+            f'{segmenter})'
         )
 
 
@@ -109,11 +112,3 @@ def refuse_if_too_small(
         f'{model} needs about {needs}, but {where} has {free / GIB:.1f} GiB free. What would '
         f'help: {", ".join(options)}; {ELSEWHERE}.'
     )
-
-
-def free_memory() -> int:
-    """Return how many bytes of this machine's memory programs can still have."""
-    for line in Path('/proc/meminfo').read_text().splitlines():
-        if line.startswith('MemAvailable:'):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError('/proc/meminfo does not say how much memory is available')

@@ -15,7 +15,6 @@ kernels: another release of transformers may compute otherwise. Imports torch, `
 from __future__ import annotations
 
 from contextlib import nullcontext
-import logging
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from segzero_ros import onednn
+from segzero_ros.reasoning.base import FastPathError
 from segzero_ros.reasoning.packed_attention import attend_packed, PACKED
 from segzero_ros.reasoning.roomy_cache import roomy_cache
 
@@ -30,7 +30,6 @@ from segzero_ros.reasoning.roomy_cache import roomy_cache
 _TRIED = 4
 _LOOKING = ('q_proj', 'k_proj', 'v_proj')
 _WIDENING = ('gate_proj', 'up_proj')
-_logger = logging.getLogger(__name__)
 
 
 class OneToken:
@@ -199,18 +198,17 @@ def _look(
 def one_token(model: Any) -> OneToken | None:
     """Return the fast step of a model whose attention is packed.
 
-    None where it would not do just what the model does.
+    None for a model that is quantised, adapted, spread over devices or windowed.
+
+    Raises:
+        FastPathError: it computes otherwise than the model does.
     """
     if not _is_plain(model):
         return None
     with onednn.needed():
         same = _same(model, OneToken(model, joined=False))
     if not same:
-        _logger.warning(
-            'This release of transformers computes otherwise than the fast way to one token; '
-            'answers are written the usual way, which is a little slower.'
-        )
-        return None
+        raise FastPathError('the fused decode step computes otherwise than the model does')
     # What held the single matrices is gone, so that each is freed when its layer's are joined.
     step = OneToken(model, joined=_may_be_joined(model))
     if model.device.type == 'cuda':

@@ -30,6 +30,11 @@ def pack_attention(model: Any) -> None:
     model.model.language_model.config._attn_implementation = PACKED
 
 
+def unpack_attention(model: Any) -> None:
+    """Have a model whose heads were packed attend by transformers' own sdpa again."""
+    model.model.language_model.config._attn_implementation = 'sdpa'
+
+
 def _attend(
     module: Any,
     query: torch.Tensor,

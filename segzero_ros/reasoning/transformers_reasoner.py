@@ -7,22 +7,32 @@ neighbours in this room, torch and transformers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 import gc
 import logging
 import time
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import StoppingCriteria
 
+from segzero_ros import gpus
+from segzero_ros.interrupting import interrupted
 from segzero_ros.reasoning import checkpoints, memory
+from segzero_ros.reasoning.answer_in_progress import AnswerInProgress, StopWithAnswer
 from segzero_ros.reasoning.answers import AnswerParser, Narrator
-from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
+from segzero_ros.reasoning.base import (
+    Companion,
+    FastPathError,
+    ignore,
+    in_a_line,
+    IsCancelled,
+    never,
+    OnObject,
+    OnText,
+)
 from segzero_ros.reasoning.control_tokens import control_tokens
-from segzero_ros.reasoning.decoding import between_modules, Decoder, Prompt, unknown_settings
 from segzero_ros.reasoning.devices import (
     choose_dtype,
     place,
@@ -31,22 +41,24 @@ from segzero_ros.reasoning.devices import (
     refuse_if_it_cannot_compute,
 )
 from segzero_ros.reasoning.dialects import Dialect, dialect_named
-from segzero_ros.reasoning.packed_attention import pack_attention
 from segzero_ros.reasoning.pretrained import load_model
 from segzero_ros.reasoning.processors import chat_text, load_processor, LoadedProcessor
 from segzero_ros.reasoning.resizing import seen_by
 from segzero_ros.reasoning.squashing import squash
 from segzero_ros.reasoning.token_text import numbers_of, TokenText
-from segzero_ros.reasoning.vision_tower import attend_by_window_size, embed_by_product
 from segzero_ros.types import (
-    Cancelled,
     Frame,
     Grounding,
     MalformedAnswer,
     Query,
-    ReasonerTimeout,
     ReasonerUnavailable,
+    RgbImage,
+    SegZeroError,
 )
+
+if TYPE_CHECKING:
+    # Imported where it is used: private names of transformers may be gone.
+    from segzero_ros.reasoning.decoding import Decoder, Prompt
 
 # Tokens of a prompt beside the image: the published templates take about 200.
 _LONGEST_TEXT = 640
@@ -74,8 +86,12 @@ class TransformersOptions:
 class TransformersReasoner:
     """A Qwen2-VL or Qwen2.5-VL on this machine's GPU, or on its CPU for those who insist."""
 
-    def __init__(self, options: TransformersOptions) -> None:
+    def __init__(self, options: TransformersOptions, beside: Companion | None = None) -> None:
         """Load a model and warm it up.
+
+        Args:
+            options: which one, and how it is asked.
+            beside: what is loaded after it, and has to fit as well.
 
         Raises:
             ReasonerUnavailable: it cannot be had here; the text says why and what would help.
@@ -86,7 +102,7 @@ class TransformersReasoner:
             dialect.reader(1, 1, options.answer_parser)
         except ValueError as error:
             raise ReasonerUnavailable(str(error)) from error
-        loaded = _load(options, dialect)
+        loaded = _load(options, dialect, beside)
         self._model: Any = loaded.model
         self._processor: Any = loaded.processor.processor
         self._dialect = loaded.processor.dialect
@@ -94,11 +110,12 @@ class TransformersReasoner:
         self._device = self._model.get_input_embeddings().weight.device
         config = self._model.generation_config
         self._end_tokens = _as_set(config.eos_token_id)
-        self._decoder = self._make_decoder(loaded.placement)
         self._frame: Frame | None = None
         self._seen: tuple[torch.Tensor, torch.Tensor] | None = None
-        if self._decoder is not None and loaded.placement.compile:
-            self._warm_up()
+        self._decoder: Decoder | None = None
+        if options.fast:
+            with gpus.current(self._device):
+                self._take_fast_path(loaded.placement)
 
     @property
     def name(self) -> str:
@@ -125,7 +142,7 @@ class TransformersReasoner:
         reader = self._dialect.reader(
             frame.width, frame.height, self._options.answer_parser, query.text
         )
-        answer = _Answer(
+        answer = AnswerInProgress(
             Narrator(reader, on_text, on_object),
             TokenText(self._processor.tokenizer),
             cancelled,
@@ -133,7 +150,7 @@ class TransformersReasoner:
         )
         torch.manual_seed(self._options.seed)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), gpus.current(self._device):
                 self._write(answer, frame, query)
         except torch.OutOfMemoryError as error:
             self.forget_frame()
@@ -163,29 +180,55 @@ class TransformersReasoner:
             gc.collect()
             torch.cuda.empty_cache()
 
-    def _make_decoder(self, placement: Placement) -> Decoder | None:
-        """Return the fast decoder, or None where `generate` has to do it."""
-        if not self._options.fast:
-            return None
-        unknown = unknown_settings(self._model)
-        if unknown:
-            _logger.warning(
-                'The checkpoint asks for %s; answers are written by '
-                'transformers itself, without the fast path.',
-                ', '.join(unknown),
-            )
-            return None
-        pack_attention(self._model)
-        embed_by_product(self._model)
-        blocks = attend_by_window_size(self._model)
-        _logger.info('Windows of a size share their attention in %d blocks', blocks)
-        return Decoder(
+    def _take_fast_path(self, placement: Placement) -> None:
+        """Have answers decoded fast, if that gives what `generate` does; else warn, and do not."""
+        try:
+            self._decoder = self._make_decoder(placement)
+            if placement.compile:
+                self._warm_up()
+        except ReasonerUnavailable:
+            raise
+        except Exception as error:
+            self._leave_fast_path(error)
+
+    def _make_decoder(self, placement: Placement) -> Decoder:
+        from segzero_ros.reasoning import fast_path
+        from segzero_ros.reasoning.decoding import Decoder
+
+        query, frame = Query('the red cup'), Frame(_noise(480, 640))
+        if not np.array_equal(self._pixels(frame).cpu(), seen_by(self._dialect, frame.image)):
+            raise FastPathError('resizing on the GPU gives other pixels than Pillow')
+        cell = self._processor.image_processor.patch_size
+        cell *= self._processor.image_processor.merge_size
+        # Windows of all four sizes: inner, two edges, corner.
+        inputs = self._inputs(_noise(6 * cell, 7 * cell), query)
+        return fast_path.prepare(
             self._model,
-            self._dialect.largest_image + _LONGEST_TEXT,
-            self._options.max_new_tokens,
-            static=placement.compile,
-            is_number=numbers_of(self._processor.tokenizer),
+            inputs,
+            lambda features, grid: self._prompt(query, features, grid),
+            lambda: Decoder(
+                self._model,
+                self._dialect.largest_image + _LONGEST_TEXT,
+                self._options.max_new_tokens,
+                static=placement.compile,
+                is_number=numbers_of(self._processor.tokenizer),
+            ),
         )
+
+    def _leave_fast_path(self, error: Exception) -> None:
+        """Have `generate` write this answer and all after it, and say why."""
+        self.forget_frame()
+        decoder, self._decoder = self._decoder, None
+        if decoder is not None:
+            from segzero_ros.reasoning import fast_path
+
+            fast_path.undo(self._model, decoder)
+        _logger.warning(
+            "The fast path is not used, for %s: answers are written by transformers' own "
+            'generate, which is slower.',
+            error if isinstance(error, FastPathError) else in_a_line(error),
+        )
+        _logger.debug('The fast path failed', exc_info=error)
 
     def _warm_up(self) -> None:
         """Record the compiled step now, so that the first query does not wait for it."""
@@ -200,43 +243,82 @@ class TransformersReasoner:
         self.forget_frame()
         _logger.info('Warmed up in %.1f s', time.perf_counter() - started)
 
-    def _write(self, answer: _Answer, frame: Frame, query: Query) -> None:
+    def _write(self, answer: AnswerInProgress, frame: Frame, query: Query) -> None:
         """Have the model write its answer."""
         answer.check()
-        if self._decoder is None:
+        if self._decoder is None or not self._write_fast(answer, frame, query):
             self._write_plainly(answer, frame, query)
-            return
-        prompt = self._read_prompt(frame, query, answer.check)
-        for token in self._decoder.generate(prompt, answer.check):
-            if answer.take(token, self._end_tokens):
-                return
-            if answer.count >= self._options.max_new_tokens:
-                return
 
-    def _write_plainly(self, answer: _Answer, frame: Frame, query: Query) -> None:
-        """Have transformers' own `generate` write the answer, as the published code does."""
-        image = torch.from_numpy(seen_by(self._dialect, frame.image).copy()).permute(2, 0, 1)
-        inputs = self._processor(text=[self._chat(query)], images=[image], return_tensors='pt').to(
-            self._device
-        )
+    def _write_fast(self, answer: AnswerInProgress, frame: Frame, query: Query) -> bool:
+        """Return whether the answer is written; otherwise its rest is left to `generate`."""
+        tokens = self._fast_tokens(answer, frame, query)
+        while True:
+            try:
+                token = next(tokens)
+            except (SegZeroError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:
+                self._leave_fast_path(error)
+                return False
+            if answer.take(token, self._end_tokens):
+                return True
+            if answer.count >= self._options.max_new_tokens:
+                return True
+
+    def _fast_tokens(self, answer: AnswerInProgress, frame: Frame, query: Query) -> Iterator[int]:
+        assert self._decoder is not None
+        prompt = self._read_prompt(frame, query, answer.check)
+        yield from self._decoder.generate(prompt, answer.check)
+
+    def _write_plainly(self, answer: AnswerInProgress, frame: Frame, query: Query) -> None:
+        """Have transformers' own `generate` write the answer, as the published code does.
+
+        What of the answer is written already is its beginning.
+        """
+        inputs = self._inputs(seen_by(self._dialect, frame.image), query)
         self._refuse_resized(inputs['image_grid_thw'], frame)
-        with between_modules(self._model, answer.check):
+        written = torch.tensor([answer.tokens], dtype=torch.long, device=self._device)
+        for name, more in (
+            ('input_ids', written),
+            ('attention_mask', torch.ones_like(written)),
+            ('mm_token_type_ids', torch.zeros_like(written)),
+        ):
+            if name in inputs and answer.tokens:
+                inputs[name] = torch.cat([inputs[name], more.to(inputs[name].dtype)], dim=1)
+        with interrupted(self._model.modules(), answer.check):
             self._model.generate(
                 **inputs,
                 do_sample=False,
                 use_cache=True,
-                max_new_tokens=self._options.max_new_tokens,
-                stopping_criteria=[_AsTheAnswerSays(answer, self._end_tokens)],
+                max_new_tokens=self._options.max_new_tokens - answer.count,
+                stopping_criteria=[StopWithAnswer(answer, self._end_tokens)],
             )
+
+    def _inputs(self, image: RgbImage, query: Query) -> Any:
+        """Return a question as transformers' processor makes it.
+
+        Args:
+            image: (h, w, 3) uint8, as the model is to see it.
+            query: the question.
+        """
+        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
+        return self._processor(text=[self._chat(query)], images=[pixels], return_tensors='pt').to(
+            self._device
+        )
 
     def _read_prompt(self, frame: Frame, query: Query, check: Callable[[], None]) -> Prompt:
         """Return the prompt's tokens, and the image's features, kept while the frame stays."""
         if self._seen is None or self._frame is not frame:
             self.forget_frame()
-            with torch.inference_mode(), between_modules(self._model, check):
+            with torch.inference_mode(), interrupted(self._model.modules(), check):
                 self._seen = self._look_at(frame)
             self._frame = frame
-        features, grid = self._seen
+        return self._prompt(query, *self._seen)
+
+    def _prompt(self, query: Query, features: torch.Tensor, grid: torch.Tensor) -> Prompt:
+        """Return a question's tokens, with the features of its image."""
+        from segzero_ros.reasoning.decoding import Prompt
+
         placeholder = self._processor.image_token
         text = self._chat(query).replace(placeholder, placeholder * len(features), 1)
         return Prompt(self._processor.tokenizer(text)['input_ids'], features, grid)
@@ -275,7 +357,7 @@ class TransformersReasoner:
         """Return the whole prompt as text, with one placeholder for the image."""
         return chat_text(self._processor, self._dialect.prompt(query.text, self._control_tokens))
 
-    def _finish(self, answer: _Answer) -> Grounding:
+    def _finish(self, answer: AnswerInProgress) -> Grounding:
         try:
             return answer.finish()
         except MalformedAnswer as error:
@@ -287,60 +369,12 @@ class TransformersReasoner:
             ) from None
 
 
+def _noise(height: int, width: int) -> RgbImage:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
 def never_stop() -> None:
     """Let reading go on."""
-
-
-class _Answer:
-    """One answer while it is written: what it says, and whether it may go on."""
-
-    def __init__(
-        self, narrator: Narrator, text: TokenText, cancelled: IsCancelled, time_limit: float
-    ) -> None:
-        self._narrator = narrator
-        self._text = text
-        self._cancelled = cancelled
-        self._time_limit = time_limit
-        self._started = time.monotonic()
-        self.count = 0
-
-    def take(self, token: int, end_tokens: frozenset[int]) -> bool:
-        """Take the next token; return whether the answer is complete."""
-        self.count += 1
-        if token in end_tokens:
-            return True
-        self._narrator.feed(self._text.add(token))
-        self.check()
-        return self._narrator.complete
-
-    def check(self) -> None:
-        """Raise Cancelled or ReasonerTimeout when the answer may not go on."""
-        if self._cancelled():
-            raise Cancelled(self._narrator.text)
-        if 0 < self._time_limit < time.monotonic() - self._started:
-            raise ReasonerTimeout(
-                f'The answer took longer than its {self._time_limit:g} s; {self.count} tokens '
-                'were written. Raise time_limit, lower max_new_tokens, or use a faster model.',
-                self._narrator.text,
-            )
-
-    def finish(self) -> Grounding:
-        """Return what the whole text says."""
-        self._narrator.feed(self._text.rest())
-        return self._narrator.finish(self.count)
-
-
-class _AsTheAnswerSays(StoppingCriteria):
-    """Stops `generate` where the fast path stops."""
-
-    def __init__(self, answer: _Answer, end_tokens: frozenset[int]) -> None:
-        self._answer = answer
-        self._end_tokens = end_tokens
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Return whether the one sequence is complete, (1,) bool."""
-        done = self._answer.take(int(input_ids[0, -1]), self._end_tokens)
-        return torch.tensor([done], device=input_ids.device)
 
 
 @dataclass(frozen=True)
@@ -350,7 +384,7 @@ class _Loaded:
     placement: Placement
 
 
-def _load(options: TransformersOptions, dialect: Dialect) -> _Loaded:
+def _load(options: TransformersOptions, dialect: Dialect, beside: Companion | None) -> _Loaded:
     """Find, check and load a model; raise ReasonerUnavailable at the first thing in the way."""
     folder = checkpoints.local_folder(options.model, dialect.recipe)
     if folder is None:
@@ -368,7 +402,9 @@ def _load(options: TransformersOptions, dialect: Dialect) -> _Loaded:
         options.quantization,
         on_gpu=options.device != 'cpu' and torch.cuda.is_available(),
     )
-    placement = place(options.device, options.model, checkpoint, needs, options.quantization)
+    placement = place(
+        options.device, options.model, checkpoint, needs, options.quantization, beside
+    )
     quantised = quantization_config(options.quantization, checkpoint, dtype)
     model = load_model(checkpoint, processor, dtype, device_map=placement.device_map, **quantised)
     _make_greedy(model)

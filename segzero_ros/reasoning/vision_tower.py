@@ -80,6 +80,15 @@ def embed_by_product(model: Any) -> None:
     embedding.forward = MethodType(forward, embedding)
 
 
+def restore(model: Any) -> None:
+    """Have a model's vision tower compute as transformers has it again."""
+    tower = model.model.visual
+    tower.patch_embed.__dict__.pop('forward', None)
+    for block in tower.blocks:
+        if block.attn.__dict__.pop('forward', None) is not None:
+            del block.attn.attend
+
+
 class _Windows:
     """The attention of all blocks of one tower; they share the plans of the last image."""
 

@@ -65,6 +65,7 @@ class Health:
         reasoner: which reasoning model is loaded or wanted.
         segmenter: which segmenter is loaded or wanted.
         model_error: why the models cannot be had.
+        download: how far their download is; empty while there is none.
         server_error: why the reasoning model's server cannot be reached, and the cure.
         memory: bytes that the process holds; 0 where that is not known.
         gpu: the memory of the GPU; None where none is used.
@@ -100,6 +101,7 @@ class Health:
     reasoner: str = ''
     segmenter: str = ''
     model_error: str = ''
+    download: str = ''
     server_error: str = ''
     memory: int = 0
     gpu: GpuMemory | None = None
@@ -206,7 +208,8 @@ def _models(health: Health) -> _Report:
     if health.memory:
         values['process memory'] = _size(health.memory)
     if health.gpu is not None:
-        values['GPU memory'] = f'{_size(health.gpu.free)} of {_size(health.gpu.total)} free'
+        free = f'{_size(health.gpu.free)} of {_size(health.gpu.total)} free'
+        values['GPU memory'] = f'{free} on {health.gpu.device}' if health.gpu.device else free
     if health.model_state is ModelState.FAILED:
         error = health.model_error or 'The models could not be loaded.'
         return DiagnosticStatus.ERROR, error, values
@@ -216,6 +219,9 @@ def _models(health: Health) -> _Report:
         few = f"Only {_size(health.gpu.free)} of the GPU's memory are free: "
         few += 'end other programs on it, or take a smaller model or `quantization`.'
         return DiagnosticStatus.WARN, few, values
+    if health.model_state is ModelState.LOADING and health.download:
+        values['download'] = health.download
+        return DiagnosticStatus.OK, f'{health.download}.', values
     said = {
         ModelState.READY: f'{health.reasoner} and {health.segmenter} are ready.',
         ModelState.LOADING: f'Loading {health.reasoner} and {health.segmenter}.',

@@ -60,10 +60,13 @@ class Glance:
 def one_line(reports: Sequence[DiagnosticStatus]) -> str:
     """Return what is wrong, the worst first, or else what each report says.
 
-    `ros2 topic echo` shows 128 characters: the models, which change least, come last.
+    `ros2 topic echo` shows 128 characters: the models, which change least, come last, but for
+    their download.
     """
     worst = max(report.level for report in reports)
     said = [(report, ' '.join(report.message.split())) for report in reports]
+    if worst == DiagnosticStatus.OK and any(each.key == 'download' for each in reports[0].values):
+        return ' | '.join(['OK', *(text for _, text in said)])
     if worst == DiagnosticStatus.OK:
         return ' | '.join(['OK', *(text for _, text in said[1:]), said[0][1]])
     said.sort(key=lambda pair: pair[0].level, reverse=True)

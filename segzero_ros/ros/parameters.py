@@ -211,7 +211,7 @@ SPECS = (
         'segmenter_dtype',
         _SEGMENTER.dtype,
         'Number format of the segmenter.',
-        choices=('auto', 'bfloat16', 'float32'),
+        choices=('auto', 'bfloat16', 'float16', 'float32'),
     ),
     Spec('device', _REASONER.device, 'Where the models run, such as auto, cpu, cuda or cuda:1.'),
     Spec('offline', _REASONER.offline, 'Never ask the hub; use what is on this machine.'),

@@ -28,9 +28,9 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image
 
+from segzero_ros import hub
 from segzero_ros.loading import (
-    load_reasoner,
-    load_segmenter,
+    load_pipeline,
     load_tracker,
     ReasonerOptions,
     SegmenterOptions,
@@ -95,16 +95,6 @@ _logger = logging.getLogger(__name__)
 
 class NotConfigured(SegZeroError):
     """There are no models; the text says what is missing and what to do."""
-
-
-def load_pipeline(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pipeline:
-    """Load both models; leaves none in memory when the other cannot be had."""
-    loaded = load_reasoner(reasoner)
-    try:
-        return Pipeline(loaded, load_segmenter(segmenter), reasoner.time_limit)
-    except BaseException:
-        loaded.close()
-        raise
 
 
 def less_demanding(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> str:
@@ -367,6 +357,9 @@ class PerceptionNode(ManagedNode):
             )
 
     def _look_around(self) -> None:
+        download = hub.progress()
+        if download is not None and self.state == 'configuring':
+            self._desk.close(f'{download}. Ask again when the node is active.')
         if self._answering.camera is not None:
             self._answering.camera.look()
         self._watch_models()
@@ -424,6 +417,7 @@ class PerceptionNode(ManagedNode):
             reasoner=pipeline.reasoner.name if pipeline else self._value('reasoner'),
             segmenter=pipeline.segmenter.name if pipeline else self._value('segmenter'),
             model_error=self._last_error,
+            download=str(hub.progress() or ''),
             server_error=self._server_watch.error,
             memory=process_memory(),
             gpu=gpu_memory(),

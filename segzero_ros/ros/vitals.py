@@ -1,6 +1,6 @@
 """What the node notices about itself over time: usual rates, times of answers, memory.
 
-Nothing here waits. Imports nothing of the package, and never a library of models.
+Nothing here waits. Never imports a library of models.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import math
 import os
 from pathlib import Path
 import statistics
-import sys
 import time
-from typing import NamedTuple
+
+from segzero_ros.gpus import gpu_memory as gpu_memory
+from segzero_ros.gpus import GpuMemory as GpuMemory
+from segzero_ros.gpus import on_gpu
 
 # Rates that are remembered, how many make a usual one, and the share of it below which one fell.
 REMEMBERED = 60
@@ -68,13 +70,6 @@ class Pace:
         return (len(moments) - 1) / max(moments[-1] - moments[0], 1e-9)
 
 
-class GpuMemory(NamedTuple):
-    """Memory of the GPU that torch uses, in bytes: what models can still have, and all of it."""
-
-    free: int
-    total: int
-
-
 def percentile(values: Iterable[float], share: float) -> float:
     """Return the smallest value that such a share of them does not exceed; NaN for none."""
     ordered = sorted(values)
@@ -114,7 +109,7 @@ def results_together() -> Iterator[None]:
     it is as `keep_pictures_apart` has it, for its reasons. Does nothing without torch or with a
     GPU.
     """
-    together = _on_gpu() is False and _set_thresholds(_LARGEST, 2 * _LARGEST)
+    together = on_gpu() is False and _set_thresholds(_LARGEST, 2 * _LARGEST)
     try:
         yield
     finally:
@@ -159,22 +154,3 @@ def give_memory_back() -> bool:
         return False
     trim(0)
     return True
-
-
-def gpu_memory() -> GpuMemory | None:
-    """Return the GPU's memory, None while no model of this process uses one."""
-    if not _on_gpu():
-        return None
-    cuda = sys.modules['torch'].cuda
-    free, total = cuda.mem_get_info()
-    # What torch holds without using it is free to its models.
-    kept = cuda.memory_reserved() - cuda.memory_allocated()
-    return GpuMemory(free + kept, total)
-
-
-def _on_gpu() -> bool | None:
-    """Return whether torch uses a GPU in this process; None while there is no torch."""
-    # While the models' thread imports torch, the module is there with hardly anything in it.
-    cuda = getattr(sys.modules.get('torch'), 'cuda', None)
-    initialized = getattr(cuda, 'is_initialized', None)
-    return None if initialized is None else bool(initialized())

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 import logging
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segzero_ros import onednn
+from segzero_ros import gpus, onednn
 from segzero_ros.interrupting import Check, interrupted
 from segzero_ros.segmentation.sam2_checkpoint import build_model, find_checkpoint
 from segzero_ros.types import (
@@ -32,7 +33,7 @@ from segzero_ros.types import (
     SegmenterUnavailable,
 )
 
-DTYPES = ('auto', 'bfloat16', 'float32')
+DTYPES = ('auto', 'bfloat16', 'float16', 'float32')
 # Channel means and deviations of the pictures that the encoder was trained on (ImageNet's).
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
@@ -92,9 +93,11 @@ class Sam2Segmenter:
         Args:
             model: one of the eight published names, a local file of weights, or its folder.
             config: the weights' configuration; empty: known from their name or beside them.
-            device: `auto` (the GPU if there is one, else the CPU), `cpu`, `cuda`, `cuda:1` …
-            dtype: `auto` (bfloat16 autocast on a GPU that has it, as the published results used,
-                else float32), `bfloat16` or `float32`.
+            device: `auto` (the GPU with the most free memory, else the CPU), `cpu`, `cuda`,
+                `cuda:1` …
+            dtype: what to compute in by autocast: `bfloat16`, `float16`, `float32` or `auto`
+                (bfloat16 on a GPU, as the published results used, float16 on one that has none,
+                float32 on a CPU).
             offline: never ask the hub.
 
         Raises:
@@ -312,20 +315,19 @@ def batches(objects: tuple[GroundedObject, ...]) -> Iterator[list[int]]:
 def choose_device(name: str) -> torch.device:
     """Return the device a name stands for; `auto` without a GPU is the CPU, and says so.
 
+    Of several GPUs `auto` and `cuda` mean the one with the most free memory.
+
     Raises:
         SegmenterUnavailable: there is no such device here.
     """
+    if name in ('auto', 'cuda') and torch.cuda.is_available():
+        return torch.device('cuda', gpus.find_gpu(name))
     if name == 'auto':
-        if torch.cuda.is_available():
-            return torch.device('cuda', torch.cuda.current_device())
         _logger.warning('No GPU that torch can use: SAM 2 runs on the CPU, in seconds per frame')
         return torch.device('cpu')
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise SegmenterUnavailable(
-            f'There is no device {name!r}: name auto, cpu, cuda or cuda:1.'
-        ) from error
+    if re.fullmatch(r'cpu|cuda(:\d+)?', name) is None:
+        raise SegmenterUnavailable(f'There is no device {name!r}: name auto, cpu, cuda or cuda:1.')
+    device = torch.device(name)
     if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
         raise SegmenterUnavailable(
             f'SAM 2 was to run on {name}, but torch sees {torch.cuda.device_count()} GPUs here. '
@@ -335,7 +337,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the number format to compute in: bfloat16 by autocast, or float32 throughout.
+    """Return the number format to compute in: 16 bits by autocast, or float32 throughout.
 
     Raises:
         SegmenterUnavailable: the name is none of DTYPES.
@@ -345,13 +347,14 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
             f'SAM 2 has no dtype {name!r}: name one of {", ".join(DTYPES)}.'
         )
     if name != 'auto':
-        return torch.bfloat16 if name == 'bfloat16' else torch.float32
+        chosen: torch.dtype = getattr(torch, name)
+        return chosen
     if device.type != 'cuda':
         return torch.float32
-    if torch.cuda.is_bf16_supported(including_emulation=False):
+    if gpus.has_bfloat16(device.index or 0):
         return torch.bfloat16
-    _logger.warning('This GPU has no bfloat16: SAM 2 computes in float32, which is slower')
-    return torch.float32
+    _logger.info('This GPU has no bfloat16: SAM 2 computes in float16')
+    return torch.float16
 
 
 def _new_stream(device: torch.device) -> torch.cuda.Stream | None:
@@ -364,10 +367,11 @@ def _new_stream(device: torch.device) -> torch.cuda.Stream | None:
 def at_work(doing: str, device: torch.device) -> Iterator[None]:
     """Have oneDNN, and turn a GPU that is full into an error that says what to do about it.
 
-    The reasoner works beside the encoder, and does without oneDNN where it may.
+    The reasoner works beside the encoder, and does without oneDNN where it may. On another GPU,
+    too, perhaps.
     """
     try:
-        with onednn.needed():
+        with onednn.needed(), gpus.current(device):
             yield
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()

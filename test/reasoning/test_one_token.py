@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
 from segzero_ros import onednn
+from segzero_ros.reasoning.base import FastPathError
 from segzero_ros.reasoning.one_token import across, one_token, OneToken
 from segzero_ros.reasoning.packed_attention import attend_in_parts, pack_attention, PART
 from segzero_ros.reasoning.roomy_cache import roomy_cache
@@ -206,16 +206,13 @@ def test_layers_of_another_kind_are_left_alone() -> None:
     assert one_token(model) is None
 
 
-def test_a_model_that_computes_otherwise_is_found_out(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_model_that_computes_otherwise_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model('qwen2_5_vl', (4, 2), torch.float32)
     norm = type(model.model.language_model.norm)
     plain = norm.forward
     monkeypatch.setattr(norm, 'forward', lambda self, states: plain(self, states) * 1.001)
-    with caplog.at_level(logging.WARNING):
-        assert one_token(model) is None
-    assert 'computes otherwise' in caplog.text
+    with pytest.raises(FastPathError, match='fused decode step computes otherwise'):
+        one_token(model)
 
 
 def test_a_model_that_reads_several_tokens_otherwise_is_found_out(
@@ -225,4 +222,5 @@ def test_a_model_that_reads_several_tokens_otherwise_is_found_out(
     monkeypatch.setattr(
         'segzero_ros.reasoning.one_token.across', lambda *parts: 1.01 * across(*parts)
     )
-    assert one_token(make_model('qwen2_5_vl', (4, 2), torch.float32)) is None
+    with pytest.raises(FastPathError, match='computes otherwise'):
+        one_token(make_model('qwen2_5_vl', (4, 2), torch.float32))

@@ -284,6 +284,22 @@ def test_one_line_says_all_is_well_within_what_echo_shows() -> None:
     assert line.index('VisionReasoner') < 128
 
 
+def test_one_line_begins_with_a_download_that_goes_on() -> None:
+    line = 'Downloading Ricky06662/VisionReasoner-7B: 34% of 16.6 GB, 12 min left'
+    fetching = replace(UNBORN, model_state=ModelState.LOADING, download=line)
+    reports = statuses(fetching, '/segzero/perception')
+    assert (reports[0].level, reports[0].message) == (OK, f'{line}.')
+    assert {each.key: each.value for each in reports[0].values}['download'] == line
+    assert one_line(reports).startswith(f'OK | {line}. | Not listening')
+    assert len(f'OK | {line}') < 128
+
+
+def test_memory_is_that_of_the_gpu_in_use() -> None:
+    health = replace(WELL, gpu=GpuMemory(2**33, 24 * 2**30, 'cuda:1'))
+    values = {each.key: each.value for each in statuses(health, '/segzero/perception')[0].values}
+    assert values['GPU memory'] == '8.0 GiB of 24.0 GiB free on cuda:1'
+
+
 def test_one_line_says_only_what_is_wrong_the_worst_first() -> None:
     ill = replace(WELL, last_error='No.', last_error_age_s=3.0, frame_age_s=math.nan)
     assert one_line(statuses(ill, '/segzero/perception')) == (
