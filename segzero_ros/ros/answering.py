@@ -35,6 +35,8 @@ Deliver = Callable[[SegmentationResult], None]
 
 SUCCESSES = (Status.OK, Status.NOT_FOUND)
 FAILURES = (Status.ERROR, Status.MALFORMED_ANSWER, Status.TIMEOUT, Status.NO_IMAGE)
+# Most seconds that publishing a piece of reasoning takes another thread, unless it hangs.
+PUBLISHING = 0.1
 # How many answers tell whether the models are slow.
 RECENT = 20
 _logger = logging.getLogger(__name__)
@@ -295,12 +297,18 @@ class Relay:
     def end(self) -> None:
         """Pass on nothing more; close the reasoning on its topic, if there was any, by a line end.
 
-        From whatever thread: models that are left behind may go on writing.
+        From whatever thread, and without waiting for one that hangs: models that are left behind
+        may go on writing.
         """
-        with self._lock:
-            if self._wrote and not self._ended:
+        self._ended = True
+        if not self._lock.acquire(timeout=PUBLISHING):
+            return
+        try:
+            if self._wrote:
+                self._wrote = False
                 self._outlets.reasoning('\n')
-            self._ended = True
+        finally:
+            self._lock.release()
 
     def _stage(self, stage: Stage) -> None:
         if not self._ended:
