@@ -147,6 +147,7 @@ def download(model: str) -> Path:
     Raises:
         ReasonerUnavailable: the hub cannot be reached or has no such model, or the disk is full.
     """
+    _logger.info('Fetching %s from the hub; later starts find it in the cache', model)
     try:
         return hub.fetch(model, _WANTED)
     except (hub.DiskFull, hub.BrokenOff) as error:
