@@ -28,7 +28,7 @@ def hub(tiny_qwen2_vl: Any) -> Any:
         yield server
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_download_is_seen_in_status_log_and_answers_and_can_be_tried_again(
     hub, node_process, new_client, tiny_sam2, tmp_path, make_tiny_checkpoints, as_image_message
 ):
@@ -56,7 +56,7 @@ def test_a_download_is_seen_in_status_log_and_answers_and_can_be_tried_again(
     latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     lines = client.listen(String, 'status', latched)
     # What `ros2 topic echo` shows.
-    lines.wait_for(lambda line: line.data.startswith(f'OK | Downloading {NAME}: '), 120)
+    lines.wait_for(lambda line: line.data.startswith(f'OK | Downloading {NAME}: '), 300)
     client.wait_for_server()
     asked = client.until(
         lambda: (
