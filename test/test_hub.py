@@ -22,6 +22,10 @@ import pytest
 pytest.importorskip('huggingface_hub')
 
 from segzero_ros import hub
+from segzero_ros.evaluation.hub import open_hub
+from segzero_ros.reasoning import checkpoints
+from segzero_ros.segmentation.sam2_checkpoint import find_checkpoint
+from segzero_ros.types import SegZeroError
 
 NAME = 'somebody/model'
 FILES = {
@@ -256,3 +260,32 @@ with shown_on_terminal():
 )
 def test_progress_is_a_line(reached: hub.Progress, line: str) -> None:
     assert str(reached) == line
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        hub.DiskFull('a/b takes 16.6 GB more in /small/hub, and 4.0 GB of that are missing.'),
+        hub.BrokenOff('The download of a/b broke off after 3.2 GB of 16.6 GB. Try again.'),
+        hub.DownloadError('The hub has no a/b.'),
+    ],
+    ids=['full', 'broken', 'refused'],
+)
+@pytest.mark.parametrize('what', ['reasoner', 'segmenter', 'data'])
+def test_what_stops_a_download_is_told_by_all_who_download(
+    what: str, error: hub.DownloadError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(hub, 'fetch', stop)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
+    with pytest.raises(SegZeroError) as caught:
+        if what == 'reasoner':
+            checkpoints.download('a/b')
+        elif what == 'segmenter':
+            find_checkpoint('facebook/sam2-hiera-tiny')
+        else:
+            open_hub('a/b')
+    assert str(error) in str(caught.value)
+    assert not isinstance(caught.value, hub.DownloadError)
