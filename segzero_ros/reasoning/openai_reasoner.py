@@ -53,7 +53,7 @@ CLOSE_LIMIT = 0.1
 # To make a connection, and to list the models; an answer may take as long as the options allow.
 CONNECT_LIMIT = 5.0
 LISTING_LIMIT = 10.0
-# To count what an image costs.
+# To count what an image costs; a slow server gets as long as its answer took.
 COUNT_LIMIT = 10.0
 # To write the few tokens that show whether answers are constrained; the first time a server
 # compiles the grammar for it.
@@ -130,6 +130,7 @@ class OpenAIReasoner:
         self._secrets = secrets_of(key, address)
         self._loop = asyncio.new_event_loop()
         self._response: Any = None
+        self._count_limit = COUNT_LIMIT
         # Why there is no connection, while there is none.
         self._unconnected = ''
         self._client = openai.AsyncOpenAI(
@@ -244,6 +245,7 @@ class OpenAIReasoner:
         """Send the query and read what comes until the answer is there."""
         seen = seen_by(self._dialect, frame.image)
         prompt = self._dialect.prompt(query.text)
+        started = time.monotonic()
         try:
             async with await self._ask(user_message(seen, prompt)) as stream:
                 async for chunk in stream:
@@ -255,6 +257,7 @@ class OpenAIReasoner:
             text = reply.narrator.text
             raise explained(error, self._url, self._key_env, text, self._secrets) from error
         size = seen.shape[1], seen.shape[0]
+        self._count_limit = max(COUNT_LIMIT, time.monotonic() - started)
         try:
             grounding = self._grounding(reply)
         except MalformedAnswer:
@@ -274,7 +277,7 @@ class OpenAIReasoner:
         asked = [request, whole] if 'stream_options' in request else [whole]
         for one in asked:
             try:
-                charged = await asyncio.wait_for(self._charged(one), COUNT_LIMIT)
+                charged = await asyncio.wait_for(self._charged(one), self._count_limit)
             except asyncio.TimeoutError:
                 return None
             # Whatever goes wrong here has not gone wrong with the answer.

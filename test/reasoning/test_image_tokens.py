@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import logging
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -22,9 +23,10 @@ from scripted_server import (
     usage,
 )
 
+from segzero_ros.reasoning import openai_reasoner
 from segzero_ros.reasoning.image_tokens import _others
 from segzero_ros.reasoning.openai_reasoner import OpenAIReasoner
-from segzero_ros.types import Frame, Query, ReasonerUnavailable
+from segzero_ros.types import Frame, MalformedAnswer, Query, ReasonerUnavailable
 
 FRAME = Frame(np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8))
 QUERY = Query('the mug')
@@ -338,6 +340,36 @@ def test_an_answer_without_objects_needs_no_check():
             [*pieces_of('<think>No.</think><answer>[]</answer>'), piece(finish='stop'), DONE]
         )
         assert reasoner.reason(FRAME, QUERY).objects == () and not server.counted
+
+
+def test_what_a_model_writes_about_a_resized_image_need_be_no_answer():
+    nonsense = '<think>The left.</think><left.'
+    with served(resized(1024, 4096), 'llamacpp') as (server, reasoner):
+
+        def reply(request: Request) -> None:
+            cost = len(request.body['messages'][0]['content'][1]['text']) * 189 // 486
+            charged = usage(cost + server.charge_for(request.image_size()))
+            counted = piece(choices=[], usage=charged)
+            request.stream([*pieces_of(nonsense), piece(finish='stop'), counted, DONE])
+
+        server.answer = reply
+        with pytest.raises(ReasonerUnavailable, match='--image-min-tokens'):
+            reasoner.reason(FRAME, QUERY)
+        server.charge_for = ALONE
+        with pytest.raises(MalformedAnswer):
+            reasoner.reason(FRAME, QUERY)
+
+
+def test_a_slow_server_gets_as_long_to_count_as_it_took_to_answer(monkeypatch, caplog):
+    monkeypatch.setattr(openai_reasoner, 'COUNT_LIMIT', 0.1)
+    with served(resized(1024, 4096), 'llamacpp') as (server, reasoner):
+        answer, count = server.answer, server.count
+        pause = threading.Event()
+        server.answer = lambda request: (pause.wait(2.0), answer(request))
+        server.count = lambda request: (pause.wait(0.5), count(request))
+        with pytest.raises(ReasonerUnavailable, match='resizes the image'):
+            reasoner.reason(FRAME, QUERY)
+        assert not warned(caplog)
 
 
 # The server loads torch: minutes on a busy machine.

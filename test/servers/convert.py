@@ -1,0 +1,18 @@
+"""Run llama.cpp's converter on a checkpoint with a tokenizer of its own.
+
+    python convert.py CONVERTER_FOLDER ARGUMENTS …
+
+Published tokenizers it knows by name; one that was trained for a test it has to be told: digits
+one by one, and GPT-2's words, which llama.cpp calls `starcoder`.
+"""
+
+import runpy
+import sys
+
+folder = sys.argv.pop(1)
+sys.path[:0] = [folder, f'{folder}/gguf-py']
+
+from conversion import base
+
+base.TextModel.get_vocab_base_pre = lambda *_: 'starcoder'
+runpy.run_path(f'{folder}/convert_hf_to_gguf.py', run_name='__main__')
