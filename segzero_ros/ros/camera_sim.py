@@ -397,10 +397,10 @@ def _complete(changes: list[Parameter]) -> list[Parameter]:
 
 def main(args: list[str] | None = None) -> int:
     """Run the camera until Ctrl-C; return 1 after saying why there is nothing to look at."""
-    rclpy.init(args=args)
     try:
+        rclpy.init(args=args)
         node = CameraSim()
-    except (SegZeroError, InvalidParameterTypeException) as error:
+    except (SegZeroError, InvalidParameterTypeException, RuntimeError) as error:
         rclpy.logging.get_logger('camera_sim').fatal(str(error))
         try_shutdown()
         return 1

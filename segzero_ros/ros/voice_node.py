@@ -20,6 +20,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 import rclpy
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -226,7 +227,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = VoiceNode()
-    except (ParameterError, SpeechError, RuntimeError) as error:
+    except (ParameterError, SpeechError, InvalidParameterTypeException, RuntimeError) as error:
         sys.stderr.write(f'voice_node: {error}\n')
         rclpy.try_shutdown()
         return 2

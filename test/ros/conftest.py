@@ -303,18 +303,23 @@ class Client:
         return response.status, response.result.result
 
     def state(self) -> str:
-        """Return the label of the node's lifecycle state.
+        """Return the label of the node's lifecycle state."""
+        response = self.look_up(GetState, f'{self.server}/get_state', GetState.Request())
+        return response.current_state.label
+
+    def look_up(self, service_type: Any, name: str, request: Any) -> Any:
+        """Call a service that changes nothing and return its response.
 
         A node that has not yet found this client's reader when it answers drops its first reply,
         so it is asked again.
         """
         end = time.monotonic() + DEADLINE
         while time.monotonic() < end:
-            future = self.call_async(GetState, f'{self.server}/get_state', GetState.Request())
+            future = self.call_async(service_type, name, request)
             done = threading.Event()
             future.add_done_callback(lambda _, done=done: done.set())
             if done.wait(5.0):
-                return future.result().current_state.label
+                return future.result()
         raise AssertionError(f'no answer in {DEADLINE} s')
 
     def wait_for_state(self, label: str, deadline: float = DEADLINE) -> None:
@@ -338,7 +343,7 @@ class Client:
     def get_parameter(self, name: str) -> Any:
         """Return the value of one of the node's parameters."""
         request = GetParameters.Request(names=[name])
-        response = self.call(GetParameters, f'{self.server}/get_parameters', request)
+        response = self.look_up(GetParameters, f'{self.server}/get_parameters', request)
         return rclpy.parameter.parameter_value_to_python(response.values[0])
 
     def camera(

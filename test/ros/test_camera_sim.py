@@ -266,6 +266,16 @@ def test_a_camera_with_nothing_to_look_at_says_so_and_ends(
     assert 'Traceback' not in process.output
 
 
+@pytest.mark.parametrize('arguments', [['-p', 'rate'], ['--params-file', '/nowhere.yaml']])
+def test_arguments_that_ros_cannot_read_end_it_with_a_line(
+    node_process: Start, arguments: list[str]
+) -> None:
+    process = node_process(script=SCRIPT, arguments=arguments)
+    assert process.wait() == 1
+    assert arguments[1] in process.output
+    assert 'Traceback' not in process.output
+
+
 @pytest.fixture(scope='module')
 def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bag of five frames, 50 ms apart, with two cameras' images, depth and camera_info."""
