@@ -14,6 +14,7 @@ import sys
 import cv2
 import numpy as np
 import rclpy
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
@@ -68,7 +69,7 @@ def main() -> None:
     folder = rclpy.utilities.remove_ros_args(sys.argv)[1]
     try:
         rclpy.spin(CropObjects(Path(folder)))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
         rclpy.try_shutdown()
