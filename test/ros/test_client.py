@@ -251,8 +251,10 @@ def test_without_a_node_the_error_names_where_there_is_one(client: PerceptionCli
     assert '/asked' in str(error.value)
 
 
-def test_a_node_that_is_not_active_says_so_itself(scripted_node: Start) -> None:
+def test_a_node_that_is_not_active_says_so_itself(scripted_node: Start, new_client: Start) -> None:
     scripted_node({'autostart': False}, arguments=['-r', '__ns:=/asleep'])
+    # It takes its time to start on a busy machine; what follows has to be quick.
+    new_client('asleep').wait_for_state('unconfigured')
     with PerceptionClient('asleep') as client:
         assert client.wait_for_node(DEADLINE / 8) == 'unconfigured'
         answer = client.ask('anything').answer
