@@ -26,7 +26,7 @@ def tiny_config() -> Any:
 
     package = find_spec('sam2')
     if package is None or package.origin is None:
-        raise SystemExit('The package sam2 is missing: pip install "segzero_ros[models]"')
+        raise SystemExit('The package sam2 is missing: scripts/install_models models')
     configs = Path(package.origin).parent / 'configs'
     config = OmegaConf.load(configs / 'sam2.1' / 'sam2.1_hiera_t.yaml')
     model = config.model

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 import logging
 from typing import Any
 
+from segzero_ros.extras import lacking
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.reasoning.base import Companion, Reasoner
 from segzero_ros.reasoning.credentials import masked
@@ -135,8 +136,8 @@ def load_reasoner(options: ReasonerOptions, beside: Companion | None = None) -> 
             from segzero_ros.reasoning.openai_reasoner import OpenAIReasoner
         except ImportError as error:
             raise ReasonerUnavailable(
-                f'The reasoner openai needs packages that are not installed ({error}): '
-                'pip install "segzero_ros[openai]", or take the reasoner attributes.'
+                f'{lacking("The reasoner openai needs", error, "openai")}, or take the reasoner '
+                'attributes.'
             ) from error
         return OpenAIReasoner(
             options.base_url,
@@ -166,8 +167,8 @@ def _load_transformers(options: ReasonerOptions, beside: Companion | None) -> Re
         )
     except ImportError as error:
         raise ReasonerUnavailable(
-            f'The reasoner transformers needs packages that are not installed ({error}): '
-            'pip install "segzero_ros[models]", or take profile:=remote or profile:=offline.'
+            f'{lacking("The reasoner transformers needs", error, "models")}, or take '
+            'profile:=remote or profile:=offline.'
         ) from error
     wanted = {field.name for field in fields(TransformersOptions)}
     chosen = {name: value for name, value in vars(options).items() if name in wanted}
@@ -185,8 +186,8 @@ def load_segmenter(options: SegmenterOptions) -> Segmenter[Any]:
             from segzero_ros.segmentation.sam2_segmenter import Sam2Segmenter
         except ImportError as error:
             raise SegmenterUnavailable(
-                f'The segmenter sam2 needs packages that are not installed ({error}): '
-                'pip install "segzero_ros[models]", or take the segmenter grabcut.'
+                f'{lacking("The segmenter sam2 needs", error, "models")}, or take the segmenter '
+                'grabcut.'
             ) from error
         return Sam2Segmenter(
             options.model, options.config, options.device, options.dtype, options.offline

@@ -11,9 +11,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / 'segzero_ros'
 
 # For each room, the rooms it may import; a module directly in the package is a room of its own.
 OUTER = {'pipeline', 'reasoning', 'segmentation', 'spatial', 'types', 'loading', 'profiles'}
-OUTER |= {'drawing', 'following', 'gpus', 'hub', 'interrupting', 'wire'}
+OUTER |= {'drawing', 'extras', 'following', 'gpus', 'hub', 'interrupting', 'wire'}
 ALLOWED = {
     'types': set(),
+    'extras': set(),
+    'programs': {'extras', 'ros'},
     'spatial': {'quantiles', 'types'},
     'interrupting': set(),
     'gpus': {'types'},
@@ -24,9 +26,9 @@ ALLOWED = {
     'side_thread': set(),
     'drawing': {'lettering', 'types'},
     'serving': {'types'},
-    'reasoning': {'gpus', 'hub', 'interrupting', 'onednn', 'quantiles', 'types'},
-    'segmentation': {'gpus', 'hub', 'interrupting', 'onednn', 'types'},
-    'loading': {'gpus', 'pipeline', 'reasoning', 'segmentation', 'types'},
+    'reasoning': {'extras', 'gpus', 'hub', 'interrupting', 'onednn', 'quantiles', 'types'},
+    'segmentation': {'extras', 'gpus', 'hub', 'interrupting', 'onednn', 'types'},
+    'loading': {'extras', 'gpus', 'pipeline', 'reasoning', 'segmentation', 'types'},
     'profiles': {'loading', 'pipeline', 'types'},
     'pipeline': {
         'interrupting',
@@ -39,8 +41,8 @@ ALLOWED = {
     'following': {'segmentation', 'spatial', 'types'},
     'wire': {'drawing', 'types'},
     'simulation': {'types'},
-    'doctor': {'gpus', 'hub', 'loading', 'reasoning', 'segmentation', 'types'},
-    'speech': {'reasoning', 'types'},
+    'doctor': {'extras', 'gpus', 'hub', 'loading', 'reasoning', 'segmentation', 'types'},
+    'speech': {'extras', 'reasoning', 'types'},
     'ros': OUTER | {'doctor', 'simulation', 'replay', 'speech'},
     'replay': OUTER,
     'evaluation': OUTER | {'replay', 'simulation'},

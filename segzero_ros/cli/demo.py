@@ -51,6 +51,7 @@ ANSWERING = 30.0
 SEEING = 30.0
 RECORDED = ('query', 'result', 'reasoning', 'overlay')
 # What the profile `mini` is loaded with.
+NEEDS = ('rclpy', 'rosbags', 'skimage')
 MINI_NEEDS = ('torch', 'torchvision', 'transformers', 'accelerate')
 # The node and the recorder.
 HEARERS = 2
@@ -92,6 +93,10 @@ def run(options: argparse.Namespace) -> int:
     """Run the demo; return its exit code."""
     from rich.console import Console
 
+    # Before anything is started or written: what is missing ends the demo.
+    for name in NEEDS:
+        if importlib.util.find_spec(name) is None:
+            importlib.import_module(name)
     # Where the output is no terminal, wide enough for the table.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     started = time.monotonic()

@@ -13,6 +13,7 @@ import sys
 
 from segzero_ros.cli.children import installed
 from segzero_ros.cli.download_line import shown_on_terminal
+from segzero_ros.extras import explain
 from segzero_ros.types import SegZeroError
 from segzero_ros.wire.printable import printable
 
@@ -67,6 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code: int = import_module(f'segzero_ros.cli.{options.command}').run(options)
     except SegZeroError as error:
         print(printable(f'segzero {options.command}: {error}'), file=sys.stderr)
+        return FAILED
+    except ImportError as error:
+        reason = explain(error)
+        if not reason:
+            raise
+        print(printable(f'segzero {options.command}: {reason}'), file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print(f'segzero {options.command}: interrupted', file=sys.stderr)

@@ -8,6 +8,8 @@ import sys
 import warnings
 
 from segzero_ros.cli.model_arguments import read_overrides
+from segzero_ros.extras import lacking
+from segzero_ros.types import SegZeroError
 
 EPILOG = """\
 data (also --validation):
@@ -77,7 +79,11 @@ def run(options: argparse.Namespace) -> int:
         logging.getLogger(library).setLevel(logging.ERROR)
     logging.getLogger('bitsandbytes.backends').setLevel(logging.CRITICAL)
 
-    from segzero_ros.training.trainer import train
+    try:
+        from segzero_ros.training.trainer import train
+    except ImportError as error:
+        needed = lacking('Training needs', error, 'models', 'data', 'training')
+        raise SegZeroError(f'{needed}.') from error
 
     def say(text: str) -> None:
         if not options.quiet:

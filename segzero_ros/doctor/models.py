@@ -19,6 +19,7 @@ import urllib.request
 
 from segzero_ros import gpus, hub
 from segzero_ros.doctor.findings import fail, Finding, ok, warn
+from segzero_ros.extras import install_command
 from segzero_ros.loading import ReasonerOptions, SegmenterOptions
 from segzero_ros.types import SegZeroError
 
@@ -57,7 +58,7 @@ def _packages(backend: str) -> Iterator[Finding]:
     names, extra = _NEEDS.get(backend, ((), ''))
     missing = [name for name in names if find_spec(name) is None]
     if missing:
-        cure = f'pip install "segzero_ros[{extra}]"; {_OTHERS}.'
+        cure = f'{install_command(extra)}; {_OTHERS}.'
         yield fail(f'packages of {backend}', f'{", ".join(missing)} not installed', cure)
     elif names:
         said = ', '.join(f'{name} {metadata.version(name)}' for name in names)

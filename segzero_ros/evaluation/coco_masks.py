@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from segzero_ros.evaluation.samples import DataError
+from segzero_ros.extras import lacking
 from segzero_ros.replay.masks import from_rle
 from segzero_ros.types import Box, Mask
 
@@ -111,9 +112,7 @@ def _rasterised(polygons: list[list[float]], height: int, width: int) -> Mask:
     try:
         from pycocotools import mask as coco
     except ImportError as error:
-        raise DataError(
-            f'Drawing polygons needs pycocotools ({error}): pip install "segzero_ros[data]".'
-        ) from error
+        raise DataError(f'{lacking("Drawing polygons needs", error, "data")}.') from error
     whole = coco.merge(coco.frPyObjects(polygons, height, width))
     return np.ascontiguousarray(coco.decode(whole) != 0)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from segzero_ros import hub
 from segzero_ros.evaluation.parquet import ParquetDataset
 from segzero_ros.evaluation.samples import DataError
+from segzero_ros.extras import lacking
 
 
 class Published(NamedTuple):
@@ -90,9 +91,7 @@ def _local(repository: str) -> Path | None:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
-        raise DataError(
-            f'Sets of the hub need huggingface_hub ({error}): pip install "segzero_ros[data]".'
-        ) from error
+        raise DataError(f'{lacking("Sets of the hub need", error, "data")}.') from error
     try:
         return Path(
             snapshot_download(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from segzero_ros.evaluation.samples import DataError, decode_picture, Sample, stated_size
+from segzero_ros.extras import lacking
 from segzero_ros.types import Box, Mask, RgbImage
 
 # Rows decoded at once: a mask of a photograph has some 2 million entries.
@@ -88,9 +89,7 @@ def _pyarrow_parquet() -> Any:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise DataError(
-            f'Reading parquet files needs pyarrow ({error}): pip install "segzero_ros[data]".'
-        ) from error
+        raise DataError(f'{lacking("Reading parquet files needs", error, "data")}.') from error
     return parquet
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from segzero_ros import gpus, onednn
+from segzero_ros.extras import install_command
 from segzero_ros.gpus import free_memory
 from segzero_ros.reasoning.base import Companion
 from segzero_ros.reasoning.checkpoints import Checkpoint, ELSEWHERE
@@ -218,7 +219,7 @@ def quantization_config(
     if find_spec(package) is None:
         raise ReasonerUnavailable(
             f'quantization:={quantization} needs the package {package}: '
-            "pip install 'segzero_ros[quantization]'."
+            f'{install_command("quantization")}.'
         )
     if package == 'bitsandbytes':
         return {'quantization_config': _bitsandbytes(quantization, dtype)}

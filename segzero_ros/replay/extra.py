@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from segzero_ros.extras import EXTRAS, lacking
 from segzero_ros.types import SegZeroError
-
-_LIBRARIES = ('mcap', 'rosbags', 'zstandard')
 
 
 class BagsMissing(SegZeroError):
@@ -25,8 +24,6 @@ def needs_bags() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         library = (error.name or '').partition('.')[0]
-        if library not in _LIBRARIES:
+        if library not in EXTRAS['bags']:
             raise
-        raise BagsMissing(
-            f'Bags need {library}, which is not installed: pip install "segzero_ros[bags]".'
-        ) from error
+        raise BagsMissing(f'{lacking("Bags need", error, "bags")}.') from error

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from segzero_ros.extras import lacking
 from segzero_ros.simulation import make_motion, make_scene
 from segzero_ros.types import DepthImage, Frame, Intrinsics, RgbImage, SegZeroError
 from segzero_ros.wire.picture_file import decode_file
@@ -54,9 +55,7 @@ class Photographs:
         try:
             from skimage import data
         except ImportError as error:
-            raise CameraError(
-                'The photographs come with scikit-image: pip install "segzero_ros[demo]".'
-            ) from error
+            raise CameraError(f'{lacking("The photographs need", error, "demo")}.') from error
         if item == 'stereo_motorcycle':
             left, _, disparity = data.stereo_motorcycle()
             return motorcycle(left, disparity)

@@ -15,6 +15,7 @@ import pickle
 from typing import Any
 
 from segzero_ros import hub
+from segzero_ros.extras import install_command
 from segzero_ros.types import SegmenterUnavailable
 
 # What `sam2` itself sets when it builds a model for images and for tracking, beside the file.
@@ -281,7 +282,7 @@ def _configs() -> Path:
     package = find_spec('sam2')
     if package is None or package.origin is None:
         raise SegmenterUnavailable(
-            'The package sam2 is not installed: pip install "segzero_ros[models]"'
+            f'The package sam2 is not installed: {install_command("models")}.'
         )
     return Path(package.origin).parent / 'configs'
 

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.extras import lacking
 from segzero_ros.simulation import colours
 from segzero_ros.training.presets import TrainingError
 from segzero_ros.training.rows import Row
@@ -163,7 +164,5 @@ def _photograph(name: str) -> RgbImage:
     try:
         from skimage import data
     except ImportError as error:
-        raise TrainingError(
-            'The photographs come with scikit-image: pip install "segzero_ros[demo]".'
-        ) from error
+        raise TrainingError(f'{lacking("The photographs need", error, "demo")}.') from error
     return np.asarray(getattr(data, name)(), np.uint8)

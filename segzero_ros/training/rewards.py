@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
 Reward = Callable[[str, str], float]
 
@@ -226,6 +225,9 @@ def matched(worth: NDArray[np.float64], most: float) -> float:
         worth: (K, N) of each predicted with each true object.
         most: what a pair can be worth.
     """
+    # Here, for all else of this file is wanted where scipy is not installed.
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+
     cost = most - worth
     rows, columns = linear_sum_assignment(cost)
     total = len(rows) * most - cost[rows, columns].sum()

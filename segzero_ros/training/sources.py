@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from segzero_ros.evaluation.samples import DataError, decode_picture, stated_size
+from segzero_ros.extras import lacking
 from segzero_ros.reasoning.dialects import Dialect, SQUARE
 from segzero_ros.reasoning.resizing import seen_by
 from segzero_ros.training.flat_shapes import flat_row
@@ -122,9 +123,7 @@ def _datasets() -> Any:
 
 def missing_package(error: ImportError) -> TrainingError:
     """Return the error for a package of the extra `training` that is not installed."""
-    return TrainingError(
-        f'{error.name or error} is not installed: pip install "segzero_ros[models,data,training]".'
-    )
+    return TrainingError(f'{lacking("Training needs", error, "models", "data", "training")}.')
 
 
 def _table_row(dialect: Dialect, found: dict[str, Any], where: str) -> Row:

@@ -133,7 +133,7 @@ class TestPolygons:
         plain(tmp_path)
         monkeypatch.setitem(__import__('sys').modules, 'pycocotools', None)
         dataset = coco(tmp_path, {'segmentation': [[1, 1, 9, 1, 9, 9]]})
-        with pytest.raises(DataError, match=r'pip install "segzero_ros\[data\]"'):
+        with pytest.raises(DataError, match='scripts/install_models data'):
             samples(dataset)
 
 

@@ -871,7 +871,9 @@ class TestErrors:
         from segzero_ros.reasoning import devices
 
         monkeypatch.setattr(devices, 'find_spec', lambda name: None)
-        with pytest.raises(ReasonerUnavailable, match=rf'{quantization} needs.*pip install'):
+        with pytest.raises(
+            ReasonerUnavailable, match=rf'{quantization} needs.*install_models quantization'
+        ):
             load(folders['qwen2_vl'], quantization=quantization)
 
     def test_a_misspelt_option_is_named_with_its_values(self, folders: dict[str, Path]) -> None:
@@ -893,7 +895,7 @@ class TestErrors:
             [sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=root
         ).stdout
         assert out.startswith('ReasonerUnavailable')
-        assert 'segzero_ros[models]' in out
+        assert 'scripts/install_models models' in out
 
 
 def published_7b() -> checkpoints.Checkpoint:

@@ -20,7 +20,7 @@ def test_a_command_says_what_to_install(library, command, tmp_path):
     assert done.returncode == 2
     assert done.stderr.count('\n') == 1
     assert f'Bags need {library}' in done.stderr
-    assert 'pip install "segzero_ros[bags]"' in done.stderr
+    assert 'scripts/install_models bags' in done.stderr
 
 
 @pytest.mark.parametrize('module', ['segzero_ros.evaluation.datasets', 'segzero_ros.cli.replay'])

@@ -104,4 +104,4 @@ def test_without_the_libraries_for_bags_the_other_sources_can_be_had():
     done = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, check=True, timeout=120
     )
-    assert 'pip install "segzero_ros[bags]"' in done.stdout
+    assert 'scripts/install_models bags' in done.stdout

@@ -496,7 +496,7 @@ for offline in (False, True):
 
 def test_without_the_packages_the_error_names_the_extra(tiny_sam2, monkeypatch):
     monkeypatch.setattr(sam2_checkpoint, 'find_spec', lambda _: None)
-    assert 'segzero_ros[models]' in refused(str(tiny_sam2))
+    assert 'scripts/install_models models' in refused(str(tiny_sam2))
     monkeypatch.setitem(sys.modules, 'torch', None)
     monkeypatch.delitem(sys.modules, 'segzero_ros.segmentation.sam2_segmenter')
     with pytest.raises(SegmenterUnavailable, match=r'segzero_ros\[models\]'):
