@@ -27,6 +27,7 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 
+from segzero_ros.extras import lacking
 from segzero_ros.ros import log_bridge
 from segzero_ros.ros.audio_topic import AudioTopic
 from segzero_ros.ros.diagnostics import make_status
@@ -105,10 +106,7 @@ class VoiceNode(Node):
                 )
             from segzero_ros.speech.pocketsphinx_recogniser import PocketsphinxRecogniser
         except ImportError as error:
-            raise SpeechError(
-                f'Hearing needs packages that are not installed ({error}): '
-                'pip install "segzero_ros[voice]".'
-            ) from error
+            raise SpeechError(f'{lacking("Hearing needs", error, "voice")}.') from error
         nouns = self._value('nouns').split(',')
         phrase = self._value('wake_phrase')
         made = PocketsphinxRecogniser(self._value('vocabulary'), nouns, phrase)

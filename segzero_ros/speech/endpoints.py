@@ -1,21 +1,14 @@
-"""Where speech begins and ends: utterances out of a stream of sound.
-
-Imports pocketsphinx, for its voice activity detection.
-"""
+"""Where speech begins and ends: utterances out of a stream of sound."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
 
-from pocketsphinx import Endpointer
-
-from segzero_ros.speech.hearing import RATE, SECOND, Utterance
+from segzero_ros.speech.hearing import SECOND, SpeechDetector, Utterance
 
 # A pause of less than this is one within an utterance, in seconds.
 PAUSE = 0.6
-# Speech begins when nine tenths of so many seconds are speech.
-_WINDOW = 0.3
 # What is kept from before speech was noticed, in seconds: its first sound is often soft.
 _BEFORE = 0.6
 
@@ -24,15 +17,16 @@ class Endpoints:
     """Cuts a stream into utterances, and hands their sound on as it comes.
 
     Args:
+        detector: tells speech from other sound; a new one for each stream.
         longest: after so many seconds an utterance is over, whether it is or not.
     """
 
-    def __init__(self, longest: float = 15.0) -> None:
+    def __init__(self, detector: SpeechDetector, longest: float = 15.0) -> None:
         self._longest = round(longest * SECOND)
-        # 16 000 samples a second is what it expects.
-        self._ends = Endpointer(window=_WINDOW, sample_rate=RATE)
-        frame = self._ends.frame_bytes
-        self._frame = frame
+        self._detector = detector
+        # Silence of so many bytes, beside what the detector waits by itself, ends an utterance.
+        self._pause = (PAUSE - detector.lag) * SECOND
+        frame = self._frame = detector.frame_bytes
         self._rest = b''
         self._before: deque[bytes] = deque(maxlen=max(1, round(_BEFORE * SECOND / frame)))
         self._sound = bytearray()
@@ -54,8 +48,7 @@ class Endpoints:
             yield self._finish()
 
     def _take(self, frame: bytes) -> Iterator[bytes | Utterance]:
-        self._ends.process(frame)
-        heard = self._ends.in_speech
+        heard = self._detector.hears(frame)
         self._taken += len(frame)
         if not self.speaking:
             self._before.append(frame)
@@ -68,8 +61,7 @@ class Endpoints:
         self._sound += frame
         self._silence = 0 if heard else self._silence + len(frame)
         yield frame
-        over = self._silence >= (PAUSE - _WINDOW) * SECOND
-        if over or len(self._sound) >= self._longest:
+        if self._silence >= self._pause or len(self._sound) >= self._longest:
             yield self._finish()
 
     def _finish(self) -> Utterance:

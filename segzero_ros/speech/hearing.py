@@ -55,10 +55,30 @@ class Source(Protocol):
         ...
 
 
+class SpeechDetector(Protocol):
+    """Tells speech from other sound, in one stream.
+
+    Attributes:
+        frame_bytes: how much sound it takes at a time.
+        lag: seconds after the end of speech for which it goes on hearing it.
+    """
+
+    frame_bytes: int
+    lag: float
+
+    def hears(self, frame: bytes) -> bool:
+        """Take the stream's next frame; return whether somebody is speaking."""
+        ...
+
+
 class Recogniser(Protocol):
     """Turns what was said into words; used from one thread."""
 
     name: str
+
+    def detector(self) -> SpeechDetector:
+        """Return what finds speech in a new stream."""
+        ...
 
     def begin(self) -> None:
         """Begin with a new utterance."""

@@ -119,7 +119,7 @@ class Listening:
         Raises:
             SpeechError: there is no sound any more.
         """
-        endpoints = Endpoints(self._longest)
+        endpoints = Endpoints(self._recogniser.detector(), self._longest)
         for block in source.blocks():
             self.seconds += len(block) / SECOND
             for piece in endpoints.feed(block):

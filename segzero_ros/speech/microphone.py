@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import queue
 from typing import Any
 
+from segzero_ros.extras import install_command
 from segzero_ros.speech.hearing import RATE, SpeechError
 
 _BLOCK = 0.1
@@ -28,7 +29,7 @@ class Microphone:
         except (ImportError, OSError) as error:
             raise SpeechError(
                 f'The microphone needs PortAudio ({error}): apt-get install libportaudio2, and '
-                'pip install "segzero_ros[voice]".'
+                f'{install_command("voice")}.'
             ) from error
         self._blocks: queue.Queue[bytes | None] = queue.Queue(round(_KEPT / _BLOCK))
         wanted = int(device) if device.isdigit() else device or None

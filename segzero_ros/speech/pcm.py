@@ -1,6 +1,6 @@
 """Samples as others write them become sound as this room speaks it.
 
-Imports soxr, for other sampling rates than a recogniser's, and NumPy.
+Other sampling rates than a recogniser's are changed by soxr.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-import soxr
 
+from segzero_ros.extras import lacking
 from segzero_ros.speech.hearing import RATE, SpeechError
 
 # Bytes of a sample, by GStreamer's names; a header may say anything, and so may a message.
@@ -57,9 +57,17 @@ class Encoding:
 
 
 class Converter:
-    """Makes the room's sound out of a stream's pieces."""
+    """Makes the room's sound out of a stream's pieces.
+
+    Raises:
+        SpeechError: the package that changes sampling rates is not installed.
+    """
 
     def __init__(self, encoding: Encoding) -> None:
+        try:
+            import soxr
+        except ImportError as error:
+            raise SpeechError(f'{lacking("Hearing needs", error, "voice")}.') from error
         self._encoding = encoding
         self._to_rate = soxr.ResampleStream(encoding.rate, RATE, 1, dtype='float32')
 

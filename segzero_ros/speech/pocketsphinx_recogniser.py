@@ -10,16 +10,31 @@ from pathlib import Path
 import tempfile
 
 import numpy as np
-from pocketsphinx import Decoder, get_model_path
+from pocketsphinx import Decoder, Endpointer, get_model_path
 
 from segzero_ros.speech.commands import Commands, PRONUNCIATIONS
-from segzero_ros.speech.hearing import SpeechError
+from segzero_ros.speech.hearing import RATE, SpeechError
 from segzero_ros.speech.language_model import arpa
 
 # What it expects to hear: commands, or English at large.
 VOCABULARIES = ('commands', 'english')
 _SENTENCES = 20_000
 _SEED = 0
+
+
+class PocketsphinxDetector:
+    """Hears speech where nine tenths of `lag` seconds are speech."""
+
+    lag = 0.3
+
+    def __init__(self) -> None:
+        self._ends = Endpointer(window=self.lag, sample_rate=RATE)
+        self.frame_bytes: int = self._ends.frame_bytes
+
+    def hears(self, frame: bytes) -> bool:
+        """Take the next frame; return whether somebody is speaking."""
+        self._ends.process(frame)
+        return bool(self._ends.in_speech)
 
 
 class PocketsphinxRecogniser:
@@ -51,6 +66,10 @@ class PocketsphinxRecogniser:
                 f'There is no vocabulary {vocabulary!r}: it is one of {", ".join(VOCABULARIES)}.'
             )
         self._decoder = self._command_decoder(nouns, wake_phrase.lower())
+
+    def detector(self) -> PocketsphinxDetector:
+        """Return what finds speech in a new stream."""
+        return PocketsphinxDetector()
 
     def begin(self) -> None:
         """Begin with a new utterance."""

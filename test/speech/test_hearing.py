@@ -19,9 +19,20 @@ from segzero_ros.speech.hearing import RATE, SECOND, SpeechError, Utterance
 from segzero_ros.speech.language_model import arpa
 from segzero_ros.speech.listening import Hearers, Listening, Wake
 from segzero_ros.speech.pcm import Converter, Encoding
-from segzero_ros.speech.pocketsphinx_recogniser import PocketsphinxRecogniser
+from segzero_ros.speech.pocketsphinx_recogniser import (
+    PocketsphinxDetector,
+    PocketsphinxRecogniser,
+)
 from segzero_ros.speech.pushed_source import KEPT, PushedSource
 from segzero_ros.speech.wav_source import WavSource
+from segzero_ros.speech.whisper_recogniser import SileroDetector
+
+
+@pytest.fixture(params=[PocketsphinxDetector, SileroDetector])
+def detector(request):
+    if request.param is SileroDetector:
+        pytest.importorskip('faster_whisper', reason='needs faster-whisper')
+    return request.param()
 
 
 @pytest.fixture(scope='module')
@@ -132,12 +143,12 @@ def test_noise_and_silence_are_no_queries(recogniser, tmp_path):
     assert heard(recogniser, path)[0] == []
 
 
-def test_utterances_have_their_beginning_and_their_time():
+def test_utterances_have_their_beginning_and_their_time(detector):
     samples, rate = speech('the red ball', pause=2.0)
     path_free = np.interp(
         np.arange(0, len(samples), rate / RATE), np.arange(len(samples)), samples
     ).astype(np.int16)
-    ends = Endpoints()
+    ends = Endpoints(detector)
     pieces = list(ends.feed(path_free.tobytes()))
     pieces += list(ends.end())
     (utterance,) = [piece for piece in pieces if isinstance(piece, Utterance)]
@@ -146,10 +157,34 @@ def test_utterances_have_their_beginning_and_their_time():
     assert 0.8 < utterance.seconds < 2.4
 
 
-def test_who_never_stops_is_cut_off():
+def test_noise_and_silence_are_not_taken_for_speech(detector):
+    rng = np.random.default_rng(0)
+    noise = np.concatenate([np.zeros(RATE), rng.normal(0, 300, 2 * RATE)]).astype(np.int16)
+    ends = Endpoints(detector)
+    assert [*ends.feed(noise.tobytes()), *ends.end()] == []
+
+
+def test_a_pause_ends_an_utterance_and_a_moment_does_not(detector):
+    def at_16k(text):
+        samples, rate = speech(text, pause=0.0)
+        places = np.arange(0, len(samples), rate / RATE)
+        return np.interp(places, np.arange(len(samples)), samples).astype(np.int16)
+
+    def utterances(pause):
+        between = np.zeros(round(pause * RATE), np.int16)
+        sound = [between, at_16k('the red ball'), between, at_16k('the green plate')]
+        ends = Endpoints(type(detector)())
+        pieces = [*ends.feed(np.concatenate([*sound, between]).tobytes()), *ends.end()]
+        return [piece for piece in pieces if isinstance(piece, Utterance)]
+
+    assert len(utterances(0.25)) == 1
+    assert len(utterances(1.5)) == 2
+
+
+def test_who_never_stops_is_cut_off(detector):
     samples, _ = speech('the red ball next to the green plate', pause=0.0)
     endless = np.tile(samples, 8)
-    ends = Endpoints(longest=3.0)
+    ends = Endpoints(detector, longest=3.0)
     found = [p for p in ends.feed(endless.tobytes()) if isinstance(p, Utterance)]
     assert len(found) > 2
     assert all(piece.seconds <= 3.1 for piece in found)
