@@ -8,18 +8,20 @@ VENV   := .venv$(SUFFIX)/bin
 SHELL  := /bin/bash
 # A working shell: the environment, then the ROS package built into install/.
 READY  := . $(VENV)/activate && . install$(SUFFIX)/setup.bash
+COMPILE := $(VENV)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --no-annotate --no-header -q
 
-.PHONY: help build demo test test-servers lint bench soak lock clean
+.PHONY: help build demo test test-install test-servers lint bench soak lock clean
 
 help:
 	@echo 'make demo   the real node on real photographs and generated scenes; pictures in out/demo'
 	@echo 'make test   every test'
+	@echo 'make test-install  the README on a stand-in for a robot, models and all; half an hour'
 	@echo 'make test-servers  llama.cpp, vLLM and Ray Serve for real; SERVERS=llama_cpp: that one'
 	@echo 'make bench  the figures of the README'
 	@echo 'make soak   the node for half an hour with faults; figures in out/soak'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make build  .venv, build and install only; then: $(READY)'
-	@echo 'make lock   resolve the dependencies anew into requirements.lock'
+	@echo 'make lock   resolve the dependencies anew into requirements.lock and, for NumPy 1, requirements-numpy1.lock'
 	@echo 'ROS_WHEELS=kilted make test   the tests of the node on ROS 2 Kilted'
 
 build:
@@ -30,8 +32,12 @@ demo:
 	@$(READY) && segzero demo --output out/demo
 
 test:
-	@$(PYTHON) scripts/bootstrap.py demo data models quantization openai voice training test lint
+	@$(PYTHON) scripts/bootstrap.py demo data models quantization openai voice whisper training test lint
 	@$(READY) && python -m pytest $(PYTEST_ARGS)
+
+test-install:
+	@$(PYTHON) scripts/bootstrap.py test
+	@. $(VENV)/activate && python -m pytest test/install/rehearsal.py --timeout 7200 $(PYTEST_ARGS)
 
 # Real servers in environments of their own under out/servers, about 12 GB; SERVERS names some.
 SERVERS ?= llama_cpp vllm ray
@@ -41,7 +47,7 @@ test-servers:
 	@$(READY) && SEGZERO_SERVERS=out/servers python -m pytest $(SERVERS:%=test/servers/test_%.py) $(PYTEST_ARGS)
 
 lint:
-	@$(PYTHON) scripts/bootstrap.py demo data models quantization openai voice training test lint
+	@$(PYTHON) scripts/bootstrap.py demo data models quantization openai voice whisper training test lint
 	@$(READY) && ruff check . && ruff format --check . && mypy
 
 bench:
@@ -54,7 +60,9 @@ soak:
 
 lock:
 	@$(PYTHON) scripts/bootstrap.py
-	@$(VENV)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --no-annotate --no-header --upgrade -q -o requirements.lock
+	@$(COMPILE) --upgrade -o requirements.lock
+	@cp requirements.lock requirements-numpy1.lock
+	@$(COMPILE) -c <(echo 'numpy<2') -o requirements-numpy1.lock
 	@$(VENV)/uv pip compile --group pyproject.toml:ros-kilted --universal --python-version 3.10 --no-annotate --no-header -q | grep '^ros-' > requirements-kilted.lock
 
 clean:

@@ -18,13 +18,14 @@ def bootstrap(tmp_path):
     (tmp_path / 'scripts').mkdir()
     (tmp_path / 'bin').mkdir()
     script = shutil.copy(SCRIPT, tmp_path / 'scripts')
+    shutil.copy(SCRIPT.with_name('environment.py'), tmp_path / 'scripts')
 
     def run(*tools, **environment):
         for tool in tools:
             (tmp_path / 'bin' / tool).symlink_to('/bin/true')
         # The Python behind the environment: without its packages, so without rclpy.
         return subprocess.run(
-            [sys._base_executable, '-I', script],
+            [sys._base_executable, '-E', '-s', script],
             env={'PATH': str(tmp_path / 'bin'), **environment},
             capture_output=True,
             text=True,
@@ -73,6 +74,7 @@ def test_wheels_are_not_mixed_with_a_sourced_ros(bootstrap):
 
 def load(monkeypatch, wheels):
     monkeypatch.setenv('ROS_WHEELS', wheels)
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     spec = importlib.util.spec_from_file_location('bootstrap_of_wheels', SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -92,8 +94,9 @@ def test_each_distribution_has_folders_and_pins_of_its_own(
 ):
     module = load(monkeypatch, wheels)
     assert (module.VENV.name, module.BUILD.name, module.INSTALL.name) == folders
-    monkeypatch.setattr(module, 'BUILD', tmp_path)
-    pins = module.constraints(module.pin_files()).read_text()
+    system = sys.modules['environment'].System('python', '', {})
+    environment = module.Environment(tmp_path, system, module.GROUP)
+    pins = environment.constraints().read_text()
     (found,) = re.findall(r'^ros-rclpy==(\d+\.\d+)', pins, re.MULTILINE)
     assert found == rclpy
     other = {'7.1': 'kilted', '9.1': 'jazzy'}[rclpy]
