@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
 import json
-import platform
 from typing import TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, read_parameters
@@ -52,12 +51,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _findings(options: argparse.Namespace) -> Iterator[Finding]:
-    from segzero_ros.doctor.findings import fail, ok
+    from segzero_ros.doctor.findings import fail
     from segzero_ros.doctor.models import look_at_models
+    from segzero_ros.doctor.packages import look_at_packages
     from segzero_ros.doctor.shared_memory import look_at_shared_memory
 
     parameters = read_parameters(options)
-    yield ok('Python', f'{platform.python_version()} on {platform.platform(terse=True)}')
+    yield from look_at_packages()
     yield from look_at_models(
         reasoner_options(parameters.__getitem__), segmenter_options(parameters.__getitem__)
     )
