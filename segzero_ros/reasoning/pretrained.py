@@ -64,7 +64,8 @@ def read_weights(folder: Path, **options: Any) -> Any:
         model, found = _models.from_pretrained(
             folder, **{'attn_implementation': 'sdpa'} | fixed | options
         )
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+    except Exception as error:
+        # transformers meets a broken or foreign file with whatever error its code comes to.
         raise ReasonerUnavailable(
             f'The checkpoint in {folder} cannot be loaded: {one_line(error)}'
         ) from error
