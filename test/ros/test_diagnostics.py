@@ -27,6 +27,7 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 from scripted_server import free_port, running
 
+from segzero_ros.reasoning.server_address import NO_KEY
 from segzero_ros.ros.diagnostics import (
     FollowingHealth,
     Health,
@@ -35,7 +36,7 @@ from segzero_ros.ros.diagnostics import (
     statuses,
 )
 from segzero_ros.ros.glance import one_line
-from segzero_ros.ros.server_watch import absence, ServerWatch
+from segzero_ros.ros.server_watch import ServerWatch
 from segzero_ros.ros.vitals import (
     give_memory_back,
     GpuMemory,
@@ -447,12 +448,14 @@ def test_a_server_that_goes_and_comes_back_is_noticed() -> None:
     with running(port) as server:
         until(there=True)
         _, headers, _ = server.seen[-1]
-        assert 'Authorization' not in headers
+        # Neither the address's password nor a key: what the client says without one.
+        assert headers['Authorization'] == f'Bearer {NO_KEY}'
         # A server that wants a key is there; a proxy without a server behind it is not.
-        server.listing = lambda request: request.reply(401, {})
-        assert absence(server.url) == ''
         server.listing = lambda request: request.reply(503, {})
-        assert 'status 503' in absence(server.url)
+        until(there=False)
+        assert 'status 503' in watch.error
+        server.listing = lambda request: request.reply(401, {})
+        until(there=True)
     until(there=False)
     watch.watch('')
     assert watch.error == ''
