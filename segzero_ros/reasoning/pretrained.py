@@ -49,21 +49,27 @@ def load_model(
     return model
 
 
-def read_weights(folder: Path, **options: Any) -> Any:
+def read_weights(folder: Path, *, pickled: bool = False, **options: Any) -> Any:
     """Load a model as it is.
 
     Args:
         folder: of the checkpoint.
+        pickled: whether its weights are `pytorch_model*.bin`; else they are safetensors.
         options: for transformers' `from_pretrained`.
 
     Raises:
         ReasonerUnavailable: it cannot be loaded, or weights are missing.
     """
-    fixed = {'use_safetensors': True, 'local_files_only': True, 'output_loading_info': True}
+    fixed = {'local_files_only': True, 'output_loading_info': True}
+    options = {'attn_implementation': 'sdpa'} | fixed | options
     try:
-        model, found = _models.from_pretrained(
-            folder, **{'attn_implementation': 'sdpa'} | fixed | options
-        )
+        if pickled:
+            # Read as data: torch refuses pickles that hold anything else.
+            model, found = _models.from_pretrained(
+                folder, use_safetensors=False, weights_only=True, **options
+            )
+        else:
+            model, found = _models.from_pretrained(folder, use_safetensors=True, **options)
     except Exception as error:
         # transformers meets a broken or foreign file with whatever error its code comes to.
         raise ReasonerUnavailable(

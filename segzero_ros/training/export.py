@@ -50,8 +50,7 @@ def export(source: Path, folder: Path, base: str = '') -> None:
         model = _merged(read_weights(model_folder, dtype='auto'), source)
     elif any(source.glob('pytorch_model*.bin')):
         model_folder = source
-        # Read as data: torch refuses pickles that hold anything else.
-        model = read_weights(source, dtype='auto', use_safetensors=False, weights_only=True)
+        model = read_weights(source, dtype='auto', pickled=True)
     else:
         raise TrainingError(
             f'{source} holds neither an adapter (adapter_config.json) nor pickled weights '

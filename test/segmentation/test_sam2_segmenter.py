@@ -443,7 +443,8 @@ class Hub(BaseHTTPRequestHandler):
     content = b''
 
     def do_HEAD(self):
-        known = self.path == '/facebook/sam2-hiera-tiny/resolve/main/sam2_hiera_tiny.pt'
+        file = '/facebook/sam2-hiera-tiny/resolve/{}/sam2_hiera_tiny.pt'
+        known = self.path in (file.format('main'), file.format('a' * 40))
         self.send_response(200 if known else 404)
         if known:
             self.send_header('ETag', '"0123456789"')
@@ -499,7 +500,7 @@ def test_without_the_packages_the_error_names_the_extra(tiny_sam2, monkeypatch):
     assert 'scripts/install_models models' in refused(str(tiny_sam2))
     monkeypatch.setitem(sys.modules, 'torch', None)
     monkeypatch.delitem(sys.modules, 'segzero_ros.segmentation.sam2_segmenter')
-    with pytest.raises(SegmenterUnavailable, match=r'segzero_ros\[models\]'):
+    with pytest.raises(SegmenterUnavailable, match='scripts/install_models models'):
         load_segmenter(SegmenterOptions('sam2', str(tiny_sam2), device='cpu'))
 
 
