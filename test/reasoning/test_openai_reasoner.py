@@ -595,7 +595,7 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, 'openai', None)
     monkeypatch.delitem(sys.modules, 'segzero_ros.reasoning.openai_reasoner')
     monkeypatch.delitem(sys.modules, 'segzero_ros.reasoning.server_errors')
-    with pytest.raises(ReasonerUnavailable, match=r'segzero_ros\[openai\]'):
+    with pytest.raises(ReasonerUnavailable, match='scripts/install_models openai'):
         load_reasoner(ReasonerOptions('openai', MODEL, base_url='http://127.0.0.1:9/v1'))
 
 

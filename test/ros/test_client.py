@@ -137,7 +137,8 @@ def test_the_example_crops_the_objects_of_each_answer(
     example.wait_for_output(r'crop \d+: ')
     path = next(crops.iterdir())
     assert np.array_equal(cv2.imread(str(path)), red_and_blue[60:180, 80:240, ::-1])
-    assert example.stop()[0] == 0
+    code, output = example.stop()[0], example.output
+    assert code == 0, output
     assert 'Traceback' not in example.output
 
 

@@ -125,11 +125,11 @@ def test_an_answer_does_not_see_another(model, answered):
 
 
 def check_the_same_is_written(model: Any, asked: dict[str, Any]) -> None:
-    plain = model.generate(**asked, max_new_tokens=10, do_sample=False)
+    plain = model.generate(**asked, min_new_tokens=10, max_new_tokens=10, do_sample=False)
     tokens = watched(model.model.language_model.layers[0])
     share_prompts(model.model)
     pack_attention(model)
-    shared = model.generate(**asked, max_new_tokens=10, do_sample=False)
+    shared = model.generate(**asked, min_new_tokens=10, max_new_tokens=10, do_sample=False)
     assert torch.equal(shared, plain)
     assert [shape[0] for shape in tokens[:2]] == [GROUPS, len(ROWS)]
 
