@@ -494,6 +494,6 @@ def new_client() -> Iterator[Callable[..., Client]]:
 
 @pytest.fixture(scope='module', autouse=True)
 def freed_participants() -> Iterator[None]:
-    """Have nodes that are garbage leave the graph: on one machine 32 participants find each other."""
+    """Have nodes that are garbage leave the graph: only 32 on a machine find each other."""
     yield
     gc.collect()
