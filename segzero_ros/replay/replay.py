@@ -24,12 +24,13 @@ from segzero_ros.replay.answer_log import AnswerLog
 from segzero_ros.replay.asking import Asker, OnAnswer
 from segzero_ros.replay.bag import BagReader
 from segzero_ros.replay.bag_frames import BagFrames
-from segzero_ros.replay.bag_process import BagJob, write_apart, write_here
 from segzero_ros.replay.folder import Folder
 from segzero_ros.replay.jobs import Jobs, Limits
 from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.queries import NANO, Plan
+from segzero_ros.replay.records import from_line
 from segzero_ros.replay.report import write_report
+from segzero_ros.replay.results_bag import write_bag
 from segzero_ros.replay.topics import find_topics, Topics
 from segzero_ros.replay.video import write_video
 from segzero_ros.replay.workers import count_workers, WorkerPool
@@ -39,8 +40,6 @@ from segzero_ros.types import SegZeroError
 _FORMAT = 3
 # Overlays that wait for the video in memory; more are read from their files.
 _RECENT = 4
-# Starting a process to write the bag costs about as much as writing so many answers.
-_WORTH_A_PROCESS = 100
 OUTPUTS = ('bag', 'originals', 'overlays', 'video', 'report')
 
 
@@ -140,9 +139,8 @@ def replay(
             with AnswerLog(folder, done) as log, closing(load_pipeline(parameters)) as pipeline:
                 writing: list[tuple[Path, Future[list[str]] | Future[None]]] = []
                 if 'bag' not in wishes.without:
-                    job = _bag_job(path, folder, wishes)
-                    write = write_apart if expected - done > _WORTH_A_PROCESS else write_here
-                    writing.append((folder.bag, beside.submit(write, job, log.follow())))
+                    made = beside.submit(_write_bag, path, folder, wishes, log)
+                    writing.append((folder.bag, made))
                 if 'video' not in wishes.without:
                     film = beside.submit(
                         write_video,
@@ -163,8 +161,8 @@ def replay(
             remarks += [*filter(None, [bag.damage]), *topics.remarks]
             if jobs.restarts:
                 remarks.append(f'The stamps of {topics.image} start anew {_often(jobs.restarts)}.')
-            for made, future in writing:
-                listener.on_write(made.name)
+            for output_path, future in writing:
+                listener.on_write(output_path.name)
                 remarks += future.result() or ()
         # One sentence for what both readers of the bag found.
         remarks = list(dict.fromkeys(remarks))
@@ -185,9 +183,18 @@ def _rate(bag: BagReader, count: int) -> float:
     return count * NANO / max(end_ns - start_ns, 1)
 
 
-def _bag_job(path: Path, folder: Folder, wishes: Wishes) -> BagJob:
-    originals = 'originals' not in wishes.without
-    return BagJob(path, folder.path, wishes.namespace, originals, wishes.overlay_topic)
+def _write_bag(path: Path, folder: Folder, wishes: Wishes, log: AnswerLog) -> list[str]:
+    """Write the bag with the results, with a reader of its own; return remarks."""
+    with BagReader(path, salvage=True) as source:
+        remarks = write_bag(
+            source,
+            folder,
+            map(from_line, log.follow()),
+            wishes.namespace,
+            originals='originals' not in wishes.without,
+            overlays=wishes.overlay_topic,
+        )
+        return [*filter(None, [source.damage]), *remarks]
 
 
 def _often(count: int) -> str:

@@ -21,7 +21,6 @@ from segzero_ros.replay.storage.qos import read_qos
 METADATA = 'metadata.yaml'
 _SUFFIXES = ('.mcap', '.db3', '.bag', '.active')
 _PACKED = ('.zstd', '.zst')
-# Safe, and where libyaml is there, fast.
 ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
 _KINDS: dict[bytes, Callable[[Path, Report], StorageFile]] = {
     mcap_file.MAGIC: mcap_file.McapFile,
