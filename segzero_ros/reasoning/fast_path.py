@@ -144,7 +144,7 @@ def _ask(model: Any, inputs: Mapping[str, torch.Tensor]) -> _Reference:
             f'The model computes no finite numbers in {model.dtype}: set reasoner_dtype:=float32, '
             'or bfloat16 on a GPU that has it.'
         )
-    numbers = torch.float32 if model.dtype == torch.float32 else model.dtype
+    numbers = model.dtype
     if getattr(model, 'hf_quantizer', None) is not None:
         # A number that is rounded up rather than down is a step of such weights' products.
         numbers = torch.bfloat16
