@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
+import signal
 import sys
 
 import cv2
@@ -65,11 +66,14 @@ class CropObjects(Node):
 
 def main() -> None:
     """Run the node until Ctrl-C."""
+    # rclpy ends its spinning on Ctrl-C by itself. Python's KeyboardInterrupt may come while a
+    # message is taken, and would end as an error of its conversion.
+    signal.signal(signal.SIGINT, lambda *_: None)
     rclpy.init()
     folder = rclpy.utilities.remove_ros_args(sys.argv)[1]
     try:
         rclpy.spin(CropObjects(Path(folder)))
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
     finally:
         rclpy.try_shutdown()
