@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from segzero_ros import spatial
-from segzero_ros.interrupting import Check
+from segzero_ros.background_thread import BackgroundThread
+from segzero_ros.cancellation import Check
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText, Reasoner
 from segzero_ros.segmentation.base import Segmenter
-from segzero_ros.side_thread import SideThread
 from segzero_ros.types import (
     Answer,
     Cancelled,
@@ -93,7 +93,7 @@ class Pipeline:
         # parameters). SAM 2's own steps are long enough not to suffer, so beside a reasoner that
         # computes elsewhere it may have a team in either thread.
         self._beside = reasoner.leaves_processors_free or not segmenter.takes_all_processors
-        self._encoder = SideThread('encoder')
+        self._encoder = BackgroundThread('encoder')
         self._encoded: tuple[Frame, _Encoding] | None = None
 
     def answer(

@@ -316,7 +316,7 @@ def ask_one(
 
 def picture_of(client: PerceptionClient, reply: Reply) -> RgbImage:
     """Return the node's picture of an answer; one drawn here where the node has none to show."""
-    from segzero_ros.drawing import draw_overlay
+    from segzero_ros.overlay import draw_overlay
 
     if reply.answer.status in (Status.OK, Status.NOT_FOUND):
         return client.overlay(reply)

@@ -9,8 +9,8 @@ import json
 from typing import TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, read_parameters
+from segzero_ros.conversions.printable_text import printable
 from segzero_ros.profiles import reasoner_options, segmenter_options
-from segzero_ros.wire.printable import printable
 
 if TYPE_CHECKING:
     from segzero_ros.doctor.findings import Finding

@@ -11,9 +11,9 @@ import time
 from typing import Any, TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
+from segzero_ros.conversions.printable_text import printable
 from segzero_ros.loading import described
 from segzero_ros.profiles import reasoner_options, segmenter_options
-from segzero_ros.wire.printable import printable
 
 if TYPE_CHECKING:
     from segzero_ros.evaluation.rows import Row

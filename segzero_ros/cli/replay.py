@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from segzero_ros import hub
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
+from segzero_ros.conversions.printable_text import printable
 from segzero_ros.types import Answer
-from segzero_ros.wire.printable import printable
 
 if TYPE_CHECKING:
     from segzero_ros.replay.folder import Folder

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from segzero_ros.conversions.query_text import read_query
 from segzero_ros.evaluation.samples import DataError, Sample
 from segzero_ros.replay.bag import BagError, BagReader
 from segzero_ros.replay.bag_frames import BagFrames
@@ -22,7 +23,6 @@ from segzero_ros.replay.records import Record
 from segzero_ros.replay.regression import NoGolden, read_golden
 from segzero_ros.replay.topics import find_topics, NONE, Topics
 from segzero_ros.types import BadImage, Frame, Mask, Status
-from segzero_ros.wire.query_text import read_query
 
 # How far the depth may be from the image that it belongs to: the node's default.
 _DEPTH_OFFSET_NS = NANO // 20

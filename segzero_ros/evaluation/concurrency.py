@@ -11,7 +11,7 @@ from contextlib import contextmanager, ExitStack
 import threading
 from typing import Any
 
-from segzero_ros.interrupting import Check
+from segzero_ros.cancellation import Check
 from segzero_ros.loading import load_reasoner
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_pipeline, reasoner_options

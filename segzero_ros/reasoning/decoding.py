@@ -23,7 +23,7 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor, StaticCache
 
 from segzero_ros import onednn
-from segzero_ros.interrupting import interrupted
+from segzero_ros.cancellation import cancellable
 from segzero_ros.reasoning.drafts import Drafter
 from segzero_ros.reasoning.one_token import one_token
 from segzero_ros.reasoning.packed_attention import PART
@@ -175,7 +175,7 @@ class Decoder:
             check: called between the modules while the prompt is read; what it raises ends that.
         """
         positions, offset = self._positions(prompt)
-        with interrupted(self._model.modules(), check):
+        with cancellable(self._model.modules(), check):
             hidden = self._read(prompt, positions)
         logits = self._model.lm_head(hidden).float()
         place = len(prompt.ids) + offset

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from segzero_ros import gpus
-from segzero_ros.interrupting import interrupted
+from segzero_ros.cancellation import cancellable
 from segzero_ros.reasoning import checkpoints, memory
 from segzero_ros.reasoning.answer_in_progress import AnswerInProgress, StopWithAnswer
 from segzero_ros.reasoning.answers import AnswerParser, Narrator
@@ -285,7 +285,7 @@ class TransformersReasoner:
         ):
             if name in inputs and answer.tokens:
                 inputs[name] = torch.cat([inputs[name], more.to(inputs[name].dtype)], dim=1)
-        with interrupted(self._model.modules(), answer.check):
+        with cancellable(self._model.modules(), answer.check):
             self._model.generate(
                 **inputs,
                 do_sample=False,
@@ -310,7 +310,7 @@ class TransformersReasoner:
         """Return the prompt's tokens, and the image's features, kept while the frame stays."""
         if self._seen is None or self._frame is not frame:
             self.forget_frame()
-            with torch.inference_mode(), interrupted(self._model.modules(), check):
+            with torch.inference_mode(), cancellable(self._model.modules(), check):
                 self._seen = self._look_at(frame)
             self._frame = frame
         return self._prompt(query, *self._seen)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from segzero_ros.conversions.image import is_rectified, MAX_PIXELS
 from segzero_ros.replay.bag import BagError, BagMessage, BagReader
 from segzero_ros.replay.topics import Topics
+from segzero_ros.rgbd.buffer import RgbdMessages
+from segzero_ros.rgbd.frames import make_frame, pairing_warnings
+from segzero_ros.rgbd.message_buffer import StoredMessage
 from segzero_ros.types import BadImage, Frame
-from segzero_ros.wire.frame_store import Shot
-from segzero_ros.wire.frames import make_frame, shot_warnings
-from segzero_ros.wire.image_codec import is_rectified, MAX_PIXELS
-from segzero_ros.wire.stream import StoredMessage
 
 
 class BagFrames:
@@ -26,9 +26,9 @@ class BagFrames:
         self._bag = bag
         self._topics = topics
         self._max_pixels = max_pixels
-        self._made: tuple[Shot, tuple[Frame, str]] | None = None
+        self._made: tuple[RgbdMessages, tuple[Frame, str]] | None = None
 
-    def frame(self, shot: Shot) -> tuple[Frame, str]:
+    def frame(self, shot: RgbdMessages) -> tuple[Frame, str]:
         """Return the frame of a shot, the same object as before for the same one, and a warning.
 
         Raises:
@@ -38,7 +38,7 @@ class BagFrames:
             self._made = shot, self._decode(shot)
         return self._made[1]
 
-    def _decode(self, shot: Shot) -> tuple[Frame, str]:
+    def _decode(self, shot: RgbdMessages) -> tuple[Frame, str]:
         topics = self._topics
         no_depth = topics.no_depth
         if topics.depth:
@@ -51,7 +51,7 @@ class BagFrames:
             None if shot.info is None else self._read(topics.camera_info, shot.info),
             rectified=is_rectified(topics.image),
             max_pixels=self._max_pixels,
-            warnings=shot_warnings(shot, topics.depth, no_depth=no_depth, no_info=no_info),
+            warnings=pairing_warnings(shot, topics.depth, no_depth=no_depth, no_info=no_info),
         )
 
     def _read(self, topic: str, stored: StoredMessage) -> Any:

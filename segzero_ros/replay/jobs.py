@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from segzero_ros.conversions.image import MAX_PIXELS
+from segzero_ros.conversions.query_text import read_query
 from segzero_ros.replay.bag import BagMessage
 from segzero_ros.replay.queries import Ask, NANO, Plan
 from segzero_ros.replay.topics import Topics
+from segzero_ros.rgbd.buffer import INFOS, pair, RgbdBuffer, RgbdMessages
+from segzero_ros.rgbd.message_buffer import JUMP_NS, read_stamp, StoredMessage
 from segzero_ros.types import Query
-from segzero_ros.wire.frame_store import FrameStore, INFOS, pair, Shot
-from segzero_ros.wire.image_codec import MAX_PIXELS
-from segzero_ros.wire.query_text import read_query
-from segzero_ros.wire.stream import JUMP_NS, read_stamp, StoredMessage
 
 # How long depth and intrinsics may come after their image, by the recorder's clock.
 PATIENCE_NS = NANO // 2
@@ -42,7 +42,7 @@ class Job(NamedTuple):
 
     query: Query
     time_ns: int
-    shot: Shot | None
+    shot: RgbdMessages | None
     complaint: str = ''
     absence: str = ''
 
@@ -92,7 +92,7 @@ class Jobs:
         self._timed = deque(sorted(timed, key=lambda ask: ask.at_ns or 0))
         self._stamped = [ask for ask in plan.asks if ask.stamp_ns is not None]
         # What the node would have had; used for recorded queries alone.
-        self._store = FrameStore(limits.depth_max_offset_ns)
+        self._store = RgbdBuffer(limits.depth_max_offset_ns)
         self._newest: StoredMessage | None = None
         self._depths: deque[StoredMessage] = deque()
         self._infos: deque[StoredMessage] = deque()
@@ -204,7 +204,7 @@ class Jobs:
         time_ns: int,
         image: StoredMessage | None,
         absence: str = '',
-        shot: Shot | None = None,
+        shot: RgbdMessages | None = None,
     ) -> None:
         """Take in a query about an image, or about a shot that is complete."""
         tidied, complaint = read_query(text, self._limits.max_query_length)

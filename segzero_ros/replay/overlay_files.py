@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.drawing import draw_overlay
+from segzero_ros.overlay import draw_overlay
 from segzero_ros.replay.folder import Folder, FolderError
 from segzero_ros.types import Answer
 

@@ -18,8 +18,10 @@ import uuid
 from rclpy.clock import Clock
 from sensor_msgs.msg import Image
 
+from segzero_ros.conversions.query_text import read_query
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.pipeline import in_words, Listeners, Pipeline
+from segzero_ros.rgbd.frames import frame_of
 from segzero_ros.ros.camera import Camera, NANO, NoImage, TakenFrame
 from segzero_ros.ros.desk import describe, Desk, SILENT, Ticket
 from segzero_ros.ros.live_following import LiveFollowing
@@ -28,8 +30,6 @@ from segzero_ros.ros.outlets import Outlets
 from segzero_ros.ros.vitals import results_together
 from segzero_ros.ros.worker import Worker
 from segzero_ros.types import Answer, BadImage, Query, Stage, Status, Timing
-from segzero_ros.wire.frames import frame_of
-from segzero_ros.wire.query_text import read_query
 
 Deliver = Callable[[SegmentationResult], None]
 

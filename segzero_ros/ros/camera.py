@@ -13,12 +13,12 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from segzero_ros.conversions.image import is_rectified, MAX_PIXELS
+from segzero_ros.rgbd.buffer import RgbdBuffer, RgbdMessages
+from segzero_ros.rgbd.frames import make_frame, pairing_warnings
+from segzero_ros.rgbd.message_buffer import StoredMessage
 from segzero_ros.ros.camera_subscription import FollowingSubscription
 from segzero_ros.types import BadImage, Frame, SegZeroError
-from segzero_ros.wire.frame_store import FrameStore, Shot
-from segzero_ros.wire.frames import make_frame, shot_warnings
-from segzero_ros.wire.image_codec import is_rectified, MAX_PIXELS
-from segzero_ros.wire.stream import StoredMessage
 
 NANO = 1_000_000_000
 # A stamp this far from the clock, in seconds, is of a bag's or a simulator's clock.
@@ -76,9 +76,9 @@ class Camera:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.max_pixels = max_pixels
-        self.store = store = FrameStore(round(max_offset * NANO))
+        self.store = store = RgbdBuffer(round(max_offset * NANO))
         self._clock = clock = node.get_clock()
-        self._made: tuple[Shot, TakenFrame] | None = None
+        self._made: tuple[RgbdMessages, TakenFrame] | None = None
         # What diagnostics tell about the last image that was decoded.
         self.encoding = ''
         self.size = (0, 0)
@@ -201,14 +201,14 @@ class Camera:
         found = [self.clock_warning(), *self._shot_warnings(shot)]
         return ' '.join(filter(None, found)) or self._warning
 
-    def _shot_warnings(self, shot: Shot) -> list[str]:
+    def _shot_warnings(self, shot: RgbdMessages) -> list[str]:
         # Asking the graph takes time, so it is done where something is missing.
         no_depth = no_info = ''
         if shot.depth is None and shot.depth_gap_ns is None and self._depth.is_published:
             no_depth = f'no depth has come: {self._depth.silence()}'
         if shot.depth is not None and shot.info is None:
             no_info = f'no camera_info has come: {self._info.silence()}'
-        return shot_warnings(shot, self._depth.topic, no_depth=no_depth, no_info=no_info)
+        return pairing_warnings(shot, self._depth.topic, no_depth=no_depth, no_info=no_info)
 
     def take(self) -> TakenFrame:
         """Decode the newest image with its depth and intrinsics; called by the worker.
@@ -227,7 +227,7 @@ class Camera:
             made = self._made = shot, self.decode(shot)
         return made[1]
 
-    def decode(self, shot: Shot) -> TakenFrame:
+    def decode(self, shot: RgbdMessages) -> TakenFrame:
         """Decode an image of the store's; called by the worker.
 
         Raises:
@@ -245,7 +245,7 @@ class Camera:
         remark = f'{self.clock_warning()} {remark}'.strip()
         return TakenFrame(frame, shot.image.time_ns, remark)
 
-    def _decode(self, shot: Shot, warnings: Sequence[str]) -> tuple[Frame, str]:
+    def _decode(self, shot: RgbdMessages, warnings: Sequence[str]) -> tuple[Frame, str]:
         message = self._read(self._image, shot.image)
         self.encoding = message.encoding if isinstance(message, Image) else message.format
         return make_frame(

@@ -11,11 +11,11 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
+from segzero_ros.conversions.image import decode_image
 from segzero_ros.ros.background import BackgroundNode, wait_for_future
 from segzero_ros.ros.camera_sources import CameraError
 from segzero_ros.ros.messages import to_ns
 from segzero_ros.types import RgbImage
-from segzero_ros.wire.image_codec import decode_image
 
 # Enough that the picture of an answer is still there when the answer comes.
 _KEPT = 30

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from segzero_ros.conversions.image_file import decode_file
 from segzero_ros.extras import lacking
 from segzero_ros.simulation import make_motion, make_scene
 from segzero_ros.types import DepthImage, Frame, Intrinsics, RgbImage, SegZeroError
-from segzero_ros.wire.picture_file import decode_file
 
 # A message to publish, and on which topic.
 Shown = tuple[str, Any]

@@ -12,8 +12,8 @@ from typing import Any
 
 from visualization_msgs.msg import MarkerArray
 
+from segzero_ros.conversions import displays
 from segzero_ros.types import Answer
-from segzero_ros.wire import displays
 
 
 def markers(answer: Answer) -> MarkerArray:

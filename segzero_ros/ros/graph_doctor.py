@@ -16,10 +16,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from segzero_ros.conversions.image import decode_image
 from segzero_ros.doctor.findings import fail, Finding, ok, warn
 from segzero_ros.ros.background import BackgroundNode, wait_for_future, wait_for_graph
 from segzero_ros.types import BadImage
-from segzero_ros.wire.image_codec import decode_image
 
 _KINDS = {
     'sensor_msgs/msg/Image': Image,

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 import logging
 
-from segzero_ros.following import Backlog, CAPACITY, End, Followed, FollowUp
+from segzero_ros.rgbd.buffer import RgbdBuffer, RgbdMessages
 from segzero_ros.ros.camera import Camera
 from segzero_ros.ros.vitals import Pace
-from segzero_ros.segmentation.tracking import Tracker
+from segzero_ros.tracking.base import Tracker
+from segzero_ros.tracking.catch_up import CatchUp, TrackedFrame, TrackingEnd
+from segzero_ros.tracking.frame_buffer import CAPACITY, FrameBuffer
 from segzero_ros.types import Answer, BadImage, Frame, Status
-from segzero_ros.wire.frame_store import FrameStore, Shot
 
 # Most memory that the frames take which are kept while a query is answered, in bytes.
 MOST_KEPT = 256 * 2**20
@@ -34,7 +35,7 @@ class _Objects:
 
     answer: Answer
     time_ns: int
-    follow_up: FollowUp[Shot] | None = None
+    follow_up: CatchUp[RgbdMessages] | None = None
 
 
 class LiveFollowing:
@@ -71,7 +72,7 @@ class LiveFollowing:
         self._busy = busy
         self._publish = publish
         self._camera: Camera | None = None
-        self._backlog: Backlog[Shot] = Backlog()
+        self._frame_buffer: FrameBuffer[RgbdMessages] = FrameBuffer()
         self._tracker: Tracker | None = None
         self._objects: _Objects | None = None
         self._complaint = ''
@@ -96,10 +97,10 @@ class LiveFollowing:
         self.end()
         if self._left_behind:
             return
-        self._backlog = backlog = Backlog[Shot](capacity(camera.store))
-        backlog.open()
+        self._frame_buffer = frame_buffer = FrameBuffer[RgbdMessages](capacity(camera.store))
+        frame_buffer.open()
         self._camera = camera
-        camera.store.listen(lambda shot: backlog.put(shot.image.time_ns, shot))
+        camera.store.listen(lambda shot: frame_buffer.put(shot.image.time_ns, shot))
 
     def begin(self, answer: Answer, time_ns: int) -> None:
         """Let an answer's objects be followed, instead of those of an earlier one.
@@ -136,9 +137,9 @@ class LiveFollowing:
         lost = False
         try:
             end = self._follow(objects)
-            if end is End.CANCELLED and not self._is_over():
+            if end is TrackingEnd.CANCELLED and not self._is_over():
                 return
-            lost = end is End.ALL_LOST and not self._left_behind
+            lost = end is TrackingEnd.ALL_LOST and not self._left_behind
         except BadImage as error:
             _logger.warning('The objects of query %s are followed no more: %s', query_id, error)
         except BaseException:
@@ -164,9 +165,9 @@ class LiveFollowing:
         camera, self._camera = self._camera, None
         if camera is not None:
             camera.store.listen(None)
-            self._backlog.close()
+            self._frame_buffer.close()
 
-    def _follow(self, objects: _Objects) -> End | None:
+    def _follow(self, objects: _Objects) -> TrackingEnd | None:
         """Follow until something else is to be done; None where there is nothing to follow."""
         query_id = objects.answer.query.id
         if objects.follow_up is None and not self._start(objects):
@@ -177,7 +178,7 @@ class LiveFollowing:
             lambda followed: self._show(followed, objects.answer),
             lambda: self._busy() or self._is_over(),
         )
-        if end is End.ALL_LOST:
+        if end is TrackingEnd.ALL_LOST:
             _logger.info('All objects of query %s have been lost for long', query_id)
         return end
 
@@ -186,7 +187,7 @@ class LiveFollowing:
         if self._tracker is None:
             assert self.make_tracker is not None
             self._tracker = self.make_tracker()
-        objects.follow_up = FollowUp(self._tracker, self._backlog, self._decode)
+        objects.follow_up = CatchUp(self._tracker, self._frame_buffer, self._decode)
         answer = objects.answer
         _logger.info(
             'Following %d objects of query %s with %s',
@@ -196,14 +197,14 @@ class LiveFollowing:
         )
         return objects.follow_up.start(answer, objects.time_ns)
 
-    def _show(self, followed: Followed, answer: Answer) -> None:
+    def _show(self, followed: TrackedFrame, answer: Answer) -> None:
         if self._left_behind:
             return
         self.pace.note()
         self.lag = followed.lag
         self._publish(self._answer_about(followed, answer))
 
-    def _answer_about(self, followed: Followed, answer: Answer) -> Answer:
+    def _answer_about(self, followed: TrackedFrame, answer: Answer) -> Answer:
         assert self._tracker is not None
         return Answer(
             answer.query,
@@ -220,7 +221,7 @@ class LiveFollowing:
             return True
         return self._current_camera() is not self._camera
 
-    def _decode(self, shot: Shot) -> Frame | None:
+    def _decode(self, shot: RgbdMessages) -> Frame | None:
         assert self._camera is not None
         # Depth that cannot be used is complained about once, not for every frame.
         usable = shot._replace(depth=None) if self._depth_is_bad else shot
@@ -236,7 +237,7 @@ class LiveFollowing:
         return taken.frame
 
 
-def capacity(store: FrameStore) -> int:
+def capacity(store: RgbdBuffer) -> int:
     """Return how many frames as large as the newest one may be kept."""
     shot = store.shot()
     if shot is None:

@@ -13,10 +13,10 @@ from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
+from segzero_ros.conversions import result
+from segzero_ros.conversions.result import answer_from, clean_text, mask_from, segments_from, to_ns
 from segzero_ros.msg import Pixel, SegmentationResult, SegmentedObject, Timing
 from segzero_ros.types import Answer, Pose3D, RgbImage, Segment
-from segzero_ros.wire import results
-from segzero_ros.wire.results import answer_from, clean_text, mask_from, segments_from, to_ns
 
 __all__ = [
     'answer_from',
@@ -59,39 +59,39 @@ def _make(name: str, /, **fields: Any) -> Any:
 
 def to_time(stamp_ns: int) -> Time:
     """Return nanoseconds as a message."""
-    return results.to_time(_make, stamp_ns)
+    return result.to_time(_make, stamp_ns)
 
 
 def header_of(answer: Answer) -> Header:
     """Return the header of the answered frame; an empty one for an answer without a frame."""
-    return results.header_of(_make, answer)
+    return result.header_of(_make, answer)
 
 
 def to_result(answer: Answer) -> SegmentationResult:
     """Return an answer as the message of the topic, the action and the service."""
-    return results.to_result(_make, answer)
+    return result.to_result(_make, answer)
 
 
 def to_object(segment: Segment, header: Header) -> SegmentedObject:
     """Return one object of an answer; header is the result's."""
-    return results.to_object(_make, segment, header)
+    return result.to_object(_make, segment, header)
 
 
 def to_pose(pose: Pose3D) -> Pose:
     """Return centre and axes of a box."""
-    return results.to_pose(_make, pose)
+    return result.to_pose(_make, pose)
 
 
 def to_vector(values: tuple[float, float, float]) -> Vector3:
     """Return three numbers as a message."""
-    return results.to_vector(_make, values)
+    return result.to_vector(_make, values)
 
 
 def label_image(answer: Answer) -> Image:
     """Return the objects' ids, pixel by pixel, as mono16; 0 is background."""
-    return results.label_image(_make, answer)
+    return result.label_image(_make, answer)
 
 
 def rgb_image(rgb: RgbImage, header: Header) -> Image:
     """Return an (H, W, 3) uint8 RGB picture as a message."""
-    return results.rgb_image(_make, rgb, header)
+    return result.rgb_image(_make, rgb, header)

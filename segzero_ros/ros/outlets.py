@@ -18,8 +18,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
 
-from segzero_ros.drawing import draw_overlay
 from segzero_ros.msg import SegmentationResult
+from segzero_ros.overlay import draw_overlay
 from segzero_ros.ros import displays, messages
 from segzero_ros.types import Answer, Status
 

@@ -19,6 +19,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from segzero_ros import profiles
+from segzero_ros.conversions.image import MAX_PIXELS
 from segzero_ros.loading import (
     ReasonerOptions,
     REASONERS,
@@ -28,7 +29,6 @@ from segzero_ros.loading import (
 from segzero_ros.ros.desk import Policy
 from segzero_ros.ros.rclpy_internals import private
 from segzero_ros.types import SegZeroError
-from segzero_ros.wire.image_codec import MAX_PIXELS
 
 Value = bool | int | float | str
 

@@ -36,6 +36,7 @@ from segzero_ros.loading import (
     SegmenterOptions,
 )
 from segzero_ros.pipeline import in_words, Pipeline
+from segzero_ros.rgbd.message_buffer import JUMP_NS
 from segzero_ros.ros import log_bridge
 from segzero_ros.ros.answering import Answering, SUCCESSES
 from segzero_ros.ros.camera import Camera
@@ -70,7 +71,6 @@ from segzero_ros.ros.voice_parameters import NAMES as VOICE_PARAMETERS
 from segzero_ros.ros.watchdog import overdue
 from segzero_ros.ros.worker import Worker
 from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable, SegZeroError, Status
-from segzero_ros.wire.stream import JUMP_NS
 
 Load = Callable[[ReasonerOptions, SegmenterOptions], Pipeline]
 

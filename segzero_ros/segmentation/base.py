@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
-from segzero_ros.interrupting import Check
+from segzero_ros.cancellation import Check
 from segzero_ros.types import Frame, Grounding, SegmentedMask
 
 Encoding = TypeVar('Encoding')

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.interrupting import Check
+from segzero_ros.cancellation import Check
 from segzero_ros.segmentation.depth_layers import (
     BACKGROUND,
     depth_layers,

@@ -10,7 +10,7 @@ from segzero_ros.replay.bag import BagMessage
 from segzero_ros.replay.jobs import Jobs, Limits
 from segzero_ros.replay.queries import Ask, NANO, Plan
 from segzero_ros.replay.topics import Topics
-from segzero_ros.wire.frame_store import FrameStore
+from segzero_ros.rgbd.buffer import RgbdBuffer
 
 MS = 1_000_000
 FRAME = 33 * MS
@@ -130,7 +130,7 @@ def test_a_recorded_query_gets_the_frame_that_the_node_took(depth_late):
     """The same messages in the same order through the node's store."""
     messages = [*film(60, depth_late=depth_late)]
     asked = [said(f'query {number}', number * 37 * MS + 1) for number in range(3, 50)]
-    store, taken = FrameStore(LIMITS.depth_max_offset_ns), []
+    store, taken = RgbdBuffer(LIMITS.depth_max_offset_ns), []
     for message in sorted([*messages, *asked], key=lambda message: message.stamp_ns):
         if message.topic == '/query':
             shot = store.shot()
@@ -150,7 +150,7 @@ def test_a_recorded_query_gets_the_frame_that_the_node_took_of_free_running_stre
     messages = [message for message in film(300) if message.topic != '/depth']
     messages += [stamped('/depth', at, 90 * MS) for at in range(0, 300 * FRAME - 90 * MS, period)]
     asked = [said(f'query {number}', number * 37 * MS + 1) for number in range(20, 250)]
-    store, taken = FrameStore(LIMITS.depth_max_offset_ns), []
+    store, taken = RgbdBuffer(LIMITS.depth_max_offset_ns), []
     for message in sorted([*messages, *asked], key=lambda message: message.stamp_ns):
         if message.topic == '/query':
             shot = store.shot()

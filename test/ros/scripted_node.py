@@ -25,7 +25,7 @@ from action_msgs.msg import GoalStatus
 import numpy as np
 from rclpy.action.server import ServerGoalHandle
 
-from segzero_ros.interrupting import Check
+from segzero_ros.cancellation import Check
 from segzero_ros.loading import ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText

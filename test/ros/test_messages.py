@@ -14,6 +14,7 @@ pytest.importorskip('rclpy')
 from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import String
 
+from segzero_ros.conversions.image import decode_image
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.ros.messages import (
     answer_from,
@@ -37,7 +38,6 @@ from segzero_ros.types import (
     Status,
     Timing,
 )
-from segzero_ros.wire.image_codec import decode_image
 
 HEIGHT, WIDTH = 30, 50
 STAMP = 1_700_000_000_123_456_789
