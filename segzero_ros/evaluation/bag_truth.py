@@ -78,10 +78,10 @@ class BagWithTruth:
                 frames = BagFrames(bag, topics)
                 jobs = Jobs(topics, Plan(asks=asks), _LIMITS, bag.span_ns[0], lambda _: '')
                 for job in jobs.run(bag.messages(jobs.topics)):
-                    if job.shot is None:
+                    if job.rgbd is None:
                         raise DataError(f'{self._truth}: {job.absence or job.complaint}')
                     index = int(job.query.id)
-                    yield index, self._sample(wanted[index], frames.frame(job.shot)[0], index)
+                    yield index, self._sample(wanted[index], frames.frame(job.rgbd)[0], index)
         except (BagError, BadImage) as error:
             raise DataError(f'{self._path}: {error}') from error
 

@@ -100,13 +100,13 @@ class Asker:
         """Return what is to be answered, or the answer of a query that no model can answer."""
         if job.complaint:
             return Answer(job.query, Status.REJECTED, job.complaint)
-        if job.shot is None:
+        if job.rgbd is None:
             return Answer(job.query, Status.NO_IMAGE, job.absence)
         try:
-            frame, remark = self._frames.frame(job.shot)
+            frame, remark = self._frames.frame(job.rgbd)
         except BadImage as error:
             return Answer(job.query, Status.ERROR, str(error))
-        age = (job.time_ns - job.shot.image.time_ns) / NANO
+        age = (job.time_ns - job.rgbd.image.time_ns) / NANO
         return Task(number, job.time_ns, job.query, frame, age, remark)
 
     def _keep(self, number: int, time_ns: int, answer: Answer) -> Record:

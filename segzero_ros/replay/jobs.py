@@ -35,14 +35,14 @@ class Job(NamedTuple):
     Attributes:
         query: the sentence and its id.
         time_ns: when it is asked, by the recorder's clock.
-        shot: the image with its depth and intrinsics; None where there is none to ask about.
+        rgbd: the image with its depth and intrinsics; None where there is none to ask about.
         complaint: why it cannot be asked; empty when it can.
         absence: why there is no image; empty when there is one.
     """
 
     query: Query
     time_ns: int
-    shot: RgbdMessages | None
+    rgbd: RgbdMessages | None
     complaint: str = ''
     absence: str = ''
 
@@ -58,7 +58,7 @@ class Limits:
 
 
 class _Asked(NamedTuple):
-    """A job that waits for what belongs to its image; one with a shot, or no image, is done."""
+    """A job that waits for what belongs to its image; one with its messages, or no image, is done."""
 
     job: Job
     image: StoredMessage | None
@@ -130,8 +130,8 @@ class Jobs:
     def _take(self, message: BagMessage) -> Iterator[Job]:
         if self._plan.recorded and message.topic == self._topics.queries:
             absence = '' if self._newest else 'There is no image: none was recorded before.'
-            text, shot = self._text_of(message), self._store.paired_shot()
-            self._ask(text, '', message.stamp_ns, self._newest, absence, shot)
+            text, rgbd = self._text_of(message), self._store.latest_paired()
+            self._ask(text, '', message.stamp_ns, self._newest, absence, rgbd)
             return
         if self._plan.recorded:
             self._put(message)
@@ -204,16 +204,16 @@ class Jobs:
         time_ns: int,
         image: StoredMessage | None,
         absence: str = '',
-        shot: RgbdMessages | None = None,
+        rgbd: RgbdMessages | None = None,
     ) -> None:
-        """Take in a query about an image, or about a shot that is complete."""
+        """Take in a query about an image, or about messages that is complete."""
         tidied, complaint = read_query(text, self._limits.max_query_length)
         self._count += 1
         query = Query(tidied, name or f'{self._count:06d}')
         if complaint or absence:
-            image = shot = None
-        job = Job(query, time_ns, shot, complaint, absence)
-        self._waiting.append(_Asked(job, None if shot else image))
+            image = rgbd = None
+        job = Job(query, time_ns, rgbd, complaint, absence)
+        self._waiting.append(_Asked(job, None if rgbd else image))
 
     def _is_paired(self, asked: _Asked) -> bool:
         """Return whether nothing that comes later could belong to the image any more."""
@@ -234,7 +234,7 @@ class Jobs:
             job, image = self._waiting.popleft()
             if image is not None:
                 offset_ns = self._limits.depth_max_offset_ns
-                job = job._replace(shot=pair(image, self._depths, self._infos, offset_ns))
+                job = job._replace(rgbd=pair(image, self._depths, self._infos, offset_ns))
             yield job
 
     def _prune(self, kept: deque[StoredMessage], least: int) -> None:

@@ -161,7 +161,7 @@ class RgbdBuffer:
             return 0.0
         return (len(arrivals) - 1) / max(arrivals[-1] - arrivals[0], 1e-9)
 
-    def shot(self) -> RgbdMessages | None:
+    def latest(self) -> RgbdMessages | None:
         """Return the newest image with the depth and intrinsics that belong to it.
 
         The newest image whose own depth is here goes before newer ones, by at most
@@ -176,8 +176,8 @@ class RgbdBuffer:
             newest = self._images.newest
             return None if newest is None else self._pair(newest)
 
-    def paired_shot(self) -> RgbdMessages | None:
-        """Return what `shot` returns if its image has its own depth, else None."""
+    def latest_paired(self) -> RgbdMessages | None:
+        """Return what `latest` returns if its image has its own depth, else None."""
         with self._lock:
             return self._own_pair()
 
@@ -268,9 +268,9 @@ class RgbdBuffer:
 
     def _hand_on(self, count: int) -> None:
         for _ in range(count):
-            shot = self._pair(self._waiting.popleft())
+            rgbd = self._pair(self._waiting.popleft())
             if self._listener is not None:
-                self._listener(shot)
+                self._listener(rgbd)
 
     def _depth_is_coming(self) -> bool:
         """Return whether depth has arrived lately, by the node's clock."""

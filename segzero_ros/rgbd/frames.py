@@ -81,24 +81,24 @@ def _registered_depth(depth: Any, frame: Frame, max_pixels: int) -> DepthImage:
 
 
 def pairing_warnings(
-    shot: RgbdMessages, depth_topic: str, *, no_depth: str = '', no_info: str = ''
+    rgbd: RgbdMessages, depth_topic: str, *, no_depth: str = '', no_info: str = ''
 ) -> list[str]:
-    """Say what is wrong with a shot's depth, without decoding anything.
+    """Say what is wrong with an image's depth, without decoding anything.
 
     Args:
-        shot: the messages that belong together.
+        rgbd: the messages that belong together.
         depth_topic: where depth comes from, for the sentences.
         no_depth: why no depth has come at all although there is a depth camera; empty without one.
         no_info: why there is no camera_info, if there is none.
     """
     where = f' on {depth_topic}' if depth_topic else ''
-    if shot.depth is None:
-        if shot.depth_gap_ns is not None:
-            return [f'{NO_POSES} {_gap(shot.depth_gap_ns, where)}']
+    if rgbd.depth is None:
+        if rgbd.depth_gap_ns is not None:
+            return [f'{NO_POSES} {_gap(rgbd.depth_gap_ns, where)}']
         return [f'{NO_POSES} {no_depth.rstrip(".")}.'] if no_depth else []
-    if shot.info is None:
+    if rgbd.info is None:
         return [f'{NO_POSES} {no_info.rstrip(".")}.']
-    image_frame, depth_frame = read_frame_id(shot.image.data), read_frame_id(shot.depth.data)
+    image_frame, depth_frame = read_frame_id(rgbd.image.data), read_frame_id(rgbd.depth.data)
     warnings = []
     if image_frame and depth_frame and image_frame != depth_frame:
         warnings.append(
@@ -106,7 +106,7 @@ def pairing_warnings(
             f'colour image of {image_frame!r}; use depth that is registered to the colour image '
             '(RealSense: align_depth.enable, others: depth_registered).'
         )
-    info_frame = read_frame_id(shot.info.data)
+    info_frame = read_frame_id(rgbd.info.data)
     if image_frame and info_frame and image_frame != info_frame:
         warnings.append(
             f'Poses may be wrong: the camera_info is of the frame {info_frame!r}, the image of '

@@ -195,20 +195,20 @@ class Camera:
 
     def warning(self) -> str:
         """Say what may be wrong with stamps, depth and intrinsics now; empty if nothing."""
-        shot = self.store.shot()
-        if shot is None:
+        rgbd = self.store.latest()
+        if rgbd is None:
             return ''
-        found = [self.clock_warning(), *self._shot_warnings(shot)]
+        found = [self.clock_warning(), *self._pairing_warnings(rgbd)]
         return ' '.join(filter(None, found)) or self._warning
 
-    def _shot_warnings(self, shot: RgbdMessages) -> list[str]:
+    def _pairing_warnings(self, rgbd: RgbdMessages) -> list[str]:
         # Asking the graph takes time, so it is done where something is missing.
         no_depth = no_info = ''
-        if shot.depth is None and shot.depth_gap_ns is None and self._depth.is_published:
+        if rgbd.depth is None and rgbd.depth_gap_ns is None and self._depth.is_published:
             no_depth = f'no depth has come: {self._depth.silence()}'
-        if shot.depth is not None and shot.info is None:
+        if rgbd.depth is not None and rgbd.info is None:
             no_info = f'no camera_info has come: {self._info.silence()}'
-        return pairing_warnings(shot, self._depth.topic, no_depth=no_depth, no_info=no_info)
+        return pairing_warnings(rgbd, self._depth.topic, no_depth=no_depth, no_info=no_info)
 
     def take(self) -> TakenFrame:
         """Decode the newest image with its depth and intrinsics; called by the worker.
@@ -219,23 +219,23 @@ class Camera:
             NoImage: none has come, or the clock jumped since.
             BadImage: what came cannot be used.
         """
-        shot = self.store.shot()
-        if shot is None:
+        rgbd = self.store.latest()
+        if rgbd is None:
             raise NoImage(f'There is no image: {self._image.silence()}')
         made = self._made
-        if made is None or made[0] != shot:
-            made = self._made = shot, self.decode(shot)
+        if made is None or made[0] != rgbd:
+            made = self._made = rgbd, self.decode(rgbd)
         return made[1]
 
-    def decode(self, shot: RgbdMessages) -> TakenFrame:
+    def decode(self, rgbd: RgbdMessages) -> TakenFrame:
         """Decode an image of the store's; called by the worker.
 
         Raises:
             BadImage: it cannot be used.
         """
-        warnings = self._shot_warnings(shot)
+        warnings = self._pairing_warnings(rgbd)
         try:
-            frame, remark = self._decode(shot, warnings)
+            frame, remark = self._decode(rgbd, warnings)
         except BadImage as error:
             self.error = str(error)
             raise
@@ -243,15 +243,15 @@ class Camera:
         self._warning = remark.removeprefix(' '.join(warnings)).strip()
         self.error, self.size = '', (frame.width, frame.height)
         remark = f'{self.clock_warning()} {remark}'.strip()
-        return TakenFrame(frame, shot.image.time_ns, remark)
+        return TakenFrame(frame, rgbd.image.time_ns, remark)
 
-    def _decode(self, shot: RgbdMessages, warnings: Sequence[str]) -> tuple[Frame, str]:
-        message = self._read(self._image, shot.image)
+    def _decode(self, rgbd: RgbdMessages, warnings: Sequence[str]) -> tuple[Frame, str]:
+        message = self._read(self._image, rgbd.image)
         self.encoding = message.encoding if isinstance(message, Image) else message.format
         return make_frame(
             message,
-            lambda: None if shot.depth is None else self._read(self._depth, shot.depth),
-            None if shot.info is None else self._read(self._info, shot.info),
+            lambda: None if rgbd.depth is None else self._read(self._depth, rgbd.depth),
+            None if rgbd.info is None else self._read(self._info, rgbd.info),
             rectified=is_rectified(self.topic),
             max_pixels=self.max_pixels,
             warnings=warnings,

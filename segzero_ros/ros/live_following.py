@@ -100,7 +100,7 @@ class LiveFollowing:
         self._frame_buffer = frame_buffer = FrameBuffer[RgbdMessages](capacity(camera.store))
         frame_buffer.open()
         self._camera = camera
-        camera.store.listen(lambda shot: frame_buffer.put(shot.image.time_ns, shot))
+        camera.store.listen(lambda rgbd: frame_buffer.put(rgbd.image.time_ns, rgbd))
 
     def begin(self, answer: Answer, time_ns: int) -> None:
         """Let an answer's objects be followed, instead of those of an earlier one.
@@ -221,10 +221,10 @@ class LiveFollowing:
             return True
         return self._current_camera() is not self._camera
 
-    def _decode(self, shot: RgbdMessages) -> Frame | None:
+    def _decode(self, rgbd: RgbdMessages) -> Frame | None:
         assert self._camera is not None
         # Depth that cannot be used is complained about once, not for every frame.
-        usable = shot._replace(depth=None) if self._depth_is_bad else shot
+        usable = rgbd._replace(depth=None) if self._depth_is_bad else rgbd
         try:
             taken = self._camera.decode(usable)
         except BadImage as error:
@@ -239,8 +239,8 @@ class LiveFollowing:
 
 def capacity(store: RgbdBuffer) -> int:
     """Return how many frames as large as the newest one may be kept."""
-    shot = store.shot()
-    if shot is None:
+    rgbd = store.latest()
+    if rgbd is None:
         return CAPACITY
-    size = len(shot.image.data) + (len(shot.depth.data) if shot.depth else 0)
+    size = len(rgbd.image.data) + (len(rgbd.depth.data) if rgbd.depth else 0)
     return min(CAPACITY, max(2, MOST_KEPT // size))

@@ -25,7 +25,7 @@ def warnings(path: Path, topics: Topics | None = None) -> list[str]:
         topics = topics or find_topics(bag)
         jobs = Jobs(topics, Plan(texts=('cup',)), limits, bag.span_ns[0], str)
         frames = BagFrames(bag, topics)
-        return [frames.frame(job.shot)[1] for job in jobs.run(bag.messages(jobs.topics))]
+        return [frames.frame(job.rgbd)[1] for job in jobs.run(bag.messages(jobs.topics))]
 
 
 def recorded(path: Path, depths: int, *, info: bool = True) -> Path:

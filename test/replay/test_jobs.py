@@ -47,7 +47,7 @@ def run(messages, plan, topics=CAMERA, limits=LIMITS):
     jobs = Jobs(topics, plan, limits, START, lambda message: message.data.decode())
     done = list(jobs.run(sorted(messages, key=lambda message: message.stamp_ns)))
     return [
-        (job.query.text, *(milliseconds(part) for part in (job.shot or [None] * 3)[:3]))
+        (job.query.text, *(milliseconds(part) for part in (job.rgbd or [None] * 3)[:3]))
         for job in done
     ]
 
@@ -105,7 +105,7 @@ def test_a_query_before_the_first_image_waits_for_it():
 def test_a_query_long_after_the_last_image_has_none():
     jobs = Jobs(CAMERA, Plan(asks=(Ask('a', at_ns=20 * NANO),)), LIMITS, START, str)
     (job,) = jobs.run(film(2))
-    assert job.shot is None
+    assert job.rgbd is None
     assert 'image_max_age, 5 s' in job.absence
 
 
@@ -113,7 +113,7 @@ def test_a_query_about_a_stamp_is_about_that_image():
     plan = Plan(asks=(Ask('a', stamp_ns=START + 33 * MS), Ask('b', stamp_ns=7)))
     jobs = Jobs(CAMERA, plan, LIMITS, START, str)
     found, missing = jobs.run(film(3))
-    assert milliseconds(found.shot.image) == 33.0
+    assert milliseconds(found.rgbd.image) == 33.0
     assert missing.absence == 'The bag has no image with the stamp 7 on /image.'
 
 
@@ -133,8 +133,8 @@ def test_a_recorded_query_gets_the_frame_that_the_node_took(depth_late):
     store, taken = RgbdBuffer(LIMITS.depth_max_offset_ns), []
     for message in sorted([*messages, *asked], key=lambda message: message.stamp_ns):
         if message.topic == '/query':
-            shot = store.shot()
-            taken.append((message.data.decode(), *map(milliseconds, shot[:3])))
+            rgbd = store.latest()
+            taken.append((message.data.decode(), *map(milliseconds, rgbd[:3])))
         else:
             put = {'/image': store.put_image, '/depth': store.put_depth, '/info': store.put_info}
             put[message.topic](message.data, message.stamp_ns)
@@ -153,8 +153,8 @@ def test_a_recorded_query_gets_the_frame_that_the_node_took_of_free_running_stre
     store, taken = RgbdBuffer(LIMITS.depth_max_offset_ns), []
     for message in sorted([*messages, *asked], key=lambda message: message.stamp_ns):
         if message.topic == '/query':
-            shot = store.shot()
-            taken.append((message.data.decode(), *map(milliseconds, shot[:3])))
+            rgbd = store.latest()
+            taken.append((message.data.decode(), *map(milliseconds, rgbd[:3])))
         else:
             put = {'/image': store.put_image, '/depth': store.put_depth, '/info': store.put_info}
             put[message.topic](message.data, message.stamp_ns)
@@ -173,8 +173,8 @@ def test_a_recording_that_starts_anew_pairs_within_each_round():
     jobs = Jobs(CAMERA, EACH, LIMITS, START, str)
     done = list(jobs.run(messages))
     assert len(done) == 270
-    assert all(len({stored.stamp_ns for stored in job.shot[:3]}) == 1 for job in done)
-    arrivals = [job.shot.depth.arrived_ns - job.shot.image.arrived_ns for job in done]
+    assert all(len({stored.stamp_ns for stored in job.rgbd[:3]}) == 1 for job in done)
+    arrivals = [job.rgbd.depth.arrived_ns - job.rgbd.image.arrived_ns for job in done]
     assert set(arrivals) == {5 * MS}
     assert jobs.restarts == 2
 
@@ -196,5 +196,5 @@ def test_queries_are_numbered_and_tidied():
     jobs = Jobs(CAMERA, Plan(texts=(' the \n cup ', 'x' * 101)), LIMITS, START, str)
     cup, long = jobs.run(film(1))
     assert (cup.query.id, cup.query.text) == ('000001', 'the cup')
-    assert (long.query.id, long.shot) == ('000002', None)
+    assert (long.query.id, long.rgbd) == ('000002', None)
     assert 'max_query_length' in long.complaint

@@ -44,8 +44,8 @@ def test_the_middleware_agrees_about_where_the_stamp_is():
         assert read_stamp(serialize_message(sent)) == 12 * SECOND + 34
 
 
-def test_an_empty_store_has_no_shot(store):
-    assert store.shot() is None
+def test_an_empty_store_has_no_messages(store):
+    assert store.latest() is None
     assert store.newest() is None
     assert store.rate() == 0.0
 
@@ -53,14 +53,14 @@ def test_an_empty_store_has_no_shot(store):
 def test_the_newest_image_is_the_one_that_came_last_also_when_a_bag_starts_anew(store):
     store.put_image(message(100 * SECOND), 0)
     store.put_image(message(3 * SECOND), 0)
-    assert store.shot().image.stamp_ns == 3 * SECOND
+    assert store.latest().image.stamp_ns == 3 * SECOND
 
 
 def test_depth_of_the_same_stamp_goes_before_nearer_ones(store):
     store.put_depth(message(SECOND), 0)
     store.put_depth(message(SECOND + 5), 0)
     store.put_image(message(SECOND), 0)
-    assert store.shot().depth.stamp_ns == SECOND
+    assert store.latest().depth.stamp_ns == SECOND
 
 
 def test_an_image_waits_for_its_depth_no_longer_than_allowed(store):
@@ -68,38 +68,38 @@ def test_an_image_waits_for_its_depth_no_longer_than_allowed(store):
     store.put_image(message(SECOND), 0)
     store.put_depth(message(SECOND), 0)
     store.put_image(message(SECOND + FRAME), 0)
-    assert store.shot().image.stamp_ns == SECOND
+    assert store.latest().image.stamp_ns == SECOND
     late = SECOND + DEPTH_WAIT_NS + 1
     store.put_image(message(late), 0)
-    shot = store.shot()
-    assert shot.image.stamp_ns == late
-    assert shot.depth is None
+    rgbd = store.latest()
+    assert rgbd.image.stamp_ns == late
+    assert rgbd.depth is None
     store.put_depth(message(late), 0)
-    assert store.shot().depth.stamp_ns == late
+    assert store.latest().depth.stamp_ns == late
 
 
 def test_the_nearest_depth_is_taken_within_the_offset_only(store):
     store.put_image(message(10 * SECOND), 0)
     store.put_depth(message(10 * SECOND - FRAME), 0)
     store.put_depth(message(10 * SECOND + FRAME // 2), 0)
-    assert store.shot().depth.stamp_ns == 10 * SECOND + FRAME // 2
+    assert store.latest().depth.stamp_ns == 10 * SECOND + FRAME // 2
     store.max_offset_ns = FRAME // 4
-    assert store.shot().depth is None
+    assert store.latest().depth is None
 
 
 def test_intrinsics_may_be_older_than_any_offset(store):
     store.put_info(message(SECOND), 0)
     store.put_image(message(500 * SECOND), 0)
-    assert store.shot().info.stamp_ns == SECOND
+    assert store.latest().info.stamp_ns == SECOND
 
 
 def test_without_stamps_the_arrival_counts(store):
     store.put_image(message(0), 7 * SECOND)
     store.put_depth(message(0), 7 * SECOND + 1)
-    shot = store.shot()
-    assert shot.image.stamp_ns is None
-    assert shot.image.time_ns == 7 * SECOND
-    assert shot.depth is not None
+    rgbd = store.latest()
+    assert rgbd.image.stamp_ns is None
+    assert rgbd.image.time_ns == 7 * SECOND
+    assert rgbd.depth is not None
 
 
 def test_clearing_forgets_everything(store):
@@ -107,10 +107,10 @@ def test_clearing_forgets_everything(store):
     store.put_depth(message(SECOND), 0)
     store.put_info(message(SECOND), 0)
     store.clear()
-    assert store.shot() is None
+    assert store.latest() is None
     store.put_image(message(SECOND), 0)
-    assert store.shot().depth is None
-    assert store.shot().info is None
+    assert store.latest().depth is None
+    assert store.latest().info is None
 
 
 def test_only_a_few_messages_are_kept(store):
@@ -120,21 +120,21 @@ def test_only_a_few_messages_are_kept(store):
         store.put_info(message(number * SECOND), 0)
     kept = sum(len(queue) for queue in (store._images, store._depths, store._infos))
     assert kept < 20
-    assert store.shot().depth.stamp_ns == 999 * SECOND
+    assert store.latest().depth.stamp_ns == 999 * SECOND
 
 
 @pytest.fixture
 def heard(store):
-    """Listen to the store; give the shots as they come, as (image, depth) in seconds."""
-    shots = []
+    """Listen to the store; give the message_sets as they come, as (image, depth) in seconds."""
+    message_sets = []
 
-    def hear(shot):
-        depth = None if shot.depth is None else shot.depth.time_ns / SECOND
-        shots.append((shot.image.time_ns / SECOND, depth))
+    def hear(rgbd):
+        depth = None if rgbd.depth is None else rgbd.depth.time_ns / SECOND
+        message_sets.append((rgbd.image.time_ns / SECOND, depth))
 
     store.put_image(message(1 * SECOND), 0)
     store.listen(hear)
-    return shots
+    return message_sets
 
 
 def test_a_listener_hears_of_each_image_at_once_where_no_depth_comes(store, heard):

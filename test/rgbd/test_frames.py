@@ -60,14 +60,14 @@ def warning(
         store.put_depth(serialize_message(depth_image), START)
     if camera_info is not None:
         store.put_info(serialize_message(camera_info), START)
-    shot = store.shot()
+    rgbd = store.latest()
     return make_frame(
         image,
-        lambda: depth_image if shot.depth is not None else None,
+        lambda: depth_image if rgbd.depth is not None else None,
         camera_info,
         rectified=rectified,
         warnings=pairing_warnings(
-            shot,
+            rgbd,
             '/camera/depth',
             no_depth=absence,
             no_info='nobody publishes /camera/camera_info',

@@ -82,11 +82,11 @@ def outcome(pattern: Pattern) -> tuple[float, float]:
         elif what == 'depth':
             store.put_depth(message(stamp), now)
         else:
-            shot = store.shot()
+            rgbd = store.latest()
             asked += 1
-            if shot is not None and shot.depth is not None:
+            if rgbd is not None and rgbd.depth is not None:
                 given += 1
-                apart = (shot.depth.time_ns - shot.image.time_ns) / MS - pattern.apart
+                apart = (rgbd.depth.time_ns - rgbd.image.time_ns) / MS - pattern.apart
                 own += -1e-3 < apart < pattern.stamp_jitter + 1e-3
     return given / asked, own / asked
 
@@ -177,9 +177,9 @@ def test_it_is_the_newest_such_image() -> None:
             store.put_image(message(stamp), now)
         else:
             store.put_depth(message(stamp), now)
-        shot = store.shot()
-        if now > START + SECOND and shot is not None:
-            worst = max(worst, newest - shot.image.time_ns)
+        rgbd = store.latest()
+        if now > START + SECOND and rgbd is not None:
+            worst = max(worst, newest - rgbd.image.time_ns)
     assert worst <= 240 * MS
 
 
@@ -229,10 +229,10 @@ def test_free_running_streams_get_mutually_nearest_pairs(
             store.put_depth(message(stamp), now)
         else:
             asked += 1
-            shot = store.paired_shot()
-            assert shot is None or shot == store.shot()
-            if shot is not None and shot.depth is not None:
-                image, depth = shot.image.time_ns, shot.depth.time_ns
+            rgbd = store.latest_paired()
+            assert rgbd is None or rgbd == store.latest()
+            if rgbd is not None and rgbd.depth is not None:
+                image, depth = rgbd.image.time_ns, rgbd.depth.time_ns
                 apart_ns = abs(depth - image)
                 mutual += apart_ns == min(abs(other - image) for other in depths) and (
                     apart_ns == min(abs(other - depth) for other in images)
@@ -285,9 +285,9 @@ def test_memory_is_bounded_in_bytes_and_late_depth_still_pairs(monkeypatch) -> N
             store.put_image(message(stamp, 24_000), now)
         else:
             store.put_depth(message(stamp, 8_000), now)
-        if now > START + 2 * SECOND and (shot := store.shot()) is not None:
+        if now > START + 2 * SECOND and (rgbd := store.latest()) is not None:
             given += 1
-            own += shot.depth is not None and shot.depth.stamp_ns == shot.image.stamp_ns
+            own += rgbd.depth is not None and rgbd.depth.stamp_ns == rgbd.image.stamp_ns
     assert own >= 0.95 * given
 
 
@@ -310,9 +310,9 @@ def test_depth_pairs_as_soon_as_it_comes(late: int) -> None:
         (store.put_image if what == 'image' else store.put_depth)(message(stamp), now)
         if what == 'depth' and now > START + (late + 150) * MS:
             break
-    shot = store.shot()
-    assert shot.depth is not None
-    assert shot.depth.stamp_ns == shot.image.stamp_ns
+    rgbd = store.latest()
+    assert rgbd.depth is not None
+    assert rgbd.depth.stamp_ns == rgbd.image.stamp_ns
 
 
 @pytest.mark.parametrize(
@@ -332,8 +332,8 @@ def test_a_listener_hears_each_image_once_in_order_with_the_nearest_depth(patter
     heard: list[tuple[int, int | None, int]] = []
     now = START
     store.listen(
-        lambda shot: heard.append(
-            (shot.image.time_ns, None if shot.depth is None else shot.depth.time_ns, now)
+        lambda rgbd: heard.append(
+            (rgbd.image.time_ns, None if rgbd.depth is None else rgbd.depth.time_ns, now)
         )
     )
     sent: list[int] = []
@@ -356,7 +356,7 @@ def test_a_listener_is_not_kept_waiting_by_depth_that_has_stopped() -> None:
     store = RgbdBuffer(50 * MS)
     delays: list[int] = []
     now = START
-    store.listen(lambda shot: delays.append(now - shot.image.time_ns))
+    store.listen(lambda rgbd: delays.append(now - rgbd.image.time_ns))
     for now, what, stamp in Pattern(30, 30, 10, 30).arrivals():
         if what == 'image':
             store.put_image(message(stamp), now)
@@ -370,13 +370,13 @@ def test_a_listener_is_not_kept_waiting_by_depth_that_has_stopped() -> None:
 def test_a_shot_without_depth_says_how_far_the_nearest_is() -> None:
     store = RgbdBuffer(50 * MS)
     store.put_image(message(START), START)
-    assert store.shot().depth_gap_ns is None
+    assert store.latest().depth_gap_ns is None
     store.put_depth(message(START - 3 * SECOND), START)
-    assert store.shot().depth is None
-    assert store.shot().depth_gap_ns == -3 * SECOND
+    assert store.latest().depth is None
+    assert store.latest().depth_gap_ns == -3 * SECOND
     store.put_depth(message(START + MS), START)
-    assert store.shot().depth_gap_ns is None
-    assert store.shot().depth is not None
+    assert store.latest().depth_gap_ns is None
+    assert store.latest().depth is not None
 
 
 def test_a_restart_keeps_the_newest_intrinsics_alone() -> None:
@@ -386,11 +386,11 @@ def test_a_restart_keeps_the_newest_intrinsics_alone() -> None:
     store.put_image(message(START), START)
     store.put_depth(message(START), START)
     store.restart()
-    assert store.shot() is None
+    assert store.latest() is None
     store.put_image(message(START - 90 * SECOND), START)
-    shot = store.shot()
-    assert shot.depth is None
-    assert shot.info.stamp_ns == START + 2 * SECOND
+    rgbd = store.latest()
+    assert rgbd.depth is None
+    assert rgbd.info.stamp_ns == START + 2 * SECOND
 
 
 def test_a_recording_that_starts_again_pairs_anew() -> None:
@@ -401,6 +401,6 @@ def test_a_recording_that_starts_again_pairs_anew() -> None:
             put = store.put_image if what == 'image' else store.put_depth
             put(message(stamp), now + play_number * round(LASTS * SECOND))
             if play_number and now > START + SECOND:
-                shot = store.shot()
-                assert shot.depth is not None
-                assert shot.depth.stamp_ns == shot.image.stamp_ns
+                rgbd = store.latest()
+                assert rgbd.depth is not None
+                assert rgbd.depth.stamp_ns == rgbd.image.stamp_ns

@@ -242,7 +242,7 @@ def test_recorded_queries_take_the_node_s_frames_however_late_depth_is(
         )
         frames = BagFrames(bag, topics)
         messages = bag.messages(jobs.topics)
-        replayed = [frames.frame(job.shot)[0] for job in jobs.run(messages) if job.shot]
+        replayed = [frames.frame(job.rgbd)[0] for job in jobs.run(messages) if job.rgbd]
     camera.close()
     assert len(taken) == len(replayed) == 25
     for one, other in zip(taken, replayed, strict=True):
