@@ -15,7 +15,7 @@ from std_msgs.msg import String
 
 from segzero_ros.action import Segment
 from segzero_ros.msg import SegmentationResult
-from segzero_ros.ros.background import (
+from segzero_ros.ros.background_node import (
     BackgroundNode,
     ThreadSafeActionClient,
     wait_for_future,

@@ -20,7 +20,7 @@ from visualization_msgs.msg import MarkerArray
 
 from benchmarks.asker import Asker
 from benchmarks.watched import Watched
-from segzero_ros.ros.background import BackgroundNode, wait_for_future
+from segzero_ros.ros.background_node import BackgroundNode, wait_for_future
 
 CAMERA = '/camera/camera_sim'
 # Longer than image_max_age, so that the silence is felt.

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Ask, print, save; return the exit code."""
-    from segzero_ros.ros.camera_sources import read_picture
+    from segzero_ros.ros.camera_sim.sources import read_picture
     from segzero_ros.ros.client import ignore, PerceptionClient
 
     picture = None if options.image is None else read_picture(options.image)

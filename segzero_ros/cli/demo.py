@@ -39,7 +39,7 @@ from segzero_ros.types import RgbImage, SegZeroError, Status
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from segzero_ros.ros.camera_control import CameraControl
+    from segzero_ros.ros.camera_sim.control import CameraControl
     from segzero_ros.ros.client import PerceptionClient, Reply
     from segzero_ros.ros.recorder import Recorder
 
@@ -151,7 +151,7 @@ def ask_all(
         start_node(children, 'node', NODE, 'offline')
         start_camera(children)
         from segzero_ros.replay.bag import BagWriter
-        from segzero_ros.ros.camera_control import CameraControl
+        from segzero_ros.ros.camera_sim.control import CameraControl
         from segzero_ros.ros.client import PerceptionClient
         from segzero_ros.ros.recorder import Recorder
 

@@ -24,7 +24,7 @@ _YOUNG = 3.0
 
 def look_at_shared_memory(memory: Path = _MEMORY) -> Iterator[Finding]:
     """Yield whether there are such files."""
-    left = left_behind(memory)
+    left = abandoned(memory)
     what = 'shared memory'
     if not left:
         yield ok(what, f'nothing that killed processes left in {memory}')
@@ -36,7 +36,7 @@ def look_at_shared_memory(memory: Path = _MEMORY) -> Iterator[Finding]:
     yield warn(what, said, 'fastdds shm clean; then restart nodes that do not hear.')
 
 
-def left_behind(memory: Path = _MEMORY) -> list[Path]:
+def abandoned(memory: Path = _MEMORY) -> list[Path]:
     """Return the files, locks and mutexes of Fast DDS whose locks no living process holds.
 
     A port without a lock was left in peace by who listened on it, and does no harm.

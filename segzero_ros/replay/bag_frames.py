@@ -29,7 +29,7 @@ class BagFrames:
         self._made: tuple[RgbdMessages, tuple[Frame, str]] | None = None
 
     def frame(self, rgbd: RgbdMessages) -> tuple[Frame, str]:
-        """Return the frame of a set of messages, the same object as before for the same one, and a warning.
+        """Return the frame of these messages, the same object for the same ones, and a warning.
 
         Raises:
             BadImage: its image cannot be decoded.

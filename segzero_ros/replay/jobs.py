@@ -58,7 +58,7 @@ class Limits:
 
 
 class _Asked(NamedTuple):
-    """A job that waits for what belongs to its image; one with its messages, or no image, is done."""
+    """A job that waits for what belongs to its image; complete with its messages or no image."""
 
     job: Job
     image: StoredMessage | None

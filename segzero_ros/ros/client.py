@@ -26,13 +26,13 @@ from std_msgs.msg import String
 from segzero_ros.action import Segment
 from segzero_ros.conversions.query_text import tidy
 from segzero_ros.msg import SegmentationResult
-from segzero_ros.ros.background import (
+from segzero_ros.ros.background_node import (
     BackgroundNode,
     ThreadSafeActionClient,
     wait_for_future,
     wait_for_graph,
 )
-from segzero_ros.ros.messages import answer_from, to_ns
+from segzero_ros.ros.message_factory import answer_from, to_ns
 from segzero_ros.ros.opencv_images import from_message, in_order, Order, Pixels, to_message
 from segzero_ros.srv import SegmentOnce
 from segzero_ros.types import Answer, Frame, SegZeroError, Stage

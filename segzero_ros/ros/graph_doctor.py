@@ -18,7 +18,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from segzero_ros.conversions.image import decode_image
 from segzero_ros.doctor.findings import fail, Finding, ok, warn
-from segzero_ros.ros.background import BackgroundNode, wait_for_future, wait_for_graph
+from segzero_ros.ros.background_node import BackgroundNode, wait_for_future, wait_for_graph
 from segzero_ros.types import BadImage
 
 _KINDS = {

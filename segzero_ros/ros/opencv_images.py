@@ -17,7 +17,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from segzero_ros.conversions.image import decode_image, MAX_PIXELS
-from segzero_ros.ros.messages import rgb_image
+from segzero_ros.ros.message_factory import rgb_image
 from segzero_ros.types import BadImage
 
 Order = Literal['bgr8', 'rgb8']

@@ -26,7 +26,7 @@ from segzero_ros.loading import (
     SegmenterOptions,
     SEGMENTERS,
 )
-from segzero_ros.ros.desk import Policy
+from segzero_ros.ros.perception.query_queue import QueryPolicy
 from segzero_ros.ros.rclpy_internals import private
 from segzero_ros.types import SegZeroError
 
@@ -303,10 +303,10 @@ SPECS = (
     ),
     Spec(
         'query_policy',
-        Policy.QUEUE.value,
+        QueryPolicy.QUEUE.value,
         'What happens to a query that comes while another one is worked on.',
         Takes.AT_ONCE,
-        choices=tuple(policy.value for policy in Policy),
+        choices=tuple(policy.value for policy in QueryPolicy),
     ),
     Spec(
         'queue_size',

@@ -14,7 +14,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
 from segzero_ros.replay.bag import BagError, BagWriter
-from segzero_ros.ros.background import BackgroundNode, wait_for_graph
+from segzero_ros.ros.background_node import BackgroundNode, wait_for_graph
 from segzero_ros.types import SegZeroError
 
 _logger = logging.getLogger(__name__)

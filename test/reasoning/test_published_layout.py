@@ -335,7 +335,7 @@ class TestRefusals:
         path.write_text(path.read_text()[:200])
         self.refused(broken, 'The processor .* cannot be read')
 
-    def test_merges_that_were_left_behind(self, broken: Path) -> None:
+    def test_merges_that_were_abandoned(self, broken: Path) -> None:
         (broken / 'tokenizer.json').unlink()
         (broken / 'merges.txt').unlink()
         self.refused(broken, 'incomplete: merges.txt missing')

@@ -19,8 +19,12 @@ from std_msgs.msg import Header
 
 from segzero_ros.conversions.image import decode_depth, decode_image, intrinsics_from
 from segzero_ros.replay.bag import BagWriter
-from segzero_ros.ros.camera_messages import camera_info_message, depth_message, image_message
-from segzero_ros.ros.camera_sources import (
+from segzero_ros.ros.camera_sim.messages import (
+    camera_info_message,
+    depth_message,
+    image_message,
+)
+from segzero_ros.ros.camera_sim.sources import (
     CameraError,
     Folder,
     motorcycle,

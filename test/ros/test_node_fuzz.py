@@ -18,7 +18,11 @@ from segzero_ros.conversions.query_text import read_query
 from segzero_ros.conversions.result import clean_text
 from segzero_ros.msg import SegmentationResult as Result
 from segzero_ros.msg import SegmentedObject
-from segzero_ros.ros.camera_messages import camera_info_message, depth_message, image_message
+from segzero_ros.ros.camera_sim.messages import (
+    camera_info_message,
+    depth_message,
+    image_message,
+)
 
 FEW = settings(max_examples=12, deadline=None, derandomize=True, database=None)
 DEPTH = SCENE.frame.depth

@@ -15,7 +15,7 @@ from std_msgs.msg import Header
 
 from segzero_ros.conversions.image import decode_image
 from segzero_ros.ros import opencv_images
-from segzero_ros.ros.camera_messages import compressed_message, image_message
+from segzero_ros.ros.camera_sim.messages import compressed_message, image_message
 from segzero_ros.ros.opencv_images import from_message, to_message
 from segzero_ros.types import BadImage
 

@@ -15,9 +15,10 @@ from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 
-from segzero_ros.ros.glance import Glance
-from segzero_ros.ros.messages import clean_text
-from segzero_ros.ros.vitals import FELL_BELOW, GpuMemory
+from segzero_ros.gpus import GpuMemory
+from segzero_ros.ros.health.rates import FELL_BELOW
+from segzero_ros.ros.health.status_publisher import StatusPublisher
+from segzero_ros.ros.message_factory import clean_text
 from segzero_ros.types import Timing
 
 PERIOD = 1.0
@@ -41,7 +42,7 @@ class ModelState(str, Enum):
 
 
 @dataclass(frozen=True)
-class FollowingHealth:
+class TrackingHealth:
     """How following is going.
 
     Attributes:
@@ -126,7 +127,7 @@ class Health:
     last_error_age_s: float = 0.0
     standing_query: str = ''
     asked_by_itself: int = 0
-    following: FollowingHealth = FollowingHealth()
+    tracking: TrackingHealth = TrackingHealth()
     stale_after_s: float = STALE_AFTER
     slow_after_s: float = SLOW_AFTER
 
@@ -148,7 +149,7 @@ class HealthReporter:
             10,
             event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
         )
-        self._glance = Glance(node)
+        self._status = StatusPublisher(node)
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(PERIOD, self.report, clock=clock)
 
@@ -158,13 +159,13 @@ class HealthReporter:
         message = DiagnosticArray(status=statuses(self._snapshot(), name))
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
-        self._glance.show(message.status)
+        self._status.show(message.status)
 
     def close(self) -> None:
         """Report no more."""
         self._node.destroy_timer(self._timer)
         self._node.destroy_publisher(self._publisher)
-        self._glance.close()
+        self._status.close()
 
 
 def statuses(health: Health, name: str) -> list[DiagnosticStatus]:
@@ -181,7 +182,7 @@ def statuses(health: Health, name: str) -> list[DiagnosticStatus]:
         make_status(f'{name}: models', *_models(health)),
         make_status(f'{name}: camera', *_camera(health)),
         make_status(f'{name}: queries', *_queries(health)),
-        make_status(f'{name}: following', *_following(health.following)),
+        make_status(f'{name}: following', *_tracking(health.tracking)),
     ]
 
 
@@ -295,17 +296,17 @@ def _queries(health: Health) -> _Report:
     return DiagnosticStatus.OK, f'{summary}.', values
 
 
-def _following(following: FollowingHealth) -> _Report:
+def _tracking(tracking: TrackingHealth) -> _Report:
     values = {
-        'objects': str(following.objects),
-        'rate': f'{following.rate_hz:.1f} Hz',
-        'lag': f'{following.lag_s:.2f} s',
+        'objects': str(tracking.objects),
+        'rate': f'{tracking.rate_hz:.1f} Hz',
+        'lag': f'{tracking.lag_s:.2f} s',
     }
-    if not following.objects:
+    if not tracking.objects:
         return DiagnosticStatus.OK, 'Nothing is followed.', {'objects': '0'}
-    said = f'{following.objects} followed at {following.rate_hz:.1f} Hz'
-    if following.lag_s > LATE:
-        late = f'{said}, {following.lag_s:.1f} s behind the camera: the tracker is too slow.'
+    said = f'{tracking.objects} followed at {tracking.rate_hz:.1f} Hz'
+    if tracking.lag_s > LATE:
+        late = f'{said}, {tracking.lag_s:.1f} s behind the camera: the tracker is too slow.'
         return DiagnosticStatus.WARN, late, values
     return DiagnosticStatus.OK, f'{said}.', values
 

@@ -93,7 +93,7 @@ class Worker:
         frame = sys._current_frames().get(self._thread.ident or 0)
         return ''.join(traceback.format_stack(frame)[-_CALLS:]).rstrip()
 
-    def leave_behind(self) -> None:
+    def abandon(self) -> None:
         """Go on in another thread: the job that is being done does not come to an end.
 
         Its thread ends with it, if it ever does; nothing can stop it before. Never waits, and does

@@ -20,7 +20,8 @@ from visualization_msgs.msg import MarkerArray
 
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.overlay import draw_overlay
-from segzero_ros.ros import displays, messages
+from segzero_ros.ros import message_factory
+from segzero_ros.ros.perception import display_messages
 from segzero_ros.types import Answer, Status
 
 # Deep enough that a burst of queries loses neither a result nor a word. The middleware keeps so
@@ -42,7 +43,7 @@ OVERRIDABLE = (
 MakeMessage = Callable[[Answer], Any]
 
 
-class Outlets:
+class ResultPublishers:
     """The publishers of results, reasoning, pictures, markers and detections."""
 
     def __init__(self, node: Node) -> None:
@@ -51,9 +52,9 @@ class Outlets:
         self._tracked = self._publisher(SegmentationResult, 'tracked', PICTURES)
         self._reasoning = self._publisher(String, 'reasoning', BURST)
         self._on_demand: list[tuple[Publisher, MakeMessage]] = [
-            (self._publisher(Image, 'label_image', PICTURES), messages.label_image),
+            (self._publisher(Image, 'label_image', PICTURES), message_factory.label_image),
             (self._publisher(Image, 'overlay', PICTURES), _overlay),
-            (self._publisher(MarkerArray, 'markers', PICTURES), displays.markers),
+            (self._publisher(MarkerArray, 'markers', PICTURES), display_messages.markers),
         ]
         self._add_detections()
 
@@ -63,11 +64,11 @@ class Outlets:
 
     def tracked(self, answer: Answer) -> None:
         """Publish where an answer's objects are in a later frame."""
-        self._tracked.publish(messages.to_result(answer))
+        self._tracked.publish(message_factory.to_result(answer))
 
     def reasoning(self, piece: str) -> None:
         """Publish a further piece of the reasoning."""
-        self._reasoning.publish(String(data=messages.clean_text(piece)))
+        self._reasoning.publish(String(data=message_factory.clean_text(piece)))
 
     def show(self, answer: Answer) -> None:
         """Publish everything about an answer that somebody listens to, besides the result."""
@@ -83,8 +84,14 @@ class Outlets:
         except ImportError:
             return
         self._on_demand += [
-            (self._publisher(Detection2DArray, 'detections', PICTURES), displays.detections),
-            (self._publisher(Detection3DArray, 'detections_3d', PICTURES), displays.detections_3d),
+            (
+                self._publisher(Detection2DArray, 'detections', PICTURES),
+                display_messages.detections,
+            ),
+            (
+                self._publisher(Detection3DArray, 'detections_3d', PICTURES),
+                display_messages.detections_3d,
+            ),
         ]
 
     def _publisher(self, message_type: Any, topic: str, depth: int) -> Publisher:
@@ -99,4 +106,4 @@ class Outlets:
 
 
 def _overlay(answer: Answer) -> Image:
-    return messages.rgb_image(draw_overlay(answer), messages.header_of(answer))
+    return message_factory.rgb_image(draw_overlay(answer), message_factory.header_of(answer))

@@ -1,7 +1,7 @@
 """Following an answer's objects with the live camera, in the time that queries leave.
 
 Frames are kept in the executor's thread; everything else happens in the worker's. Imports the
-camera, `following` and `types`.
+camera, `tracking` and `types`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import logging
 
 from segzero_ros.rgbd.buffer import RgbdBuffer, RgbdMessages
-from segzero_ros.ros.camera import Camera
-from segzero_ros.ros.vitals import Pace
+from segzero_ros.ros.camera.rgbd_subscriber import RgbdSubscriber
+from segzero_ros.ros.health.rates import Rate
 from segzero_ros.tracking.base import Tracker
 from segzero_ros.tracking.catch_up import CatchUp, TrackedFrame, TrackingEnd
 from segzero_ros.tracking.frame_buffer import CAPACITY, FrameBuffer
@@ -35,10 +35,10 @@ class _Objects:
 
     answer: Answer
     time_ns: int
-    follow_up: CatchUp[RgbdMessages] | None = None
+    catch_up: CatchUp[RgbdMessages] | None = None
 
 
-class LiveFollowing:
+class LiveTracking:
     """Keeps frames while a query is answered, and follows the answer's objects from its frame on.
 
     It gives way to every other job of the worker, and goes on afterwards with the objects of the
@@ -59,25 +59,25 @@ class LiveFollowing:
 
     def __init__(
         self,
-        camera: Callable[[], Camera | None],
+        camera: Callable[[], RgbdSubscriber | None],
         busy: Callable[[], bool],
         publish: Callable[[Answer], None],
     ) -> None:
         self.enabled = False
         self.make_tracker: Callable[[], Tracker] | None = None
         self.on_lost: Callable[[Answer], None] = lambda _: None
-        self.pace = Pace()
+        self.pace = Rate()
         self.lag = 0.0
         self._current_camera = camera
         self._busy = busy
         self._publish = publish
-        self._camera: Camera | None = None
+        self._camera: RgbdSubscriber | None = None
         self._frame_buffer: FrameBuffer[RgbdMessages] = FrameBuffer()
         self._tracker: Tracker | None = None
         self._objects: _Objects | None = None
         self._complaint = ''
         self._depth_is_bad = False
-        self._left_behind = False
+        self._abandoned = False
 
     @property
     def active(self) -> bool:
@@ -85,17 +85,17 @@ class LiveFollowing:
         return self._objects is not None
 
     @property
-    def followed(self) -> int:
+    def tracked(self) -> int:
         """How many objects are followed."""
         objects = self._objects
         return 0 if objects is None else len(objects.answer.segments)
 
-    def keep(self, camera: Camera) -> None:
+    def keep(self, camera: RgbdSubscriber) -> None:
         """Keep the camera's frames from now on, if objects are to be followed."""
         if not self.enabled or self._camera is camera:
             return
         self.end()
-        if self._left_behind:
+        if self._abandoned:
             return
         self._frame_buffer = frame_buffer = FrameBuffer[RgbdMessages](capacity(camera.store))
         frame_buffer.open()
@@ -112,14 +112,14 @@ class LiveFollowing:
         if self._camera is not None:
             self._objects = _Objects(answer, time_ns)
 
-    def leave_behind(self) -> LiveFollowing:
+    def abandon(self) -> LiveTracking:
         """Keep no frames and publish nothing any more; return what follows in its place.
 
         For a tracker that does not come to an end: it is free when it does.
         """
-        self._left_behind = True
+        self._abandoned = True
         self._keep_no_frames()
-        successor = LiveFollowing(self._current_camera, self._busy, self._publish)
+        successor = LiveTracking(self._current_camera, self._busy, self._publish)
         successor.enabled = self.enabled
         successor.make_tracker = self.make_tracker
         successor.on_lost = self.on_lost
@@ -139,7 +139,7 @@ class LiveFollowing:
             end = self._follow(objects)
             if end is TrackingEnd.CANCELLED and not self._is_over():
                 return
-            lost = end is TrackingEnd.ALL_LOST and not self._left_behind
+            lost = end is TrackingEnd.ALL_LOST and not self._abandoned
         except BadImage as error:
             _logger.warning('The objects of query %s are followed no more: %s', query_id, error)
         except BaseException:
@@ -170,12 +170,12 @@ class LiveFollowing:
     def _follow(self, objects: _Objects) -> TrackingEnd | None:
         """Follow until something else is to be done; None where there is nothing to follow."""
         query_id = objects.answer.query.id
-        if objects.follow_up is None and not self._start(objects):
+        if objects.catch_up is None and not self._start(objects):
             _logger.info('The answer to query %s has no mask that could be followed', query_id)
             return None
-        assert objects.follow_up is not None
-        end = objects.follow_up.run(
-            lambda followed: self._show(followed, objects.answer),
+        assert objects.catch_up is not None
+        end = objects.catch_up.run(
+            lambda tracked: self._show(tracked, objects.answer),
             lambda: self._busy() or self._is_over(),
         )
         if end is TrackingEnd.ALL_LOST:
@@ -187,7 +187,7 @@ class LiveFollowing:
         if self._tracker is None:
             assert self.make_tracker is not None
             self._tracker = self.make_tracker()
-        objects.follow_up = CatchUp(self._tracker, self._frame_buffer, self._decode)
+        objects.catch_up = CatchUp(self._tracker, self._frame_buffer, self._decode)
         answer = objects.answer
         _logger.info(
             'Following %d objects of query %s with %s',
@@ -195,29 +195,29 @@ class LiveFollowing:
             answer.query.id,
             self._tracker.name,
         )
-        return objects.follow_up.start(answer, objects.time_ns)
+        return objects.catch_up.start(answer, objects.time_ns)
 
-    def _show(self, followed: TrackedFrame, answer: Answer) -> None:
-        if self._left_behind:
+    def _show(self, tracked: TrackedFrame, answer: Answer) -> None:
+        if self._abandoned:
             return
         self.pace.note()
-        self.lag = followed.lag
-        self._publish(self._answer_about(followed, answer))
+        self.lag = tracked.lag
+        self._publish(self._answer_about(tracked, answer))
 
-    def _answer_about(self, followed: TrackedFrame, answer: Answer) -> Answer:
+    def _answer_about(self, tracked: TrackedFrame, answer: Answer) -> Answer:
         assert self._tracker is not None
         return Answer(
             answer.query,
             Status.OK,
-            followed.message,
-            followed.frame,
-            segments=tuple(track.segment for track in followed.tracks),
+            tracked.message,
+            tracked.frame,
+            segments=tuple(track.segment for track in tracked.tracks),
             reasoner=answer.reasoner,
             segmenter=self._tracker.name,
         )
 
     def _is_over(self) -> bool:
-        if self._left_behind or not self.enabled:
+        if self._abandoned or not self.enabled:
             return True
         return self._current_camera() is not self._camera
 

@@ -28,16 +28,16 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from segzero_ros.replay.extra import needs_bags
-from segzero_ros.ros.camera_messages import (
+from segzero_ros.ros.camera_sim.messages import (
     camera_info_message,
     compressed_message,
     depth_message,
     ENCODINGS,
     image_message,
 )
-from segzero_ros.ros.camera_schedule import Schedule
-from segzero_ros.ros.camera_sources import open_source, Scenes, Shown
-from segzero_ros.ros.camera_transform import CameraTransform
+from segzero_ros.ros.camera_sim.schedule import Schedule
+from segzero_ros.ros.camera_sim.sources import open_source, Scenes, Shown
+from segzero_ros.ros.camera_sim.transform import CameraTransform
 from segzero_ros.ros.parameters import declare, Spec, Takes
 from segzero_ros.types import Frame, SegZeroError
 
@@ -156,7 +156,7 @@ class Settings:
     reliability: str
 
 
-class Reel(Protocol):
+class Playback(Protocol):
     """What the camera shows, one after the other.
 
     Attributes:
@@ -178,7 +178,7 @@ class Reel(Protocol):
         ...
 
 
-class StillReel:
+class ImagePlayback:
     """Pictures that stand still, each for a while, each time with a new stamp."""
 
     def __init__(self, settings: Settings) -> None:
@@ -215,7 +215,7 @@ class StillReel:
         return messages_of(self._source.frame(self._item), self._settings)
 
 
-class FilmReel:
+class ScenePlayback:
     """A generated scene in motion, to and fro."""
 
     def __init__(self, settings: Settings) -> None:
@@ -268,17 +268,17 @@ def stamped(messages: list[Shown], now: Time) -> list[Shown]:
     return messages
 
 
-def open_reel(settings: Settings) -> Reel:
+def open_playback(settings: Settings) -> Playback:
     """Return what the settings name; raise SegZeroError if it cannot be had."""
     if settings.source == 'bag':
         recorded = settings.stamps == 'recorded'
         path = Path(settings.path).expanduser()
         with needs_bags():
-            from segzero_ros.ros.camera_bag import BagReel
-        return BagReel(path, settings.item, loop=settings.loop, recorded=recorded)
+            from segzero_ros.ros.camera_sim.bag_playback import BagPlayback
+        return BagPlayback(path, settings.item, loop=settings.loop, recorded=recorded)
     if settings.source == 'scene' and settings.motion:
-        return FilmReel(settings)
-    return StillReel(settings)
+        return ScenePlayback(settings)
+    return ImagePlayback(settings)
 
 
 class CameraSim(Node):
@@ -296,13 +296,13 @@ class CameraSim(Node):
         for warning in declare(self, SPECS):
             self.get_logger().warning(warning)
         settings = self._settings([])
-        self._reel = open_reel(settings)
-        self._schedule = Schedule(self._reel.catch_up_ns)
-        self._next_reel: Reel | None = None
+        self._playback = open_playback(settings)
+        self._schedule = Schedule(self._playback.catch_up_ns)
+        self._next_reel: Playback | None = None
         self._transform = CameraTransform(self)
         reliability = ReliabilityPolicy[settings.reliability.upper()]
         qos = QoSProfile(depth=_DEPTH, reliability=reliability)
-        self._outlets = {
+        self._publishers = {
             name: self.create_publisher(kind, name, qos)
             for name, kind in (
                 ('image', Image),
@@ -321,7 +321,7 @@ class CameraSim(Node):
 
     def finish(self) -> None:
         """Close the files and leave the graph."""
-        self._reel.close()
+        self._playback.close()
         self.destroy_node()
 
     def _settings(self, changes: list[Parameter]) -> Settings:
@@ -335,23 +335,23 @@ class CameraSim(Node):
 
     def _check(self, changes: list[Parameter]) -> SetParametersResult:
         try:
-            self._next_reel = open_reel(self._settings(changes))
+            self._next_reel = open_playback(self._settings(changes))
         except SegZeroError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
     def _change(self, _: list[Parameter]) -> None:
         if self._next_reel is not None:
-            self._reel.close()
-            self._reel, self._next_reel = self._next_reel, None
-            self._schedule = Schedule(self._reel.catch_up_ns)
+            self._playback.close()
+            self._playback, self._next_reel = self._next_reel, None
+            self._schedule = Schedule(self._playback.catch_up_ns)
             self._wait(0)
 
     def _tick(self) -> None:
         now = self.get_clock().now()
         self._schedule.start(now.nanoseconds)
         try:
-            shown, period_ns = self._reel.next(now)
+            shown, period_ns = self._playback.next(now)
         except SegZeroError as error:
             self.get_logger().error(str(error))
             period_ns, shown = None, []
@@ -360,7 +360,7 @@ class CameraSim(Node):
         parent = self.get_parameter('parent_frame').value
         for topic, message in shown:
             self._transform.place(message.header.frame_id, parent)
-            self._outlets[topic].publish(message)
+            self._publishers[topic].publish(message)
         if period_ns is None:
             self.get_logger().info('There is nothing more to show.')
             self._timer.cancel()
@@ -369,7 +369,7 @@ class CameraSim(Node):
 
     def _publish_clock(self) -> None:
         """Say on /clock what time it is in the bag, where its stamps stay."""
-        time = self._reel.clock(self.get_clock().now())
+        time = self._playback.clock(self.get_clock().now())
         if time is None:
             return
         if self._clock_outlet is None:

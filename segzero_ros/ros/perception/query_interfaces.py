@@ -1,8 +1,8 @@
 """The three ways a query comes in: the topic, the service and the action.
 
-All lead to `Answering.ask`. The service and the action await an rclpy future that is resolved
+All lead to `QueryServer.ask`. The service and the action await an rclpy future that is resolved
 where the answer is made, so the executor's thread never waits. Imports rclpy, the messages and
-`answering`.
+`query_server`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from std_msgs.msg import String
 from segzero_ros.action import Segment
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.pipeline import Listeners
-from segzero_ros.ros.answering import Answering, Deliver
-from segzero_ros.ros.desk import Ticket
-from segzero_ros.ros.messages import clean_text
-from segzero_ros.ros.outlets import BURST, RESULTS
+from segzero_ros.ros.message_factory import clean_text
+from segzero_ros.ros.perception.query_queue import PendingQuery
+from segzero_ros.ros.perception.query_server import Deliver, QueryServer
+from segzero_ros.ros.perception.result_publishers import BURST, RESULTS
 from segzero_ros.srv import SegmentOnce
 from segzero_ros.types import Stage, Status
 
@@ -38,7 +38,7 @@ RESULT_TIMEOUT = 10
 _logger = logging.getLogger(__name__)
 
 
-class Replies:
+class PendingReplies:
     """The replies that callers wait for, and the waking of the executor that sends them."""
 
     def __init__(self, node: Node) -> None:
@@ -69,22 +69,22 @@ class Replies:
         self._awaited.discard(future)
 
 
-class TopicEntrance:
+class QuerySubscription:
     """Takes queries from `query`; their results are on `result` only."""
 
-    def __init__(self, node: Node, answering: Answering) -> None:
-        self._answering = answering
+    def __init__(self, node: Node, query_server: QueryServer) -> None:
+        self._query_server = query_server
         node.create_subscription(String, 'query', self._heard, DEEP)
 
     def _heard(self, message: String) -> None:
-        self._answering.ask(message.data)
+        self._query_server.ask(message.data)
 
 
-class ServiceEntrance:
+class SegmentOnceService:
     """Serves `segment_once`."""
 
-    def __init__(self, node: Node, answering: Answering, replies: Replies) -> None:
-        self._answering = answering
+    def __init__(self, node: Node, query_server: QueryServer, replies: PendingReplies) -> None:
+        self._query_server = query_server
         self._replies = replies
         # Reentrant: other callers are served while one waits.
         node.create_service(
@@ -100,14 +100,14 @@ class ServiceEntrance:
     ) -> SegmentOnce.Response:
         future, resolve = self._replies.begin()
         try:
-            self._answering.ask(request.query, resolve, image=request.image)
+            self._query_server.ask(request.query, resolve, image=request.image)
             response.result = await future
         finally:
             self._replies.end(future)
         return response
 
 
-class ActionEntrance:
+class SegmentActionServer:
     """Serves `segment`.
 
     Every goal is accepted, and ends with its result filled in: SUCCEEDED for OK and NOT_FOUND,
@@ -115,10 +115,10 @@ class ActionEntrance:
     active and goals that the node itself stopped, whose result says CANCELED.
     """
 
-    def __init__(self, node: Node, answering: Answering, replies: Replies) -> None:
-        self._answering = answering
+    def __init__(self, node: Node, query_server: QueryServer, replies: PendingReplies) -> None:
+        self._query_server = query_server
         self._replies = replies
-        self._tickets: dict[bytes, tuple[Ticket, Future]] = {}
+        self._pending: dict[bytes, tuple[PendingQuery, Future]] = {}
         self._server = ActionServer(
             node,
             Segment,
@@ -143,25 +143,25 @@ class ActionEntrance:
         goal.execute()
         feedback = FeedbackWriter(goal)
         feedback.stage(Stage.QUEUED)
-        ticket = self._answering.ask(
+        pending = self._query_server.ask(
             goal.request.query,
             resolve,
             query_id=bytes(goal.goal_id.uuid).hex(),
             image=goal.request.image,
             listeners=Listeners(on_stage=feedback.stage, on_text=feedback.text),
         )
-        self._tickets[bytes(goal.goal_id.uuid)] = ticket, future
+        self._pending[bytes(goal.goal_id.uuid)] = pending, future
 
     def _cancel(self, goal: ServerGoalHandle) -> CancelResponse:
-        entry = self._tickets.get(bytes(goal.goal_id.uuid))
+        entry = self._pending.get(bytes(goal.goal_id.uuid))
         if entry is None:
             return CancelResponse.REJECT
-        self._answering.desk.cancel(entry[0], 'Cancelled by the client of the action.')
+        self._query_server.queue.cancel(entry[0], 'Cancelled by the client of the action.')
         return CancelResponse.ACCEPT
 
     async def _execute(self, goal: ServerGoalHandle) -> Segment.Result:
         key = bytes(goal.goal_id.uuid)
-        future = self._tickets[key][1]
+        future = self._pending[key][1]
         try:
             result = await future
             try:
@@ -170,7 +170,7 @@ class ActionEntrance:
                 # rclpy's; the result reaches its client all the same, as that of an aborted goal.
                 _logger.exception('Goal %s cannot be finished', result.query_id)
         finally:
-            del self._tickets[key]
+            del self._pending[key]
             self._replies.end(future)
         return Segment.Result(result=result)
 

@@ -1,4 +1,4 @@
-"""How a ticket gets its answer: accepted in the executor's thread, answered in the worker's.
+"""How a query gets its answer: accepted in the executor's thread, answered in the worker's.
 
 Imports the rest of the ROS room, `pipeline` and `types`.
 """
@@ -22,13 +22,13 @@ from segzero_ros.conversions.query_text import read_query
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.pipeline import in_words, Listeners, Pipeline
 from segzero_ros.rgbd.frames import frame_of
-from segzero_ros.ros.camera import Camera, NANO, NoImage, TakenFrame
-from segzero_ros.ros.desk import describe, Desk, SILENT, Ticket
-from segzero_ros.ros.live_following import LiveFollowing
-from segzero_ros.ros.messages import to_result
-from segzero_ros.ros.outlets import Outlets
-from segzero_ros.ros.vitals import results_together
-from segzero_ros.ros.worker import Worker
+from segzero_ros.ros.camera.rgbd_subscriber import NANO, NoImage, RgbdSubscriber, TakenFrame
+from segzero_ros.ros.health.process_memory import pool_large_blocks
+from segzero_ros.ros.message_factory import to_result
+from segzero_ros.ros.perception.live_tracking import LiveTracking
+from segzero_ros.ros.perception.query_queue import describe, PendingQuery, QueryQueue, SILENT
+from segzero_ros.ros.perception.result_publishers import ResultPublishers
+from segzero_ros.ros.perception.worker import Worker
 from segzero_ros.types import Answer, BadImage, Query, Stage, Status, Timing
 
 Deliver = Callable[[SegmentationResult], None]
@@ -42,11 +42,11 @@ RECENT = 20
 _logger = logging.getLogger(__name__)
 
 
-class Answering:
+class QueryServer:
     """Takes queries in and sees that each gets exactly one result.
 
     Attributes:
-        desk: where they wait.
+        queue: where they wait.
         camera: what they are about; None while the node is not active.
         pipeline: who answers them; None while the node is not configured.
         following: what goes on after an answer, where that is wanted.
@@ -60,11 +60,13 @@ class Answering:
         failed_at: when that was, seconds of the monotonic clock.
     """
 
-    def __init__(self, desk: Desk, worker: Worker, outlets: Outlets, clock: Clock) -> None:
-        self.desk = desk
-        self.camera: Camera | None = None
+    def __init__(
+        self, queue: QueryQueue, worker: Worker, publishers: ResultPublishers, clock: Clock
+    ) -> None:
+        self.queue = queue
+        self.camera: RgbdSubscriber | None = None
         self.pipeline: Pipeline | None = None
-        self.following = LiveFollowing(lambda: self.camera, worker.wanted, outlets.tracked)
+        self.tracking = LiveTracking(lambda: self.camera, worker.wanted, publishers.tracked)
         self.max_query_length = 0
         self.image_max_age = 0.0
         self.max_image_pixels = 0
@@ -74,15 +76,15 @@ class Answering:
         self.last_error = ''
         self.failed_at = 0.0
         self._worker = worker
-        self._outlets = outlets
+        self._publishers = publishers
         self._clock = clock
-        self._open: set[Ticket] = set()
+        self._open: set[PendingQuery] = set()
         self._open_lock = threading.Lock()
         self._relay: Relay | None = None
 
     @property
-    def open(self) -> list[Ticket]:
-        """The tickets that have no answer yet."""
+    def open(self) -> list[PendingQuery]:
+        """The pending queries that have no answer yet."""
         with self._open_lock:
             return list(self._open)
 
@@ -93,8 +95,8 @@ class Answering:
             self.pipeline is not None
             and self.camera is not None
             and not self.camera.absence(self.image_max_age)
-            and self.desk.current is None
-            and not self.desk.waiting
+            and self.queue.current is None
+            and not self.queue.waiting
         )
 
     def ask(
@@ -105,8 +107,8 @@ class Answering:
         query_id: str = '',
         image: Image | None = None,
         listeners: Listeners = SILENT,
-        yields: bool = False,
-    ) -> Ticket:
+        low_priority: bool = False,
+    ) -> PendingQuery:
         """Take in a query; never waits and never decodes.
 
         Args:
@@ -115,40 +117,40 @@ class Answering:
             query_id: what the query is called; empty: a new id.
             image: the picture to ask about; None or an empty one: the newest camera frame.
             listeners: hear how the answer comes about, from the worker's thread.
-            yields: make way for every query that does not.
+            low_priority: make way for every query that does not.
         """
         tidied, complaint = read_query(text, self.max_query_length)
-        ticket = Ticket(
+        pending = PendingQuery(
             Query(tidied, query_id or uuid.uuid4().hex),
-            lambda answer: self._deliver(ticket, answer, deliver),
+            lambda answer: self._deliver(pending, answer, deliver),
             image=None if image is None or is_empty(image) else image,
             listeners=listeners,
             accepted_ns=self._clock.now().nanoseconds,
-            yields=yields,
+            low_priority=low_priority,
         )
         with self._open_lock:
-            self._open.add(ticket)
+            self._open.add(pending)
         try:
             if complaint:
-                ticket.refuse(Status.REJECTED, complaint)
-            elif absence := self._absence(ticket):
-                ticket.refuse(Status.NO_IMAGE, absence)
-            elif self.desk.hand_in(ticket):
+                pending.refuse(Status.REJECTED, complaint)
+            elif absence := self._absence(pending):
+                pending.refuse(Status.NO_IMAGE, absence)
+            elif self.queue.submit(pending):
                 self._worker.do(self._serve_next, 'answering, or following objects')
         except Exception as error:
-            _logger.exception('Query %s cannot be taken in', ticket.query.id)
-            ticket.refuse(Status.ERROR, f'The query cannot be taken in: {in_words(error)}')
-        return ticket
+            _logger.exception('Query %s cannot be taken in', pending.query.id)
+            pending.refuse(Status.ERROR, f'The query cannot be taken in: {in_words(error)}')
+        return pending
 
-    def leave_behind(self, ticket: Ticket, status: Status, message: str) -> None:
+    def abandon(self, pending: PendingQuery, status: Status, message: str) -> None:
         """Answer a query whose models do not come to an end, and go on without them."""
-        ticket.left_behind = True
+        pending.abandoned = True
         if (relay := self._relay) is not None:
             relay.end()
-        ticket.cancel(message)
-        self.desk.done(ticket)
+        pending.cancel(message)
+        self.queue.done(pending)
         self.go_on_without_models()
-        ticket.refuse(status, message)
+        pending.refuse(status, message)
 
     def go_on_without_models(self) -> None:
         """Leave the models behind, with what the worker does with them now.
@@ -156,89 +158,89 @@ class Answering:
         They are not closed, for they are still used; they are free when that ends.
         """
         self.pipeline = None
-        self.following = self.following.leave_behind()
-        self._worker.leave_behind()
+        self.tracking = self.tracking.abandon()
+        self._worker.abandon()
 
-    def _absence(self, ticket: Ticket) -> str:
-        """Say why there is nothing to ask about; the desk says it of a node that is not active."""
-        if self.camera is None or ticket.image is not None:
+    def _absence(self, pending: PendingQuery) -> str:
+        """Say why there is nothing to ask about; the queue reports a node that is not active."""
+        if self.camera is None or pending.image is not None:
             return ''
         return self.camera.absence(self.image_max_age)
 
     def _serve_next(self) -> None:
-        """Answer the next ticket, if it still waits, then follow; in the worker's thread."""
-        following = self.following
-        ticket = self.desk.take()
-        if ticket is not None:
-            self._serve(ticket)
-            if ticket.left_behind:
+        """Answer the next query, if it still waits, then track; in the worker's thread."""
+        tracking = self.tracking
+        pending = self.queue.take()
+        if pending is not None:
+            self._serve(pending)
+            if pending.abandoned:
                 # Another thread does the worker's jobs by now, and follows by other means.
                 return
-        following.run()
+        tracking.run()
 
-    def _serve(self, ticket: Ticket) -> None:
+    def _serve(self, pending: PendingQuery) -> None:
         try:
-            answer = self._answer(ticket)
+            answer = self._answer(pending)
         except BaseException as error:
             # Whatever a model raises: SystemExit would end this thread, and with it all queries.
-            _logger.exception('Query %s failed', ticket.query.id)
-            answer = ticket.failed(Status.ERROR, in_words(error))
+            _logger.exception('Query %s failed', pending.query.id)
+            answer = pending.failed(Status.ERROR, in_words(error))
         # Its time counts no longer; what comes now has its own.
         self._worker.alive()
-        self.desk.done(ticket)
-        if ticket.answer(answer):
+        self.queue.done(pending)
+        if pending.answer(answer):
             self._show(answer)
 
     def _show(self, answer: Answer) -> None:
         try:
-            self._outlets.show(answer)
+            self._publishers.show(answer)
         except Exception:
             _logger.exception('The answer to query %s cannot be drawn', answer.query.id)
 
-    def _answer(self, ticket: Ticket) -> Answer:
+    def _answer(self, pending: PendingQuery) -> Answer:
         assert self.pipeline is not None
-        queued = ticket.elapsed
+        queued = pending.elapsed
         try:
-            taken = self._take_frame(ticket)
+            taken = self._take_frame(pending)
         except NoImage as error:
-            return ticket.failed(Status.NO_IMAGE, str(error))
+            return pending.failed(Status.NO_IMAGE, str(error))
         except BadImage as error:
-            return ticket.failed(Status.ERROR, str(error))
-        self._relay = relay = Relay(ticket.listeners, self._outlets)
-        frame_age = (ticket.accepted_ns - taken.time_ns) / NANO if taken.time_ns else math.nan
+            return pending.failed(Status.ERROR, str(error))
+        self._relay = relay = Relay(pending.listeners, self._publishers)
+        frame_age = (pending.accepted_ns - taken.time_ns) / NANO if taken.time_ns else math.nan
         try:
-            with results_together():
+            with pool_large_blocks():
                 answer = self.pipeline.answer(
                     taken.frame,
-                    ticket.query,
+                    pending.query,
                     relay.listeners,
-                    ticket.cancelled,
+                    pending.cancelled,
                     queued=queued,
                     frame_age=frame_age,
                 )
         finally:
             relay.end()
-        if ticket.left_behind:
+        if pending.abandoned:
             return answer
-        if answer.status is Status.CANCELED and ticket.cancel_reason:
-            return replace(answer, message=ticket.cancel_reason)
+        if answer.status is Status.CANCELED and pending.cancel_reason:
+            return replace(answer, message=pending.cancel_reason)
         self.last_timing = answer.timing
         self.recent.append(answer.timing.total - answer.timing.queued)
-        if answer.status is Status.OK and ticket.image is None:
-            self.following.begin(answer, taken.time_ns)
+        if answer.status is Status.OK and pending.image is None:
+            self.tracking.begin(answer, taken.time_ns)
         return replace(answer, message=f'{answer.message} {taken.remark}'.strip())
 
-    def _take_frame(self, ticket: Ticket) -> TakenFrame:
-        if ticket.image is not None:
-            frame = frame_of(ticket.image, self.max_image_pixels)
+    def _take_frame(self, pending: PendingQuery) -> TakenFrame:
+        if pending.image is not None:
+            frame = frame_of(pending.image, self.max_image_pixels)
             return TakenFrame(frame, frame.stamp_ns, '')
         camera = self.camera
         if camera is None:
             raise NoImage('There is no image: the node was deactivated.')
-        self.following.keep(camera)
+        self.tracking.keep(camera)
         return camera.take()
 
-    def _deliver(self, ticket: Ticket, answer: Answer, deliver: Deliver | None) -> None:
+    def _deliver(self, pending: PendingQuery, answer: Answer, deliver: Deliver | None) -> None:
         """Publish the result and hand it to who asked, whatever fails of the two."""
         try:
             message = self._published(answer)
@@ -249,13 +251,13 @@ class Answering:
             _logger.exception('The result of query %s cannot be delivered', answer.query.id)
         finally:
             with self._open_lock:
-                self._open.discard(ticket)
+                self._open.discard(pending)
 
     def _published(self, answer: Answer) -> SegmentationResult:
         """Publish the result of an answer and return it; ERROR where it cannot be published."""
         message = result_of(answer)
         try:
-            self._outlets.result(message)
+            self._publishers.result(message)
         except RuntimeError:
             # The middleware is gone already when the process ends; who asked may still be reached.
             _logger.warning('The result of query %s is not published', answer.query.id)
@@ -263,7 +265,7 @@ class Answering:
             _logger.exception('The result of query %s cannot be published', answer.query.id)
             message = to_result(unpublished(answer, error))
             with suppress(Exception):
-                self._outlets.result(message)
+                self._publishers.result(message)
         return message
 
     def _keep_count(self, result: SegmentationResult) -> None:
@@ -287,9 +289,9 @@ class Answering:
 class Relay:
     """Passes on what is heard of one answer, until its end: to `reasoning`, and to who asked."""
 
-    def __init__(self, asker: Listeners, outlets: Outlets) -> None:
+    def __init__(self, asker: Listeners, publishers: ResultPublishers) -> None:
         self._asker = asker
-        self._outlets = outlets
+        self._publishers = publishers
         self._wrote = self._ended = False
         self._lock = threading.Lock()
         self.listeners = Listeners(self._stage, self._text, asker.on_object)
@@ -306,7 +308,7 @@ class Relay:
         try:
             if self._wrote:
                 self._wrote = False
-                self._outlets.reasoning('\n')
+                self._publishers.reasoning('\n')
         finally:
             self._lock.release()
 
@@ -319,7 +321,7 @@ class Relay:
             if self._ended:
                 return
             self._wrote = True
-            self._outlets.reasoning(piece)
+            self._publishers.reasoning(piece)
         self._asker.on_text(piece)
 
 

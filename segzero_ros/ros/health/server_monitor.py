@@ -12,7 +12,7 @@ import threading
 PERIOD = 5.0
 
 
-class ServerWatch:
+class ServerMonitor:
     """Looks after one server at a time, in a thread of its own.
 
     Attributes:

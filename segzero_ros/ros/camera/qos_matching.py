@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     # Lyrical calls the module rclpy.endpoint_info.
     from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-Offer = tuple[ReliabilityPolicy, DurabilityPolicy]
+OfferedQos = tuple[ReliabilityPolicy, DurabilityPolicy]
 
 LOOK_PERIOD = 1.0
 # The executor's thread only stores messages, so none waits long; each place in the middleware's
@@ -40,7 +40,7 @@ _EXAMPLES = {
 _logger = logging.getLogger(__name__)
 
 
-class FollowingSubscription:
+class QosMatchingSubscription:
     """One topic, subscribed to as its publishers offer it.
 
     Args:
@@ -66,7 +66,7 @@ class FollowingSubscription:
         self._name = topic
         self._store = store
         self._complained = ''
-        self._offer: Offer = self._wanted()
+        self._offer: OfferedQos = self._wanted()
         self._subscription: Subscription = self._subscribe()
 
     def look(self) -> None:
@@ -115,7 +115,7 @@ class FollowingSubscription:
         package, kind, _ = self.message_type.__module__.split('.', 2)
         return f'{package}/{kind}/{self.message_type.__name__}'
 
-    def _wanted(self) -> Offer:
+    def _wanted(self) -> OfferedQos:
         reliability, durability = offered(self.publishers())
         return _BY_NAME.get(self.reliability, reliability), durability
 
@@ -132,7 +132,7 @@ class FollowingSubscription:
             raw=True,
         )
 
-    def _change(self, wanted: Offer) -> None:
+    def _change(self, wanted: OfferedQos) -> None:
         _logger.info(
             'Subscribing to %s %s, %s, as its publishers offer it',
             self.topic,
@@ -172,7 +172,7 @@ class FollowingSubscription:
         )
 
 
-def offered(infos: Iterable[TopicEndpointInfo]) -> Offer:
+def offered(infos: Iterable[TopicEndpointInfo]) -> OfferedQos:
     """Return the strongest quality of service that fits every publisher.
 
     Without publishers: reliable and volatile, which is what most cameras' drivers offer.

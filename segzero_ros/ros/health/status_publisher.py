@@ -25,7 +25,7 @@ _LEVELS = {
 _FIGURES = re.compile(r'\d+(\.\d+)?')
 
 
-class Glance:
+class StatusPublisher:
     """Publishes the line, latched: at once when its words change, else in time.
 
     Args:

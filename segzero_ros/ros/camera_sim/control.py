@@ -12,9 +12,9 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
 from segzero_ros.conversions.image import decode_image
-from segzero_ros.ros.background import BackgroundNode, wait_for_future
-from segzero_ros.ros.camera_sources import CameraError
-from segzero_ros.ros.messages import to_ns
+from segzero_ros.ros.background_node import BackgroundNode, wait_for_future
+from segzero_ros.ros.camera_sim.sources import CameraError
+from segzero_ros.ros.message_factory import to_ns
 from segzero_ros.types import RgbImage
 
 # Enough that the picture of an answer is still there when the answer comes.

@@ -18,7 +18,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from segzero_ros.replay.bag import BagMessage, BagReader
 from segzero_ros.replay.image_topics import find_image_topics
 from segzero_ros.replay.topics import find_topics, NONE, NoTopic, SeveralCameras, Topics
-from segzero_ros.ros.camera_sources import CameraError, Shown
+from segzero_ros.ros.camera_sim.sources import CameraError, Shown
 from segzero_ros.types import SegZeroError
 
 _TYPES = {
@@ -34,7 +34,7 @@ _CATCH_UP_NS = 1_000_000_000
 _logger = logging.getLogger(__name__)
 
 
-class BagReel:
+class BagPlayback:
     """The camera that a bag recorded.
 
     Args:

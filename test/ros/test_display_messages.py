@@ -20,8 +20,8 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from segzero_ros.overlay import object_colour
-from segzero_ros.ros.displays import detections, detections_3d, markers
-from segzero_ros.ros.messages import to_ns
+from segzero_ros.ros.message_factory import to_ns
+from segzero_ros.ros.perception.display_messages import detections, detections_3d, markers
 from segzero_ros.types import Answer, Frame, Pose3D, PoseStatus, Query, Roi, Segment, Status
 
 STAMP = 12_000_000_034

@@ -16,7 +16,7 @@ from std_msgs.msg import String
 
 from segzero_ros.conversions.image import decode_image
 from segzero_ros.msg import SegmentationResult
-from segzero_ros.ros.messages import (
+from segzero_ros.ros.message_factory import (
     answer_from,
     clean_text,
     label_image,

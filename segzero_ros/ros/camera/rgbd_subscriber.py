@@ -17,7 +17,7 @@ from segzero_ros.conversions.image import is_rectified, MAX_PIXELS
 from segzero_ros.rgbd.buffer import RgbdBuffer, RgbdMessages
 from segzero_ros.rgbd.frames import make_frame, pairing_warnings
 from segzero_ros.rgbd.message_buffer import StoredMessage
-from segzero_ros.ros.camera_subscription import FollowingSubscription
+from segzero_ros.ros.camera.qos_matching import QosMatchingSubscription
 from segzero_ros.types import BadImage, Frame, SegZeroError
 
 NANO = 1_000_000_000
@@ -54,7 +54,7 @@ class TakenFrame(NamedTuple):
     remark: str
 
 
-class Camera:
+class RgbdSubscriber:
     """Subscribes to image, depth and camera_info, and makes a frame of what came.
 
     Args:
@@ -84,21 +84,21 @@ class Camera:
         self.size = (0, 0)
         self.error = ''
         self._warning = ''
-        self._image = FollowingSubscription(
+        self._image = QosMatchingSubscription(
             node,
             image_type,
             'image',
             lambda data: store.put_image(data, clock.now().nanoseconds),
             reliability,
         )
-        self._depth = FollowingSubscription(
+        self._depth = QosMatchingSubscription(
             node,
             depth_type,
             'depth',
             lambda data: store.put_depth(data, clock.now().nanoseconds),
             reliability,
         )
-        self._info = FollowingSubscription(
+        self._info = QosMatchingSubscription(
             node,
             CameraInfo,
             'camera_info',
@@ -257,7 +257,7 @@ class Camera:
             warnings=warnings,
         )
 
-    def _read(self, subscription: FollowingSubscription, stored: StoredMessage) -> Any:
+    def _read(self, subscription: QosMatchingSubscription, stored: StoredMessage) -> Any:
         kind = subscription.message_type
         try:
             return deserialize_message(stored.data, kind)

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rclpy.clock import Clock
 
-from segzero_ros.ros.answering import Answering
-from segzero_ros.ros.camera import NANO, NoImage
-from segzero_ros.ros.worker import Worker
+from segzero_ros.ros.camera.rgbd_subscriber import NANO, NoImage
+from segzero_ros.ros.perception.query_server import QueryServer
+from segzero_ros.ros.perception.worker import Worker
 from segzero_ros.types import Answer, BadImage, RgbImage
 
 # How often `look` is to be called, and how often pictures are compared at most, in seconds.
@@ -42,7 +42,7 @@ class _Lost:
     delay: float = FIRST_DELAY
 
 
-class Standing:
+class StandingQuery:
     """Asks again what is to be asked again.
 
     Attributes:
@@ -59,13 +59,13 @@ class Standing:
         clock: the node's.
     """
 
-    def __init__(self, answering: Answering, worker: Worker, clock: Clock) -> None:
+    def __init__(self, query_server: QueryServer, worker: Worker, clock: Clock) -> None:
         self.query = ''
         self.every = 0.0
         self.on_change = 0.0
         self.reask_when_lost = False
         self.asked = 0
-        self._answering = answering
+        self._query_server = query_server
         self._worker = worker
         self._clock = clock
         self._asked_ns: int | None = None
@@ -74,7 +74,7 @@ class Standing:
         self._comparing = False
         self._changed = False
         self._lost: _Lost | None = None
-        answering.following.on_lost = self._objects_lost
+        query_server.tracking.on_lost = self._objects_lost
 
     def set(self, query: str, every: float, on_change: float, *, reask_when_lost: bool) -> None:
         """Take over parameters; a new query is asked at the next opportunity."""
@@ -92,10 +92,10 @@ class Standing:
 
     def look(self) -> None:
         """Ask what is due, if nobody else has a query here."""
-        if not self._answering.idle:
+        if not self._query_server.idle:
             return
         now_ns = self._clock.now().nanoseconds
-        if self._lost is not None and self._answering.following.active:
+        if self._lost is not None and self._query_server.tracking.active:
             self._lost = None
         if self._lost is not None and self.reask_when_lost and now_ns >= self._lost.due_ns:
             self._lost.delay = min(2 * self._lost.delay, LONGEST_DELAY)
@@ -118,7 +118,7 @@ class Standing:
 
     def _ask(self, text: str) -> None:
         self.asked += 1
-        self._answering.ask(text, yields=True)
+        self._query_server.ask(text, low_priority=True)
 
     def _objects_lost(self, answer: Answer) -> None:
         due_ns = self._clock.now().nanoseconds + round(FIRST_DELAY * NANO)
@@ -134,7 +134,7 @@ class Standing:
     def _compare(self) -> None:
         """Compare the newest picture with the one asked about last; in the worker's thread."""
         try:
-            camera = self._answering.camera
+            camera = self._query_server.camera
             if camera is not None:
                 seen = thumbnail(camera.take().frame.image)
                 if self._reference is None:
@@ -145,7 +145,7 @@ class Standing:
             _logger.debug('No picture to compare: %s', error)
         finally:
             self._comparing = False
-        self._answering.following.run()
+        self._query_server.tracking.run()
 
 
 def thumbnail(image: RgbImage) -> NDArray[np.float32]:

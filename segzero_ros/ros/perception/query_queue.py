@@ -1,7 +1,7 @@
 """Where queries are taken in: one is worked on; the others wait, make way or are turned away.
 
-Every ticket handed in gets exactly one answer: from the worker that took it, or from here when it
-is refused, replaced, cancelled while it waits, or when the desk closes. Knows nothing of ROS;
+Every submitted query gets exactly one answer: from the worker that took it, or from here when it
+is refused, replaced, cancelled while it waits, or when the queue closes. Knows nothing of ROS;
 every method may be called from any thread.
 """
 
@@ -24,7 +24,7 @@ def _nowhere(_: Answer) -> None:
     """Deliver nothing any more."""
 
 
-class Policy(str, Enum):
+class QueryPolicy(str, Enum):
     """What happens to a query that comes while another one is worked on.
 
     PREEMPT: it takes the place of the one before, which is told to stop and answered CANCELED.
@@ -37,7 +37,7 @@ class Policy(str, Enum):
     REJECT = 'reject'
 
 
-class Ticket:
+class PendingQuery:
     """One query on its way, and where its answer goes.
 
     Attributes:
@@ -47,8 +47,8 @@ class Ticket:
         accepted_ns: the node's clock when it was handed in, nanoseconds.
         taken_at: when work on it began, seconds of the monotonic clock; None before.
         cancelled_at: when the models were told to stop, likewise.
-        left_behind: whether whoever works on it is not waited for any longer.
-        yields: whether it makes way for every ticket that does not.
+        abandoned: whether whoever works on it is not waited for any longer.
+        low_priority: whether it makes way for every pending query that does not.
     """
 
     def __init__(
@@ -59,16 +59,16 @@ class Ticket:
         image: Any = None,
         listeners: Listeners = SILENT,
         accepted_ns: int = 0,
-        yields: bool = False,
+        low_priority: bool = False,
     ) -> None:
         self.query = query
-        self.yields = yields
+        self.low_priority = low_priority
         self.image = image
         self.listeners = listeners
         self.accepted_ns = accepted_ns
         self.taken_at: float | None = None
         self.cancelled_at: float | None = None
-        self.left_behind = False
+        self.abandoned = False
         self._deliver = deliver
         self._accepted = time.perf_counter()
         self._cancel_reason = ''
@@ -101,7 +101,7 @@ class Ticket:
             if self._answered:
                 return False
             self._answered = True
-        # Who delivers holds the ticket, and with it the picture and the result: were it kept, they
+        # Who delivers holds the pending query, its image and its result: were it kept, they
         # would stay until Python looks for cycles, which takes minutes.
         deliver, self._deliver = self._deliver, _nowhere
         deliver(answer)
@@ -117,8 +117,8 @@ class Ticket:
         return Answer(self.query, status, message, timing=timing)
 
 
-class Desk:
-    """Takes in tickets by a policy and gives them out one at a time.
+class QueryQueue:
+    """Takes in pending queries by a policy and gives them out one at a time.
 
     Args:
         policy: what happens to a query that comes while another one is worked on.
@@ -127,13 +127,13 @@ class Desk:
     """
 
     def __init__(
-        self, policy: Policy = Policy.QUEUE, queue_size: int = 10, closed: str = ''
+        self, policy: QueryPolicy = QueryPolicy.QUEUE, queue_size: int = 10, closed: str = ''
     ) -> None:
         self.policy = policy
         self.queue_size = queue_size
         self._closed = closed
-        self._waiting: deque[Ticket] = deque()
-        self._current: Ticket | None = None
+        self._waiting: deque[PendingQuery] = deque()
+        self._current: PendingQuery | None = None
         self._lock = threading.Lock()
 
     @property
@@ -142,7 +142,7 @@ class Desk:
         return len(self._waiting)
 
     @property
-    def current(self) -> Ticket | None:
+    def current(self) -> PendingQuery | None:
         """The query that is worked on."""
         return self._current
 
@@ -164,63 +164,63 @@ class Desk:
             self._waiting.clear()
             if self._current is not None:
                 self._current.cancel(reason or refusal)
-        for ticket in waiting:
-            ticket.refuse(Status.CANCELED, reason or refusal)
+        for pending in waiting:
+            pending.refuse(Status.CANCELED, reason or refusal)
 
-    def hand_in(self, ticket: Ticket) -> bool:
-        """Take a ticket in, or refuse it; return whether it waits to be taken."""
+    def submit(self, pending: PendingQuery) -> bool:
+        """Take a pending query in, or refuse it; return whether it waits to be taken."""
         with self._lock:
-            replaced: list[Ticket] = []
-            if not self._closed and not ticket.yields:
-                replaced = self._make_yield()
+            replaced: list[PendingQuery] = []
+            if not self._closed and not pending.low_priority:
+                replaced = self._drop_low_priority()
             refusal = self._closed or self._no_room()
             if not refusal:
-                if self.policy is Policy.PREEMPT:
-                    replaced += self._make_way(ticket)
-                self._waiting.append(ticket)
+                if self.policy is QueryPolicy.PREEMPT:
+                    replaced += self._preempt(pending)
+                self._waiting.append(pending)
         for other in replaced:
             other.refuse(Status.CANCELED, other.cancel_reason)
         if refusal:
-            ticket.refuse(Status.REJECTED, refusal)
+            pending.refuse(Status.REJECTED, refusal)
         return not refusal
 
-    def take(self) -> Ticket | None:
-        """Take the oldest ticket to work on it until `done`; None when nobody waits."""
+    def take(self) -> PendingQuery | None:
+        """Take the oldest pending query to work on it until `done`; None when nobody waits."""
         with self._lock:
             self._current = self._waiting.popleft() if self._waiting else None
             if self._current is not None:
                 self._current.taken_at = time.monotonic()
             return self._current
 
-    def done(self, ticket: Ticket) -> None:
-        """Say that the ticket is worked on no longer; its answer may follow."""
+    def done(self, pending: PendingQuery) -> None:
+        """Say that the pending query is worked on no longer; its answer may follow."""
         with self._lock:
-            if self._current is ticket:
+            if self._current is pending:
                 self._current = None
 
-    def cancel(self, ticket: Ticket, reason: str) -> None:
-        """Answer a waiting ticket CANCELED, or tell the models to stop if it is worked on."""
+    def cancel(self, pending: PendingQuery, reason: str) -> None:
+        """Answer a waiting query CANCELED, or tell the models to stop if it is worked on."""
         with self._lock:
-            waiting = ticket in self._waiting
+            waiting = pending in self._waiting
             if waiting:
-                self._waiting.remove(ticket)
-            ticket.cancel(reason)
+                self._waiting.remove(pending)
+            pending.cancel(reason)
         if waiting:
-            ticket.refuse(Status.CANCELED, reason)
+            pending.refuse(Status.CANCELED, reason)
 
-    def _make_yield(self) -> list[Ticket]:
-        """Cancel the tickets that yield; return those that have to be answered now."""
-        replaced = [other for other in self._waiting if other.yields]
+    def _drop_low_priority(self) -> list[PendingQuery]:
+        """Cancel the pending queries that yield; return those that have to be answered now."""
+        replaced = [other for other in self._waiting if other.low_priority]
         for other in (*replaced, self._current):
-            if other is not None and other.yields:
+            if other is not None and other.low_priority:
                 other.cancel('The node asked this by itself, and made way for a query.')
         for other in replaced:
             self._waiting.remove(other)
         return replaced
 
-    def _make_way(self, ticket: Ticket) -> list[Ticket]:
-        """Cancel everything before the ticket; return those that have to be answered now."""
-        reason = f'Replaced by query {describe(ticket.query)}.'
+    def _preempt(self, pending: PendingQuery) -> list[PendingQuery]:
+        """Cancel everything before the query; return those that have to be answered now."""
+        reason = f'Replaced by query {describe(pending.query)}.'
         replaced = list(self._waiting)
         self._waiting.clear()
         for other in (*replaced, self._current):
@@ -229,16 +229,16 @@ class Desk:
         return replaced
 
     def _no_room(self) -> str:
-        """Say why one more ticket cannot be taken in; empty when it can."""
-        current = None if self._current is None or self._current.yields else self._current
+        """Say why one more pending query cannot be taken in; empty when it can."""
+        current = None if self._current is None or self._current.low_priority else self._current
         busy = current or (self._waiting[0] if self._waiting else None)
-        if self.policy is Policy.REJECT and busy is not None:
+        if self.policy is QueryPolicy.REJECT and busy is not None:
             return (
                 f'Busy with query {describe(busy.query)}; ask again when it is answered, or set '
                 'query_policy to `queue` or `preempt`.'
             )
-        if self.policy is Policy.QUEUE and busy is not None:
-            # A ticket that nobody has taken yet counts as the one that is worked on.
+        if self.policy is QueryPolicy.QUEUE and busy is not None:
+            # A pending query that nobody has taken yet counts as the one that is worked on.
             waiting = len(self._waiting) - (self._current is None)
             if waiting >= self.queue_size:
                 return (

@@ -29,12 +29,12 @@ from std_msgs.msg import String
 
 from segzero_ros.extras import lacking
 from segzero_ros.ros import log_bridge
-from segzero_ros.ros.audio_topic import AudioTopic
-from segzero_ros.ros.diagnostics import make_status
-from segzero_ros.ros.messages import clean_text
+from segzero_ros.ros.health.diagnostics import make_status
+from segzero_ros.ros.message_factory import clean_text
 from segzero_ros.ros.parameters import BY_NAME, declare, ParameterError
 from segzero_ros.ros.process import leave, spin, StopSignals
-from segzero_ros.ros.voice_parameters import SPECS, take_old_names
+from segzero_ros.ros.voice.audio_topic import AudioTopic
+from segzero_ros.ros.voice.parameters import SPECS, take_old_names
 from segzero_ros.speech.hearing import Recogniser, Source, SpeechError
 from segzero_ros.speech.listening import Hearers, Listening, Wake
 

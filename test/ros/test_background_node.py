@@ -8,7 +8,7 @@ import pytest
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.task import Future
 
-from segzero_ros.ros.background import (
+from segzero_ros.ros.background_node import (
     BackgroundError,
     BackgroundNode,
     wait_for_future,

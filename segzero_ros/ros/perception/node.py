@@ -29,6 +29,7 @@ from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image
 
 from segzero_ros import hub
+from segzero_ros.gpus import gpu_memory
 from segzero_ros.loading import (
     load_pipeline,
     load_tracker,
@@ -38,14 +39,19 @@ from segzero_ros.loading import (
 from segzero_ros.pipeline import in_words, Pipeline
 from segzero_ros.rgbd.message_buffer import JUMP_NS
 from segzero_ros.ros import log_bridge
-from segzero_ros.ros.answering import Answering, SUCCESSES
-from segzero_ros.ros.camera import Camera
-from segzero_ros.ros.camera_subscription import LOOK_PERIOD
-from segzero_ros.ros.desk import Desk, Policy
-from segzero_ros.ros.diagnostics import FollowingHealth, Health, HealthReporter, ModelState
-from segzero_ros.ros.entrances import ActionEntrance, Replies, ServiceEntrance, TopicEntrance
-from segzero_ros.ros.lifecycle import ManagedNode
-from segzero_ros.ros.outlets import Outlets
+from segzero_ros.ros.camera.qos_matching import LOOK_PERIOD
+from segzero_ros.ros.camera.rgbd_subscriber import RgbdSubscriber
+from segzero_ros.ros.health.diagnostics import Health, HealthReporter, ModelState, TrackingHealth
+from segzero_ros.ros.health.process_memory import (
+    freeze_long_lived_objects,
+    map_large_blocks,
+    process_memory,
+    trim_memory,
+)
+from segzero_ros.ros.health.rates import percentile, UsualRate
+from segzero_ros.ros.health.server_monitor import ServerMonitor
+from segzero_ros.ros.health.watchdog import overdue
+from segzero_ros.ros.lifecycle import AsyncLifecycleNode
 from segzero_ros.ros.parameters import (
     as_declared,
     declare,
@@ -55,21 +61,19 @@ from segzero_ros.ros.parameters import (
     refusal,
     segmenter_options,
 )
-from segzero_ros.ros.process import leave, spin, spin_while, StopSignals
-from segzero_ros.ros.server_watch import ServerWatch
-from segzero_ros.ros.standing import PERIOD, Standing
-from segzero_ros.ros.vitals import (
-    give_memory_back,
-    gpu_memory,
-    keep_pictures_apart,
-    pass_over_what_lasts,
-    percentile,
-    process_memory,
-    UsualRate,
+from segzero_ros.ros.perception.query_interfaces import (
+    PendingReplies,
+    QuerySubscription,
+    SegmentActionServer,
+    SegmentOnceService,
 )
-from segzero_ros.ros.voice_parameters import NAMES as VOICE_PARAMETERS
-from segzero_ros.ros.watchdog import overdue
-from segzero_ros.ros.worker import Worker
+from segzero_ros.ros.perception.query_queue import QueryPolicy, QueryQueue
+from segzero_ros.ros.perception.query_server import QueryServer, SUCCESSES
+from segzero_ros.ros.perception.result_publishers import ResultPublishers
+from segzero_ros.ros.perception.standing_query import PERIOD, StandingQuery
+from segzero_ros.ros.perception.worker import Worker
+from segzero_ros.ros.process import leave, spin, spin_while, StopSignals
+from segzero_ros.ros.voice.parameters import NAMES as VOICE_PARAMETERS
 from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable, SegZeroError, Status
 
 Load = Callable[[ReasonerOptions, SegmenterOptions], Pipeline]
@@ -104,7 +108,7 @@ def less_demanding(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> st
     return f'What needs less: {REMOTE if reasoner.backend == "transformers" else ""}{OFFLINE}'
 
 
-class PerceptionNode(ManagedNode):
+class PerceptionNode(AsyncLifecycleNode):
     """Answers queries about the newest camera frame.
 
     Args:
@@ -126,16 +130,18 @@ class PerceptionNode(ManagedNode):
         self._load = load
         self._last_error = ''
         self._worker = Worker()
-        self._desk = Desk(closed=self._refusal())
-        self._answering = Answering(self._desk, self._worker, Outlets(self), self.get_clock())
-        self._server_watch = ServerWatch()
+        self._queue = QueryQueue(closed=self._refusal())
+        self._query_server = QueryServer(
+            self._queue, self._worker, ResultPublishers(self), self.get_clock()
+        )
+        self._server_watch = ServerMonitor()
         self._usual_rate = UsualRate()
-        self._standing = Standing(self._answering, self._worker, self.get_clock())
+        self._standing_query = StandingQuery(self._query_server, self._worker, self.get_clock())
         self._apply([])
-        self._replies = Replies(self)
-        TopicEntrance(self, self._answering)
-        ServiceEntrance(self, self._answering, self._replies)
-        self._action = ActionEntrance(self, self._answering, self._replies)
+        self._replies = PendingReplies(self)
+        QuerySubscription(self, self._query_server)
+        SegmentOnceService(self, self._query_server, self._replies)
+        self._action = SegmentActionServer(self, self._query_server, self._replies)
         self.add_pre_set_parameters_callback(as_declared)
         self.add_on_set_parameters_callback(self._check)
         self.add_post_set_parameters_callback(self._apply)
@@ -144,10 +150,10 @@ class PerceptionNode(ManagedNode):
             LOOK_PERIOD, self._look_around, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
         self._tidy = self.create_timer(
-            TIDY_PERIOD, give_memory_back, clock=Clock(clock_type=ClockType.STEADY_TIME)
+            TIDY_PERIOD, trim_memory, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
         self._repeat = self.create_timer(
-            PERIOD, self._standing.look, clock=Clock(clock_type=ClockType.STEADY_TIME)
+            PERIOD, self._standing_query.look, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
         self._health_reporter = HealthReporter(self, self._health)
         # A /clock that jitters, as several publishers make it do, is none that starts again.
@@ -169,11 +175,11 @@ class PerceptionNode(ManagedNode):
         A model that does not stop in time is left behind in its thread.
         """
         reason = 'The node was shut down.'
-        self._answering.following.enabled = False
-        self._desk.close(reason)
-        spin_while(executor, lambda: bool(self._answering.open), GRACE)
-        for ticket in self._answering.open:
-            ticket.refuse(Status.CANCELED, reason)
+        self._query_server.tracking.enabled = False
+        self._queue.close(reason)
+        spin_while(executor, lambda: bool(self._query_server.open), GRACE)
+        for pending in self._query_server.open:
+            pending.refuse(Status.CANCELED, reason)
         spin_while(executor, lambda: bool(self._replies.awaited), LAST_REPLIES)
         # rclpy sends a goal's result in one more callback, which nothing tells us about.
         spin_while(executor, lambda: True, LAST_WORDS)
@@ -197,7 +203,7 @@ class PerceptionNode(ManagedNode):
 
     async def configure(self) -> None:
         """Load the models, in the worker's thread."""
-        self._desk.close('The models are being loaded; ask again when the node is active.')
+        self._queue.close('The models are being loaded; ask again when the node is active.')
         reasoner, segmenter = reasoner_options(self), segmenter_options(self)
         _logger.info('Loading %s and %s', reasoner.backend, segmenter.backend)
         try:
@@ -209,21 +215,21 @@ class PerceptionNode(ManagedNode):
             self._fail(f'{type(error).__name__}: {error}')
             raise
         self._last_error = ''
-        self._answering.pipeline = pipeline
-        self._answering.following.make_tracker = lambda: load_tracker(
+        self._query_server.pipeline = pipeline
+        self._query_server.tracking.make_tracker = lambda: load_tracker(
             segmenter, pipeline.segmenter
         )
         self._server_watch.watch(reasoner.base_url if reasoner.backend == 'openai' else '')
-        self._desk.close(self._refusal('inactive'))
+        self._queue.close(self._refusal('inactive'))
 
     async def activate(self) -> None:
         """Listen to the camera and take in queries."""
-        pipeline = self._answering.pipeline
+        pipeline = self._query_server.pipeline
         if pipeline is None:
             # Between leaving models behind and loading others.
             raise NotConfigured(RELOADING)
         types = {'raw': Image}
-        self._answering.camera = camera = Camera(
+        self._query_server.camera = camera = RgbdSubscriber(
             self,
             types.get(self._value('image_transport'), CompressedImage),
             types.get(self._value('depth_transport'), CompressedImage),
@@ -231,7 +237,7 @@ class PerceptionNode(ManagedNode):
             self._value('depth_max_offset'),
             self._value('max_image_pixels'),
         )
-        self._desk.open()
+        self._queue.open()
         _logger.info(
             'Active: %s and %s answer queries about %s',
             pipeline.reasoner.name,
@@ -241,8 +247,8 @@ class PerceptionNode(ManagedNode):
 
     async def deactivate(self) -> None:
         """Stop the models, answer what is under way, and listen no more."""
-        self._desk.close(self._refusal('inactive'), 'The node was deactivated.')
-        camera, self._answering.camera = self._answering.camera, None
+        self._queue.close(self._refusal('inactive'), 'The node was deactivated.')
+        camera, self._query_server.camera = self._query_server.camera, None
         if camera is not None:
             camera.close()
         self._usual_rate.forget()
@@ -251,7 +257,7 @@ class PerceptionNode(ManagedNode):
 
     async def cleanup(self) -> None:
         """Free the models."""
-        self._desk.close(self._refusal('unconfigured'))
+        self._queue.close(self._refusal('unconfigured'))
         self._server_watch.watch('')
         await self._in_worker(self._free, FREEING)
 
@@ -259,12 +265,12 @@ class PerceptionNode(ManagedNode):
         """Stop and free everything."""
         await self.deactivate()
         await self.cleanup()
-        self._desk.close('The node was shut down; start it anew.')
+        self._queue.close('The node was shut down; start it anew.')
 
     async def recover(self) -> None:
         """Stop and free everything, after a failure to do so."""
         await self.shutdown()
-        self._desk.close(self._refusal('unconfigured'))
+        self._queue.close(self._refusal('unconfigured'))
 
     async def _autostart(self) -> None:
         if await self.change_state(Transition.TRANSITION_CONFIGURE):
@@ -273,7 +279,7 @@ class PerceptionNode(ManagedNode):
     def _loaded(self, reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pipeline:
         """Load both models; in the worker's thread."""
         pipeline = self._load(reasoner, segmenter)
-        pass_over_what_lasts()
+        freeze_long_lived_objects()
         return pipeline
 
     def _free(self) -> None:
@@ -281,9 +287,9 @@ class PerceptionNode(ManagedNode):
         # A closed model's cycles are freed, too.
         gc.unfreeze()
         # Taken first: should this be left behind, it has no business with what comes after.
-        following = self._answering.following
-        pipeline, self._answering.pipeline = self._answering.pipeline, None
-        following.end()
+        tracking = self._query_server.tracking
+        pipeline, self._query_server.pipeline = self._query_server.pipeline, None
+        tracking.end()
         if pipeline is not None:
             pipeline.close()
 
@@ -317,7 +323,7 @@ class PerceptionNode(ManagedNode):
 
     def _fail(self, error: str) -> None:
         self._last_error = error
-        self._desk.close(self._refusal())
+        self._queue.close(self._refusal())
 
     def _refusal(self, state: str = 'unconfigured') -> str:
         """Say why a node in this state answers nothing, and what to do."""
@@ -338,45 +344,45 @@ class PerceptionNode(ManagedNode):
 
     def _apply(self, _: list[Parameter]) -> None:
         """Hand the parameters that take effect at once to those whom they concern."""
-        self._desk.policy = Policy(self._value('query_policy'))
-        self._desk.queue_size = self._value('queue_size')
-        self._answering.max_query_length = self._value('max_query_length')
-        self._answering.image_max_age = self._value('image_max_age')
-        self._answering.max_image_pixels = self._value('max_image_pixels')
-        self._answering.following.enabled = self._value('track')
-        self._standing.set(
+        self._queue.policy = QueryPolicy(self._value('query_policy'))
+        self._queue.queue_size = self._value('queue_size')
+        self._query_server.max_query_length = self._value('max_query_length')
+        self._query_server.image_max_age = self._value('image_max_age')
+        self._query_server.max_image_pixels = self._value('max_image_pixels')
+        self._query_server.tracking.enabled = self._value('track')
+        self._standing_query.set(
             self._value('standing_query'),
             self._value('repeat_every'),
             self._value('repeat_on_change'),
             reask_when_lost=self._value('reask_when_lost'),
         )
-        if self._answering.camera is not None:
-            self._answering.camera.max_pixels = self._value('max_image_pixels')
-            self._answering.camera.follow(
+        if self._query_server.camera is not None:
+            self._query_server.camera.max_pixels = self._value('max_image_pixels')
+            self._query_server.camera.follow(
                 self._value('image_reliability'), self._value('depth_max_offset')
             )
 
     def _look_around(self) -> None:
         download = hub.progress()
         if download is not None and self.state == 'configuring':
-            self._desk.close(f'{download}. Ask again when the node is active.')
-        if self._answering.camera is not None:
-            self._answering.camera.look()
+            self._queue.close(f'{download}. Ask again when the node is active.')
+        if self._query_server.camera is not None:
+            self._query_server.camera.look()
         self._watch_models()
 
     def _watch_models(self) -> None:
         """Leave models behind that do not come to an end, and have others loaded."""
-        ticket = self._desk.current
+        pending = self._queue.current
         limits = self._value('time_limit'), self._value('stuck_after')
-        found = overdue(ticket, time.monotonic(), *limits)
-        if ticket is not None and found is not None:
+        found = overdue(pending, time.monotonic(), *limits)
+        if pending is not None and found is not None:
             words = '%s They are left behind, and others are loaded. They are at\n%s'
             _logger.error(words, found.message, self._worker.where())
-            self._desk.close(RELOADING, RELOADING)
-            self._answering.leave_behind(ticket, *found)
-        elif ticket is None:
+            self._queue.close(RELOADING, RELOADING)
+            self._query_server.abandon(pending, *found)
+        elif pending is None:
             self._watch_worker(self._value('stuck_after'))
-        forsaken = self.state in ('active', 'inactive') and self._answering.pipeline is None
+        forsaken = self.state in ('active', 'inactive') and self._query_server.pipeline is None
         if forsaken and not self.changing:
             self.executor.create_task(self._load_anew())
 
@@ -393,8 +399,8 @@ class PerceptionNode(ManagedNode):
         )
         _logger.error(words, self._worker.doing, silence, self._worker.where())
         if self._worker.doing != FREEING:
-            self._desk.close(RELOADING, RELOADING)
-        self._answering.go_on_without_models()
+            self._queue.close(RELOADING, RELOADING)
+        self._query_server.go_on_without_models()
 
     async def _load_anew(self) -> None:
         steps = [Transition.TRANSITION_CLEANUP, Transition.TRANSITION_CONFIGURE]
@@ -406,11 +412,11 @@ class PerceptionNode(ManagedNode):
 
     def _health(self) -> Health:
         """Say how the node is, for /diagnostics."""
-        answering, camera = self._answering, self._answering.camera
-        pipeline, following = answering.pipeline, answering.following
+        query_server, camera = self._query_server, self._query_server.camera
+        pipeline, tracking = query_server.pipeline, query_server.tracking
         rate = camera.store.rate() if camera else 0.0
-        queues = self._desk.policy is Policy.QUEUE
-        answered = sum(answering.counts[status] for status in SUCCESSES)
+        queues = self._queue.policy is QueryPolicy.QUEUE
+        answered = sum(query_server.counts[status] for status in SUCCESSES)
         return Health(
             active=camera is not None,
             model_state=self._model_state(),
@@ -427,43 +433,43 @@ class PerceptionNode(ManagedNode):
             qos=camera.qos if camera else '',
             frame_age_s=camera.age() if camera else math.nan,
             depth_age_s=camera.depth_age() if camera else math.nan,
-            age_reason=camera.absence(answering.image_max_age) if camera else '',
+            age_reason=camera.absence(query_server.image_max_age) if camera else '',
             frame_rate_hz=rate,
             usual_rate_hz=self._usual_rate.note(rate),
             camera_error=camera.error or camera.absence(0.0) if camera else '',
             camera_warning=camera.warning() if camera else '',
-            queue_length=self._desk.waiting,
-            queue_size=self._desk.queue_size if queues else 0,
+            queue_length=self._queue.waiting,
+            queue_size=self._queue.queue_size if queues else 0,
             answered=answered,
-            failed=answering.counts.total() - answered,
-            timing=answering.last_timing,
-            p95_s=percentile(list(answering.recent), 0.95),
-            last_error=answering.last_error,
-            last_error_age_s=time.monotonic() - answering.failed_at,
-            standing_query=self._standing.query,
-            asked_by_itself=self._standing.asked,
-            following=FollowingHealth(following.followed, following.pace.rate(), following.lag),
-            stale_after_s=answering.image_max_age,
+            failed=query_server.counts.total() - answered,
+            timing=query_server.last_timing,
+            p95_s=percentile(list(query_server.recent), 0.95),
+            last_error=query_server.last_error,
+            last_error_age_s=time.monotonic() - query_server.failed_at,
+            standing_query=self._standing_query.query,
+            asked_by_itself=self._standing_query.asked,
+            tracking=TrackingHealth(tracking.tracked, tracking.pace.rate(), tracking.lag),
+            stale_after_s=query_server.image_max_age,
             slow_after_s=self._value('slow_answer'),
         )
 
     def _model_state(self) -> ModelState:
         if self.state == 'configuring':
             return ModelState.LOADING
-        if self._answering.pipeline is not None:
+        if self._query_server.pipeline is not None:
             return ModelState.READY
         return ModelState.FAILED if self._last_error else ModelState.UNLOADED
 
     def _clock_jumped(self, jump: TimeJump) -> None:
         _logger.info('The clock jumped by %.3f s: forgetting images', jump.delta.nanoseconds / 1e9)
-        self._standing.forget()
-        if self._answering.camera is not None:
-            self._answering.camera.store.restart()
+        self._standing_query.forget()
+        if self._query_server.camera is not None:
+            self._query_server.camera.store.restart()
 
 
 def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:
     """Run the node until SIGINT or SIGTERM; return the process's exit code."""
-    keep_pictures_apart()
+    map_large_blocks()
     signals = StopSignals()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
