@@ -1,4 +1,4 @@
-"""Stopping a model that is at work in the asker's own thread.
+"""Stopping a model that is at work in the caller's own thread.
 
 Imports the standard library only; the modules are torch's, asked for no more than a hook.
 """

@@ -13,7 +13,7 @@ from segzero_ros.conversions.printable_text import printable
 from segzero_ros.profiles import reasoner_options, segmenter_options
 
 if TYPE_CHECKING:
-    from segzero_ros.doctor.findings import Finding
+    from segzero_ros.doctor.checks import Check
 
 AMISS = 1
 _COLOURS = {'OK': 'green', 'WARN': 'yellow', 'FAIL': 'red'}
@@ -50,8 +50,8 @@ def run(options: argparse.Namespace) -> int:
     return AMISS if any(finding.level.value == 'FAIL' for finding in findings) else 0
 
 
-def _findings(options: argparse.Namespace) -> Iterator[Finding]:
-    from segzero_ros.doctor.findings import fail
+def _findings(options: argparse.Namespace) -> Iterator[Check]:
+    from segzero_ros.doctor.checks import fail
     from segzero_ros.doctor.models import look_at_models
     from segzero_ros.doctor.packages import look_at_packages
     from segzero_ros.doctor.shared_memory import look_at_shared_memory
@@ -76,7 +76,7 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
     yield from look_at_graph(options.namespace, options.image, options.depth, options.camera_info)
 
 
-def _show(findings: list[Finding]) -> None:
+def _show(findings: list[Check]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from importlib import import_module, metadata
 import sys
 
-from segzero_ros.cli.children import installed
-from segzero_ros.cli.download_line import shown_on_terminal
+from segzero_ros.cli.child_processes import installed
+from segzero_ros.cli.download_progress import shown_on_terminal
 from segzero_ros.conversions.printable_text import printable
 from segzero_ros.extras import explain
 from segzero_ros.types import SegZeroError

@@ -12,7 +12,7 @@ import fcntl
 from pathlib import Path
 import time
 
-from segzero_ros.doctor.findings import Finding, ok, warn
+from segzero_ros.doctor.checks import Check, ok, warn
 
 _MEMORY = Path('/dev/shm')  # noqa: S108 - where shared memory lies, nothing is written
 # As Fast DDS 2 (Jazzy) and 3 (Kilted and later) begin the names of their files.
@@ -22,7 +22,7 @@ _LOCKS = ('_el', '_sl')
 _YOUNG = 3.0
 
 
-def look_at_shared_memory(memory: Path = _MEMORY) -> Iterator[Finding]:
+def look_at_shared_memory(memory: Path = _MEMORY) -> Iterator[Check]:
     """Yield whether there are such files."""
     left = abandoned(memory)
     what = 'shared memory'

@@ -17,17 +17,17 @@ from segzero_ros.conversions.query_text import read_query
 from segzero_ros.evaluation.samples import DataError, Sample
 from segzero_ros.replay.bag import BagError, BagReader
 from segzero_ros.replay.bag_frames import BagFrames
-from segzero_ros.replay.jobs import Jobs, Limits
-from segzero_ros.replay.queries import Ask, NANO, Plan
+from segzero_ros.replay.query_file import NANO, QueryPlan, TimedQuery
 from segzero_ros.replay.records import Record
 from segzero_ros.replay.regression import NoGolden, read_golden
+from segzero_ros.replay.schedule import QuerySchedule, ScheduleLimits
 from segzero_ros.replay.topics import find_topics, NONE, Topics
 from segzero_ros.types import BadImage, Frame, Mask, Status
 
 # How far the depth may be from the image that it belongs to: the node's default.
 _DEPTH_OFFSET_NS = NANO // 20
 _logger = logging.getLogger(__name__)
-_LIMITS = Limits(_DEPTH_OFFSET_NS, image_max_age_ns=0, max_query_length=1_000_000)
+_LIMITS = ScheduleLimits(_DEPTH_OFFSET_NS, image_max_age_ns=0, max_query_length=1_000_000)
 
 
 class BagWithTruth:
@@ -68,7 +68,7 @@ class BagWithTruth:
         """
         wanted = {index: self._records[index] for index in indices}
         asks = tuple(
-            Ask(_text(record), id=str(index), stamp_ns=record.stamp_ns)
+            TimedQuery(_text(record), id=str(index), stamp_ns=record.stamp_ns)
             for index, record in wanted.items()
         )
         try:
@@ -76,7 +76,9 @@ class BagWithTruth:
                 topics = find_topics(bag, self._image, queries=NONE)
                 self._warn(bag, topics)
                 frames = BagFrames(bag, topics)
-                jobs = Jobs(topics, Plan(asks=asks), _LIMITS, bag.span_ns[0], lambda _: '')
+                jobs = QuerySchedule(
+                    topics, QueryPlan(asks=asks), _LIMITS, bag.span_ns[0], lambda _: ''
+                )
                 for job in jobs.run(bag.messages(jobs.topics)):
                     if job.rgbd is None:
                         raise DataError(f'{self._truth}: {job.absence or job.complaint}')

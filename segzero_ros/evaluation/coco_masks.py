@@ -13,7 +13,7 @@ import numpy as np
 
 from segzero_ros.evaluation.samples import DataError
 from segzero_ros.extras import lacking
-from segzero_ros.replay.masks import from_rle
+from segzero_ros.replay.coco_rle import from_rle
 from segzero_ros.types import Box, Mask
 
 # A corner this many sides of the picture away from it is no drawing of anything in it.

@@ -12,7 +12,7 @@ from segzero_ros.evaluation.hub import find_split, open_hub, PUBLISHED
 from segzero_ros.evaluation.lisa_folder import find_pairs, LisaFolder
 from segzero_ros.evaluation.parquet import ParquetDataset
 from segzero_ros.evaluation.samples import DataError, Dataset
-from segzero_ros.replay.extra import needs_bags
+from segzero_ros.replay.bags_extra import needs_bags
 
 
 def open_dataset(

@@ -10,7 +10,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from segzero_ros.replay.masks import from_rle, to_rle
+from segzero_ros.replay.coco_rle import from_rle, to_rle
 from segzero_ros.types import (
     Answer,
     Frame,

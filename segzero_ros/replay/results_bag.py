@@ -23,7 +23,7 @@ from segzero_ros.replay.bag import (
     UnknownType,
 )
 from segzero_ros.replay.definitions import layouts_of
-from segzero_ros.replay.folder import Folder
+from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.records import Record, with_frame
 from segzero_ros.replay.topics import IMAGE, RESULT, TEXT
@@ -42,7 +42,7 @@ _DISPLAYS: dict[str, tuple[str, Callable[[result.Make, Answer], Any]]] = {
 class ResultMessages:
     """Answers as serialized messages, on the node's topics."""
 
-    def __init__(self, namespace: str, folder: Folder, *, overlays: bool) -> None:
+    def __init__(self, namespace: str, folder: ReplayOutput, *, overlays: bool) -> None:
         self._prefix = namespace.rstrip('/')
         self._overlays = OverlayFiles(folder) if overlays else None
         definitions = Definitions()
@@ -112,7 +112,7 @@ def _is_known(definitions: Definitions, kind: str) -> bool:
 
 def write_bag(
     source: BagReader,
-    folder: Folder,
+    folder: ReplayOutput,
     records: Iterable[Record],
     namespace: str,
     *,

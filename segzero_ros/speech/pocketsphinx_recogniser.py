@@ -12,8 +12,8 @@ import tempfile
 import numpy as np
 from pocketsphinx import Decoder, Endpointer, get_model_path
 
+from segzero_ros.speech.base import RATE, SpeechError
 from segzero_ros.speech.commands import Commands, PRONUNCIATIONS
-from segzero_ros.speech.hearing import RATE, SpeechError
 from segzero_ros.speech.language_model import arpa
 
 # What it expects to hear: commands, or English at large.

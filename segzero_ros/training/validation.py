@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segzero_ros.evaluation.items import measure, Prediction
+from segzero_ros.evaluation.measurements import measure, Prediction
 from segzero_ros.evaluation.samples import Sample
 from segzero_ros.reasoning.control_tokens import control_tokens
 from segzero_ros.reasoning.dialects import Dialect

@@ -257,7 +257,7 @@ def test_what_is_not_known_is_said_to_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ('following', 'level', 'message'),
+    ('tracking', 'level', 'message'),
     [
         (TrackingHealth(), OK, 'Nothing is followed.'),
         (TrackingHealth(2, 15.2, 0.1), OK, '2 followed at 15.2 Hz.'),

@@ -27,7 +27,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from segzero_ros.replay.extra import needs_bags
+from segzero_ros.replay.bags_extra import needs_bags
 from segzero_ros.ros.camera_sim.messages import (
     camera_info_message,
     compressed_message,

@@ -289,12 +289,12 @@ class QueryServer:
 class Relay:
     """Passes on what is heard of one answer, until its end: to `reasoning`, and to who asked."""
 
-    def __init__(self, asker: Listeners, publishers: ResultPublishers) -> None:
-        self._asker = asker
+    def __init__(self, client: Listeners, publishers: ResultPublishers) -> None:
+        self._client = client
         self._publishers = publishers
         self._wrote = self._ended = False
         self._lock = threading.Lock()
-        self.listeners = Listeners(self._stage, self._text, asker.on_object)
+        self.listeners = Listeners(self._stage, self._text, client.on_object)
 
     def end(self) -> None:
         """Pass on nothing more; close the reasoning on its topic, if there was any, by a line end.
@@ -314,7 +314,7 @@ class Relay:
 
     def _stage(self, stage: Stage) -> None:
         if not self._ended:
-            self._asker.on_stage(stage)
+            self._client.on_stage(stage)
 
     def _text(self, piece: str) -> None:
         with self._lock:
@@ -322,7 +322,7 @@ class Relay:
                 return
             self._wrote = True
             self._publishers.reasoning(piece)
-        self._asker.on_text(piece)
+        self._client.on_text(piece)
 
 
 def is_empty(image: Image) -> bool:

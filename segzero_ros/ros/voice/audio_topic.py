@@ -15,7 +15,7 @@ from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from segzero_ros.speech.hearing import SpeechError
+from segzero_ros.speech.base import SpeechError
 from segzero_ros.speech.pcm import Encoding
 from segzero_ros.speech.pushed_source import PushedSource
 

@@ -35,8 +35,8 @@ from segzero_ros.ros.parameters import BY_NAME, declare, ParameterError
 from segzero_ros.ros.process import leave, spin, StopSignals
 from segzero_ros.ros.voice.audio_topic import AudioTopic
 from segzero_ros.ros.voice.parameters import SPECS, take_old_names
-from segzero_ros.speech.hearing import Recogniser, Source, SpeechError
-from segzero_ros.speech.listening import Hearers, Listening, Wake
+from segzero_ros.speech.base import Recogniser, Source, SpeechError
+from segzero_ros.speech.recogniser_loop import RecogniserLoop, SpeechCallbacks, WakePhrase
 
 # How long to wait before a device that is gone is tried again, in seconds.
 RETRY = 2.0
@@ -63,9 +63,9 @@ class VoiceNode(Node):
         # What is missing for a topic or a file stays so; a microphone may be plugged in later.
         self._audio = AudioTopic(self) if self._value('source') == 'topic' else None
         self._recogniser = self._load()
-        self._listening = Listening(
+        self._recogniser_loop = RecogniserLoop(
             self._recogniser,
-            Wake(self._value('wake_phrase'), self._value('wake_time')),
+            WakePhrase(self._value('wake_phrase'), self._value('wake_time')),
             self._value('least_words'),
             self._value('longest'),
         )
@@ -132,7 +132,7 @@ class VoiceNode(Node):
 
     def _listen(self) -> None:
         """Listen until the sound or the node ends; open a device that is gone again and again."""
-        hearers = Hearers(self._ask, self._say_so_far, self._ignore)
+        callbacks = SpeechCallbacks(self._ask, self._say_so_far, self._ignore)
         while not self._stop.is_set():
             try:
                 source = self._source = self._source or self._open()
@@ -140,7 +140,7 @@ class VoiceNode(Node):
                     self._wait_for_listener()
                 _logger.info('Listening with %s', self._recogniser.name)
                 self._error = ''
-                self._listening.run(source, hearers)
+                self._recogniser_loop.run(source, callbacks)
                 self._ended = True
                 _logger.info('The sound has ended')
                 return
@@ -208,9 +208,9 @@ class VoiceNode(Node):
             level, message = DiagnosticStatus.WARN, self._absence
         values = {
             'engine': self._recogniser.name,
-            'speaking': str(self._listening.speaking),
-            'utterances': str(self._listening.utterances),
-            'listened': f'{self._listening.seconds:.0f} s',
+            'speaking': str(self._recogniser_loop.speaking),
+            'utterances': str(self._recogniser_loop.utterances),
+            'listened': f'{self._recogniser_loop.seconds:.0f} s',
             'last query': self._said or 'none',
         }
         name = f'{self.get_fully_qualified_name()}: hearing'

@@ -14,10 +14,10 @@ import numpy as np
 
 from segzero_ros.reasoning.dialects import dialect_named
 from segzero_ros.simulation import colours
+from segzero_ros.simulation.affordances import affordance_sentences
+from segzero_ros.simulation.affordances import KIND as USE
 from segzero_ros.simulation.describing import ANYTHING, Describer, NOUNS, SHAPES
 from segzero_ros.simulation.scenes import Scene, Sentence
-from segzero_ros.simulation.uses import KIND as USE
-from segzero_ros.simulation.uses import use_sentences
 from segzero_ros.training.mini.scenes import HEIGHT, Kept, WIDTH
 
 _PLURALS = {plural: noun for noun, (plural, _, _) in (NOUNS | ANYTHING).items()}
@@ -65,7 +65,7 @@ def lessons_of(kept: Kept, side: int, mirrored: bool = False) -> list[Lesson]:
     """
     describer = Describer(_as_scene(kept))
     shown = [_shown(kept, index, side, mirrored) for index in range(len(kept.objects))]
-    uses = use_sentences(describer.scene, _USES)
+    uses = affordance_sentences(describer.scene, _USES)
     return [_lesson(describer, shown, sentence, mirrored) for sentence in (*kept.sentences, *uses)]
 
 

@@ -15,7 +15,7 @@ class Level(str, Enum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One thing that was looked at.
 
     Attributes:
@@ -31,16 +31,16 @@ class Finding:
     cure: str = ''
 
 
-def ok(what: str, said: str) -> Finding:
+def ok(what: str, said: str) -> Check:
     """Return a finding that is as it should be."""
-    return Finding(what, Level.OK, said)
+    return Check(what, Level.OK, said)
 
 
-def warn(what: str, said: str, cure: str = '') -> Finding:
+def warn(what: str, said: str, cure: str = '') -> Check:
     """Return a finding that may surprise."""
-    return Finding(what, Level.WARN, said, cure)
+    return Check(what, Level.WARN, said, cure)
 
 
-def fail(what: str, said: str, cure: str = '') -> Finding:
+def fail(what: str, said: str, cure: str = '') -> Check:
     """Return a finding that keeps the node from answering."""
-    return Finding(what, Level.FAIL, said, cure)
+    return Check(what, Level.FAIL, said, cure)

@@ -58,7 +58,7 @@ class Overlap(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Item:
+class Measurement:
     """One answer, measured.
 
     Attributes:
@@ -94,7 +94,7 @@ class Item:
     wrong_object: bool | None = None
 
 
-def measure(sample: Sample, prediction: Prediction) -> Item:
+def measure(sample: Sample, prediction: Prediction) -> Measurement:
     """Compare an answer with the truth."""
     mask, true = prediction.mask, sample.mask
     same_size = mask is None or true is None or mask.shape == true.shape
@@ -105,7 +105,7 @@ def measure(sample: Sample, prediction: Prediction) -> Item:
         whole = valid = _overlap(compared, meant)
         if sample.ignore is not None:
             valid = _valid_overlap(compared, true, sample.ignore)
-    return Item(
+    return Measurement(
         failure=prediction.failure,
         same_size=same_size,
         whole=whole,

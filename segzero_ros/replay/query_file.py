@@ -21,7 +21,7 @@ class QueriesError(SegZeroError):
 
 
 @dataclass(frozen=True)
-class Ask:
+class TimedQuery:
     """One query of a list.
 
     Attributes:
@@ -38,7 +38,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Plan:
+class QueryPlan:
     """What is asked of a bag; one of three ways.
 
     Attributes:
@@ -50,11 +50,11 @@ class Plan:
 
     texts: tuple[str, ...] = ()
     every_ns: int = 0
-    asks: tuple[Ask, ...] = ()
+    asks: tuple[TimedQuery, ...] = ()
     recorded: bool = False
 
 
-def read_queries(path: Path) -> tuple[Ask, ...]:
+def read_queries(path: Path) -> tuple[TimedQuery, ...]:
     """Read a YAML file: a list of {at: seconds | stamp: nanoseconds, query: text, id: name}.
 
     Raises:
@@ -74,7 +74,7 @@ def read_queries(path: Path) -> tuple[Ask, ...]:
     return asks
 
 
-def _read_entry(entry: Any, where: str) -> Ask:
+def _read_entry(entry: Any, where: str) -> TimedQuery:
     if not isinstance(entry, dict):
         raise QueriesError(f'{where}: {entry!r} is no {{at: seconds, query: text}}.')
     if unknown := set(entry) - {'at', 'stamp', 'query', 'id'}:
@@ -92,4 +92,4 @@ def _read_entry(entry: Any, where: str) -> Ask:
     if stamp is not None and type(stamp) is not int:
         raise QueriesError(f'{where}: stamp must be whole nanoseconds, but is {stamp!r}.')
     at_ns = None if at is None else round(at * NANO)
-    return Ask(text, '' if name is None else str(name), at_ns, stamp)
+    return TimedQuery(text, '' if name is None else str(name), at_ns, stamp)

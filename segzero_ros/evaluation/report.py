@@ -18,7 +18,7 @@ from segzero_ros.evaluation.gallery import MOST, write_gallery
 from segzero_ros.evaluation.hub import PUBLISHED
 from segzero_ros.evaluation.metrics import CONVENTIONS, figures, intervals
 from segzero_ros.evaluation.published import ABLATIONS, TABLES
-from segzero_ros.evaluation.rows import Row
+from segzero_ros.evaluation.records import SampleRecord
 from segzero_ros.evaluation.runner import RunFolder
 
 # Whose figures come first; the checkpoints' own convention is named by the dialect.
@@ -44,7 +44,7 @@ _ABOUT = {
 }
 
 
-def summarise(rows: Sequence[Row], manifest: Mapping[str, Any]) -> dict[str, Any]:
+def summarise(rows: Sequence[SampleRecord], manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything a run comes to; only `timing` depends on the machine.
 
     Args:
@@ -81,7 +81,7 @@ def summarise(rows: Sequence[Row], manifest: Mapping[str, Any]) -> dict[str, Any
     return cleaned
 
 
-def _statuses(rows: Sequence[Row]) -> dict[str, int]:
+def _statuses(rows: Sequence[SampleRecord]) -> dict[str, int]:
     names = sorted(row.status for row in rows)
     return {status.name: names.count(status) for status in dict.fromkeys(names)}
 

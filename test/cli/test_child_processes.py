@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-from segzero_ros.cli import children as module
-from segzero_ros.cli.children import (
-    Children,
+from segzero_ros.cli import child_processes as module
+from segzero_ros.cli.child_processes import (
+    ChildProcesses,
     choose_domain,
     executable,
     installed,
@@ -39,7 +39,7 @@ def wait_until(condition: object) -> None:
         pause.wait(0.02)
 
 
-def processes(children: Children, folder: Path) -> list[int]:
+def processes(children: ChildProcesses, folder: Path) -> list[int]:
     """Return the children's process ids once all said that they are ready."""
     started = children._children
     wait_until(lambda: all('ready' in (folder / f'{n}.log').read_text() for n in started))
@@ -55,18 +55,18 @@ def alive(pid: int) -> bool:
 
 
 def test_children_are_ended_when_the_block_is_left(tmp_path: Path) -> None:
-    with Children(tmp_path) as children:
+    with ChildProcesses(tmp_path) as children:
         children.start('one', SLEEPER, os.environ)
         children.start('two', SLEEPER, os.environ)
         pids = processes(children, tmp_path)
-        assert children.obituary() == ''
+        assert children.exit_report() == ''
         # Ctrl-C reaches the parent alone, which ends them in order.
         assert os.getpgid(0) not in map(os.getpgid, pids)
     assert not any(map(alive, pids))
 
 
 def test_children_are_ended_when_the_block_fails(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), Children(tmp_path) as children:
+    with pytest.raises(ZeroDivisionError), ChildProcesses(tmp_path) as children:
         children.start('one', SLEEPER, os.environ)
         pids = processes(children, tmp_path)
         raise ZeroDivisionError
@@ -78,7 +78,7 @@ def test_a_child_that_will_not_end_is_ended(
 ) -> None:
     short = tuple((number, min(patience, 0.3)) for number, patience in module._PATIENCE[:2])
     monkeypatch.setattr(module, '_PATIENCE', (*short, module._PATIENCE[2]))
-    with Children(tmp_path) as children:
+    with ChildProcesses(tmp_path) as children:
         children.start('stubborn', STUBBORN, os.environ)
         pids = processes(children, tmp_path)
     assert not any(map(alive, pids))
@@ -90,8 +90,8 @@ def test_children_are_ended_by_a_signal_to_their_parent(
 ) -> None:
     code = (
         'import os, sys, time; from pathlib import Path;'
-        'from segzero_ros.cli.children import Children;'
-        f'folder = Path({str(tmp_path)!r}); children = Children(folder); children.__enter__()\n'
+        'from segzero_ros.cli.child_processes import ChildProcesses;'
+        f'children = ChildProcesses(Path({str(tmp_path)!r})); children.__enter__()\n'
         'try:\n'
         f'    children.start("one", {SLEEPER!r}, os.environ)\n'
         '    print(next(iter(children._children.values())).pid, flush=True); time.sleep(100)\n'
@@ -109,17 +109,17 @@ def test_children_are_ended_by_a_signal_to_their_parent(
 
 def test_handlers_of_signals_are_put_back(tmp_path: Path) -> None:
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
-    with Children(tmp_path):
+    with ChildProcesses(tmp_path):
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)] == before
 
 
-def test_the_obituary_tells_the_code_and_the_last_words(tmp_path: Path) -> None:
-    with Children(tmp_path) as children:
+def test_the_exit_report_has_the_code_and_the_last_lines(tmp_path: Path) -> None:
+    with ChildProcesses(tmp_path) as children:
         last = 'import sys; print("no camera at all"); sys.exit(3)'
         children.start('camera', [sys.executable, '-c', last], os.environ)
-        wait_until(children.obituary)
-        text = children.obituary()
+        wait_until(children.exit_report)
+        text = children.exit_report()
     assert 'camera ended with 3' in text
     assert 'no camera at all' in text
 

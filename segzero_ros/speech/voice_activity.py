@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from segzero_ros.speech.hearing import SECOND, SpeechDetector, Utterance
+from segzero_ros.speech.base import SECOND, SpeechDetector, Utterance
 
 # A pause of less than this is one within an utterance, in seconds.
 PAUSE = 0.6
@@ -13,7 +13,7 @@ PAUSE = 0.6
 _BEFORE = 0.6
 
 
-class Endpoints:
+class UtteranceSegmenter:
     """Cuts a stream into utterances, and hands their sound on as it comes.
 
     Args:

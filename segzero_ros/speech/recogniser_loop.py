@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 import unicodedata
 
-from segzero_ros.speech.endpoints import Endpoints
-from segzero_ros.speech.hearing import Recogniser, SECOND, Source, Utterance
+from segzero_ros.speech.base import Recogniser, SECOND, Source, Utterance
+from segzero_ros.speech.voice_activity import UtteranceSegmenter
 
 # What may stand inside a word that goes on.
 _APOSTROPHES = "'\u2019\u02bc`\u00b4"
 
 
-class Wake:
+class WakePhrase:
     """Tells what is meant for the robot.
 
     The phrase is found however it is written: recognisers write commas, capitals, hyphens and
@@ -78,7 +78,7 @@ def _next_words(rest: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Hearers:
+class SpeechCallbacks:
     """Who hears what is said; all are called from the thread that listens."""
 
     on_query: Callable[[str], None]
@@ -86,7 +86,7 @@ class Hearers:
     on_ignored: Callable[[str, str], None]
 
 
-class Listening:
+class RecogniserLoop:
     """Listens to a source until it ends.
 
     Attributes:
@@ -102,7 +102,7 @@ class Listening:
     """
 
     def __init__(
-        self, recogniser: Recogniser, wake: Wake, least_words: int = 2, longest: float = 15.0
+        self, recogniser: Recogniser, wake: WakePhrase, least_words: int = 2, longest: float = 15.0
     ) -> None:
         self._recogniser = recogniser
         self._wake = wake
@@ -113,23 +113,23 @@ class Listening:
         self.utterances = 0
         self.seconds = 0.0
 
-    def run(self, source: Source, hearers: Hearers) -> None:
+    def run(self, source: Source, callbacks: SpeechCallbacks) -> None:
         """Listen; return when the sound has ended.
 
         Raises:
             SpeechError: there is no sound any more.
         """
-        endpoints = Endpoints(self._recogniser.detector(), self._longest)
+        endpoints = UtteranceSegmenter(self._recogniser.detector(), self._longest)
         for block in source.blocks():
             self.seconds += len(block) / SECOND
             for piece in endpoints.feed(block):
-                self._take(piece, hearers)
+                self._take(piece, callbacks)
         for utterance in endpoints.end():
-            self._take(utterance, hearers)
+            self._take(utterance, callbacks)
 
-    def _take(self, piece: bytes | Utterance, hearers: Hearers) -> None:
+    def _take(self, piece: bytes | Utterance, callbacks: SpeechCallbacks) -> None:
         if isinstance(piece, Utterance):
-            self._finish(piece, hearers)
+            self._finish(piece, callbacks)
             return
         if not self.speaking:
             self.speaking, self._partial = True, ''
@@ -137,19 +137,19 @@ class Listening:
         said = self._recogniser.feed(piece)
         if said and said != self._partial:
             self._partial = said
-            hearers.on_partial(said)
+            callbacks.on_partial(said)
 
-    def _finish(self, utterance: Utterance, hearers: Hearers) -> None:
+    def _finish(self, utterance: Utterance, callbacks: SpeechCallbacks) -> None:
         self.speaking = False
         self.utterances += 1
         text = self._recogniser.end().strip()
         if not text:
-            hearers.on_ignored('', 'nothing was understood')
+            callbacks.on_ignored('', 'nothing was understood')
             return
         query = self._wake.query(text, utterance.start, utterance.start + utterance.seconds)
         if not query:
-            hearers.on_ignored(text, 'it was not meant for the robot')
+            callbacks.on_ignored(text, 'it was not meant for the robot')
         elif len(query.split()) < self._least_words:
-            hearers.on_ignored(text, f'a query has at least {self._least_words} words')
+            callbacks.on_ignored(text, f'a query has at least {self._least_words} words')
         else:
-            hearers.on_query(query)
+            callbacks.on_query(query)

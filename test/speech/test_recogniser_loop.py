@@ -13,17 +13,17 @@ pytest.importorskip('pocketsphinx', reason='needs pocketsphinx')
 
 from speaking import speech, write_wav
 
+from segzero_ros.speech.base import RATE, SECOND, SpeechError, Utterance
 from segzero_ros.speech.commands import Commands
-from segzero_ros.speech.endpoints import Endpoints
-from segzero_ros.speech.hearing import RATE, SECOND, SpeechError, Utterance
 from segzero_ros.speech.language_model import arpa
-from segzero_ros.speech.listening import Hearers, Listening, Wake
 from segzero_ros.speech.pcm import Converter, Encoding
 from segzero_ros.speech.pocketsphinx_recogniser import (
     PocketsphinxDetector,
     PocketsphinxRecogniser,
 )
 from segzero_ros.speech.pushed_source import KEPT, PushedSource
+from segzero_ros.speech.recogniser_loop import RecogniserLoop, SpeechCallbacks, WakePhrase
+from segzero_ros.speech.voice_activity import UtteranceSegmenter
 from segzero_ros.speech.wav_source import WavSource
 from segzero_ros.speech.whisper_recogniser import SileroDetector
 
@@ -43,8 +43,10 @@ def recogniser():
 def heard(recogniser, path, wake=None, **options):
     """Return the queries, what was said on the way, and what was ignored."""
     queries, partial, ignored = [], [], []
-    hearers = Hearers(queries.append, partial.append, lambda *why: ignored.append(why))
-    Listening(recogniser, wake or Wake(), **options).run(WavSource(path, real_time=False), hearers)
+    callbacks = SpeechCallbacks(queries.append, partial.append, lambda *why: ignored.append(why))
+    RecogniserLoop(recogniser, wake or WakePhrase(), **options).run(
+        WavSource(path, real_time=False), callbacks
+    )
     return queries, partial, ignored
 
 
@@ -73,7 +75,7 @@ def test_after_the_wake_phrase_and_only_then(tmp_path):
     hearing = PocketsphinxRecogniser('commands', wake_phrase='Hello Robot')
     texts = ('the yellow plate', 'hello robot the yellow plate', 'hello robot', 'both mugs')
     path = spoken(tmp_path / 'a.wav', *texts)
-    queries, _, ignored = heard(hearing, path, Wake('Hello Robot', 8.0))
+    queries, _, ignored = heard(hearing, path, WakePhrase('Hello Robot', 8.0))
     # Which article it hears depends on the last bit of what the machine computes.
     assert [query.split()[-1] for query in queries] == ['plate', 'mugs']
     assert len(ignored) == 2
@@ -82,7 +84,7 @@ def test_after_the_wake_phrase_and_only_then(tmp_path):
 
 
 def test_the_wake_phrase_alone_counts_for_so_long_and_once():
-    wake = Wake('hey you', 5.0)
+    wake = WakePhrase('hey you', 5.0)
     assert wake.query('the red ball', 0, 1) == ''
     assert wake.query('hey you', 1, 2) == ''
     assert wake.query('the red ball', 6, 8) == 'the red ball'
@@ -90,7 +92,7 @@ def test_the_wake_phrase_alone_counts_for_so_long_and_once():
     assert wake.query('hey you', 10, 11) == ''
     assert wake.query('the red ball', 16.5, 18) == ''
     assert wake.query('hey you the ball', 20, 22) == 'the ball'
-    assert Wake().query('anything', 0, 1) == 'anything'
+    assert WakePhrase().query('anything', 0, 1) == 'anything'
 
 
 @pytest.mark.parametrize(
@@ -120,12 +122,12 @@ def test_the_wake_phrase_alone_counts_for_so_long_and_once():
     ],
 )
 def test_the_wake_phrase_is_found_as_recognisers_write_it(phrase, text, query):
-    assert Wake(phrase).query(text, 0, 1) == query
+    assert WakePhrase(phrase).query(text, 0, 1) == query
 
 
 @pytest.mark.parametrize('alone', ['Hello, robot.', 'Hello robot!', 'hello robot…'])
 def test_the_wake_phrase_alone_with_its_full_stop_wakes(alone):
-    wake = Wake('hello robot', 5.0)
+    wake = WakePhrase('hello robot', 5.0)
     assert wake.query(alone, 0, 1) == ''
     assert wake.query('The red cup?', 3, 4) == 'The red cup?'
 
@@ -148,7 +150,7 @@ def test_utterances_have_their_beginning_and_their_time(detector):
     path_free = np.interp(
         np.arange(0, len(samples), rate / RATE), np.arange(len(samples)), samples
     ).astype(np.int16)
-    ends = Endpoints(detector)
+    ends = UtteranceSegmenter(detector)
     pieces = list(ends.feed(path_free.tobytes()))
     pieces += list(ends.end())
     (utterance,) = [piece for piece in pieces if isinstance(piece, Utterance)]
@@ -160,7 +162,7 @@ def test_utterances_have_their_beginning_and_their_time(detector):
 def test_noise_and_silence_are_not_taken_for_speech(detector):
     rng = np.random.default_rng(0)
     noise = np.concatenate([np.zeros(RATE), rng.normal(0, 300, 2 * RATE)]).astype(np.int16)
-    ends = Endpoints(detector)
+    ends = UtteranceSegmenter(detector)
     assert [*ends.feed(noise.tobytes()), *ends.end()] == []
 
 
@@ -173,7 +175,7 @@ def test_a_pause_ends_an_utterance_and_a_moment_does_not(detector):
     def utterances(pause):
         between = np.zeros(round(pause * RATE), np.int16)
         sound = [between, at_16k('the red ball'), between, at_16k('the green plate')]
-        ends = Endpoints(type(detector)())
+        ends = UtteranceSegmenter(type(detector)())
         pieces = [*ends.feed(np.concatenate([*sound, between]).tobytes()), *ends.end()]
         return [piece for piece in pieces if isinstance(piece, Utterance)]
 
@@ -184,7 +186,7 @@ def test_a_pause_ends_an_utterance_and_a_moment_does_not(detector):
 def test_who_never_stops_is_cut_off(detector):
     samples, _ = speech('the red ball next to the green plate', pause=0.0)
     endless = np.tile(samples, 8)
-    ends = Endpoints(detector, longest=3.0)
+    ends = UtteranceSegmenter(detector, longest=3.0)
     found = [p for p in ends.feed(endless.tobytes()) if isinstance(p, Utterance)]
     assert len(found) > 2
     assert all(piece.seconds <= 3.1 for piece in found)
@@ -312,7 +314,9 @@ def test_who_falls_silent_has_ended_the_sentence_but_not_the_sound(recogniser):
         queries.append(query)
         source.close()
 
-    Listening(recogniser, Wake()).run(source, Hearers(heard, lambda _: None, lambda *_: None))
+    RecogniserLoop(recogniser, WakePhrase()).run(
+        source, SpeechCallbacks(heard, lambda _: None, lambda *_: None)
+    )
     assert queries == ['both yellow plates']
 
 

@@ -13,16 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from segzero_ros.evaluation.items import Failure, Item, measure, Overlap, Prediction, wrong_object
+from segzero_ros.evaluation.measurements import (
+    Failure,
+    measure,
+    Measurement,
+    Overlap,
+    Prediction,
+    wrong_object,
+)
 from segzero_ros.evaluation.samples import DataError, Sample
-from segzero_ros.replay.masks import to_rle
+from segzero_ros.replay.coco_rle import to_rle
 from segzero_ros.types import Answer, GroundedObject, Mask, Stage, Status
 
 _STAGES = ('reasoning', 'encoding', 'segmenting', 'total')
 
 
 @dataclass(frozen=True)
-class Row:
+class SampleRecord:
     """One answered sample.
 
     Attributes:
@@ -52,7 +59,7 @@ class Row:
     message: str
     reasoning: str
     raw_answer: str
-    item: Item
+    item: Measurement
     boxes: tuple[tuple[float | None, ...], ...]
     points: tuple[tuple[float | None, ...], ...]
     mask: dict[str, Any] | None
@@ -60,9 +67,9 @@ class Row:
     tokens: int
 
 
-def make_row(
+def make_record(
     index: int, sample: Sample, answer: Answer, objects: list[GroundedObject]
-) -> tuple[Row, Prediction]:
+) -> tuple[SampleRecord, Prediction]:
     """Measure an answer.
 
     Args:
@@ -85,8 +92,8 @@ def make_row(
     item = measure(sample, prediction)
     if sample.labels is not None:
         wrong = wrong_object(_masks(answer, height, width), sample.labels, sample.targets)
-        item = Item(**{**vars(item), 'wrong_object': wrong})
-    row = Row(
+        item = Measurement(**{**vars(item), 'wrong_object': wrong})
+    row = SampleRecord(
         index=index,
         image_id=sample.image_id,
         ann_id=sample.ann_id,
@@ -134,12 +141,12 @@ def _coded(mask: Mask | None) -> dict[str, Any] | None:
     return None if mask is None else {'size': list(mask.shape), 'counts': to_rle(mask)}
 
 
-def to_line(row: Row) -> str:
+def to_line(row: SampleRecord) -> str:
     """Return the line of a row, without its line end; ASCII, for a model may write anything."""
     return json.dumps({**asdict(row), 'status': row.status.name}, allow_nan=False)
 
 
-def from_line(line: str) -> Row:
+def from_line(line: str) -> SampleRecord:
     """Return the row of a line; raise DataError if it is none."""
     try:
         fields = json.loads(line)
@@ -147,11 +154,11 @@ def from_line(line: str) -> Row:
         for name in ('whole', 'valid'):
             item[name] = None if item[name] is None else Overlap(*item[name])
         item['failure'] = Failure(item['failure'])
-        fields['item'] = Item(**item)
+        fields['item'] = Measurement(**item)
         fields['status'] = Status[fields['status']]
         for name in ('boxes', 'points'):
             fields[name] = tuple(tuple(numbers) for numbers in fields[name])
         fields['group'] = tuple(fields['group'])
-        return Row(**fields)
+        return SampleRecord(**fields)
     except (ValueError, LookupError, TypeError) as error:
         raise DataError(f'{line[:80]!r} … is no line of results: {error!r}') from error

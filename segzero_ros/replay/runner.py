@@ -16,10 +16,10 @@ from segzero_ros.pipeline import Pipeline
 from segzero_ros.replay.answer_log import AnswerLog
 from segzero_ros.replay.bag import BagReader
 from segzero_ros.replay.bag_frames import BagFrames
-from segzero_ros.replay.jobs import Job, Jobs
 from segzero_ros.replay.overlay_files import OverlayFiles
-from segzero_ros.replay.queries import NANO
+from segzero_ros.replay.query_file import NANO
 from segzero_ros.replay.records import Record
+from segzero_ros.replay.schedule import QuerySchedule, ScheduledQuery
 from segzero_ros.replay.workers import answer_task, keep_answer, Task, WorkerPool
 from segzero_ros.types import Answer, BadImage, Status
 
@@ -32,7 +32,7 @@ _UNDRAWN = 2
 _UNORDERED = 64
 
 
-class Asker:
+class ReplayRunner:
     """Asks what is asked of a bag.
 
     Args:
@@ -64,7 +64,7 @@ class Asker:
         self._rate = rate
         self._begun: tuple[int, float] | None = None
 
-    def run(self, jobs: Jobs, done: int, on_answer: OnAnswer) -> int:
+    def run(self, jobs: QuerySchedule, done: int, on_answer: OnAnswer) -> int:
         """Ask everything from the job with the number `done` on; return how many jobs there are.
 
         Raises:
@@ -96,7 +96,7 @@ class Asker:
                 future.result()
         return number + 1
 
-    def _prepare(self, number: int, job: Job) -> Task | Answer:
+    def _prepare(self, number: int, job: ScheduledQuery) -> Task | Answer:
         """Return what is to be answered, or the answer of a query that no model can answer."""
         if job.complaint:
             return Answer(job.query, Status.REJECTED, job.complaint)

@@ -36,7 +36,7 @@ class NotInstalled(SegZeroError):
     """An executable or a file of this package is not where it should be."""
 
 
-class Children:
+class ChildProcesses:
     """Child processes that end when the `with` block does, also by SIGTERM or an error."""
 
     def __init__(self, log_folder: Path) -> None:
@@ -44,7 +44,7 @@ class Children:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Children:
+    def __enter__(self) -> ChildProcesses:
         self._handle(_interrupt, signal.SIGTERM, signal.SIGHUP)
         return self
 
@@ -79,7 +79,7 @@ class Children:
                 start_new_session=True,
             )
 
-    def obituary(self) -> str:
+    def exit_report(self) -> str:
         """Say which children have died and what they said last; empty while all live."""
         texts = []
         for name, child in self._children.items():

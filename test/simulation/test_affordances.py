@@ -3,7 +3,7 @@
 import numpy as np
 
 from segzero_ros.simulation import make_scene
-from segzero_ros.simulation.uses import _USES, use_sentences
+from segzero_ros.simulation.affordances import _USES, affordance_sentences
 
 SEEDS = range(40, 70)
 
@@ -12,7 +12,7 @@ def test_all_of_the_class_are_meant_and_nothing_else_would_do():
     asked = 0
     for seed in SEEDS:
         scene = make_scene(seed, width=320, height=240, sentences=False)
-        for sentence in use_sentences(scene, 3):
+        for sentence in affordance_sentences(scene, 3):
             asked += 1
             (kind, others) = next((k, o) for texts, k, o in _USES if sentence.text in texts)
             seen = [item for item in scene.objects if item.area > 0]
@@ -25,6 +25,6 @@ def test_all_of_the_class_are_meant_and_nothing_else_would_do():
 
 def test_a_scene_is_asked_the_same_each_time_and_others_are_asked_otherwise():
     scenes = [make_scene(seed, width=320, height=240, sentences=False) for seed in SEEDS]
-    texts = [tuple(one.text for one in use_sentences(scene, 2)) for scene in scenes]
-    assert texts == [tuple(one.text for one in use_sentences(scene, 2)) for scene in scenes]
+    texts = [tuple(one.text for one in affordance_sentences(scene, 2)) for scene in scenes]
+    assert texts == [tuple(one.text for one in affordance_sentences(scene, 2)) for scene in scenes]
     assert len(set(np.concatenate(texts))) > 6

@@ -17,11 +17,11 @@ from segzero_ros.types import SegZeroError
 _COMPLETE = 'complete'
 
 
-class FolderError(SegZeroError):
+class OutputError(SegZeroError):
     """The folder cannot be written to; the text names the cause and the cure."""
 
 
-class Folder:
+class ReplayOutput:
     """What a replay writes.
 
     Attributes:
@@ -64,7 +64,7 @@ class Folder:
             self._clear(known=before is not None)
             done = 0
         elif before != manifest:
-            raise FolderError(
+            raise OutputError(
                 f'{self.path} holds an interrupted replay of something else '
                 f'({_difference(before, manifest)}): choose another --output, or --restart.'
             )
@@ -110,7 +110,7 @@ class Folder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise FolderError(f'{self._manifest} cannot be read: {error}') from error
+            raise OutputError(f'{self._manifest} cannot be read: {error}') from error
         return manifest
 
     def _write_manifest(self, manifest: dict[str, Any], *, complete: bool) -> None:
@@ -124,9 +124,9 @@ class Folder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise FolderError(f'{self.path} cannot be made: {error.strerror}.') from error
+            raise OutputError(f'{self.path} cannot be made: {error.strerror}.') from error
         if not known and any(self.path.iterdir()):
-            raise FolderError(f'{self.path} is not empty, and no replay: choose another --output.')
+            raise OutputError(f'{self.path} is not empty, and no replay: choose another --output.')
         for folder in (self.bag, self.overlays, self.work):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.results, self.timings, self.report, self.video):

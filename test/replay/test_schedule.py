@@ -7,15 +7,15 @@ import struct
 import pytest
 
 from segzero_ros.replay.bag import BagMessage
-from segzero_ros.replay.jobs import Jobs, Limits
-from segzero_ros.replay.queries import Ask, NANO, Plan
+from segzero_ros.replay.query_file import NANO, QueryPlan, TimedQuery
+from segzero_ros.replay.schedule import QuerySchedule, ScheduleLimits
 from segzero_ros.replay.topics import Topics
 from segzero_ros.rgbd.buffer import RgbdBuffer
 
 MS = 1_000_000
 FRAME = 33 * MS
 CAMERA = Topics('/image', '/depth', '/info', '/query')
-LIMITS = Limits(50 * MS, 5 * NANO, 100)
+LIMITS = ScheduleLimits(50 * MS, 5 * NANO, 100)
 START = 1000 * NANO
 
 
@@ -44,7 +44,7 @@ def film(count: int, *, depth_late=5 * MS, info_late=1 * MS) -> list[BagMessage]
 
 def run(messages, plan, topics=CAMERA, limits=LIMITS):
     """Return (text, image, depth, info) of the jobs, stamps in milliseconds from the start."""
-    jobs = Jobs(topics, plan, limits, START, lambda message: message.data.decode())
+    jobs = QuerySchedule(topics, plan, limits, START, lambda message: message.data.decode())
     done = list(jobs.run(sorted(messages, key=lambda message: message.stamp_ns)))
     return [
         (job.query.text, *(milliseconds(part) for part in (job.rgbd or [None] * 3)[:3]))
@@ -56,7 +56,7 @@ def milliseconds(stored):
     return None if stored is None else (stored.stamp_ns - START) / MS
 
 
-EACH = Plan(texts=('cup',))
+EACH = QueryPlan(texts=('cup',))
 
 
 @pytest.mark.parametrize('depth_late', [-1 * MS, 5 * MS, 60 * MS, 300 * MS])
@@ -78,7 +78,7 @@ def test_intrinsics_that_were_sent_once_hold_for_all():
 
 
 def test_every_text_is_asked_about_every_frame_in_turn():
-    found = run(film(2), Plan(texts=('cup', 'bowl')))
+    found = run(film(2), QueryPlan(texts=('cup', 'bowl')))
     assert [(text, image) for text, image, *_ in found] == [
         ('cup', 0.0),
         ('bowl', 0.0),
@@ -88,30 +88,38 @@ def test_every_text_is_asked_about_every_frame_in_turn():
 
 
 def test_frames_are_left_out_so_that_the_wanted_time_passes():
-    found = run(film(31), Plan(texts=('cup',), every_ns=500 * MS))
+    found = run(film(31), QueryPlan(texts=('cup',), every_ns=500 * MS))
     assert [image for _, image, *_ in found] == [0.0, 528.0]
 
 
 def test_a_query_at_a_time_is_about_the_newest_image_by_then():
-    plan = Plan(asks=(Ask('b', at_ns=33 * MS), Ask('a', at_ns=32 * MS), Ask('c', at_ns=34 * MS)))
+    plan = QueryPlan(
+        asks=(
+            TimedQuery('b', at_ns=33 * MS),
+            TimedQuery('a', at_ns=32 * MS),
+            TimedQuery('c', at_ns=34 * MS),
+        )
+    )
     assert [job[:2] for job in run(film(3), plan)] == [('a', 0.0), ('b', 33.0), ('c', 33.0)]
 
 
 def test_a_query_before_the_first_image_waits_for_it():
     messages = [message._replace(stamp_ns=message.stamp_ns + NANO) for message in film(2)]
-    assert run(messages, Plan(asks=(Ask('a', at_ns=0),)))[0][1] == 0.0
+    assert run(messages, QueryPlan(asks=(TimedQuery('a', at_ns=0),)))[0][1] == 0.0
 
 
 def test_a_query_long_after_the_last_image_has_none():
-    jobs = Jobs(CAMERA, Plan(asks=(Ask('a', at_ns=20 * NANO),)), LIMITS, START, str)
+    jobs = QuerySchedule(
+        CAMERA, QueryPlan(asks=(TimedQuery('a', at_ns=20 * NANO),)), LIMITS, START, str
+    )
     (job,) = jobs.run(film(2))
     assert job.rgbd is None
     assert 'image_max_age, 5 s' in job.absence
 
 
 def test_a_query_about_a_stamp_is_about_that_image():
-    plan = Plan(asks=(Ask('a', stamp_ns=START + 33 * MS), Ask('b', stamp_ns=7)))
-    jobs = Jobs(CAMERA, plan, LIMITS, START, str)
+    plan = QueryPlan(asks=(TimedQuery('a', stamp_ns=START + 33 * MS), TimedQuery('b', stamp_ns=7)))
+    jobs = QuerySchedule(CAMERA, plan, LIMITS, START, str)
     found, missing = jobs.run(film(3))
     assert milliseconds(found.rgbd.image) == 33.0
     assert missing.absence == 'The bag has no image with the stamp 7 on /image.'
@@ -119,7 +127,7 @@ def test_a_query_about_a_stamp_is_about_that_image():
 
 def test_recorded_queries_are_about_what_was_there():
     messages = [*film(3), said('first', 10 * MS), said('second', 40 * MS)]
-    assert run(messages, Plan(recorded=True)) == [
+    assert run(messages, QueryPlan(recorded=True)) == [
         ('first', 0.0, 0.0, 0.0),
         ('second', 33.0, 33.0, 33.0),
     ]
@@ -138,7 +146,7 @@ def test_a_recorded_query_gets_the_frame_that_the_node_took(depth_late):
         else:
             put = {'/image': store.put_image, '/depth': store.put_depth, '/info': store.put_info}
             put[message.topic](message.data, message.stamp_ns)
-    found = run([*messages, *asked], Plan(recorded=True))
+    found = run([*messages, *asked], QueryPlan(recorded=True))
     settled = (depth_late + 100 * MS) // (37 * MS)
     assert found[settled:] == taken[settled:]
     assert all(image == depth for _, image, depth, _ in found)
@@ -158,7 +166,7 @@ def test_a_recorded_query_gets_the_frame_that_the_node_took_of_free_running_stre
         else:
             put = {'/image': store.put_image, '/depth': store.put_depth, '/info': store.put_info}
             put[message.topic](message.data, message.stamp_ns)
-    found = run([*messages, *asked], Plan(recorded=True))
+    found = run([*messages, *asked], QueryPlan(recorded=True))
     assert found == taken
     assert all(abs(image - depth) <= 17 for _, image, depth, _ in found)
 
@@ -170,7 +178,7 @@ def test_a_recording_that_starts_anew_pairs_within_each_round():
         for play in range(3)
         for message in film(90)
     ]
-    jobs = Jobs(CAMERA, EACH, LIMITS, START, str)
+    jobs = QuerySchedule(CAMERA, EACH, LIMITS, START, str)
     done = list(jobs.run(messages))
     assert len(done) == 270
     assert all(len({stored.stamp_ns for stored in job.rgbd[:3]}) == 1 for job in done)
@@ -180,7 +188,9 @@ def test_a_recording_that_starts_anew_pairs_within_each_round():
 
 
 def test_memory_is_bounded_however_long_the_bag_is():
-    jobs = Jobs(CAMERA, Plan(asks=(Ask('a', at_ns=60 * NANO),)), LIMITS, START, str)
+    jobs = QuerySchedule(
+        CAMERA, QueryPlan(asks=(TimedQuery('a', at_ns=60 * NANO),)), LIMITS, START, str
+    )
     kept = []
 
     def watched():
@@ -193,7 +203,7 @@ def test_memory_is_bounded_however_long_the_bag_is():
 
 
 def test_queries_are_numbered_and_tidied():
-    jobs = Jobs(CAMERA, Plan(texts=(' the \n cup ', 'x' * 101)), LIMITS, START, str)
+    jobs = QuerySchedule(CAMERA, QueryPlan(texts=(' the \n cup ', 'x' * 101)), LIMITS, START, str)
     cup, long = jobs.run(film(1))
     assert (cup.query.id, cup.query.text) == ('000001', 'the cup')
     assert (long.query.id, long.rgbd) == ('000002', None)

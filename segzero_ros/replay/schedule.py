@@ -17,7 +17,7 @@ from typing import NamedTuple
 from segzero_ros.conversions.image import MAX_PIXELS
 from segzero_ros.conversions.query_text import read_query
 from segzero_ros.replay.bag import BagMessage
-from segzero_ros.replay.queries import Ask, NANO, Plan
+from segzero_ros.replay.query_file import NANO, QueryPlan, TimedQuery
 from segzero_ros.replay.topics import Topics
 from segzero_ros.rgbd.buffer import INFOS, pair, RgbdBuffer, RgbdMessages
 from segzero_ros.rgbd.message_buffer import JUMP_NS, read_stamp, StoredMessage
@@ -29,7 +29,7 @@ PATIENCE_NS = NANO // 2
 DEPTHS = 4
 
 
-class Job(NamedTuple):
+class ScheduledQuery(NamedTuple):
     """One query, and what it is about.
 
     Attributes:
@@ -48,7 +48,7 @@ class Job(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ScheduleLimits:
     """The node's parameters of the same names, in nanoseconds, characters and pixels."""
 
     depth_max_offset_ns: int
@@ -60,26 +60,26 @@ class Limits:
 class _Asked(NamedTuple):
     """A job that waits for what belongs to its image; complete with its messages or no image."""
 
-    job: Job
+    job: ScheduledQuery
     image: StoredMessage | None
 
 
-class Jobs:
+class QuerySchedule:
     """Walks over the messages of a bag and gives each query when its frame is complete.
 
     Args:
         topics: the camera's.
         plan: what is asked.
         limits: the node's.
-        start_ns: the bag's start, from which `Ask.at_ns` counts.
+        start_ns: the bag's start, from which `TimedQuery.at_ns` counts.
         text_of: reads a recorded query.
     """
 
     def __init__(
         self,
         topics: Topics,
-        plan: Plan,
-        limits: Limits,
+        plan: QueryPlan,
+        limits: ScheduleLimits,
         start_ns: int,
         text_of: Callable[[BagMessage], str],
     ) -> None:
@@ -108,7 +108,7 @@ class Jobs:
         recorded = {self._topics.queries} if self._plan.recorded else set()
         return self._topics.camera | recorded
 
-    def run(self, messages: Iterable[BagMessage]) -> Iterator[Job]:
+    def run(self, messages: Iterable[BagMessage]) -> Iterator[ScheduledQuery]:
         """Give the jobs, in the order in which they are asked.
 
         Args:
@@ -127,7 +127,7 @@ class Jobs:
             self._ask(ask.text, ask.id, self._now_ns, None, absence)
         yield from self._complete(lambda asked: True)
 
-    def _take(self, message: BagMessage) -> Iterator[Job]:
+    def _take(self, message: BagMessage) -> Iterator[ScheduledQuery]:
         if self._plan.recorded and message.topic == self._topics.queries:
             absence = '' if self._newest else 'There is no image: none was recorded before.'
             text, rgbd = self._text_of(message), self._store.latest_paired()
@@ -191,10 +191,10 @@ class Jobs:
                 )
             self._ask(ask.text, ask.id, time_ns, None if absence else self._newest, absence)
 
-    def _time_of(self, ask: Ask) -> int:
+    def _time_of(self, ask: TimedQuery) -> int:
         return self._start_ns + (ask.at_ns or 0)
 
-    def _is_due(self, ask: Ask, until_ns: int | None) -> bool:
+    def _is_due(self, ask: TimedQuery, until_ns: int | None) -> bool:
         return until_ns is None or self._time_of(ask) <= until_ns
 
     def _ask(
@@ -212,7 +212,7 @@ class Jobs:
         query = Query(tidied, name or f'{self._count:06d}')
         if complaint or absence:
             image = rgbd = None
-        job = Job(query, time_ns, rgbd, complaint, absence)
+        job = ScheduledQuery(query, time_ns, rgbd, complaint, absence)
         self._waiting.append(_Asked(job, None if rgbd else image))
 
     def _is_paired(self, asked: _Asked) -> bool:
@@ -229,7 +229,7 @@ class Jobs:
                 return False
         return True
 
-    def _complete(self, ready: Callable[[_Asked], bool]) -> Iterator[Job]:
+    def _complete(self, ready: Callable[[_Asked], bool]) -> Iterator[ScheduledQuery]:
         while self._waiting and ready(self._waiting[0]):
             job, image = self._waiting.popleft()
             if image is not None:

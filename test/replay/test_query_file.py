@@ -2,7 +2,7 @@
 
 import pytest
 
-from segzero_ros.replay.queries import Ask, QueriesError, read_queries
+from segzero_ros.replay.query_file import QueriesError, read_queries, TimedQuery
 
 
 def test_a_list_of_queries_is_read(tmp_path):
@@ -14,9 +14,9 @@ def test_a_list_of_queries_is_read(tmp_path):
         encoding='utf-8',
     )
     assert read_queries(path) == (
-        Ask('the cup', '', 0),
-        Ask('das Häuschen', 'house', 1_500_000_000),
-        Ask('the bowl', '7', None, 1700000000123456789),
+        TimedQuery('the cup', '', 0),
+        TimedQuery('das Häuschen', 'house', 1_500_000_000),
+        TimedQuery('the bowl', '7', None, 1700000000123456789),
     )
 
 

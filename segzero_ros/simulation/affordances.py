@@ -58,7 +58,7 @@ _USES: tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...] = (
 )
 
 
-def use_sentences(scene: Scene, most: int) -> list[Sentence]:
+def affordance_sentences(scene: Scene, most: int) -> list[Sentence]:
     """Return up to so many sentences about what things are for, each about another class.
 
     The same scene gives the same sentences. All things of the class are meant.

@@ -79,7 +79,7 @@ class Account:
     strays: Counter[str] = field(default_factory=Counter)
 
 
-class Asker:
+class QueryClient:
     """Asks one node and counts what comes back; methods may be called from any thread.
 
     Args:
@@ -89,7 +89,7 @@ class Asker:
     """
 
     def __init__(self, namespace: str = '', node: str = 'perception', signature: str = '') -> None:
-        self.background = BackgroundNode('asker', namespace)
+        self.background = BackgroundNode('query_client', namespace)
         self._signature = signature
         self.node = self.background.node
         self._server = node
