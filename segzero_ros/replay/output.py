@@ -57,7 +57,7 @@ class ReplayOutput:
             restart: replace an interrupted one too.
 
         Raises:
-            FolderError: it holds something else.
+            OutputError: it holds something else.
         """
         before = self._read_manifest()
         if before is None or restart or before.pop(_COMPLETE, False) or not self._answered():

@@ -40,7 +40,7 @@ class OverlayFiles:
             answer: with the frame it is about, where there is one.
 
         Raises:
-            FolderError: the file cannot be written.
+            OutputError: the file cannot be written.
         """
         path = self._folder.overlay(number)
         bgr = np.asarray(cv2.cvtColor(draw_overlay(answer), cv2.COLOR_RGB2BGR), np.uint8)
@@ -56,7 +56,7 @@ class OverlayFiles:
         """Return the (H, W, 3) uint8 BGR overlay of an answer, by its number from 0.
 
         Raises:
-            FolderError: its file is not there any more, or is no picture.
+            OutputError: its file is not there any more, or is no picture.
         """
         with self._lock:
             picture = self._recent.pop(number, None)

@@ -82,7 +82,7 @@ def keep_answer(overlays: OverlayFiles, number: int, time_ns: int, answer: Answe
     """Write an answer's overlay and return what else is kept of it.
 
     Raises:
-        FolderError: the overlay cannot be written.
+        OutputError: the overlay cannot be written.
     """
     record = record_of(answer, time_ns)
     # Drawn from the record, which holds nothing that depends on this machine's clock.

@@ -19,7 +19,7 @@ import sys
 from typing import Any
 
 from segzero_ros.reasoning import checkpoints
-from segzero_ros.reasoning.pretrained import read_weights
+from segzero_ros.reasoning.weights import read_weights
 from segzero_ros.training.models import save_processor
 from segzero_ros.training.presets import TrainingError
 from segzero_ros.training.sources import missing_package

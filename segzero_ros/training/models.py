@@ -15,9 +15,9 @@ import torch
 import transformers
 
 from segzero_ros.reasoning import checkpoints
-from segzero_ros.reasoning.packed_attention import pack_attention
-from segzero_ros.reasoning.pretrained import complete_generation, read_weights
+from segzero_ros.reasoning.gqa_decode_attention import use_gqa_decode_attention
 from segzero_ros.reasoning.processors import load_processor, read_processor
+from segzero_ros.reasoning.weights import complete_generation, read_weights
 from segzero_ros.training.presets import TrainingError
 from segzero_ros.training.settings import Settings
 from segzero_ros.training.shared_prompts import share_prompts
@@ -96,7 +96,7 @@ def load_pupil(settings: Settings) -> Pupil:
     )
     share_sight(model.model.visual)
     share_prompts(model.model)
-    pack_attention(model)
+    use_gqa_decode_attention(model)
     if settings.freeze_vision:
         model.model.visual.requires_grad_(False)
     if settings.last_layers:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from segzero_ros.reasoning.roomy_cache import give_room
+from segzero_ros.reasoning.preallocated_cache import preallocate
 
 
 def share_prompts(backbone: Any) -> None:
@@ -119,7 +119,7 @@ def _read(plainly: Any, backbone: Any, named: dict[str, Any], groups: list[_Grou
     output = plainly(**_firsts(named, groups))
     which = {row: number for number, group in enumerate(groups) for row in group.rows}
     copies = torch.tensor([which[row] for row in sorted(which)]).to(named['input_ids'].device)
-    give_room(output.past_key_values, copies)
+    preallocate(output.past_key_values, copies)
     output.last_hidden_state = output.last_hidden_state[copies]
     deltas = backbone.rope_deltas
     if deltas is not None and len(deltas) == len(groups):

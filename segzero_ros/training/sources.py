@@ -17,7 +17,7 @@ from typing import Any
 from segzero_ros.evaluation.samples import DataError, decode_picture, stated_size
 from segzero_ros.extras import lacking
 from segzero_ros.reasoning.dialects import Dialect, SQUARE
-from segzero_ros.reasoning.resizing import seen_by
+from segzero_ros.reasoning.preprocessing import resize_for_model
 from segzero_ros.training.flat_shapes import flat_row
 from segzero_ros.training.presets import TrainingError
 from segzero_ros.training.rewards import answered_list
@@ -137,7 +137,7 @@ def _table_row(dialect: Dialect, found: dict[str, Any], where: str) -> Row:
         answer = taught_answer(dialect, str(found.get('answer') or ''), size)
     except TrainingError as error:
         raise TrainingError(f'{where}: {error}') from error
-    return Row(seen_by(dialect, picture), str(found['problem']), solution, answer)
+    return Row(resize_for_model(dialect, picture), str(found['problem']), solution, answer)
 
 
 def _picture(found: dict[str, Any], where: str) -> RgbImage:
@@ -170,7 +170,7 @@ def _picture(found: dict[str, Any], where: str) -> RgbImage:
 
 def _shapes_row(dialect: Dialect, start: int, number: int) -> Row:
     row = flat_row(dialect.square, start + number)
-    return replace(row, image=seen_by(dialect, row.image))
+    return replace(row, image=resize_for_model(dialect, row.image))
 
 
 def _scene_row(dialect: Dialect, start: int, number: int) -> Row:
@@ -183,7 +183,7 @@ def _scene_row(dialect: Dialect, start: int, number: int) -> Row:
         seed += 10_000_000
     lesson = lessons[number * _STRIDE % len(lessons)]
     solution = json.dumps(answered_list(lesson.answer))
-    return Row(seen_by(dialect, image), lesson.question, solution, lesson.answer)
+    return Row(resize_for_model(dialect, image), lesson.question, solution, lesson.answer)
 
 
 _GENERATED = {'scenes': _scene_row, 'shapes': _shapes_row}

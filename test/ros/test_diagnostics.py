@@ -362,7 +362,7 @@ def test_the_collector_passes_over_what_lasts_until_others_are_loaded() -> None:
 # The C library's own account: blocks that are mapped one by one.
 _MAPPED = """
 import ctypes, sys, threading
-from segzero_ros.ros.health.rates import keep_pictures_apart, results_together
+from segzero_ros.ros.health.process_memory import map_large_blocks, pool_large_blocks
 
 class Account(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in
@@ -371,7 +371,7 @@ class Account(ctypes.Structure):
 library = ctypes.CDLL(None)
 library.mallinfo2.restype = Account
 if 'apart' in sys.argv:
-    assert keep_pictures_apart()
+    assert map_large_blocks()
 if 'torch' in sys.argv:
     import torch
 bytearray(2**20)  # Freed at once: from now on glibc takes such blocks from its pools.
@@ -382,7 +382,7 @@ def mapped():
     found.append(library.mallinfo2().hblks - before)
 
 found = []
-with results_together():
+with pool_large_blocks():
     # The models' thread has pools of its own.
     thread = threading.Thread(target=mapped)
     thread.start()

@@ -62,7 +62,9 @@ def test_a_lifecycle_without_its_state_machine_is_refused(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LifecycleNodeMixin, '__init__', renamed('_state_machine'))
-    with pytest.raises(UnsupportedRclpy, match=r'has no ManagedNode\._state_machine, which'):
+    with pytest.raises(
+        UnsupportedRclpy, match=r'has no AsyncLifecycleNode\._state_machine, which'
+    ):
         AsyncLifecycleNode('refused', context=context)
 
 
@@ -170,4 +172,4 @@ def test_only_what_is_meant_is_replaced_in_rclpys_classes(context: Context) -> N
 
 def subclasses_rclpy(node: ast.ClassDef) -> bool:
     bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
-    return bool(bases & {'Node', 'LifecycleNodeMixin', 'ManagedNode', 'ActionClient'})
+    return bool(bases & {'Node', 'LifecycleNodeMixin', 'AsyncLifecycleNode', 'ActionClient'})

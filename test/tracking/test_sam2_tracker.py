@@ -65,7 +65,7 @@ def disc(number, x, y, radius):
 FIRST, SECOND = disc(4, 30, 40, 16), disc(7, 130, 85, 20)
 
 
-class Published:
+class PublishedSam2:
     """The package's own predictor, on the same weights and the same prepared pictures."""
 
     def __init__(self, tiny_sam2, segmenter, film, monkeypatch, hole_area):
@@ -104,7 +104,7 @@ class Published:
 
 @pytest.fixture
 def published(tiny_sam2, segmenter, film, monkeypatch):
-    return lambda hole_area=0: Published(tiny_sam2, segmenter, film, monkeypatch, hole_area)
+    return lambda hole_area=0: PublishedSam2(tiny_sam2, segmenter, film, monkeypatch, hole_area)
 
 
 @pytest.fixture

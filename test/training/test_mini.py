@@ -21,8 +21,8 @@ from segzero_ros.loading import load_reasoner
 from segzero_ros.profiles import load_pipeline, read_profile, reasoner_options
 from segzero_ros.reasoning.checkpoints import local_folder
 from segzero_ros.reasoning.dialects import dialect_named
-from segzero_ros.reasoning.marks import marked
-from segzero_ros.reasoning.resizing import seen_by
+from segzero_ros.reasoning.patch_position_codes import with_position_codes
+from segzero_ros.reasoning.preprocessing import resize_for_model
 from segzero_ros.simulation.scenes import make_scene
 from segzero_ros.training.mini import dense, loop
 from segzero_ros.training.mini import recipe as recipes
@@ -138,7 +138,7 @@ class TestLessons:
 class TestPictures:
     def test_every_patch_is_marked_otherwise_and_little_else_is_touched(self) -> None:
         grey = np.full((SIDE, SIDE, 3), 90, np.uint8)
-        shown = marked(grey, PATCH)
+        shown = with_position_codes(grey, PATCH)
         assert (grey == 90).all()
         assert (shown != 90).any(-1).sum() <= 4 * TOKENS
         corners = shown.reshape(GRID, PATCH, GRID, PATCH, 3)[:, :2, :, :2].swapaxes(1, 2)
@@ -146,7 +146,7 @@ class TestPictures:
 
     def test_the_processor_makes_the_same_patches(self, tokenizer: Any) -> None:
         picture = make_scene(SEED, width=320, height=240).frame.image
-        seen = seen_by(dialect_named('mini'), picture)
+        seen = resize_for_model(dialect_named('mini'), picture)
         processed = make_processor(tokenizer).image_processor(images=[seen], return_tensors='pt')
         assert processed['image_grid_thw'].tolist() == [[1, GRID, GRID]]
         frames = processed['pixel_values'].view(TOKENS, 3, 2, -1)

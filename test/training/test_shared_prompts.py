@@ -14,7 +14,7 @@ torch = pytest.importorskip('torch')
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from segzero_ros.reasoning.packed_attention import pack_attention
+from segzero_ros.reasoning.gqa_decode_attention import use_gqa_decode_attention
 from segzero_ros.training.shared_prompts import share_prompts
 
 # Pictures and questions by number, shuffled as the trainer does before losses are computed.
@@ -128,7 +128,7 @@ def check_the_same_is_written(model: Any, asked: dict[str, Any]) -> None:
     plain = model.generate(**asked, min_new_tokens=10, max_new_tokens=10, do_sample=False)
     tokens = watched(model.model.language_model.layers[0])
     share_prompts(model.model)
-    pack_attention(model)
+    use_gqa_decode_attention(model)
     shared = model.generate(**asked, min_new_tokens=10, max_new_tokens=10, do_sample=False)
     assert torch.equal(shared, plain)
     assert [shape[0] for shape in tokens[:2]] == [GROUPS, len(ROWS)]

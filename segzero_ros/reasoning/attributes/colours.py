@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.reasoning.attributes.fragments import level, mean_colour
+from segzero_ros.reasoning.attributes.oversegmentation import level, mean_colour
 from segzero_ros.types import RgbImage
 
 Array = NDArray[np.float64]

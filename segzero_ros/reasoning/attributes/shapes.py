@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.quantiles import quantile
-from segzero_ros.reasoning.attributes.fragments import inwards, level, mean_of, Values
+from segzero_ros.reasoning.attributes.oversegmentation import inwards, level, mean_of, Values
 from segzero_ros.types import Mask
 
 _SLICES = 5

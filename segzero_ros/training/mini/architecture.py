@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from segzero_ros.reasoning.marks import marked
+from segzero_ros.reasoning.patch_position_codes import with_position_codes
 from segzero_ros.training.mini.squares import GRID, PATCH, SIDE, TOKENS
 from segzero_ros.training.mini.vocabulary import (
     END,
@@ -119,7 +119,7 @@ def _order_numbers(model: Any, ids: torch.Tensor) -> None:
 
 def shown(pictures: NDArray[np.uint8]) -> torch.Tensor:
     """Return (B, SIDE, SIDE, 3) uint8 pictures as the dialect prepares them."""
-    return torch.from_numpy(marked(pictures, PATCH))
+    return torch.from_numpy(with_position_codes(pictures, PATCH))
 
 
 def patches_of(pictures: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,9 @@ _PROBES = 64
 _REACH = {'bilinear': 1.0, 'bicubic': 2.0}
 
 
-def squash(image: torch.Tensor, size: tuple[int, int], resampling: str) -> torch.Tensor:
+def resize_like_pillow(
+    image: torch.Tensor, size: tuple[int, int], resampling: str
+) -> torch.Tensor:
     """Resize an image on the device that it is on.
 
     Args:

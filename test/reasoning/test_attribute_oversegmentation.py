@@ -7,7 +7,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 import numpy as np
 import pytest
 
-from segzero_ros.reasoning.attributes.fragments import (
+from segzero_ros.reasoning.attributes.oversegmentation import (
     compact,
     inwards,
     mean_colour,

@@ -20,7 +20,7 @@ def numbers_of(tokenizer: Any) -> Callable[[int], bool]:
     return is_number
 
 
-class TokenText:
+class Detokenizer:
     """The text of tokens as they come; characters that several tokens share wait for the last."""
 
     def __init__(self, tokenizer: Any) -> None:

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from segzero_ros.reasoning import drafts
-from segzero_ros.reasoning.drafts import Drafter
-from segzero_ros.reasoning.token_text import numbers_of
+from segzero_ros.reasoning import prompt_lookup
+from segzero_ros.reasoning.detokenizer import numbers_of
+from segzero_ros.reasoning.prompt_lookup import NgramSpeculator
 
 
 class Tokens:
@@ -40,11 +40,11 @@ def tokens() -> Tokens:
 
 
 @pytest.fixture
-def drafter(tokens: Tokens) -> Drafter:
-    return Drafter(tokens.is_number)
+def drafter(tokens: Tokens) -> NgramSpeculator:
+    return NgramSpeculator(tokens.is_number)
 
 
-def write(drafter: Drafter, answer: list[int]) -> list[int]:
+def write(drafter: NgramSpeculator, answer: list[int]) -> list[int]:
     """Have an answer written with drafts; return how many tokens came of each step."""
     taken, steps = 0, []
     draft: list[int] = []
@@ -62,7 +62,7 @@ def write(drafter: Drafter, answer: list[int]) -> list[int]:
 
 
 def test_a_list_in_the_questions_form_takes_a_step_for_each_digit(
-    tokens: Tokens, drafter: Drafter
+    tokens: Tokens, drafter: NgramSpeculator
 ) -> None:
     example = [
         {'bbox_2d': [10, 100, 200, 210], 'point_2d': [30, 110]},
@@ -84,7 +84,7 @@ def test_a_list_in_the_questions_form_takes_a_step_for_each_digit(
 
 
 def test_a_number_that_differed_is_guessed_only_at_the_end_of_a_draft(
-    tokens: Tokens, drafter: Drafter
+    tokens: Tokens, drafter: NgramSpeculator
 ) -> None:
     drafter.begin(tokens('so the box is at 4 now'))
     drafter.add(tokens(' the box is'))
@@ -96,7 +96,7 @@ def test_a_number_that_differed_is_guessed_only_at_the_end_of_a_draft(
     assert tokens.text(drafter.draft()).startswith('4 now, the box')
 
 
-def test_wrong_drafts_make_the_next_ones_shorter(tokens: Tokens, drafter: Drafter) -> None:
+def test_wrong_drafts_make_the_next_ones_shorter(tokens: Tokens, drafter: NgramSpeculator) -> None:
     drafter.begin(tokens(' one two three four five six seven eight nine ten one two three'))
     assert tokens.text(drafter.draft()) == ' four five six seven eight nine ten one'
     drafter.add(tokens(' zero'))
@@ -105,19 +105,19 @@ def test_wrong_drafts_make_the_next_ones_shorter(tokens: Tokens, drafter: Drafte
 
 
 def test_an_earlier_answer_is_remembered_until_there_are_too_many(
-    tokens: Tokens, drafter: Drafter, monkeypatch: pytest.MonkeyPatch
+    tokens: Tokens, drafter: NgramSpeculator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     question, answer = tokens('what is it?'), tokens('it is a very red box on a table')
     drafter.begin(question)
     assert write(drafter, answer) == [1] * len(answer)
     drafter.begin(question)
     assert len(write(drafter, answer)) < len(answer) / 2
-    monkeypatch.setattr(drafts, '_REMEMBERED', 10)
+    monkeypatch.setattr(prompt_lookup, '_REMEMBERED', 10)
     drafter.begin(question)
     assert write(drafter, answer) == [1] * len(answer)
 
 
-def test_nothing_is_guessed_from_nothing(drafter: Drafter) -> None:
+def test_nothing_is_guessed_from_nothing(drafter: NgramSpeculator) -> None:
     assert drafter.draft() == []
     drafter.begin([])
     assert drafter.draft() == []

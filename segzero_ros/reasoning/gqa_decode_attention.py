@@ -18,19 +18,19 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-PACKED = 'packed_sdpa'
+GQA_DECODE = 'packed_sdpa'
 # Keys in a part. A static cache whose length is a multiple of it is read in parts.
-PART = 128
+KV_BLOCK = 128
 
 
-def pack_attention(model: Any) -> None:
+def use_gqa_decode_attention(model: Any) -> None:
     """Have a loaded model's language model pack its heads while it decodes."""
-    AttentionInterface.register(PACKED, _attend)
-    AttentionMaskInterface.register(PACKED, sdpa_mask)
-    model.model.language_model.config._attn_implementation = PACKED
+    AttentionInterface.register(GQA_DECODE, _attend)
+    AttentionMaskInterface.register(GQA_DECODE, sdpa_mask)
+    model.model.language_model.config._attn_implementation = GQA_DECODE
 
 
-def unpack_attention(model: Any) -> None:
+def use_sdpa(model: Any) -> None:
     """Have a model whose heads were packed attend by transformers' own sdpa again."""
     model.model.language_model.config._attn_implementation = 'sdpa'
 
@@ -61,10 +61,10 @@ def _attend(
             module, query, key, value, attention_mask, **kwargs
         )
         return attended
-    return attend_packed(query, key, value, attention_mask, kwargs['scaling']), None
+    return attend_grouped(query, key, value, attention_mask, kwargs['scaling']), None
 
 
-def attend_packed(
+def attend_grouped(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -82,9 +82,9 @@ def attend_packed(
     if mask is not None and tokens > 1:
         mask = mask.repeat(1, 1, shared, 1)
     # Rows of a growing cache are views and lie apart.
-    static = value.is_contiguous() and key.shape[2] % PART == 0
+    static = value.is_contiguous() and key.shape[2] % KV_BLOCK == 0
     if mask is not None and key.is_cuda and static:
-        mixed = attend_in_parts(packed, key, value, mask, scale)
+        mixed = attend_in_blocks(packed, key, value, mask, scale)
     else:
         mixed = torch.nn.functional.scaled_dot_product_attention(
             packed, key, value, attn_mask=mask, scale=scale
@@ -92,14 +92,14 @@ def attend_packed(
     return mixed.reshape(batch, heads, tokens, width).transpose(1, 2)
 
 
-def attend_in_parts(
+def attend_in_blocks(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
 ) -> torch.Tensor:
     """Attend with the products of each part of the keys as one of many small ones.
 
     Args:
         query: (B, key heads, rows, width).
-        key: (B, key heads, all tokens, width), tokens a multiple of `PART`.
+        key: (B, key heads, all tokens, width), tokens a multiple of `KV_BLOCK`.
         value: of the keys' shape.
         mask: (B, 1, 1 or rows, all tokens) bool, true for at least one.
         scale: of the products.
@@ -108,13 +108,17 @@ def attend_in_parts(
         Of the query's shape. Sums are float32, as in torch's own kernels.
     """
     batch, heads, rows, width = query.shape
-    parts = key.shape[2] // PART
+    parts = key.shape[2] // KV_BLOCK
     scores = _product(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2))
     scores = scores.view(batch, heads, rows, -1) * scale
     scores = scores.masked_fill(~mask, float('-inf'))
     weights = scores.softmax(-1).to(value.dtype)
-    dealt = weights.view(batch, heads, rows, parts, PART).transpose(2, 3).reshape(-1, rows, PART)
-    mixed = _product(dealt, value.reshape(-1, PART, width))
+    dealt = (
+        weights.view(batch, heads, rows, parts, KV_BLOCK)
+        .transpose(2, 3)
+        .reshape(-1, rows, KV_BLOCK)
+    )
+    mixed = _product(dealt, value.reshape(-1, KV_BLOCK, width))
     return mixed.view(batch, heads, parts, rows, width).sum(2).to(query.dtype)
 
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.reasoning.attributes.fragments import (
+from segzero_ros.reasoning.attributes.oversegmentation import (
     Array,
     Bytes,
     inwards,
@@ -23,7 +23,7 @@ from segzero_ros.reasoning.attributes.fragments import (
     mean_of,
     Values,
 )
-from segzero_ros.reasoning.attributes.tabletop import Support
+from segzero_ros.reasoning.attributes.surface_fit import Support
 from segzero_ros.types import Mask
 
 # How far outside another piece's outline, seen from above, a piece may reach and be part of it.

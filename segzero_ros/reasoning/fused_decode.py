@@ -9,7 +9,7 @@ compiled. So of two tokens that are as good as equal either may be written, on a
 whether an encoder works at that moment and by what the drafter remembers. That it computes the
 same is tried out before anything is joined, on a CPU a single token to the last bit with the usual
 kernels: another release of transformers may compute otherwise. Imports torch, `onednn`,
-`packed_attention` and `roomy_cache`.
+`packed_attention` and `preallocated_cache`.
 """
 
 from __future__ import annotations
@@ -23,39 +23,41 @@ from torch.nn import functional
 
 from segzero_ros import onednn
 from segzero_ros.reasoning.base import FastPathError
-from segzero_ros.reasoning.packed_attention import attend_packed, PACKED
-from segzero_ros.reasoning.roomy_cache import roomy_cache
+from segzero_ros.reasoning.gqa_decode_attention import attend_grouped, GQA_DECODE
+from segzero_ros.reasoning.preallocated_cache import preallocated_cache
 
 # Tokens that are read on trial, one by one and together.
-_TRIED = 4
-_LOOKING = ('q_proj', 'k_proj', 'v_proj')
-_WIDENING = ('gate_proj', 'up_proj')
+_TRIED_TOKENS = 4
+_QKV = ('q_proj', 'k_proj', 'v_proj')
+_GATE_UP = ('gate_proj', 'up_proj')
 
 
-class OneToken:
+class FusedDecodeStep:
     """A step of a Qwen2-VL or Qwen2.5-VL: one token, or a few of which each sees those before."""
 
     def __init__(self, model: Any, *, joined: bool) -> None:
-        """Look up the parts; `joined` has what is made of the same numbers come of one matrix.
+        """Look up the layers' weights.
 
-        Queries, keys and values, that is, and on a CPU the gate and what it lets through: on a GPU
-        too little would be gained for the memory that joining the largest matrices takes. The
-        model's own matrices are parts of the joined ones then, so nothing is held twice.
+        Args:
+            model: a loaded Qwen2-VL or Qwen2.5-VL.
+            joined: concatenate q, k and v into one matrix, and on a CPU gate and up too. On a GPU
+                the latter gains too little for the memory that concatenating takes. The model's
+                own matrices become views of it, so nothing is held twice.
         """
         self._model = model
         self._language = model.model.language_model
-        # Looking a part up in its module takes as long as a small operation.
+        # Looking a weight up in its module takes as long as a small operation.
         on_cpu = model.device.type == 'cpu'
-        looking = _join if joined else _weights
-        widening = _join if joined and on_cpu else _weights
+        qkv = _concatenate if joined else _weights
+        gate_up = _concatenate if joined and on_cpu else _weights
         self._layers = [
             (
                 layer.input_layernorm.weight,
                 layer.self_attn,
-                looking(layer.self_attn, _LOOKING),
+                qkv(layer.self_attn, _QKV),
                 _weights(layer.self_attn, ('o_proj',))[0],
                 layer.post_attention_layernorm.weight,
-                widening(layer.mlp, _WIDENING),
+                gate_up(layer.mlp, _GATE_UP),
                 _weights(layer.mlp, ('down_proj',))[0],
             )
             for layer in self._language.layers
@@ -63,16 +65,16 @@ class OneToken:
         self._epsilon = self._language.norm.variance_epsilon
         avoiding = on_cpu and onednn.worth_avoiding(model.dtype)
         self._kernels: Any = onednn.avoided if avoiding else nullcontext
-        tiles = on_cpu and _may_be_joined(model) and onednn.has_tiles_for(model.dtype)
-        self._several = across if tiles else functional.linear
+        tiles = on_cpu and _has_plain_weights(model) and onednn.has_tiles_for(model.dtype)
+        self._several = linear_weight_stationary if tiles else functional.linear
 
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Read tokens with the fastest kernels; return the logits after each.
+        """Run tokens with the fastest kernels; return the logits after each.
 
         Args:
             ids: (1, N) the tokens.
-            positions: (3, 1, N) their places.
-            cache: what was read before, growing or static; it grows by N.
+            positions: (3, 1, N) their positions.
+            cache: keys and values of the tokens before, growing or static; it grows by N.
 
         Returns:
             (N, vocabulary) float32.
@@ -81,27 +83,27 @@ class OneToken:
             return self.read(ids, positions, cache)
 
     def read(self, ids: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Read tokens with the kernels that the model itself would have; as calling it does."""
+        """Run tokens with the kernels that the model itself would use; else as calling it does."""
         hidden = self._language.embed_tokens(ids)
         mask = _mask(cache, hidden)
         cosine, sine = self._language.rotary_emb(hidden, positions)
-        turn = cosine.unsqueeze(1), sine.unsqueeze(1)
+        rotary = cosine.unsqueeze(1), sine.unsqueeze(1)
         linear = functional.linear if ids.shape[1] == 1 else self._several
-        for layer, memory in zip(self._layers, cache.layers, strict=True):
-            before, attention, looking, back, between, widening, outward = layer
-            normed = self._normed(hidden, before)
-            products = [linear(normed, *part) for part in looking]
-            found = _look(attention, products, turn, memory, mask)
-            hidden = hidden + linear(found, *back)
-            normed = self._normed(hidden, between)
-            products = [linear(normed, *part) for part in widening]
-            gate, wide = products if len(products) == 2 else products[0].chunk(2, -1)
-            hidden = hidden + linear(functional.silu(gate) * wide, *outward)
-        hidden = self._normed(hidden, self._language.norm.weight)
+        for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
+            input_norm, attention, qkv_proj, o_proj, post_norm, gate_up_proj, down_proj = layer
+            normed = self._rms_norm(hidden, input_norm)
+            products = [linear(normed, *part) for part in qkv_proj]
+            attended = _attend(attention, products, rotary, layer_cache, mask)
+            hidden = hidden + linear(attended, *o_proj)
+            normed = self._rms_norm(hidden, post_norm)
+            products = [linear(normed, *part) for part in gate_up_proj]
+            gate, up = products if len(products) == 2 else products[0].chunk(2, -1)
+            hidden = hidden + linear(functional.silu(gate) * up, *down_proj)
+        hidden = self._rms_norm(hidden, self._language.norm.weight)
         logits: torch.Tensor = self._model.lm_head(hidden[0]).float()
         return logits
 
-    def _normed(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _rms_norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         plain = hidden.float()
         plain = plain * plain.pow(2).mean(-1, keepdim=True).add_(self._epsilon).rsqrt_()
         return weight * plain.to(hidden.dtype)
@@ -110,14 +112,14 @@ class OneToken:
 _Linear = tuple[torch.Tensor, torch.Tensor | None]
 
 
-def across(
+def linear_weight_stationary(
     rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return what `linear` does for a few rows, (1, N, inner), with the weights on the left.
 
-    On a CPU with tiles the usual way spends as long on putting the weights into the order of
-    tiles' right sides as on reading them; on the left they are taken as they lie, so that 16 rows
-    take no longer than one.
+    On a CPU with tiles the usual order packs the weights into tiles, which takes as long as
+    reading them. With the weights on the left they are used as they are, so that 16 rows take no
+    longer than one.
     """
     columns = rows[0].T
     if bias is None:
@@ -130,8 +132,8 @@ def _weights(module: Any, names: tuple[str, ...]) -> list[_Linear]:
     return [(part.weight, part.bias) for part in (getattr(module, name) for name in names)]
 
 
-def _join(module: Any, names: tuple[str, ...]) -> list[_Linear]:
-    """Put the matrices of linear layers, and their biases, behind each other."""
+def _concatenate(module: Any, names: tuple[str, ...]) -> list[_Linear]:
+    """Concatenate linear layers' matrices and biases; the layers keep views of them."""
     parts = [getattr(module, name) for name in names]
     joined: list[torch.Tensor | None] = []
     for name in ('weight', 'bias'):
@@ -148,54 +150,55 @@ def _join(module: Any, names: tuple[str, ...]) -> list[_Linear]:
 
 
 def _mask(cache: Any, new: torch.Tensor) -> torch.Tensor | None:
-    """Return (1, 1, N, all tokens): which tokens each of the new ones, (1, N, width), looks at.
+    """Return (1, 1, N, all tokens): which tokens each of the new ones, (1, N, width), attends to.
 
-    They are what was read before, itself, and the new ones before it. True where it looks, or for
-    a growing cache, with which torch would have to turn it for each layer, what to add to the
-    products. None for a single token and a cache that holds nothing else.
+    These are the cached tokens, itself, and the new ones before it. A boolean mask for a static
+    cache; for a growing one a float mask to add, because torch would convert a boolean one in
+    each layer. None for a single token and a growing cache.
     """
     layer, count = cache.layers[0], new.shape[1]
     if layer.is_compileable:
         last: torch.Tensor = layer.cumulative_length
-        places = torch.arange(layer.max_cache_len, device=last.device)
+        slots = torch.arange(layer.max_cache_len, device=last.device)
         ends = last + torch.arange(count, device=last.device)
-        return (places <= ends[:, None]).view(1, 1, count, -1)
+        return (slots <= ends[:, None]).view(1, 1, count, -1)
     if count == 1:
         return None
     held = layer.get_seq_length()
     return new.new_full((1, 1, count, held + count), float('-inf')).triu(held + 1)
 
 
-def _look(
+def _attend(
     attention: Any,
     parts: list[torch.Tensor],
-    turn: tuple[torch.Tensor, torch.Tensor],
-    memory: Any,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    layer_cache: Any,
     mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return (1, tokens, heads times width) what attention finds.
+    """Return attention's output, (1, tokens, heads times width).
 
     Args:
         attention: the layer's.
-        parts: (1, tokens, any width), queries, keys and values if put behind each other.
-        turn: cosine and sine of the tokens' places.
-        memory: the layer's cache.
+        parts: (1, tokens, any width), queries, keys and values when concatenated.
+        rotary: cosine and sine of the tokens' positions.
+        layer_cache: the layer's keys and values.
         mask: see `_mask`.
     """
     whole = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
     whole = whole.reshape(1, whole.shape[1], -1, attention.head_dim).transpose(1, 2)
-    # Queries and keys are turned together: for one token operations cost more than numbers.
+    # Queries and keys take the rotary embedding together: for one token an operation costs more
+    # than its numbers.
     both, value = whole.tensor_split((attention.num_heads + attention.num_key_value_heads,), 1)
     first, second = both.chunk(2, -1)
-    cosine, sine = turn
+    cosine, sine = rotary
     both = both * cosine + torch.cat((-second, first), -1) * sine
     query, key = both.tensor_split((attention.num_heads,), 1)
-    keys, values = memory.update(key, value)
-    found = attend_packed(query, keys, values, mask, attention.scaling)
-    return found.flatten(2)
+    keys, values = layer_cache.update(key, value)
+    attended = attend_grouped(query, keys, values, mask, attention.scaling)
+    return attended.flatten(2)
 
 
-def one_token(model: Any) -> OneToken | None:
+def fused_decode_step(model: Any) -> FusedDecodeStep | None:
     """Return the fast step of a model whose attention is packed.
 
     None for a model that is quantised, adapted, spread over devices or windowed.
@@ -206,11 +209,11 @@ def one_token(model: Any) -> OneToken | None:
     if not _is_plain(model):
         return None
     with onednn.needed():
-        same = _same(model, OneToken(model, joined=False))
+        same = _same(model, FusedDecodeStep(model, joined=False))
     if not same:
         raise FastPathError('the fused decode step computes otherwise than the model does')
     # What held the single matrices is gone, so that each is freed when its layer's are joined.
-    step = OneToken(model, joined=_may_be_joined(model))
+    step = FusedDecodeStep(model, joined=_has_plain_weights(model))
     if model.device.type == 'cuda':
         # The memory of the single matrices.
         torch.cuda.empty_cache()
@@ -223,7 +226,7 @@ def _is_plain(model: Any) -> bool:
     config = language.config
     linears = [part for part in language.modules() if isinstance(part, nn.Linear)]
     return (
-        config._attn_implementation == PACKED
+        config._attn_implementation == GQA_DECODE
         and config.hidden_act == 'silu'
         and all(type(part) is nn.Linear for part in linears)
         and len(linears) == 7 * len(language.layers)
@@ -233,23 +236,23 @@ def _is_plain(model: Any) -> bool:
     )
 
 
-def _may_be_joined(model: Any) -> bool:
+def _has_plain_weights(model: Any) -> bool:
     """Return whether the weights are plain numbers, and not of a kind of their own."""
     linears = [part for part in model.model.language_model.modules() if type(part) is nn.Linear]
     return all(type(part.weight) is nn.Parameter for part in linears)
 
 
 @torch.inference_mode()
-def _same(model: Any, step: OneToken) -> bool:
+def _same(model: Any, step: FusedDecodeStep) -> bool:
     """Return whether a few tokens give the same logits in both ways.
 
     On a CPU a single token does to the last bit.
     """
     language = model.model.language_model
     device = model.device
-    ours, theirs = (roomy_cache(len(language.layers)) for _ in range(2))
-    for begin in range(_TRIED + 1):
-        count = _TRIED if begin == _TRIED else 1
+    ours, theirs = (preallocated_cache(len(language.layers)) for _ in range(2))
+    for begin in range(_TRIED_TOKENS + 1):
+        count = _TRIED_TOKENS if begin == _TRIED_TOKENS else 1
         ids = torch.arange(begin, begin + count, device=device)[None]
         positions = ids.expand(3, 1, -1)
         hidden = language(

@@ -32,7 +32,7 @@ _LONGEST_OBJECT = 20_000
 
 
 @dataclass
-class Splitter:
+class ThinkAnswerSplitter:
     """Tells reasoning from answer while the text comes in, whatever pieces it comes in.
 
     Attributes:
@@ -97,7 +97,7 @@ def _beginning_of(markers: tuple[str, ...], text: str) -> int:
 
 
 @dataclass
-class Words:
+class ReasoningText:
     """The reasoning without the blanks around it, in pieces that add up to the whole."""
 
     said: list[str] = field(default_factory=list)
@@ -167,7 +167,7 @@ class ObjectScanner:
         return False
 
 
-def loosely(raw: str) -> dict[str, Any]:
+def parse_lenient(raw: str) -> dict[str, Any]:
     """Read `{…}` that is not quite JSON: every `name: [numbers]` in it, and its label.
 
     Single quotes, missing quotes, trailing commas and comments do not matter.

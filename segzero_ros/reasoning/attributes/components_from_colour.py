@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.reasoning.attributes.fragments import (
+from segzero_ros.reasoning.attributes.oversegmentation import (
     Array,
     Bytes,
     compact,

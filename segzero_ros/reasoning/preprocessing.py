@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from segzero_ros.reasoning.dialects import Dialect
-from segzero_ros.reasoning.marks import marked
+from segzero_ros.reasoning.patch_position_codes import with_position_codes
 from segzero_ros.types import RgbImage
 
 
-def seen_by(dialect: Dialect, image: RgbImage) -> RgbImage:
+def resize_for_model(dialect: Dialect, image: RgbImage) -> RgbImage:
     """Return the image as a model of this dialect sees it.
 
     Args:
@@ -30,4 +30,4 @@ def seen_by(dialect: Dialect, image: RgbImage) -> RgbImage:
     size = dialect.image_size(image.shape[1], image.shape[0])
     resampling = Image.Resampling[dialect.resampling.upper()]
     seen = np.asarray(Image.fromarray(image).resize(size, resampling))
-    return marked(seen, dialect.mark_cell) if dialect.mark_cell else seen
+    return with_position_codes(seen, dialect.mark_cell) if dialect.mark_cell else seen

@@ -24,7 +24,7 @@ _REMEMBERED = 20_000
 _NUMBER = -1
 
 
-class Drafter:
+class NgramSpeculator:
     """Remembers what followed what, in questions and answers, and guesses what follows now."""
 
     def __init__(self, is_number: Callable[[int], bool]) -> None:

@@ -8,17 +8,21 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria
 
-from segzero_ros.reasoning.answers import Narrator
+from segzero_ros.reasoning.answers import StreamReporter
 from segzero_ros.reasoning.base import IsCancelled
-from segzero_ros.reasoning.token_text import TokenText
+from segzero_ros.reasoning.detokenizer import Detokenizer
 from segzero_ros.types import Cancelled, Grounding, ReasonerTimeout
 
 
-class AnswerInProgress:
+class PartialAnswer:
     """One answer while it is written: what it says, and whether it may go on."""
 
     def __init__(
-        self, narrator: Narrator, text: TokenText, cancelled: IsCancelled, time_limit: float
+        self,
+        narrator: StreamReporter,
+        text: Detokenizer,
+        cancelled: IsCancelled,
+        time_limit: float,
     ) -> None:
         self._narrator = narrator
         self._text = text
@@ -61,7 +65,7 @@ class AnswerInProgress:
 class StopWithAnswer(StoppingCriteria):
     """Stops `generate` where the fast path stops."""
 
-    def __init__(self, answer: AnswerInProgress, end_tokens: frozenset[int]) -> None:
+    def __init__(self, answer: PartialAnswer, end_tokens: frozenset[int]) -> None:
         self._answer = answer
         self._end_tokens = end_tokens
 

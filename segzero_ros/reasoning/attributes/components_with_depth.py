@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.reasoning.attributes.bodies import one_body, Pixels, Seen
-from segzero_ros.reasoning.attributes.fragments import (
+from segzero_ros.reasoning.attributes.component_merging import one_body, Pixels, Seen
+from segzero_ros.reasoning.attributes.oversegmentation import (
     Array,
     Bytes,
     compact,
@@ -26,7 +26,7 @@ from segzero_ros.reasoning.attributes.fragments import (
     parts_of,
     without_slivers,
 )
-from segzero_ros.reasoning.attributes.tabletop import Support, Values
+from segzero_ros.reasoning.attributes.surface_fit import Support, Values
 from segzero_ros.types import Mask
 
 # Neighbours further apart along the ray than this share of their depth, beyond their slope, have a

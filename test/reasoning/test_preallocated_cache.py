@@ -7,7 +7,11 @@ import pytest
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
-from segzero_ros.reasoning.roomy_cache import give_room, roomy_cache, RoomyLayer
+from segzero_ros.reasoning.preallocated_cache import (
+    preallocate,
+    preallocated_cache,
+    PreallocatedLayer,
+)
 
 LAYERS = 2
 
@@ -30,11 +34,13 @@ def grow(caches: tuple, steps: list[int], rows: int = 1) -> None:
 
 def test_it_grows_past_its_room() -> None:
     # To the brim of the first stride, one beyond, and over several at once.
-    grow((transformers.DynamicCache(), roomy_cache(LAYERS)), [200, 55, 1, 1, 700, *[1] * 80])
+    grow(
+        (transformers.DynamicCache(), preallocated_cache(LAYERS)), [200, 55, 1, 1, 700, *[1] * 80]
+    )
 
 
 def test_what_is_cut_off_is_written_over() -> None:
-    caches = transformers.DynamicCache(), roomy_cache(LAYERS)
+    caches = transformers.DynamicCache(), preallocated_cache(LAYERS)
     grow(caches, [300, 5])
     for cache in caches:
         cache.crop(-60)
@@ -46,13 +52,13 @@ def test_a_filled_cache_goes_on_with_some_of_its_rows_and_room() -> None:
     grow((plain, filled), [250], rows=3)
     rows = torch.tensor([2, 0, 0, 1])
     plain.batch_select_indices(rows)
-    give_room(filled, rows)
-    assert all(isinstance(layer, RoomyLayer) for layer in filled.layers)
+    preallocate(filled, rows)
+    assert all(isinstance(layer, PreallocatedLayer) for layer in filled.layers)
     grow((plain, filled), [1] * 20, rows=4)
 
 
 def test_a_cache_with_room_goes_on_with_some_of_its_rows() -> None:
-    caches = transformers.DynamicCache(), roomy_cache(LAYERS)
+    caches = transformers.DynamicCache(), preallocated_cache(LAYERS)
     grow(caches, [20], rows=2)
     for cache in caches:
         cache.batch_select_indices(torch.tensor([1, 0]))
@@ -70,6 +76,6 @@ def test_layers_of_another_kind_stay() -> None:
     grow((plain, given), [50], rows=2)
     rows = torch.tensor([1, 1, 0])
     plain.batch_select_indices(rows)
-    give_room(given, rows)
-    assert [isinstance(layer, RoomyLayer) for layer in given.layers] == [True, False]
+    preallocate(given, rows)
+    assert [isinstance(layer, PreallocatedLayer) for layer in given.layers] == [True, False]
     grow((plain, given), [1] * 30, rows=3)

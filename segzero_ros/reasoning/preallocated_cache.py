@@ -16,12 +16,12 @@ _Layer: Any = transformers.cache_utils.DynamicLayer
 _STRIDE = 256
 
 
-class RoomyLayer(_Layer):  # type: ignore[misc]
+class PreallocatedLayer(_Layer):  # type: ignore[misc]
     """One layer's keys and values, views of tensors that have room for more."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._room: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._allocated: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
@@ -31,12 +31,12 @@ class RoomyLayer(_Layer):  # type: ignore[misc]
             self.lazy_initialization(key_states, value_states)
         held = self.get_seq_length()
         end = held + key_states.shape[-2]
-        if self._room is None or end > self._room[0].shape[-2]:
-            self._room = (
+        if self._allocated is None or end > self._allocated[0].shape[-2]:
+            self._allocated = (
                 _enlarged(self.keys, key_states, held, end),
                 _enlarged(self.values, value_states, held, end),
             )
-        keys, values = self._room
+        keys, values = self._allocated
         keys[:, :, held:end] = key_states
         values[:, :, held:end] = value_states
         self.keys: torch.Tensor = keys[:, :, :end]
@@ -46,15 +46,15 @@ class RoomyLayer(_Layer):  # type: ignore[misc]
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Go on with these rows; they are copies, so the room is made anew."""
         super().batch_select_indices(indices)
-        self._room = None
+        self._allocated = None
 
 
-def roomy_cache(layers: int) -> Cache:
+def preallocated_cache(layers: int) -> Cache:
     """Return an empty cache for so many layers."""
-    return Cache(layers=[RoomyLayer() for _ in range(layers)])
+    return Cache(layers=[PreallocatedLayer() for _ in range(layers)])
 
 
-def give_room(cache: Any, rows: torch.Tensor) -> None:
+def preallocate(cache: Any, rows: torch.Tensor) -> None:
     """Have a filled cache go on with these of its rows, (B,) int64, and with room for more.
 
     Layers of another kind than transformers' plain one have their rows chosen and stay.
@@ -63,7 +63,7 @@ def give_room(cache: Any, rows: torch.Tensor) -> None:
         if type(layer) is not _Layer:
             layer.batch_select_indices(rows)
             continue
-        roomy = RoomyLayer()
+        roomy = PreallocatedLayer()
         roomy.update(layer.keys[rows], layer.values[rows])
         cache.layers[number] = roomy
 

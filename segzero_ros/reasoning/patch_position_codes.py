@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 _MARK = 2
 
 
-def marked(pictures: NDArray[np.uint8], cell: int) -> NDArray[np.uint8]:
+def with_position_codes(pictures: NDArray[np.uint8], cell: int) -> NDArray[np.uint8]:
     """Return pictures with a mark in each cell.
 
     Args:

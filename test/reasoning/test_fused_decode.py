@@ -11,9 +11,17 @@ transformers = pytest.importorskip('transformers')
 
 from segzero_ros import onednn
 from segzero_ros.reasoning.base import FastPathError
-from segzero_ros.reasoning.one_token import across, one_token, OneToken
-from segzero_ros.reasoning.packed_attention import attend_in_parts, pack_attention, PART
-from segzero_ros.reasoning.roomy_cache import roomy_cache
+from segzero_ros.reasoning.fused_decode import (
+    fused_decode_step,
+    FusedDecodeStep,
+    linear_weight_stationary,
+)
+from segzero_ros.reasoning.gqa_decode_attention import (
+    attend_in_blocks,
+    KV_BLOCK,
+    use_gqa_decode_attention,
+)
+from segzero_ros.reasoning.preallocated_cache import preallocated_cache
 
 HEADS = [(4, 4), (4, 2), (4, 1)]
 
@@ -44,7 +52,7 @@ def make_model(kind: str, heads: tuple[int, int], dtype: Any) -> Any:
         for weight in model.parameters():
             # What is made without training is too small to tell anything apart.
             weight.mul_(4).add_(torch.randn_like(weight), alpha=0.02)
-    pack_attention(model)
+    use_gqa_decode_attention(model)
     return model.to(dtype).eval()
 
 
@@ -53,10 +61,10 @@ def make_model(kind: str, heads: tuple[int, int], dtype: Any) -> Any:
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_logits_are_the_models_own(kind: str, heads: tuple[int, int], dtype: Any) -> None:
     model = make_model(kind, heads, dtype)
-    assert one_token(make_model(kind, heads, dtype)) is not None
-    step = OneToken(model, joined=False)
+    assert fused_decode_step(make_model(kind, heads, dtype)) is not None
+    step = FusedDecodeStep(model, joined=False)
     language = model.model.language_model
-    ours, theirs = (roomy_cache(len(language.layers)) for _ in range(2))
+    ours, theirs = (preallocated_cache(len(language.layers)) for _ in range(2))
     prompt = torch.randint(50, (1, 30))
     places = torch.arange(30).expand(3, 1, -1)
     with torch.inference_mode():
@@ -86,12 +94,12 @@ def test_several_tokens_together_are_read_as_one_after_the_other(
     model = make_model(kind, heads, torch.float32)
     # With the weights on the left, as a CPU with tiles is faster at 16 bits.
     monkeypatch.setattr(onednn, 'has_tiles_for', lambda _: tiles)
-    step = OneToken(model, joined=tiles)
+    step = FusedDecodeStep(model, joined=tiles)
 
     def cache() -> Any:
         if static:
-            return transformers.StaticCache(model.config.get_text_config(), 2 * PART)
-        return roomy_cache(3)
+            return transformers.StaticCache(model.config.get_text_config(), 2 * KV_BLOCK)
+        return preallocated_cache(3)
 
     single, together = cache(), cache()
     ids = torch.randint(50, (1, 60))
@@ -111,9 +119,9 @@ def test_the_faster_kernels_round_otherwise_and_no_more(
 ) -> None:
     monkeypatch.setattr(onednn, 'worth_avoiding', lambda _: True)
     model = make_model('qwen2_5_vl', heads, torch.bfloat16)
-    step = one_token(model)
+    step = fused_decode_step(model)
     assert step is not None
-    usual, faster = roomy_cache(3), roomy_cache(3)
+    usual, faster = preallocated_cache(3), preallocated_cache(3)
     head, seen = model.lm_head.forward, []
 
     def compute(hidden: Any) -> Any:
@@ -138,9 +146,9 @@ def test_one_matrix_and_a_static_cache_give_the_same_but_for_rounding(
 ) -> None:
     model = make_model(kind, heads, torch.float32)
     held = sum(weight.numel() for weight in model.parameters())
-    plain = OneToken(model, joined=False)
-    growing = roomy_cache(3)
-    static = transformers.StaticCache(model.config.get_text_config(), 2 * PART)
+    plain = FusedDecodeStep(model, joined=False)
+    growing = preallocated_cache(3)
+    static = transformers.StaticCache(model.config.get_text_config(), 2 * KV_BLOCK)
     prompt = torch.randint(50, (1, 30))
     places = torch.arange(30).expand(3, 1, -1)
     read = {'input_ids': prompt, 'position_ids': places, 'use_cache': True}
@@ -150,7 +158,7 @@ def test_one_matrix_and_a_static_cache_give_the_same_but_for_rounding(
         for number in range(20):
             ids, positions = torch.tensor([[number]]), torch.full((3, 1, 1), 30 + number)
             expected.append(plain(ids, positions, growing))
-        joined = OneToken(model, joined=True)
+        joined = FusedDecodeStep(model, joined=True)
         # The model's own matrices are parts of the joined ones by now.
         attention = model.model.language_model.layers[1].self_attn
         matrix, _ = joined._layers[1][2][0]
@@ -167,18 +175,18 @@ def test_one_matrix_and_a_static_cache_give_the_same_but_for_rounding(
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize('length', [1, PART, 3 * PART - 1])
+@pytest.mark.parametrize('length', [1, KV_BLOCK, 3 * KV_BLOCK - 1])
 def test_attention_in_parts_is_attention(dtype: Any, length: int) -> None:
     torch.manual_seed(length)
     query = torch.randn(2, 4, 7, 16, dtype=dtype)
-    key, value = torch.randn(2, 2, 4, 3 * PART, 16, dtype=dtype)
-    mask = (torch.arange(3 * PART) < length).expand(2, 1, 1, -1)
+    key, value = torch.randn(2, 2, 4, 3 * KV_BLOCK, 16, dtype=dtype)
+    mask = (torch.arange(3 * KV_BLOCK) < length).expand(2, 1, 1, -1)
     # What lies behind counts for nothing.
     key[:, :, length:] = value[:, :, length:] = 1e4
     exact = torch.nn.functional.scaled_dot_product_attention(
         query.double(), key.double(), value.double(), attn_mask=mask, scale=0.25
     )
-    in_parts = attend_in_parts(query, key, value, mask, 0.25)
+    in_parts = attend_in_blocks(query, key, value, mask, 0.25)
     assert in_parts.dtype == dtype
     allowed = 2e-2 if dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(in_parts.double(), exact, rtol=allowed, atol=allowed)
@@ -191,7 +199,7 @@ def test_products_with_the_weights_on_the_left_are_the_usual_ones(count: int, bi
     layer = torch.nn.Linear(96, 160, bias=bias, dtype=torch.bfloat16)
     rows = torch.randn(1, count, 96, dtype=torch.bfloat16)
     with torch.inference_mode():
-        found, usual = across(rows, layer.weight, layer.bias), layer(rows)
+        found, usual = linear_weight_stationary(rows, layer.weight, layer.bias), layer(rows)
     assert (found.shape, found.dtype) == (usual.shape, usual.dtype)
     torch.testing.assert_close(found, usual, rtol=2e-2, atol=1e-2)
 
@@ -203,7 +211,7 @@ class _Quantised(torch.nn.Linear):
 def test_layers_of_another_kind_are_left_alone() -> None:
     model = make_model('qwen2_5_vl', (4, 2), torch.float32)
     model.model.language_model.layers[1].mlp.up_proj = _Quantised(64, 96, bias=False)
-    assert one_token(model) is None
+    assert fused_decode_step(model) is None
 
 
 def test_a_model_that_computes_otherwise_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +220,7 @@ def test_a_model_that_computes_otherwise_is_found_out(monkeypatch: pytest.Monkey
     plain = norm.forward
     monkeypatch.setattr(norm, 'forward', lambda self, states: plain(self, states) * 1.001)
     with pytest.raises(FastPathError, match='fused decode step computes otherwise'):
-        one_token(model)
+        fused_decode_step(model)
 
 
 def test_a_model_that_reads_several_tokens_otherwise_is_found_out(
@@ -220,7 +228,8 @@ def test_a_model_that_reads_several_tokens_otherwise_is_found_out(
 ) -> None:
     monkeypatch.setattr(onednn, 'has_tiles_for', lambda _: True)
     monkeypatch.setattr(
-        'segzero_ros.reasoning.one_token.across', lambda *parts: 1.01 * across(*parts)
+        'segzero_ros.reasoning.fused_decode_step.across',
+        lambda *parts: 1.01 * linear_weight_stationary(*parts),
     )
     with pytest.raises(FastPathError, match='computes otherwise'):
-        one_token(make_model('qwen2_5_vl', (4, 2), torch.float32))
+        fused_decode_step(make_model('qwen2_5_vl', (4, 2), torch.float32))

@@ -24,8 +24,8 @@ from scripted_server import (
 )
 
 from segzero_ros.reasoning import openai_reasoner
-from segzero_ros.reasoning.image_tokens import _others
 from segzero_ros.reasoning.openai_reasoner import OpenAIReasoner
+from segzero_ros.reasoning.resize_check import _others
 from segzero_ros.types import Frame, MalformedAnswer, Query, ReasonerUnavailable
 
 FRAME = Frame(np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8))
