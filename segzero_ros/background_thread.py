@@ -2,7 +2,6 @@
 
 What a library keeps for a thread may outlive it: OpenCV 5.0 leaves 0.8 kB behind for every thread
 that has converted a picture, so a thread for each query would cost 3 MB an hour at one a second.
-Imports the standard library.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Stopping a model that is at work in the caller's own thread.
-
-Imports the standard library only; the modules are torch's, asked for no more than a hook.
-"""
+"""Stopping a model that is at work in the caller's own thread."""
 
 from __future__ import annotations
 

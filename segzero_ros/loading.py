@@ -1,8 +1,6 @@
 """Which reasoner and which segmenter, by name, with what they need to know.
 
-The node's parameters, the command line and the tests all fill these two records. Imports `types`
-and the two protocols; each backend's module, and with it its model library, is imported only when
-it is asked for.
+The node's parameters, the command line and the tests all fill these two records.
 """
 
 from __future__ import annotations

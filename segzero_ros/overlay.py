@@ -1,7 +1,7 @@
 """A picture of an answer, for people: masks, boxes in 2-D and 3-D, points, labels and a caption.
 
 `draw_overlay` is what the node publishes as `overlay`, what `segzero ask` saves and what the demo
-shows. Imports `types`, OpenCV and NumPy only.
+shows.
 """
 
 from __future__ import annotations

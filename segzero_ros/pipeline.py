@@ -1,8 +1,6 @@
 """From a frame and a query to an answer: reasoning, the image's encoding beside it, then masks.
 
 This is the one way through the house; the node, the replay and the evaluation all call it.
-Imports `types`, the two protocols, `interrupting`, `spatial` and `side_thread`; never ROS, and no
-model library.
 """
 
 from __future__ import annotations

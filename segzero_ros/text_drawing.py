@@ -1,7 +1,4 @@
-"""Text in pictures: any script with OpenCV 5, which carries its own fonts; Latin letters before.
-
-Imports OpenCV and NumPy only.
-"""
+"""Draw text into images: any script with OpenCV 5, which carries its own fonts; Latin before."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The demo's own ROS world: executables as child processes, a domain that nobody else uses.
 
-Whatever happens, the children are ended before the parent goes on. Imports the standard library.
+Whatever happens, the children are ended before the parent goes on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From 16-bit channels to 8-bit ones by the range that a sensor uses. Imports NumPy."""
+"""From 16-bit channels to 8-bit ones by the range that a sensor uses."""
 
 from __future__ import annotations
 

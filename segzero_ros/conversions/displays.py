@@ -1,7 +1,6 @@
 """An answer for other people's tools: RViz markers and vision_msgs detections.
 
-Made by whatever classes the messages have, as in `results`. Imports `types`, `results`, NumPy, and
-`drawing` for the colours.
+Made by whatever classes the messages have, as in `results`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""From a picture's file to an array, as bright as the same picture from a camera.
-
-Imports `types`, `bit_depth`, NumPy and OpenCV.
-"""
+"""From a picture's file to an array, as bright as the same picture from a camera."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Text of strangers on a terminal: models, servers and bags write what they like.
-
-Imports the standard library only.
-"""
+"""Text of strangers on a terminal: models, servers and bags write what they like."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Between answers and messages, both ways, with whatever classes the messages have.
 
 Messages are read by their fields, and made by a `Make` that knows their classes: rclpy's in the
-node, the bag reader's in the replay. Imports `types` and NumPy only.
+node, the bag reader's in the replay.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One thing that was looked at, and how it is. Imports nothing of the package."""
+"""One thing that was looked at, and how it is."""
 
 from __future__ import annotations
 

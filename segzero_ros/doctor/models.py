@@ -1,7 +1,6 @@
 """Whether a profile's models could be loaded here: packages, GPU, weights, server.
 
-Nothing is loaded and nothing is fetched. Imports the rooms that know where weights lie; torch only
-to ask it for GPUs.
+Nothing is loaded and nothing is fetched.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A mutex that a killed process held, or a port that it listened on, swallows the messages of whoever
 comes to that port next: nodes that see each other and hear nothing. `fastdds shm clean` removes
-such files by the same signs: nobody holds their locks. Imports nothing but `findings`.
+such files by the same signs: nobody holds their locks.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The truth is a file in the layout of a replay's `results.jsonl`: which image, which sentence, which
 masks. `segzero replay BAG --accept FILE` writes it; a line whose status is NOT_FOUND says that
-nothing is meant. Imports `samples` and the readers of bags in `replay`.
+nothing is meant.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Masks of COCO's `segmentation`: polygons and run-length codes, drawn as COCO's own code does.
-
-Imports the code of masks in `replay`, NumPy and, where polygons are drawn, pycocotools.
-"""
+"""Masks of COCO's `segmentation`: polygons and run-length codes, drawn as COCO's own code does."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Several questions at a time to one server, so that it batches them and its GPU stays busy.
 
 Each question in flight has a client of its own; they share one segmenter, which works on one
-picture after the other. Imports `loading`, `pipeline`, `profiles` and the segmenter's protocol.
+picture after the other.
 """
 
 from __future__ import annotations

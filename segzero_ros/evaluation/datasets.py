@@ -1,7 +1,4 @@
-"""A data set by what a person calls it: a published name, a name of the hub, a folder or a file.
-
-Imports the modules of the layouts; pyarrow and huggingface_hub only where they are needed.
-"""
+"""Open a data set by name: a published set, a hub repository, a folder or a file."""
 
 from __future__ import annotations
 

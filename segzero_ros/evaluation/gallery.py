@@ -1,7 +1,4 @@
-"""Answers to look at, worst first: one HTML file that needs nothing besides itself.
-
-Imports `items`, `metrics`, `rows`, `samples`, `types`, NumPy and OpenCV.
-"""
+"""Answers to look at, worst first: one HTML file that needs nothing besides itself."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The published evaluation sets on the hub: what is on this machine already, else downloaded.
-
-Imports `parquet`, `samples` and huggingface_hub.
-"""
+"""The published evaluation sets on the hub: what is on this machine already, else downloaded."""
 
 from __future__ import annotations
 

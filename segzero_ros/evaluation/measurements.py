@@ -1,7 +1,7 @@
 """An answer, measured once: overlap with the truth, boxes, points and counts, in whole numbers.
 
 Every figure of every convention is computed from items. So items can be written down, joined and
-counted again, and the figures are the same. Imports `samples`, `types` and NumPy.
+counted again, and the figures are the same.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 The same answers give different figures by different published procedures. `Convention` names what
 they differ in; `CONVENTIONS` holds those of Seg-Zero's two scripts, VisionReasoner's and LISA's.
-Imports `items` and NumPy.
 """
 
 from __future__ import annotations

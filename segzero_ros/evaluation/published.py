@@ -1,7 +1,7 @@
 """Figures that papers publish, to stand beside measured ones. Percent, as printed there.
 
-Imports nothing. A source's name says whose paper printed the row: Seg-Zero's first version
-(arXiv 2503.06520v1) compiled most of them; rows of other sources say so.
+A source's name says whose paper printed the row: Seg-Zero's first version (arXiv 2503.06520v1)
+compiled most of them; rows of other sources say so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""An answered sample as a line of JSON, and back.
-
-Imports `items`, `samples`, `types`, NumPy and the code of masks in `replay`.
-"""
+"""An answered sample as a line of JSON, and back."""
 
 from __future__ import annotations
 

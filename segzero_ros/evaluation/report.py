@@ -1,7 +1,4 @@
-"""What a run comes to: `summary.json` for programs, `report.md` and a gallery for people.
-
-Imports the rest of the room.
-"""
+"""What a run comes to: `summary.json` for programs, `report.md` and a gallery for people."""
 
 from __future__ import annotations
 

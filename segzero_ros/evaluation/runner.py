@@ -3,7 +3,6 @@
 A run lives in a folder: `manifest.json` says what is asked by what, `items….jsonl` holds the
 answers, `pictures/` a small picture of each. Figures are computed from the lines alone, so a run
 that was interrupted, or split into shards and joined, has the figures of one that was not.
-Imports the rest of the room, `pipeline` and `types`.
 """
 
 from __future__ import annotations

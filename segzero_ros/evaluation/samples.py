@@ -1,4 +1,4 @@
-"""A question with its truth, and what a set of them offers. Imports `types`, `wire` and NumPy."""
+"""A question with its truth, and what a set of them offers."""
 
 from __future__ import annotations
 

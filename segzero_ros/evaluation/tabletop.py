@@ -4,7 +4,7 @@ gIoU: mean IoU of the union of the answered masks with the union of the true one
 that mean something. Wrong object: share of those sentences whose answer has a mask that belongs to
 no object meant, or lacks an object meant; a mask belongs to the instance that it overlaps most.
 Missed: share of them answered NOT_FOUND. Not found: share of the sentences that mean nothing that
-are answered so. Imports `simulation`, `samples`, `rows`, `metrics` and `types`.
+are answered so.
 """
 
 from __future__ import annotations

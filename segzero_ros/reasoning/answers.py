@@ -4,7 +4,7 @@ Two readings of the same text. `strict` takes what the published code of a check
 nothing else, with its very numbers; `repair` also takes what a person would read without doubt
 (code fences, single quotes, a trailing comma, words around the list, a list cut off by the token
 limit) and says so. Neither makes up a box: text that holds no answer raises `MalformedAnswer`.
-Every reading takes time linear in the text. Imports `types`, `base` and `scanning`.
+Every reading takes time linear in the text.
 """
 
 from __future__ import annotations

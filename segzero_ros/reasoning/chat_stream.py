@@ -1,4 +1,4 @@
-"""Read the pieces in which a server streams its answer. Imports `types` and `answers`."""
+"""Read the pieces in which a server streams its answer."""
 
 from __future__ import annotations
 

@@ -5,9 +5,7 @@ first token that differs from the last prompt, positions are worked out here (th
 memory of them goes stale when images alternate), on a GPU each step is one compiled graph that is
 under way before the token it reads has come to the host, on a CPU tokens that are likely to follow
 are read in the same step, and it goes past the modules wherever that is known to give the same.
-Used from one thread: CUDA graphs live in the thread that recorded them. Imports torch,
-transformers, `interrupting`, `onednn`, `drafts`, `fused_decode_step`, `packed_attention` and
-`preallocated_cache`.
+Used from one thread: CUDA graphs live in the thread that recorded them.
 """
 
 from __future__ import annotations

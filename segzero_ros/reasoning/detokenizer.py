@@ -1,4 +1,4 @@
-"""Turn tokens into text one by one. Imports the standard library only."""
+"""Turn tokens into text one by one."""
 
 from __future__ import annotations
 

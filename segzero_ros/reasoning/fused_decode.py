@@ -1,15 +1,14 @@
 """Reading one or a few tokens without the modules around the arithmetic: the fast way to decode.
 
-For one token a language model's time goes into reading weights, and into calling its modules,
-some twenty a layer. Here the same operations follow each other in one function, and one matrix
-takes the place of those that multiply the same numbers. The logits are the model's own but for
-rounding: a product of more columns and several tokens at once may be summed in another order, on a
-CPU a kernel that reads bfloat16 faster takes the products (see `onednn`), on a GPU the function is
+For one token a language model's time goes into reading weights, and into calling its modules, some
+twenty a layer. Here the same operations follow each other in one function, and one matrix takes
+the place of those that multiply the same numbers. The logits are the model's own but for rounding:
+a product of more columns and several tokens at once may be summed in another order, on a CPU a
+kernel that reads bfloat16 faster takes the products (see `onednn`), on a GPU the function is
 compiled. So of two tokens that are as good as equal either may be written, on a CPU also by
 whether an encoder works at that moment and by what the drafter remembers. That it computes the
 same is tried out before anything is joined, on a CPU a single token to the last bit with the usual
-kernels: another release of transformers may compute otherwise. Imports torch, `onednn`,
-`packed_attention` and `preallocated_cache`.
+kernels: another release of transformers may compute otherwise.
 """
 
 from __future__ import annotations

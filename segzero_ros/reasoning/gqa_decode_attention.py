@@ -6,7 +6,7 @@ with a static cache they are even copied first. Queries that share a head can be
 instead. On a GPU torch's kernels for a mask give all keys of a head to one of its processors, of
 which there are a hundred and more; there the keys are dealt out in parts. The numbers are the same
 but for rounding: at 16 bits one in some hundreds differs in its last bit, which can decide between
-two tokens that are as good as equal. Imports torch and transformers.
+two tokens that are as good as equal.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 One streamed chat completion per query, with the prompt and the very picture that the checkpoint's
 dialect asks for. Everything that a server can do wrong is an error of its own, and the next query
-starts afresh. Imports `types`, its neighbours in this room and openai.
+starts afresh.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Marks in a picture that tell a vision tower where each of its patches is.
 
 Qwen2.5-VL's vision tower knows only how patches lie to each other. A model with few layers that
-sees few pictures does not learn from that where in the picture it looks; four pixels in the
-corner of each patch tell it. Imports NumPy only.
+sees few pictures does not learn from that where in the picture it looks; four pixels in the corner
+of each patch tell it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A cache of keys and values that grows in strides instead of being copied for every token.
-
-Imports torch and transformers.
-"""
+"""A cache of keys and values that grows in strides instead of being copied for every token."""
 
 from __future__ import annotations
 

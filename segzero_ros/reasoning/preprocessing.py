@@ -1,7 +1,4 @@
-"""Resize images as the published code does, before a model sees them.
-
-Imports Pillow, which the checkpoints' published code resizes with, and NumPy.
-"""
+"""Resize images as the published code does, before a model sees them."""
 
 from __future__ import annotations
 

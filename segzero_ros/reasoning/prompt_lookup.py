@@ -4,8 +4,7 @@ An answer's list has a form: after a box always comes the same text, and only th
 Reading several tokens costs a model little more than reading one, since the time goes into
 fetching its weights; so what is likely to follow is read together, and kept as far as the model
 itself would have written it. Known as prompt lookup decoding (Saxena, 2023), without a second
-model; numbers, which are what differs, are told apart from what surrounds them. Imports the
-standard library only.
+model; numbers, which are what differs, are told apart from what surrounds them.
 """
 
 from __future__ import annotations

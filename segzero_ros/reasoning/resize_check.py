@@ -3,7 +3,7 @@
 Checkpoints write pixels of the image as they see it. A server that makes another size of it moves
 every box, and nothing in the answer tells. What it charges for images does: Qwen's vision towers
 make one token of 28 by 28 pixels, so the same text with two images costs as much more as the one
-has more of these. Imports `types`, `dialects`, NumPy and the standard library.
+has more of these.
 """
 
 from __future__ import annotations

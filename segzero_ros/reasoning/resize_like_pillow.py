@@ -3,7 +3,7 @@
 Checkpoints were trained on and published with Pillow's resizing; other antialiased resizing is off
 by a few grey levels. This is Pillow's arithmetic: fixed-point weights of 22 bits, one direction
 after the other, rounded to bytes in between. Which direction comes first differs between sizes and
-Pillow's versions, so Pillow itself is asked, once per size. Imports Pillow and torch.
+Pillow's versions, so Pillow itself is asked, once per size.
 """
 
 from __future__ import annotations

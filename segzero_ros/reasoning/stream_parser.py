@@ -1,7 +1,6 @@
 """Take a checkpoint's text apart while it comes in: reasoning, answer, and the objects in it.
 
 Whatever pieces the text comes in, the parts are the same; each takes time linear in the text.
-Imports the standard library only.
 """
 
 from __future__ import annotations

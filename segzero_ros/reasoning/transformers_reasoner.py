@@ -1,8 +1,7 @@
 """Reasoning by Qwen2-VL or Qwen2.5-VL in this process, through transformers.
 
 A reasoner is made, asked and closed in one thread, the pipeline's worker: compiled decoding
-records CUDA graphs, which belong to the thread that recorded them. Imports `types`, its
-neighbours in this room, torch and transformers.
+records CUDA graphs, which belong to the thread that recorded them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Trainers and releases of transformers name the same weights differently (`visual.…` and
 `model.layers.…` as published, `model.visual.…` and `model.language_model.…` since), which
 transformers knows. Of what it does not know it makes random numbers and goes on; here that is an
-error. Imports `types`, `checkpoints`, `processors` and transformers.
+error.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Runs of background and object alternate down the columns, from the top left, background first. Each
 run's length, from the third on less the one two before it, is written in groups of five bits, low
 ones first, with a sixth bit that says whether more follow, as the character 48 places up.
-`pycocotools.mask.decode({'size': [h, w], 'counts': text})` reads it. Imports NumPy only.
+`pycocotools.mask.decode({'size': [h, w], 'counts': text})` reads it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The folder that a replay writes: what is in it, and how far an interrupted one came.
-
-Imports `records` and `types`.
-"""
+"""The folder that a replay writes: what is in it, and how far an interrupted one came."""
 
 from __future__ import annotations
 

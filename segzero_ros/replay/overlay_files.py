@@ -1,4 +1,4 @@
-"""The overlays of a replay's answers, as PNG files numbered from 1. Imports OpenCV."""
+"""The overlays of a replay's answers, as PNG files numbered from 1."""
 
 from __future__ import annotations
 

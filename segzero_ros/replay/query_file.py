@@ -1,7 +1,4 @@
-"""What is asked of a bag, and when: given for every frame, written in a file, or recorded.
-
-Imports `types` only.
-"""
+"""What is asked of a bag, and when: given for every frame, written in a file, or recorded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Compare the answers of a replay with accepted ones.
-
-Imports `records` and `types`.
-"""
+"""Compare the answers of a replay with accepted ones."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """A replay for people: one HTML file that needs nothing besides itself.
 
-Written as the answers are read, so that it takes no memory for a long bag. Imports `folder`,
-`records`, `results_bag`, `types` and OpenCV.
+Written as the answers are read, so that it takes no memory for a long bag.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The bag of a replay: the original's messages, and the results among them at their times.
-
-Imports `bag`, `folder`, `records`, `topics`, `types` and `wire`.
-"""
+"""The bag of a replay: the original's messages, and the results among them at their times."""
 
 from __future__ import annotations
 

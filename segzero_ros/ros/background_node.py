@@ -1,6 +1,6 @@
 """A ROS node that spins in a thread of its own, for programs that are not nodes themselves.
 
-Imports rclpy. Signals stay with the program: Ctrl-C is a KeyboardInterrupt in its main thread.
+Signals stay with the program: Ctrl-C is a KeyboardInterrupt in its main thread.
 """
 
 from __future__ import annotations

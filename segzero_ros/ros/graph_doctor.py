@@ -1,7 +1,4 @@
-"""What the ROS graph holds for the node: camera topics, their first messages, the node itself.
-
-Imports rclpy and the messages.
-"""
+"""What the ROS graph holds for the node: camera topics, their first messages, the node itself."""
 
 from __future__ import annotations
 

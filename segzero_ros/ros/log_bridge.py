@@ -1,7 +1,7 @@
 """Python's log records, with their tracebacks, into the node's logger.
 
 Words of models, servers and queries are in them, and somebody reads them on a terminal, so nothing
-active is left in. Imports rclpy's logging and `wire`.
+active is left in.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Answers as rclpy's messages; what is in them is told by `wire.results`.
-
-Imports `types`, `wire` and the message classes; what RViz and vision_msgs want is in `displays`.
-"""
+"""Answers as rclpy's messages; what is in them is told by `wire.results`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The node's parameters: one table of names, defaults, descriptions and limits.
 
 Descriptors, start-up checks, live checks and the options of the models are all read from it. What
-a model is made from has its default in `loading`. Imports rclpy's parameter types, `loading`,
-`profiles` and `wire`.
+a model is made from has its default in `loading`.
 """
 
 from __future__ import annotations

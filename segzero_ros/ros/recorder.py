@@ -1,7 +1,4 @@
-"""Record what programs say to each other into a bag, as they say it.
-
-Imports rclpy; the bag itself is `replay.bag`'s.
-"""
+"""Record what programs say to each other into a bag, as they say it."""
 
 from __future__ import annotations
 

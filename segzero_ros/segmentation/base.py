@@ -1,4 +1,4 @@
-"""What every segmenter is. Imports `interrupting` and `types` only."""
+"""What every segmenter is."""
 
 from __future__ import annotations
 

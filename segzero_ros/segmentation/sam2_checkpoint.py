@@ -1,8 +1,6 @@
 """Where a SAM 2 checkpoint is, which configuration it needs, and the network built from both.
 
-The segmenter and the tracker load their model here. Imports `types`; torch, hydra and the hub's
-client only inside the functions that need them, and never hydra's search paths: their state is one
-per process, and whoever else uses hydra there would decide whether `sam2` finds its own files.
+The segmenter and the tracker load their model here.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 The masks are those of the published procedure (`SAM2ImagePredictor`, one object after the other),
 made with less work: the picture is prepared on the model's device, on a GPU objects share one pass
 through the decoder, and only each object's chosen mask is enlarged and brought to the host.
-Imports `types`, `interrupting`, `onednn`, torch and, through `sam2_checkpoint`, sam2.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Sentences that name a thing by what it is for: who answers them must know, not only look.
 
-Imports the rest of the room and NumPy. The truth is certain: a scene in which something else would
-do at a pinch is not asked about.
+The truth is certain: a scene in which something else would do at a pinch is not asked about.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sound from a microphone. Imports sounddevice, which needs the system's PortAudio."""
+"""Sound from a microphone."""
 
 from __future__ import annotations
 

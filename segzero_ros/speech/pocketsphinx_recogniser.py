@@ -1,7 +1,4 @@
-"""Recognition by pocketsphinx, whose English model comes inside its wheel: it works anywhere.
-
-Imports pocketsphinx and NumPy.
-"""
+"""Recognition by pocketsphinx, whose English model comes inside its wheel: it works anywhere."""
 
 from __future__ import annotations
 

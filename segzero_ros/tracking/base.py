@@ -1,7 +1,4 @@
-"""What every tracker is: it follows the objects of an answer through later frames.
-
-Imports `types` only.
-"""
+"""What every tracker is: it follows the objects of an answer through later frames."""
 
 from __future__ import annotations
 

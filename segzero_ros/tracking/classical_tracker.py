@@ -3,7 +3,7 @@
 Each object is looked for where points that can be followed have moved, then where its colours fit
 best; its mask is what its colours say inside its shape, so that it neither grows onto what passes
 in front of it nor forgets what that hides. What is lost is said to be lost, and searched for by
-its looks. Imports `types`, OpenCV and NumPy.
+its looks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Which colours are the object's and which its surroundings': two histograms that learn slowly.
-
-Imports OpenCV and NumPy only.
-"""
+"""Which colours are the object's and which its surroundings': two histograms that learn slowly."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How a patch of the image moved from one picture to the next, from points that can be followed.
-
-Imports OpenCV and NumPy only.
-"""
+"""Estimate how a patch moved from one image to the next, from points that can be tracked."""
 
 from __future__ import annotations
 

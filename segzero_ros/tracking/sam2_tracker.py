@@ -2,8 +2,7 @@
 
 The package's own video predictor wants the whole video before it starts and keeps something of
 every frame. Here each frame is looked at once and forgotten: of the past, only what the network
-still reads is kept, so masks are the package's own and memory does not grow. Imports `types`,
-torch, OpenCV and, through `Sam2Segmenter`, sam2.
+still reads is kept, so masks are the package's own and memory does not grow.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Seen from above, a body's pieces lie over each other (a label, a lid), or touch without any of the
 plane showing between them; the inside and the outside of a vessel share a rim, and a handle hangs
-beside what it belongs to. Imports `tabletop`, NumPy and OpenCV.
+beside what it belongs to.
 """
 
 from __future__ import annotations

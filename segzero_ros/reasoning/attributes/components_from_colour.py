@@ -2,7 +2,7 @@
 
 Colours that line the picture on several of its sides are those of a table, a wall or the ground.
 What is left is cut along edges; neighbours of one paint are put together, and so is what lies
-inside or makes a compact whole. Imports NumPy and OpenCV.
+inside or makes a compact whole.
 """
 
 from __future__ import annotations

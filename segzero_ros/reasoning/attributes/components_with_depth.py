@@ -2,7 +2,7 @@
 
 What is above the plane is cut along edges of colour and depth, and pieces are put together again
 where they are one body: seen from above, a body's pieces lie over each other, or touch without any
-of the plane showing between them. Imports `support`, NumPy and OpenCV.
+of the plane showing between them.
 """
 
 from __future__ import annotations

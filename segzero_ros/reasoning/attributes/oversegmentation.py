@@ -1,6 +1,6 @@
 """Cut a picture into small pieces that do not cross edges, and say how neighbours meet.
 
-Imports NumPy and OpenCV. Label images are int32, 0 for what is left out, pieces count from 1.
+Label images are int32, 0 for what is left out, pieces count from 1.
 """
 
 from __future__ import annotations

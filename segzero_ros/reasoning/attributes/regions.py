@@ -1,4 +1,4 @@
-"""The things in a frame, each with what can be said of it. Imports `tabletop`, NumPy and OpenCV.
+"""The things in a frame, each with what can be said of it.
 
 With depth and a plane under things, these are the things that stand on it (`standing`); otherwise
 patches of colour that differ from what is around them (`patches`).

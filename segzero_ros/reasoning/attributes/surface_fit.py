@@ -1,9 +1,8 @@
 """What stands on a table or floor, seen in a depth image: the plane, and heights above it.
 
-Works on every k-th pixel, so that a frame
-of any size costs about as much. A plane in space is a plane in inverse depth over the pixels
-(1/z = a·x + b·y + c), so it is fitted there, where stereo and time-of-flight noise is even.
-Imports `types`, `quantiles`, NumPy and OpenCV.
+Works on every k-th pixel, so that a frame of any size costs about as much. A plane in space is a
+plane in inverse depth over the pixels (1/z = a·x + b·y + c), so it is fitted there, where stereo
+and time-of-flight noise is even.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """A bag as a camera: its image, depth and camera_info messages as they came.
 
 Stamps are moved to now, or left as recorded with a clock that runs as the bag's.
-
-Imports rclpy's serialization and the messages; bags of every kind are read by `replay.bag`.
 """
 
 from __future__ import annotations

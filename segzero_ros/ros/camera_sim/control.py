@@ -1,4 +1,4 @@
-"""Tell a running camera_sim what to look at, and wait until it does. Imports rclpy."""
+"""Tell a running camera_sim what to look at, and wait until it does."""
 
 from __future__ import annotations
 

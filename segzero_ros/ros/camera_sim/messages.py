@@ -1,4 +1,4 @@
-"""From a frame to what a camera's driver publishes of it. Imports the messages, OpenCV, NumPy."""
+"""From a frame to what a camera's driver publishes of it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What the simulated camera looks at: photographs, pictures in a folder, generated scenes.
 
-Each source gives Frames without a stamp. Imports no rclpy; scikit-image only for its photographs.
+Each source gives Frames without a stamp.
 """
 
 from __future__ import annotations

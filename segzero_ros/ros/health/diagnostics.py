@@ -1,7 +1,4 @@
-"""The node's health on /diagnostics, once a second, readable at one glance.
-
-Imports rclpy, diagnostic_msgs, `types`, and `glance` and `vitals` of this room.
-"""
+"""The node's health on /diagnostics, once a second, readable at one glance."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The node's health in one line on the topic `status`, for `ros2 topic echo`.
-
-Imports rclpy and the messages.
-"""
+"""The node's health in one line on the topic `status`, for `ros2 topic echo`."""
 
 from __future__ import annotations
 

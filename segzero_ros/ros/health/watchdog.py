@@ -1,7 +1,7 @@
 """Models that hear nothing any more: neither a cancel nor the end of their time.
 
 A thread cannot be stopped from outside, so the node goes on without it: the query is answered, the
-thread is left behind with its models, and others are loaded. Imports the queue and `types`.
+thread is left behind with its models, and others are loaded.
 """
 
 from __future__ import annotations

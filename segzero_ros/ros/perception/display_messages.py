@@ -1,8 +1,4 @@
-"""RViz markers and vision_msgs detections as rclpy's messages; `wire.displays` fills them.
-
-Imports `types`, `wire` and the message classes; vision_msgs, which not every installation has,
-only where it is used.
-"""
+"""RViz markers and vision_msgs detections as rclpy's messages; `wire.displays` fills them."""
 
 from __future__ import annotations
 

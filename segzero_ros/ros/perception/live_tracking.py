@@ -1,7 +1,6 @@
 """Following an answer's objects with the live camera, in the time that queries leave.
 
-Frames are kept in the executor's thread; everything else happens in the worker's. Imports the
-camera, `tracking` and `types`.
+Frames are kept in the executor's thread; everything else happens in the worker's.
 """
 
 from __future__ import annotations

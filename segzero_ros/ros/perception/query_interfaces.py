@@ -1,8 +1,7 @@
 """The three ways a query comes in: the topic, the service and the action.
 
 All lead to `QueryServer.ask`. The service and the action await an rclpy future that is resolved
-where the answer is made, so the executor's thread never waits. Imports rclpy, the messages and
-`query_server`.
+where the answer is made, so the executor's thread never waits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""How a query gets its answer: accepted in the executor's thread, answered in the worker's.
-
-Imports the rest of the ROS room, `pipeline` and `types`.
-"""
+"""How a query gets its answer: accepted in the executor's thread, answered in the worker's."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the node publishes about its answers.
 
 Pictures and markers are made only while somebody subscribes to them. All methods may be called
-from any thread. Imports rclpy, the messages and `drawing`.
+from any thread.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Queries that the node asks by itself: a standing one, and one whose objects were lost.
 
 They are asked only while nobody else's query is here, and make way for one that comes. All of this
-but the comparison of pictures happens in the executor's thread. Imports rclpy's clock, OpenCV and
-the rest of the room.
+but the comparison of pictures happens in the executor's thread.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@
 
 Listening happens in a thread of its own; the executor's thread serves parameters, reports, and
 takes the sound of a topic.
-Imports rclpy and `speech`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What happens beside the steps: progress, figures and curves, validation, and an early stop.
-
-Imports transformers and its neighbours in this room.
-"""
+"""What happens beside the steps: progress, figures and curves, validation, and an early stop."""
 
 from __future__ import annotations
 
@@ -12,10 +9,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from segzero_ros.training.curves import draw_curves
+from segzero_ros.training.plots import draw_curves
 from segzero_ros.training.run_folder import RunFolder
 from segzero_ros.training.settings import Settings
-from segzero_ros.training.validation import Examination
+from segzero_ros.training.validation import Evaluator
 
 Say = Callable[[str], None]
 _EVERY = 10.0
@@ -29,7 +26,7 @@ _SHOWN = {
 }
 
 
-class Progress(TrainerCallback):
+class ProgressCallback(TrainerCallback):
     """Says now and then how far a run is and how long the rest will take."""
 
     def __init__(self, say: Say) -> None:
@@ -61,7 +58,7 @@ class Progress(TrainerCallback):
         self._say(f'step {done} of {state.max_steps}: {", ".join(shown)}; {left}')
 
 
-class Clock(TrainerCallback):
+class TimingCallback(TrainerCallback):
     """Stops a run when its time is over; the same command goes on with it."""
 
     def __init__(self, minutes: float, say: Say) -> None:
@@ -80,7 +77,7 @@ class Clock(TrainerCallback):
             self._say(f'stopped at step {state.global_step}: {self._minutes:g} minutes are over')
 
 
-class Keeper(TrainerCallback):
+class FiguresCallback(TrainerCallback):
     """Writes figures and curves whenever a checkpoint is written, and at the end."""
 
     def __init__(self, folder: RunFolder) -> None:
@@ -100,11 +97,11 @@ class Keeper(TrainerCallback):
         self._write(state)
 
 
-class Validation(TrainerCallback):
+class ValidationCallback(TrainerCallback):
     """Asks a model before, while and after it is trained; the figures join those of the steps."""
 
-    def __init__(self, examination: Examination, processor: Any, every: int) -> None:
-        self._examination = examination
+    def __init__(self, evaluator: Evaluator, processor: Any, every: int) -> None:
+        self._evaluator = evaluator
         self._processor = processor
         self._every = every
         self._asked = -1
@@ -115,7 +112,7 @@ class Validation(TrainerCallback):
             return
         self._asked = state.global_step
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        self.trainer.log(self._examination.figures(model, self._processor))
+        self.trainer.log(self._evaluator.figures(model, self._processor))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Measure where the model stands, unless the run goes on."""
@@ -132,7 +129,7 @@ class Validation(TrainerCallback):
         self._ask(state)
 
 
-class ThoughtWatch(TrainerCallback):
+class ThinkingLengthCallback(TrainerCallback):
     """Stops a run whose model has stopped thinking, which rewards alone do not show."""
 
     def __init__(self, settings: Settings, say: Say) -> None:

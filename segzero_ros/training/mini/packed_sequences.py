@@ -1,7 +1,7 @@
 """Supervised warm start of the language model on features of a frozen vision tower.
 
 All questions about a scene stand behind its one picture in one sequence, hidden from each other:
-the picture is read once. Imports its neighbours in this folder and torch.
+the picture is read once.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from segzero_ros.training.mini.lessons import Lesson
-from segzero_ros.training.mini.squares import GRID, PATCH, SIDE, TOKENS
+from segzero_ros.training.mini.geometry import GRID, PATCH, SIDE, TOKENS
+from segzero_ros.training.mini.sft_examples import SftExample
 from segzero_ros.training.mini.vocabulary import (
     END,
     number_ids,
@@ -35,7 +35,7 @@ _SPREAD = 1.5
 
 
 @dataclass(frozen=True)
-class Sheet:
+class PackedSequence:
     """The questions about one scene as tokens.
 
     Attributes:
@@ -55,8 +55,8 @@ class Sheet:
     object: torch.Tensor
 
 
-class Writer:
-    """Makes sheets of lessons; knows the tokens that are numbers."""
+class SequencePacker:
+    """Makes sequences of examples; knows the tokens that are numbers."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -70,32 +70,32 @@ class Writer:
         ids: list[int] = self._tokenizer(text)['input_ids']
         return ids
 
-    def sheet(self, lessons: Sequence[Lesson]) -> Sheet:
-        """Return the sheet of some lessons about one scene."""
+    def sequence(self, examples: Sequence[SftExample]) -> PackedSequence:
+        """Return the sequence of some examples about one scene."""
         ids: list[int] = []
         places: list[int] = []
         parts: list[int] = []
         asked: list[bool] = []
         following: list[int] = []
         objects: list[int] = []
-        questions = [lesson.question + TURN for lesson in lessons]
-        answers = [lesson.answer + END for lesson in lessons]
+        questions = [example.question + TURN for example in examples]
+        answers = [example.answer + END for example in examples]
         # All at once: a call costs more than its text.
         tokens: list[list[int]] = self._tokenizer(questions + answers)['input_ids']
-        for part, lesson in enumerate(lessons):
+        for part, example in enumerate(examples):
             question = tokens[part]
-            whole = question + tokens[len(lessons) + part]
+            whole = question + tokens[len(examples) + part]
             ids += whole[:-1]
             following += whole[1:]
             places += range(len(whole) - 1)
             parts += [part] * (len(whole) - 1)
             asked += [place >= len(question) - 1 for place in range(len(whole) - 1)]
-            told = iter(objects_told(lesson.answer))
+            told = iter(objects_told(example.answer))
             later = whole[len(question) :]
             objects += [-1] * (len(question) - 1)
             objects += [next(told) if each in self._all_numbers else -1 for each in later]
         columns = (ids, places, parts, asked, following, objects)
-        return Sheet(*map(torch.tensor, columns))
+        return PackedSequence(*map(torch.tensor, columns))
 
 
 def objects_told(answer: str) -> list[int]:
@@ -115,9 +115,9 @@ class Batch:
         ids: (B, L) tokens; where the picture stands they mean nothing.
         positions: (3, B, L) time, row and column of each token.
         parts: (B, L) which question each belongs to: -1 before them all, -2 behind them.
-        asked: (B, L) as in `Sheet`.
-        following: (B, L) as in `Sheet`.
-        object: (B, L) as in `Sheet`, counted from the sequence's beginning.
+        asked: (B, L) as in `PackedSequence`.
+        following: (B, L) as in `PackedSequence`.
+        object: (B, L) as in `PackedSequence`, counted from the sequence's beginning.
     """
 
     ids: torch.Tensor
@@ -128,45 +128,47 @@ class Batch:
     object: torch.Tensor
 
 
-def batch_of(writer: Writer, sheets: Sequence[Sheet]) -> Batch:
-    """Return a batch of the sheets that a writer made, one for each picture."""
-    count, start = len(sheets), len(writer.before)
-    longest = max(len(sheet.ids) for sheet in sheets)
+def batch_of(writer: SequencePacker, sequences: Sequence[PackedSequence]) -> Batch:
+    """Return a batch of the sequences that a writer made, one for each picture."""
+    count, start = len(sequences), len(writer.before)
+    longest = max(len(sequence.ids) for sequence in sequences)
     fore = start + TOKENS + len(writer.after)
     length = fore + longest
     ids = torch.zeros(count, length, dtype=torch.long)
     ids[:, :start] = torch.tensor(writer.before)
     ids[:, start + TOKENS : fore] = torch.tensor(writer.after)
     places = torch.zeros(3, count, length)
-    places[:, :, :fore] = _fore_places(start, len(writer.after))[:, None]
+    places[:, :, :fore] = _prefix_positions(start, len(writer.after))[:, None]
     parts = torch.full((count, length), -2)
     parts[:, :fore] = -1
     asked = torch.zeros(count, length, dtype=torch.bool)
     following = torch.zeros(count, length, dtype=torch.long)
     told = torch.full((count, length), -1)
-    for row, sheet in enumerate(sheets):
-        here = slice(fore, fore + len(sheet.ids))
-        ids[row, here], parts[row, here] = sheet.ids, sheet.parts
-        places[:, row, here] = sheet.places.float() + start + GRID + len(writer.after)
-        asked[row, here], following[row, here] = sheet.asked, sheet.following
-        told[row, here] = torch.where(sheet.object >= 0, sheet.object + start, -1)
+    for row, sequence in enumerate(sequences):
+        here = slice(fore, fore + len(sequence.ids))
+        ids[row, here], parts[row, here] = sequence.ids, sequence.parts
+        places[:, row, here] = sequence.places.float() + start + GRID + len(writer.after)
+        asked[row, here], following[row, here] = sequence.asked, sequence.following
+        told[row, here] = torch.where(sequence.object >= 0, sequence.object + start, -1)
     return Batch(ids, places, parts, asked, following, told)
 
 
-def embedded(embed: Any, writer: Writer, batch: Batch, features: torch.Tensor) -> torch.Tensor:
+def embedded(
+    embed: Any, writer: SequencePacker, batch: Batch, features: torch.Tensor
+) -> torch.Tensor:
     """Return (B, L, WIDTH) what the language model reads.
 
     Args:
         embed: the model's token embedding.
-        writer: that made the sheets.
-        batch: of the sheets.
+        writer: that made the sequences.
+        batch: of the sequences.
         features: (B, TOKENS, WIDTH) of the pictures.
     """
     hidden, start = embed(batch.ids), len(writer.before)
     return torch.cat([hidden[:, :start], features, hidden[:, start + TOKENS :]], 1)
 
 
-def _fore_places(start: int, after: int) -> torch.Tensor:
+def _prefix_positions(start: int, after: int) -> torch.Tensor:
     """Return (3, tokens) places of what stands before the questions, as Qwen2.5-VL counts."""
     cells = torch.arange(GRID)
     rows, columns = cells.repeat_interleave(GRID), cells.repeat(GRID)
@@ -186,9 +188,9 @@ def mask_of(parts: torch.Tensor) -> torch.Tensor:
 
 
 class Loss:
-    """How far the answers are from the lessons; near misses of a coordinate count less."""
+    """How far the answers are from the examples; near misses of a coordinate count less."""
 
-    def __init__(self, writer: Writer, device: torch.device) -> None:
+    def __init__(self, writer: SequencePacker, device: torch.device) -> None:
         self._numbers = torch.tensor(writer.numbers, device=device)
         count = SIDE + 1
         bins = torch.arange(count, device=device).float()

@@ -1,6 +1,6 @@
 """Have the vision tower look at a picture once, however many answers about it are in a batch.
 
-Answers to one question share their picture, and the trainer repeats it for each. Imports torch.
+Answers to one question share their picture, and the trainer repeats it for each.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 
-def share_sight(visual: Any) -> None:
+def deduplicate_images(visual: Any) -> None:
     """Change a vision tower so that equal pictures that follow each other are looked at once.
 
     Gradients of all answers reach the tower as before.

@@ -1,8 +1,7 @@
 """Where training rows come from: the published sets, folders in their schema, generated scenes.
 
 Rows are read or rendered only when they are needed, and by their number, so a run that goes on
-after an interruption goes on with the very next row. Imports `rows`, `flat_shapes`, `mini`, the
-decoding of pictures in `evaluation`, and datasets inside.
+after an interruption goes on with the very next row.
 """
 
 from __future__ import annotations
@@ -175,15 +174,15 @@ def _shapes_row(dialect: Dialect, start: int, number: int) -> Row:
 
 def _scene_row(dialect: Dialect, start: int, number: int) -> Row:
     """Return a row about a scene, or about one far off where nothing can be asked."""
-    lessons: Sequence[Any] = ()
+    examples: Sequence[Any] = ()
     seed = start + number // _PER_SCENE
-    while not lessons:
-        image, lessons = _scene(dialect.square, seed)
+    while not examples:
+        image, examples = _scene(dialect.square, seed)
         # A seed far from all others.
         seed += 10_000_000
-    lesson = lessons[number * _STRIDE % len(lessons)]
-    solution = json.dumps(answered_list(lesson.answer))
-    return Row(resize_for_model(dialect, image), lesson.question, solution, lesson.answer)
+    example = examples[number * _STRIDE % len(examples)]
+    solution = json.dumps(answered_list(example.answer))
+    return Row(resize_for_model(dialect, image), example.question, solution, example.answer)
 
 
 _GENERATED = {'scenes': _scene_row, 'shapes': _shapes_row}
@@ -191,11 +190,11 @@ _GENERATED = {'scenes': _scene_row, 'shapes': _shapes_row}
 
 @lru_cache(maxsize=_KEPT_SCENES)
 def _scene(side: int, seed: int) -> tuple[Any, Sequence[Any]]:
-    from segzero_ros.training.mini.lessons import lessons_of
-    from segzero_ros.training.mini.scenes import keep
+    from segzero_ros.training.mini.rendered_scenes import render_scene
+    from segzero_ros.training.mini.sft_examples import examples_of
 
-    image, kept = keep(seed, side)
-    return image, lessons_of(kept, side)
+    image, kept = render_scene(seed, side)
+    return image, examples_of(kept, side)
 
 
 def for_trainer(

@@ -1,7 +1,4 @@
-"""The curves of a run as a picture: reward and its parts, length, KL, validation.
-
-Imports matplotlib when it draws.
-"""
+"""The curves of a run as a picture: reward and its parts, length, KL, validation."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Next-token training alone hardly teaches eyes from zero; a target at every token does. The heads
 that read the answers off the features are linear, so that the language model can read them too;
-they are thrown away. Imports its neighbours in this folder, OpenCV and torch.
+they are thrown away.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn import functional
 
 from segzero_ros.training.mini.architecture import shown, WIDTH
-from segzero_ros.training.mini.squares import GRID, PATCH, SIDE, TOKENS
-from segzero_ros.training.mini.token_truth import COLOURS, KINDS, SHADES
+from segzero_ros.training.mini.dense_targets import COLOURS, KINDS, SHADES
+from segzero_ros.training.mini.geometry import GRID, PATCH, SIDE, TOKENS
 
 # Places are told in bins of two pixels, and a near miss counts less.
 _STEP = 2

@@ -1,7 +1,7 @@
 """One stage of training: steps with a warm-up and a cosine, figures in a file, and exact resume.
 
 A step's batch is drawn from the stage's seed and the step's number, so a stage that is broken off
-and started again sees the batches that it would have seen. Imports `types`, torch and NumPy.
+and started again sees the batches that it would have seen.
 """
 
 from __future__ import annotations

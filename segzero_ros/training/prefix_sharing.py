@@ -1,7 +1,7 @@
 """Have a model read a question once, however many answers to it are in a batch.
 
 Answers that are compared share their picture and their question, and the trainer repeats both for
-each: most of what it has computed would be the same. Imports torch.
+each: most of what it has computed would be the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from segzero_ros.reasoning.preallocated_cache import preallocate
 
 
-def share_prompts(backbone: Any) -> None:
+def share_prefixes(backbone: Any) -> None:
     """Change a model so that what rows of a batch begin with in common is computed once.
 
     What it returns keeps its shape and, but for rounding, its numbers wherever the attention mask

@@ -1,8 +1,7 @@
 """Make training rows of pictures with masks: accepted answers about a bag, or a data set.
 
-Boxes, points and the check by a segmenter are those of the published sets (Seg-Zero,
-arXiv 2503.06520, and its code). Imports `rows`, `evaluation`'s readers, the segmenters' protocol,
-NumPy, OpenCV and pyarrow.
+Boxes, points and the check by a segmenter are those of the published sets (Seg-Zero, arXiv
+2503.06520, and its code).
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Generated scenes, each rendered once: what a small reasoner sees of them, and their truth.
-
-Imports `simulation`, `types`, NumPy, OpenCV and Pillow.
-"""
+"""Generated scenes, each rendered once: what a small reasoner sees of them, and their truth."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ _PER_KIND = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class RenderedScene:
     """What is kept of a scene beside its picture.
 
     Attributes:
@@ -42,7 +39,7 @@ class Kept:
     points: tuple[tuple[float, float], ...]
 
 
-def keep(seed: int, side: int) -> tuple[RgbImage, Kept]:
+def render_scene(seed: int, side: int) -> tuple[RgbImage, RenderedScene]:
     """Render a scene; return its picture squashed to (side, side, 3) uint8 and the rest."""
     scene = make_scene(seed, width=WIDTH, height=HEIGHT, depth_noise=0.0, sentences=False)
     scene = with_sentences(scene, np.random.default_rng((seed, 1)), _PER_KIND)
@@ -50,7 +47,7 @@ def keep(seed: int, side: int) -> tuple[RgbImage, Kept]:
     labels = np.maximum(scene.labels, 0).astype(np.uint8)
     points = tuple(_inner_point(labels == item.id) for item in scene.objects)
     small = cv2.resize(labels, (LABELS, LABELS), interpolation=cv2.INTER_NEAREST)
-    kept = Kept(seed, scene.objects, scene.sentences, np.asarray(small, np.uint8), points)
+    kept = RenderedScene(seed, scene.objects, scene.sentences, np.asarray(small, np.uint8), points)
     return np.asarray(squashed), kept
 
 

@@ -18,7 +18,7 @@ from segzero_ros.simulation.affordances import affordance_sentences
 from segzero_ros.simulation.affordances import KIND as USE
 from segzero_ros.simulation.describing import ANYTHING, Describer, NOUNS, SHAPES
 from segzero_ros.simulation.scenes import Scene, Sentence
-from segzero_ros.training.mini.scenes import HEIGHT, Kept, WIDTH
+from segzero_ros.training.mini.rendered_scenes import HEIGHT, RenderedScene, WIDTH
 
 _PLURALS = {plural: noun for noun, (plural, _, _) in (NOUNS | ANYTHING).items()}
 _COLOURS = {word for words in colours.WORDS.values() for word, _ in words}
@@ -33,7 +33,7 @@ _MIRRORED = {'left': 'right', 'right': 'left', 'leftmost': 'rightmost', 'rightmo
 
 
 @dataclass(frozen=True)
-class Lesson:
+class SftExample:
     """A question and the text that answers it.
 
     Attributes:
@@ -48,15 +48,15 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _VisibleObject:
     """An object in the model's pixels: box (x1, y1, x2, y2) and inner point (x, y)."""
 
     box: tuple[int, int, int, int]
     point: tuple[int, int]
 
 
-def lessons_of(kept: Kept, side: int, mirrored: bool = False) -> list[Lesson]:
-    """Return a lesson for every sentence about a scene, and for what its things are for.
+def examples_of(kept: RenderedScene, side: int, mirrored: bool = False) -> list[SftExample]:
+    """Return an example for every sentence about a scene, and for what its things are for.
 
     Args:
         kept: the scene.
@@ -66,25 +66,29 @@ def lessons_of(kept: Kept, side: int, mirrored: bool = False) -> list[Lesson]:
     describer = Describer(_as_scene(kept))
     shown = [_shown(kept, index, side, mirrored) for index in range(len(kept.objects))]
     uses = affordance_sentences(describer.scene, _USES)
-    return [_lesson(describer, shown, sentence, mirrored) for sentence in (*kept.sentences, *uses)]
+    return [
+        _example(describer, shown, sentence, mirrored) for sentence in (*kept.sentences, *uses)
+    ]
 
 
-def _as_scene(kept: Kept) -> Scene:
+def _as_scene(kept: RenderedScene) -> Scene:
     # Describing needs the picture's size only.
     nothing = np.zeros((HEIGHT, WIDTH), np.int16)
     return Scene(kept.seed, None, None, nothing, kept.objects, (0.0, 0.0, 1.0, 0.0))  # type: ignore[arg-type]
 
 
-def _shown(kept: Kept, index: int, side: int, mirrored: bool) -> _Shown:
+def _shown(kept: RenderedScene, index: int, side: int, mirrored: bool) -> _VisibleObject:
     scale = np.array([side / WIDTH, side / HEIGHT] * 3)
     values = np.rint(np.array([*kept.objects[index].box, *kept.points[index]]) * scale)
     x1, y1, x2, y2, x, y = (min(max(int(value), 0), side) for value in values)
     if mirrored:
         x1, x2, x = side - x2, side - x1, side - x
-    return _Shown((x1, y1, x2, y2), (x, y))
+    return _VisibleObject((x1, y1, x2, y2), (x, y))
 
 
-def _lesson(d: Describer, shown: list[_Shown], sentence: Sentence, mirrored: bool) -> Lesson:
+def _example(
+    d: Describer, shown: list[_VisibleObject], sentence: Sentence, mirrored: bool
+) -> SftExample:
     question = dialect_named('mini').question(sentence.text)
     if sentence.kind == USE:
         # What things are for is all that there is to know: the thought begins with their name.
@@ -105,15 +109,15 @@ def _lesson(d: Describer, shown: list[_Shown], sentence: Sentence, mirrored: boo
     if mirrored:
         question = ' '.join(_MIRRORED.get(word, word) for word in question.split(' '))
     answer = f'<think>{"; ".join(parts)}</think><answer>[{items}]</answer>'
-    return Lesson(sentence.kind, question, answer)
+    return SftExample(sentence.kind, question, answer)
 
 
-def _points(shown: list[_Shown], indices: tuple[int, ...]) -> str:
+def _points(shown: list[_VisibleObject], indices: tuple[int, ...]) -> str:
     ordered = _from_left(shown, indices)
     return ''.join(f' {list(shown[index].point)}' for index in ordered) or ' none'
 
 
-def _from_left(shown: list[_Shown], indices: tuple[int, ...]) -> list[int]:
+def _from_left(shown: list[_VisibleObject], indices: tuple[int, ...]) -> list[int]:
     return sorted(indices, key=lambda index: shown[index].point)
 
 

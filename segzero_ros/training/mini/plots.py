@@ -1,4 +1,4 @@
-"""The curves of a small reasoner's training as a picture. Imports matplotlib when it draws."""
+"""The curves of a small reasoner's training as a picture."""
 
 from __future__ import annotations
 

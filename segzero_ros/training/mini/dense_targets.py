@@ -1,7 +1,4 @@
-"""What each token of a picture truly shows: kind, colour and shade, and the object's place.
-
-Imports `scenes`, `squares`, `simulation` and NumPy.
-"""
+"""What each token of a picture truly shows: kind, colour and shade, and the object's place."""
 
 from __future__ import annotations
 
@@ -10,8 +7,8 @@ from numpy.typing import NDArray
 
 from segzero_ros.simulation.catalogue import CLASSES, CLUTTER
 from segzero_ros.simulation.colours import NAMES
-from segzero_ros.training.mini.scenes import HEIGHT, Kept, LABELS, WIDTH
-from segzero_ros.training.mini.squares import GRID, PATCH, SIDE, TOKENS
+from segzero_ros.training.mini.geometry import GRID, PATCH, SIDE, TOKENS
+from segzero_ros.training.mini.rendered_scenes import HEIGHT, LABELS, RenderedScene, WIDTH
 
 KINDS = ('', *CLASSES, *CLUTTER)
 SHADES = ('', 'light', 'dark')
@@ -21,7 +18,7 @@ _CELL = LABELS // GRID
 _LEAST_SHARE = 0.14
 
 
-def token_truth(kept: Kept) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def dense_targets(kept: RenderedScene) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return what the tokens of a scene's picture show.
 
     Returns:
@@ -48,7 +45,7 @@ def token_truth(kept: Kept) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     return names, places
 
 
-def _owners(kept: Kept) -> NDArray[np.int64]:
+def _owners(kept: RenderedScene) -> NDArray[np.int64]:
     """Return (TOKENS,) the index of the object that each token shows most of, or -1."""
     cells = kept.labels.reshape(GRID, _CELL, GRID, _CELL).swapaxes(1, 2).reshape(TOKENS, -1)
     if not kept.objects:

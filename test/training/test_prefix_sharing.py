@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from segzero_ros.reasoning.gqa_decode_attention import use_gqa_decode_attention
-from segzero_ros.training.shared_prompts import share_prompts
+from segzero_ros.training.prefix_sharing import share_prefixes
 
 # Pictures and questions by number, shuffled as the trainer does before losses are computed.
 ROWS = [(0, 0), (1, 1), (0, 1), (0, 0), (0, 1), (1, 1), (0, 0)]
@@ -101,7 +101,7 @@ def watched(module: Any) -> list[tuple[int, ...]]:
 def test_answers_are_scored_as_row_by_row(model, answered):
     wanted, gradients = scored(model, answered)
     tokens, patches = watched(model.model.language_model.layers[0]), watched(model.model.visual)
-    share_prompts(model.model)
+    share_prefixes(model.model)
     given, found = scored(model, answered)
     torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-4)
     assert found.keys() == gradients.keys()
@@ -114,7 +114,7 @@ def test_answers_are_scored_as_row_by_row(model, answered):
 
 
 def test_an_answer_does_not_see_another(model, answered):
-    share_prompts(model.model)
+    share_prefixes(model.model)
     before = model(**answered, use_cache=False).logits
     other = dict(answered, input_ids=answered['input_ids'].clone())
     other['input_ids'][0, -12:] = 9
@@ -127,7 +127,7 @@ def test_an_answer_does_not_see_another(model, answered):
 def check_the_same_is_written(model: Any, asked: dict[str, Any]) -> None:
     plain = model.generate(**asked, min_new_tokens=10, max_new_tokens=10, do_sample=False)
     tokens = watched(model.model.language_model.layers[0])
-    share_prompts(model.model)
+    share_prefixes(model.model)
     use_gqa_decode_attention(model)
     shared = model.generate(**asked, min_new_tokens=10, max_new_tokens=10, do_sample=False)
     assert torch.equal(shared, plain)
@@ -154,7 +154,7 @@ def test_what_nothing_is_shared_in_goes_as_before(model, answered):
     few = {name: value[rows] for name, value in answered.items() if name != 'pixel_values'}
     few['pixel_values'] = torch.cat([pixels[row] for row in rows])
     wanted = model(**few, use_cache=False).logits
-    share_prompts(model.model)
+    share_prefixes(model.model)
     assert torch.equal(model(**few, use_cache=False).logits, wanted)
 
 
@@ -163,7 +163,7 @@ def test_other_ways_of_asking_are_left_alone():
     backbone = SimpleNamespace(
         forward=lambda **named: asked.append(named), config=SimpleNamespace(image_token_id=3)
     )
-    share_prompts(backbone)
+    share_prefixes(backbone)
     one = torch.ones(2, 3, dtype=torch.long)
     # No pictures; prepared embeddings; a mask of one's own.
     ways = ({'input_ids': one}, {'inputs_embeds': one}, {'input_ids': one, 'attention_mask': None})
