@@ -50,8 +50,8 @@ ARGUMENTS = [
     Argument('camera_info', 'The intrinsics; empty with `image` given: camera_info beside it.'),
     Argument(
         'image_transport',
-        'How `image` comes; with `compressed` its topic is …/compressed, which is added where the '
-        'name does not say so. Empty: compressed for a topic …/compressed, else as in the files.',
+        'With `compressed`, /compressed is added to the topic `image` where its name does not say '
+        'so. The node follows the type of the topic whatever its name.',
         choices=['', 'raw', 'compressed'],
     ),
     Argument('reasoner_model', 'Hub name, local folder or served name of the reasoning model.'),
@@ -104,8 +104,13 @@ ARGUMENTS = [
     ),
     Argument('use_sim_time', 'Take the time from /clock (a simulator, a bag).', '', ['', *SWITCH]),
 ]
-# Arguments that are parameters of the node, under the same name.
-TEXTS = ['image_transport', 'reasoner_model', 'segmenter_model', 'device', 'base_url']
+# Arguments that set parameters of the node.
+TEXT_PARAMETERS = {
+    'reasoner_model': 'reasoner.model',
+    'segmenter_model': 'segmenter.model',
+    'device': 'device',
+    'base_url': 'server.base_url',
+}
 SWITCHES = ['track', 'autostart', 'use_sim_time']
 
 
@@ -239,19 +244,9 @@ def params_files(given: dict[str, str], share: Path) -> list[str]:
 
 def parameters(given: dict[str, str]) -> dict[str, Any]:
     """Return the node's parameters that were given as arguments, in their own types."""
-    texts = {name: given[name] for name in TEXTS} | transports(given)
+    texts = {name: given[argument] for argument, name in TEXT_PARAMETERS.items()}
     switches = {name: is_on(given[name]) for name in SWITCHES if given[name]}
     return {name: text for name, text in texts.items() if text} | switches
-
-
-def transports(given: dict[str, str]) -> dict[str, str]:
-    """Return how the images come, where the topics' names say it and no argument does."""
-    said = {}
-    if last_word(given['image']) == 'compressed' and not given['image_transport']:
-        said['image_transport'] = 'compressed'
-    if last_word(given['depth']) == 'compressedDepth':
-        said['depth_transport'] = 'compressedDepth'
-    return said
 
 
 def remappings(given: dict[str, str]) -> dict[str, str]:

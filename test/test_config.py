@@ -26,7 +26,7 @@ def test_a_profile_is_what_its_file_says(profile):
 
 
 def test_the_models_are_made_from_the_parameters():
-    values = read_profile('offline', overrides={'device': 'cuda:1', 'segmenter_device': 'cpu'})
+    values = read_profile('offline', overrides={'device': 'cuda:1', 'segmenter.device': 'cpu'})
     reasoner, segmenter = (
         options(values.__getitem__) for options in (reasoner_options, segmenter_options)
     )
@@ -66,7 +66,7 @@ def test_a_profile_that_is_none_is_refused_with_those_that_are():
 
 
 def test_what_is_written_of_a_models_options_holds_no_password():
-    values = read_profile('remote', overrides={'base_url': 'https://me:pass@server:1/v1'})
+    values = read_profile('remote', overrides={'server.base_url': 'https://me:pass@server:1/v1'})
     written = described(reasoner_options(values.__getitem__))
     assert written['base_url'] == 'https://***@server:1/v1'
     assert written['api_key_env'] == values['api_key_env']
