@@ -41,7 +41,7 @@ from benchmarks.query_client import DEEP, QueryClient
 from benchmarks.soak_judging import quarters, Verdict
 from benchmarks.watched import ROOT, Watched
 from segzero_ros.action import Segment
-from segzero_ros.profiles import read_profile
+from segzero_ros.config import read_profile
 from segzero_ros.ros.background_node import BackgroundNode, ThreadSafeActionClient, wait_for_future
 from segzero_ros.ros.parameters import BY_NAME, Takes
 from segzero_ros.srv import SegmentOnce

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'test'))
 
 from speaking import speech, write_wav
 
+from segzero_ros.config import load_pipeline, read_profile
 from segzero_ros.pipeline import Pipeline
-from segzero_ros.profiles import load_pipeline, read_profile
 from segzero_ros.simulation import make_scene, Scene
 from segzero_ros.simulation.scenes import Sentence
 from segzero_ros.speech.pocketsphinx_recogniser import PocketsphinxRecogniser

@@ -6,7 +6,7 @@ from the defaults of the table. A user's own file and single values override it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 import difflib
 from enum import Enum
@@ -118,7 +118,7 @@ _SEGMENTER = SegmenterOptions()
 # with SAM 2.
 SPECS = (
     Spec('autostart', True, 'Configure and activate at the start.', Takes.AT_START),
-    Spec('device', _REASONER.device, 'Where the models run: auto, cpu, cuda, cuda:1 …'),
+    Spec('device', _REASONER.device, 'Where the models run, such as auto, cpu, cuda or cuda:1.'),
     Spec('offline', _REASONER.offline, 'Never access the hub; use the files on this machine.'),
     Spec('reasoner.backend', 'transformers', 'What runs the reasoner.', choices=REASONERS),
     Spec(
@@ -127,7 +127,9 @@ SPECS = (
         "The reasoning model: hub name, local folder, or the server's name for it.",
     ),
     Spec(
-        'reasoner.dialect', _REASONER.dialect, "The checkpoint's prompt, image size and answer format."
+        'reasoner.dialect',
+        _REASONER.dialect,
+        "The checkpoint's prompt, image size and answer format.",
     ),
     Spec('reasoner.device', '', 'The device of the reasoner alone; empty: `device`.'),
     Spec(
@@ -302,9 +304,9 @@ RENAMED = {
     'slow_answer': 'limits.latency_warning',
 }
 REMOVED = {
-    'answer_parser': 'small flaws of an answer are always repaired; segzero evaluate has the strict parser',
+    'answer_parser': 'small flaws are repaired, except with `segzero evaluate --strict`',
     'seed': 'answers are decoded greedily',
-    'segmenter_config': "put the configuration beside the checkpoint, named as it is, with .yaml",
+    'segmenter_config': 'put the configuration beside the checkpoint, named as it is, with .yaml',
     'segmenter_dtype': 'the number format follows the device',
     'image_transport': "the subscription follows the topic's type",
     'depth_transport': "the subscription follows the topic's type",
@@ -313,14 +315,13 @@ REMOVED = {
 }
 
 
-def unknown_parameter(name: str, specs: Sequence[Spec] = SPECS) -> str:
-    """Return the sentence about a parameter that does not exist."""
+def unknown_parameter(name: str, known: Collection[str] = BY_NAME) -> str:
+    """Return the sentence about a parameter that is not among the known names."""
     if name in RENAMED:
         return f'{name} is called {RENAMED[name]} now: rename it.'
     if name in REMOVED:
         return f'There is no parameter {name} any more, for {REMOVED[name]}: leave it out.'
-    names = [spec.name for spec in specs]
-    near = difflib.get_close_matches(name, names, 1, cutoff=0.0)
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.0)
     return f'There is no parameter {name!r}; the nearest is {near[0]!r}.'
 
 

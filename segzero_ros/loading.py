@@ -38,8 +38,8 @@ class ReasonerOptions:
         time_limit: most seconds an answer may take; 0 for no limit.
         seed: for sampling checkpoints; the published settings are greedy.
         offline: never ask the hub.
-        fast: the fast paths (static cache, compiled decode, kept prefixes); the tokens are the
-            same either way.
+        fast_decoding: use the fast decoding path (static cache, compiled step, cached prefixes);
+            the tokens are the same either way.
         base_url: of an OpenAI-compatible server.
         api_key_env: the environment variable that holds the server's key.
         constrain_answer: have the server hold the answer to its JSON schema (vLLM, SGLang).
@@ -56,7 +56,7 @@ class ReasonerOptions:
     time_limit: float = 60.0
     seed: int = 0
     offline: bool = False
-    fast: bool = True
+    fast_decoding: bool = True
     base_url: str = ''
     api_key_env: str = 'OPENAI_API_KEY'
     constrain_answer: bool = False

@@ -308,7 +308,7 @@ class _Attempt:
         if 0 < limit < time.perf_counter() - self._started:
             raise SegmenterTimeout(
                 f'The masks were not made within the {limit:g} s that an answer may take. Raise '
-                'time_limit, or use a smaller segmenter or a GPU.',
+                'limits.answer_time, or use a smaller segmenter or a GPU.',
                 raw_answer,
             )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from segzero_ros import loading, profiles
+from segzero_ros import config, loading
 from segzero_ros.loading import load_pipeline, ReasonerOptions, SegmenterOptions
 from segzero_ros.reasoning.attribute_reasoner import AttributeReasoner
 from segzero_ros.reasoning.base import Companion
@@ -43,7 +43,7 @@ def test_a_reasoner_is_closed_when_the_segmenter_cannot_be_had(
     monkeypatch.setattr(loading, 'load_segmenter', fail)
     with pytest.raises(type(error)):
         if through_a_profile:
-            profiles.load_pipeline(profiles.read_profile('offline'))
+            config.load_pipeline(config.read_profile('offline'))
         else:
             load_pipeline(ReasonerOptions(), SegmenterOptions())
     assert closed == ['attributes']
@@ -52,7 +52,7 @@ def test_a_reasoner_is_closed_when_the_segmenter_cannot_be_had(
 def test_node_and_command_line_load_by_the_same_function() -> None:
     node = pytest.importorskip('segzero_ros.ros.perception.node')
     assert node.load_pipeline is load_pipeline
-    pipeline = profiles.load_pipeline(profiles.read_profile('offline'))
+    pipeline = config.load_pipeline(config.read_profile('offline'))
     assert (pipeline.reasoner.name, pipeline.segmenter.name) == ('attributes', 'grabcut')
     pipeline.close()
 

@@ -412,7 +412,7 @@ def test_a_time_limit_holds_for_the_masks_too():
     answer = limited.answer(FRAME, QUERY)
     assert (answer.status, answer.failed_in) == (Status.TIMEOUT, Stage.SEGMENTING)
     assert (answer.raw_answer, answer.segments) == ('raw', ())
-    assert '0.2 s' in answer.message and 'time_limit' in answer.message
+    assert '0.2 s' in answer.message and 'limits.answer_time' in answer.message
     assert segmenter.made < 10
     limited.close()
 

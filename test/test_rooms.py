@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / 'segzero_ros'
 
 # For each room, the rooms it may import; a module directly in the package is a room of its own.
-OUTER = {'pipeline', 'reasoning', 'segmentation', 'spatial', 'types', 'loading', 'profiles'}
+OUTER = {'pipeline', 'reasoning', 'segmentation', 'spatial', 'types', 'loading', 'config'}
 OUTER |= {'cancellation', 'conversions', 'extras', 'gpus', 'hub', 'overlay', 'rgbd', 'tracking'}
 ALLOWED = {
     'types': set(),
@@ -29,7 +29,7 @@ ALLOWED = {
     'reasoning': {'extras', 'gpus', 'hub', 'cancellation', 'onednn', 'quantiles', 'types'},
     'segmentation': {'extras', 'gpus', 'hub', 'cancellation', 'onednn', 'types'},
     'loading': {'extras', 'gpus', 'pipeline', 'reasoning', 'segmentation', 'tracking', 'types'},
-    'profiles': {'loading', 'pipeline', 'types'},
+    'config': {'conversions', 'loading', 'pipeline', 'types'},
     'pipeline': {
         'cancellation',
         'reasoning',

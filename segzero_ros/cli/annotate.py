@@ -7,7 +7,7 @@ from pathlib import Path
 import sys
 
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
-from segzero_ros.profiles import segmenter_options
+from segzero_ros.config import segmenter_options
 
 EPILOG = """\
 sources:

@@ -9,8 +9,8 @@ import json
 from typing import TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, read_parameters
+from segzero_ros.config import reasoner_options, segmenter_options
 from segzero_ros.conversions.printable_text import printable
-from segzero_ros.profiles import reasoner_options, segmenter_options
 
 if TYPE_CHECKING:
     from segzero_ros.doctor.checks import Check
@@ -21,7 +21,7 @@ EPILOG = """\
 examples:
   segzero doctor                                      # could the profile robot run here?
   segzero doctor --profile offline --image /camera/color/image_raw
-  segzero doctor --profile remote -p base_url:=http://10.0.0.5:8000/v1 --no-ros
+  segzero doctor --profile remote -p server.base_url:=http://10.0.0.5:8000/v1 --no-ros
 
 exit codes: 0 nothing that keeps the node from answering, 1 something does, 2 a wrong argument
 """

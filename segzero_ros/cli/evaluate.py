@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 import math
 from pathlib import Path
 import time
 from typing import Any, TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
+from segzero_ros.config import reasoner_options, segmenter_options
 from segzero_ros.conversions.printable_text import printable
-from segzero_ros.loading import described
-from segzero_ros.profiles import reasoner_options, segmenter_options
+from segzero_ros.loading import described, ReasonerOptions, SegmenterOptions
 
 if TYPE_CHECKING:
     from segzero_ros.evaluation.records import SampleRecord
@@ -37,7 +38,7 @@ sources:
 
 examples:
   segzero evaluate tabletop --profile offline
-  segzero evaluate reasonseg_test --profile robot -p answer_parser:=strict
+  segzero evaluate reasonseg_test --profile robot --strict
   segzero evaluate reasonseg_test --profile remote --concurrency 16
   segzero evaluate reasonseg_test --shard 2/8 -o run_2
   segzero evaluate kitchen_bag --truth accepted.jsonl --profile robot
@@ -63,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar='N',
         help='questions at a time, for models behind a server; default: %(default)s',
+    )
+    parser.add_argument(
+        '--strict',
+        action='store_true',
+        help='read answers only as the published code does; default: repair small flaws',
     )
     data = parser.add_argument_group('the data')
     data.add_argument('--limit', type=int, metavar='N', help='only the first N samples')
@@ -108,12 +114,15 @@ def _evaluate(options: argparse.Namespace, folder: RunFolder, shard: Shard) -> N
     from segzero_ros.evaluation.concurrency import load_pipelines
     from segzero_ros.evaluation.runner import run as run_samples
 
-    parameters = read_parameters(options)
+    value = read_parameters(options).__getitem__
+    reasoner, segmenter = reasoner_options(value), segmenter_options(value)
+    if options.strict:
+        reasoner = replace(reasoner, answer_parser='strict')
     dataset = _open(options)
-    folder.begin(_manifest(options, dataset, parameters), restart=options.restart)
+    folder.begin(_manifest(options, dataset, reasoner, segmenter), restart=options.restart)
     total = len(dataset) if options.limit is None else min(options.limit, len(dataset))
     with (
-        load_pipelines(parameters, options.concurrency) as pipelines,
+        load_pipelines(reasoner, segmenter, options.concurrency) as pipelines,
         _progress(len(shard.indices(total)), quiet=options.quiet) as on_row,
     ):
         run_samples(dataset, pipelines, folder, shard, options.limit, on_row)
@@ -139,7 +148,10 @@ def _open(options: argparse.Namespace) -> Dataset:
 
 
 def _manifest(
-    options: argparse.Namespace, dataset: Dataset, parameters: dict[str, Any]
+    options: argparse.Namespace,
+    dataset: Dataset,
+    reasoner: ReasonerOptions,
+    segmenter: SegmenterOptions,
 ) -> dict[str, Any]:
     from segzero_ros.evaluation.datasets import published_name
 
@@ -151,8 +163,8 @@ def _manifest(
             'limit': options.limit,
         },
         'models': {
-            'reasoner': described(reasoner_options(parameters.__getitem__)),
-            'segmenter': described(segmenter_options(parameters.__getitem__)),
+            'reasoner': described(reasoner),
+            'segmenter': described(segmenter),
         },
     }
 

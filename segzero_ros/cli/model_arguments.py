@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from segzero_ros.profiles import PROFILES, read_profile
+from segzero_ros.config import PROFILES, read_profile
 from segzero_ros.types import SegZeroError
 
 

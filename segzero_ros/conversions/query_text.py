@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import unicodedata
 
+# Most characters of a query.
+MAX_QUERY_LENGTH = 2000
 # What stays of a text that is too long to be asked, in the result that says so.
 ECHOED = 200
 
 
-def read_query(text: str, longest: int) -> tuple[str, str]:
+def read_query(text: str, max_length: int = MAX_QUERY_LENGTH) -> tuple[str, str]:
     """Return the text as it is asked, and why it cannot be asked; one reason at most.
 
     Args:
         text: as it came. Control characters, line ends among them, are read as spaces, and runs of
             white space as one.
-        longest: most characters that it may have.
+        max_length: most characters of a query.
 
     Returns:
         The text on one line, cut short when it is too long, and a sentence that says what is wrong
         with it, empty when nothing is.
     """
-    if len(text) > longest:
+    if len(text) > max_length:
         complaint = (
-            f'The query has {len(text)} characters, but max_query_length allows {longest}; '
-            'ask in fewer words.'
+            f'The query has {len(text)} characters, but at most {max_length} are '
+            'allowed; ask in fewer words.'
         )
-        return tidy(text[: min(ECHOED, longest)]) + '…', complaint
+        return tidy(text[: min(ECHOED, max_length)]) + '…', complaint
     tidied = tidy(text)
     if not any(unicodedata.category(character)[0] not in 'CZ' for character in tidied):
         return tidied, 'The query is empty; say what to look for, such as "the red cup".'

@@ -27,7 +27,9 @@ from segzero_ros.types import BadImage, Frame, Mask, Status
 # How far the depth may be from the image that it belongs to: the node's default.
 _DEPTH_OFFSET_NS = NANO // 20
 _logger = logging.getLogger(__name__)
-_LIMITS = ScheduleLimits(_DEPTH_OFFSET_NS, image_max_age_ns=0, max_query_length=1_000_000)
+# Whatever a person accepted may be asked again.
+_MAX_QUERY_LENGTH = 1_000_000
+_LIMITS = ScheduleLimits(_DEPTH_OFFSET_NS, max_image_age_ns=0, max_query_length=_MAX_QUERY_LENGTH)
 
 
 class BagWithTruth:
@@ -117,7 +119,7 @@ class BagWithTruth:
 
 
 def _text(record: Record) -> str:
-    text, complaint = read_query(record.answer.query.text, _LIMITS.max_query_length)
+    text, complaint = read_query(record.answer.query.text, _MAX_QUERY_LENGTH)
     if complaint:
         raise DataError(f'The truth holds a query that cannot be asked: {complaint}')
     return text

@@ -6,15 +6,14 @@ picture after the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, ExitStack
 import threading
 from typing import Any
 
 from segzero_ros.cancellation import Check
-from segzero_ros.loading import load_reasoner
+from segzero_ros.loading import load_pipeline, load_reasoner, ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
-from segzero_ros.profiles import load_pipeline, reasoner_options
 from segzero_ros.segmentation.base import Segmenter
 from segzero_ros.types import Frame, Grounding, SegmentedMask, SegZeroError
 
@@ -51,11 +50,14 @@ class SharedSegmenter:
 
 
 @contextmanager
-def load_pipelines(parameters: Mapping[str, Any], count: int) -> Iterator[list[Pipeline]]:
+def load_pipelines(
+    reasoner: ReasonerOptions, segmenter: SegmenterOptions, count: int
+) -> Iterator[list[Pipeline]]:
     """Load models that answer so many questions at a time; close them at the end.
 
     Args:
-        parameters: the node's.
+        reasoner: which one.
+        segmenter: which one.
         count: of the pipelines.
 
     Raises:
@@ -64,13 +66,13 @@ def load_pipelines(parameters: Mapping[str, Any], count: int) -> Iterator[list[P
     """
     if count < 1:
         raise ConcurrencyError('--concurrency must be 1 or more.')
-    if count > 1 and parameters['reasoner'] != _SERVED:
+    if count > 1 and reasoner.backend != _SERVED:
         raise ConcurrencyError(
-            f'The reasoner {parameters["reasoner"]!r} answers one question at a time: for '
+            f'The reasoner {reasoner.backend!r} answers one question at a time: for '
             '--concurrency take one behind a server (--profile remote), or run several --shard.'
         )
     with ExitStack() as stack:
-        first = load_pipeline(parameters)
+        first = load_pipeline(reasoner, segmenter)
         stack.callback(first.close)
         if count == 1:
             yield [first]
@@ -79,8 +81,6 @@ def load_pipelines(parameters: Mapping[str, Any], count: int) -> Iterator[list[P
         limit = first.time_limit
         pipelines = [Pipeline(first.reasoner, shared, limit)]
         for _ in range(count - 1):
-            pipelines.append(
-                Pipeline(load_reasoner(reasoner_options(parameters.__getitem__)), shared, limit)
-            )
+            pipelines.append(Pipeline(load_reasoner(reasoner), shared, limit))
             stack.callback(pipelines[-1].close)
         yield pipelines

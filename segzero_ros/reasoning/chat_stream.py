@@ -63,7 +63,7 @@ def take(chunk: Any, reply: Reply) -> bool:
         if reply.characters > reply.most_characters:
             raise MalformedAnswer(
                 f'the server wrote more than {reply.most_characters} characters, which are more '
-                'than max_new_tokens can be',
+                'than reasoner.max_new_tokens can be',
                 reply.narrator.text,
             )
         if text:

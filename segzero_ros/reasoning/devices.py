@@ -208,17 +208,17 @@ def quantization_config(
         return {}
     if quantization not in QUANTIZED:
         raise ReasonerUnavailable(
-            f'quantization is empty, {", ".join(QUANTIZED)}; not {quantization!r}'
+            f'reasoner.quantization is empty, {", ".join(QUANTIZED)}; not {quantization!r}'
         )
     if checkpoint.quantized:
         raise ReasonerUnavailable(
             f'The checkpoint in {checkpoint.folder} is quantised already: leave '
-            'quantization empty.'
+            'reasoner.quantization empty.'
         )
     package = _PACKAGES[quantization]
     if find_spec(package) is None:
         raise ReasonerUnavailable(
-            f'quantization:={quantization} needs the package {package}: '
+            f'reasoner.quantization:={quantization} needs the package {package}: '
             f'{install_command("quantization")}.'
         )
     if package == 'bitsandbytes':

@@ -107,7 +107,9 @@ def refuse_if_too_small(
     options = ['a smaller checkpoint', 'a device with more memory']
     if where != 'memory' and not quantization and not checkpoint.quantized:
         smallest = _weights(checkpoint, 2, 'bnb4') / GIB
-        options.insert(0, f'quantization:=bnb4 (about {smallest:.1f} GiB of weights) or int8')
+        options.insert(
+            0, f'reasoner.quantization:=bnb4 (about {smallest:.1f} GiB of weights) or int8'
+        )
     raise ReasonerUnavailable(
         f'{model} needs about {needs}, but {where} has {free / GIB:.1f} GiB free. What would '
         f'help: {", ".join(options)}; {ELSEWHERE}.'

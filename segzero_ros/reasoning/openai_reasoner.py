@@ -411,7 +411,7 @@ class OpenAIReasoner:
             raise explained(error, self._url, self._key_env, '', self._secrets) from error
         raise ReasonerUnavailable(
             f'{self._url} does not hold an answer to the format that it is asked for ({cause}); '
-            'vLLM and SGLang do, without a --reasoning-parser. Switch constrain_answer off.'
+            'vLLM and SGLang do, without a --reasoning-parser. Switch server.constrain_answer off.'
         )
 
     async def _constrained(self, form: dict[str, Any], tokens: int) -> str:
@@ -430,8 +430,8 @@ class OpenAIReasoner:
         if self._key_env and not _VARIABLE.fullmatch(self._key_env):
             # Not quoted: it may be the key itself.
             raise ReasonerUnavailable(
-                'api_key_env is no name of an environment variable: give the name of the variable '
-                'that holds the key, never the key itself.'
+                'server.api_key_env is no name of an environment variable: give the name of the '
+                'variable that holds the key, never the key itself.'
             )
         # A file's line end is easily read along with it.
         key = os.environ.get(self._key_env, '').strip() if self._key_env else ''

@@ -52,7 +52,8 @@ class PartialAnswer:
         if 0 < self._time_limit < time.monotonic() - self._started:
             raise ReasonerTimeout(
                 f'The answer took longer than its {self._time_limit:g} s; {self.count} tokens '
-                'were written. Raise time_limit, lower max_new_tokens, or use a faster model.',
+                'were written. Raise limits.answer_time, lower reasoner.max_new_tokens, or use a '
+                'faster model.',
                 self._narrator.text,
             )
 

@@ -79,7 +79,7 @@ class TransformersOptions:
     time_limit: float = 0.0
     seed: int = 0
     offline: bool = False
-    fast: bool = True
+    fast_decoding: bool = True
 
 
 class TransformersReasoner:
@@ -112,7 +112,7 @@ class TransformersReasoner:
         self._frame: Frame | None = None
         self._seen: tuple[torch.Tensor, torch.Tensor] | None = None
         self._decoder: Decoder | None = None
-        if options.fast:
+        if options.fast_decoding:
             with gpus.current(self._device):
                 self._take_fast_path(loaded.placement)
 
@@ -155,8 +155,8 @@ class TransformersReasoner:
             self.forget_frame()
             raise ReasonerUnavailable(
                 f'{self.name} ran out of memory on {self._device}. Quantise it '
-                f'(quantization:=bnb4), lower max_new_tokens, or free the device; '
-                f'{checkpoints.ELSEWHERE}.'
+                '(reasoner.quantization:=bnb4), lower reasoner.max_new_tokens, or free the '
+                f'device; {checkpoints.ELSEWHERE}.'
             ) from error
         return self._finish(answer)
 

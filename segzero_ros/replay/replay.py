@@ -18,8 +18,8 @@ from pathlib import Path
 import threading
 from typing import Any
 
+from segzero_ros.config import load_pipeline, reasoner_options, segmenter_options
 from segzero_ros.loading import described
-from segzero_ros.profiles import load_pipeline, reasoner_options, segmenter_options
 from segzero_ros.replay.answer_log import AnswerLog
 from segzero_ros.replay.bag import BagReader
 from segzero_ros.replay.bag_frames import BagFrames
@@ -107,7 +107,7 @@ def replay(
     Args:
         path: the bag.
         output: the folder; one with an interrupted replay of the same is continued.
-        parameters: the node's, as `profiles.read_profile` gives them.
+        parameters: the node's, as `config.read_profile` gives them.
         replay_options: what is asked, and what is made of it.
         listener: hears how it goes.
 
@@ -158,7 +158,7 @@ def replay(
                     writing.append((folder.video, film))
                 with closing(WorkerPool(count - 1, parameters, folder)) as workers:
                     listener.on_begin(done, expected)
-                    frames = BagFrames(bag, topics, parameters['max_image_pixels'])
+                    frames = BagFrames(bag, topics, parameters['camera.max_pixels'])
                     runner = ReplayRunner(
                         bag, frames, pipeline, overlays, log, workers, replay_options.rate
                     )
@@ -219,10 +219,9 @@ def _recorded(bag: BagReader, topics: Topics) -> QueryPlan:
 
 def _limits(parameters: Mapping[str, Any]) -> ScheduleLimits:
     return ScheduleLimits(
-        round(parameters['depth_max_offset'] * NANO),
-        round(parameters['image_max_age'] * NANO),
-        parameters['max_query_length'],
-        parameters['max_image_pixels'],
+        round(parameters['camera.max_depth_offset'] * NANO),
+        round(parameters['camera.max_image_age'] * NANO),
+        max_pixels=parameters['camera.max_pixels'],
     )
 
 

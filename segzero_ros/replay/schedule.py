@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from segzero_ros.conversions.image import MAX_PIXELS
-from segzero_ros.conversions.query_text import read_query
+from segzero_ros.conversions.query_text import MAX_QUERY_LENGTH, read_query
 from segzero_ros.replay.bag import BagMessage
 from segzero_ros.replay.query_file import NANO, QueryPlan, TimedQuery
 from segzero_ros.replay.topics import Topics
@@ -49,12 +49,12 @@ class ScheduledQuery(NamedTuple):
 
 @dataclass(frozen=True)
 class ScheduleLimits:
-    """The node's parameters of the same names, in nanoseconds, characters and pixels."""
+    """Limits of the node: of depth offset and image age, nanoseconds, characters and pixels."""
 
-    depth_max_offset_ns: int
-    image_max_age_ns: int
-    max_query_length: int
-    max_image_pixels: int = MAX_PIXELS
+    max_depth_offset_ns: int
+    max_image_age_ns: int
+    max_query_length: int = MAX_QUERY_LENGTH
+    max_pixels: int = MAX_PIXELS
 
 
 class _Asked(NamedTuple):
@@ -92,7 +92,7 @@ class QuerySchedule:
         self._timed = deque(sorted(timed, key=lambda ask: ask.at_ns or 0))
         self._stamped = [ask for ask in plan.asks if ask.stamp_ns is not None]
         # What the node would have had; used for recorded queries alone.
-        self._store = RgbdBuffer(limits.depth_max_offset_ns)
+        self._store = RgbdBuffer(limits.max_depth_offset_ns)
         self._newest: StoredMessage | None = None
         self._depths: deque[StoredMessage] = deque()
         self._infos: deque[StoredMessage] = deque()
@@ -183,10 +183,10 @@ class QuerySchedule:
             time_ns = max(self._time_of(ask), self._first_ns or 0)
             age_ns = time_ns - self._newest.arrived_ns
             absence = ''
-            if 0 < self._limits.image_max_age_ns < age_ns:
+            if 0 < self._limits.max_image_age_ns < age_ns:
                 absence = (
-                    'There is no image newer than image_max_age, '
-                    f'{self._limits.image_max_age_ns / NANO:g} s: the newest on '
+                    'There is no image newer than camera.max_image_age, '
+                    f'{self._limits.max_image_age_ns / NANO:g} s: the newest on '
                     f'{self._topics.image} was received {age_ns / NANO:.1f} s before.'
                 )
             self._ask(ask.text, ask.id, time_ns, None if absence else self._newest, absence)
@@ -233,7 +233,7 @@ class QuerySchedule:
         while self._waiting and ready(self._waiting[0]):
             job, image = self._waiting.popleft()
             if image is not None:
-                offset_ns = self._limits.depth_max_offset_ns
+                offset_ns = self._limits.max_depth_offset_ns
                 job = job._replace(rgbd=pair(image, self._depths, self._infos, offset_ns))
             yield job
 

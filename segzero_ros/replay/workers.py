@@ -20,15 +20,15 @@ import signal
 import threading
 from typing import Any, NamedTuple
 
+from segzero_ros.config import load_pipeline
 from segzero_ros.pipeline import Pipeline
-from segzero_ros.profiles import load_pipeline
 from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.records import Record, record_of, with_frame
 from segzero_ros.types import Answer, Frame, Query, SegZeroError, Timing
 
 # Several copies of these fit a machine, and each computes with one processor.
-_LIGHT = {'reasoner': 'attributes', 'segmenter': 'grabcut'}
+_LIGHT = {'reasoner.backend': 'attributes', 'segmenter.backend': 'grabcut'}
 # More processes than this wait for the bag to be read and written.
 _MOST = 8
 # One process keeps so many processors busy: it answers, draws overlays and writes the bag at once.

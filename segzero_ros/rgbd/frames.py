@@ -125,8 +125,8 @@ def _gap(gap_ns: int, where: str) -> str:
         return f'{nearest}: depth has stopped, or its stamps are of another clock.'
     late = f'{DEPTH_WAIT_NS / 1e9:g} s'
     return (
-        f'{nearest}, more than depth_max_offset: it has stopped, comes more than {late} late, is '
-        'still on its way, or the two are stamped differently.'
+        f'{nearest}, more than camera.max_depth_offset: it has stopped, comes more than {late} '
+        'late, is still on its way, or the two are stamped differently.'
     )
 
 

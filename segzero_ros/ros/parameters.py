@@ -11,7 +11,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from segzero_ros import config
-from segzero_ros.config import BY_NAME, ParameterError, RENAMED, REMOVED, Spec, SPECS, Takes
+from segzero_ros.config import BY_NAME, ParameterError, REMOVED, RENAMED, Spec, SPECS, Takes
 from segzero_ros.loading import ReasonerOptions, SegmenterOptions
 from segzero_ros.ros.rclpy_internals import private
 
@@ -72,7 +72,7 @@ def declare(
     overrides: Mapping[str, Parameter] = private(node, '_parameter_overrides')
     given = {name: parameter.value for name, parameter in overrides.items()}
     warnings = rename(given)
-    known = {*(spec.name for spec in specs), *others}
+    known = [*(spec.name for spec in specs), *others]
     if specs is SPECS:
         for name in given:
             if name not in known and name in {**RENAMED, **REMOVED}:
@@ -87,7 +87,7 @@ def declare(
             'ros__parameters:, or with the full name of the node.'
         ]
     return warnings + [
-        f'{config.unknown_parameter(name, specs)} It is ignored.'
+        f'{config.unknown_parameter(name, known)} It is ignored.'
         for name in given
         if not (node.has_parameter(name) or name in known or name.startswith('qos_overrides.'))
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from segzero_ros.profiles import find_config
+from segzero_ros.config import find_config
 from segzero_ros.training.rewards import PUBLISHED, Reward
 from segzero_ros.training.robot_rewards import ROBOT
 from segzero_ros.types import SegZeroError

@@ -12,7 +12,7 @@ import difflib
 from pathlib import Path
 from typing import Any, get_args, Literal
 
-from segzero_ros.profiles import find_config
+from segzero_ros.config import find_config
 from segzero_ros.reasoning.dialects import Dialect, dialect_named
 from segzero_ros.training.presets import read_lines, TrainingError
 

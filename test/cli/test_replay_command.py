@@ -120,8 +120,11 @@ def wait_for_line(path: Path, process: subprocess.Popen[str]) -> None:
         (['{bag}', '--every', '2'], '--every needs --query'),
         (['{bag}', *QUERY, '--queries', 'q.yaml'], 'either --query or --queries'),
         (['{bag}', *QUERY, *OFFLINE, '-p', 'reasoner=x'], 'is no NAME:=VALUE'),
-        (['{bag}', *QUERY, *OFFLINE, '-p', 'resoner:=x'], "the nearest is 'reasoner'"),
-        (['{bag}', *QUERY, *OFFLINE, '-p', 'queue_size:=x'], 'queue_size must be like 10'),
+        (['{bag}', *QUERY, *OFFLINE, '-p', 'resoner:=x'], "the nearest is 'reasoner."),
+        (
+            ['{bag}', *QUERY, *OFFLINE, '-p', 'query.queue_size:=x'],
+            'query.queue_size must be an integer',
+        ),
         (['{bag}', *QUERY, *OFFLINE, '--image', '/no'], "no images on '/no'; it has some on"),
         (
             ['{bag}', *QUERY, *OFFLINE, '--expect', 'no'],

@@ -35,7 +35,7 @@ def test_text_without_anything_to_read_is_called_empty(text):
 def test_a_long_text_is_refused_with_both_lengths_and_echoed_in_part():
     asked, complaint = read_query('word ' * 100, 50)
     assert '500 characters' in complaint
-    assert 'allows 50' in complaint
+    assert 'at most 50' in complaint
     assert len(asked) <= 51
 
 

@@ -136,7 +136,7 @@ def test_shards_merged_are_the_whole(command, whole, tmp_path):
 def test_a_server_is_asked_several_questions_at_a_time(
     command, whole, transformers_server, tiny_qwen2_5_vl, tmp_path
 ):
-    served = ('--profile', 'remote', f'-pbase_url:={transformers_server}')
+    served = ('--profile', 'remote', f'-pserver.base_url:={transformers_server}')
     assert main(command(tmp_path, *served, '--concurrency', '4')) == 0
     kept = ('text', 'raw_answer', 'boxes', 'points', 'mask', 'item', 'index')
     assert [{name: line.get(name) for name in kept} for line in answers_of(tmp_path)] == [

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from segzero_ros.cli.main import main
+from segzero_ros.config import load_pipeline, read_profile
 from segzero_ros.evaluation.datasets import open_dataset
 from segzero_ros.evaluation.gallery import write_gallery
 from segzero_ros.evaluation.measurements import Failure
@@ -19,7 +20,6 @@ from segzero_ros.evaluation.runner import MOST_CRASHES, run, RunError, RunFolder
 from segzero_ros.evaluation.samples import Sample
 from segzero_ros.evaluation.tabletop import Tabletop
 from segzero_ros.pipeline import Pipeline
-from segzero_ros.profiles import load_pipeline, read_profile
 from segzero_ros.reasoning.attribute_reasoner import AttributeReasoner
 from segzero_ros.reasoning.base import ignore, never
 from segzero_ros.segmentation.grabcut_segmenter import GrabCutSegmenter

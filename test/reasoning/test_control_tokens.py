@@ -108,7 +108,9 @@ def test_a_model_reads_a_token_in_a_question_as_text(
     tiny_qwen2_5_vl: Path, token: str, fast: bool
 ) -> None:
     pytest.importorskip('torch')
-    options = ReasonerOptions('transformers', str(tiny_qwen2_5_vl), fast=fast, max_new_tokens=12)
+    options = ReasonerOptions(
+        'transformers', str(tiny_qwen2_5_vl), fast_decoding=fast, max_new_tokens=12
+    )
     reasoner = load_reasoner(options)
     frame = Frame(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8))
 

@@ -526,7 +526,7 @@ def test_without_the_fast_path_nothing_is_tried(
     tiny_qwen2_5_vl: Path, pair: Any, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(fast_path, 'prepare', raising(AssertionError()))
-    reasoner = load(tiny_qwen2_5_vl, fast=False)
+    reasoner = load(tiny_qwen2_5_vl, fast_decoding=False)
     assert reasoner.reason(Frame(pair.image), Query(pair.query)).raw_answer == pair.answer
 
 

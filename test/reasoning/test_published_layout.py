@@ -148,7 +148,7 @@ class TestTokens:
     def test_transformers_own_generate_answers_the_same(
         self, name: str, published: Any, pairs: Any
     ) -> None:
-        answer = load(published[name], fast=False).reason(
+        answer = load(published[name], fast_decoding=False).reason(
             Frame(pairs[0].image), Query(pairs[0].query)
         )
         assert answer.raw_answer == pairs[0].answer
@@ -415,7 +415,9 @@ class TestPixelBounds:
         caplog: Any,
     ) -> None:  # fmt: skip
         variant = bounded(*bounds)
-        reasoner = load(rewrite(modern['qwen2_5_vl'], tmp_path / 'model', variant), fast=fast)
+        reasoner = load(
+            rewrite(modern['qwen2_5_vl'], tmp_path / 'model', variant), fast_decoding=fast
+        )
         assert 'images are shown at 840x840 all the same' in caplog.text
         answer = reasoner.reason(Frame(pairs[0].image), Query(pairs[0].query))
         assert answer.raw_answer == pairs[0].answer

@@ -92,7 +92,10 @@ def fast(folders: dict[str, Path]) -> dict[str, Any]:
 
 @pytest.fixture(scope='module')
 def plain(folders: dict[str, Path]) -> dict[str, Any]:
-    return {name: load(folder, max_new_tokens=160, fast=False) for name, folder in folders.items()}
+    return {
+        name: load(folder, max_new_tokens=160, fast_decoding=False)
+        for name, folder in folders.items()
+    }
 
 
 @pytest.fixture(scope='module')
@@ -343,7 +346,7 @@ class TestAnswers:
         self, folders: dict[str, Path], fast: dict[str, Any]
     ) -> None:
         frame = noise(640, 480)
-        one_by_one = load(folders['qwen2_5_vl'], fast=False)
+        one_by_one = load(folders['qwen2_5_vl'], fast_decoding=False)
         calls: list[int] = []
         original = torch.nn.functional.scaled_dot_product_attention
 
@@ -436,7 +439,7 @@ class TestAnswers:
         # Learnt by heart, and its numbers repeat.
         frame, query = Frame(pairs[0].image), Query(pairs[0].query)
         answers = [
-            raw_answer(load(folder, fast=on, max_new_tokens=80), frame, query)
+            raw_answer(load(folder, fast_decoding=on, max_new_tokens=80), frame, query)
             for on in (True, False)
         ]
         unpenalised = raw_answer(load(folders[name], max_new_tokens=80), frame, query)
@@ -616,7 +619,7 @@ class TestStopping:
     def test_a_time_limit_ends_the_answer_and_carries_what_was_written(
         self, on: bool, folders: dict[str, Path], pairs: Any
     ) -> None:
-        reasoner = load(folders['qwen2_vl'], fast=on, time_limit=30.0)
+        reasoner = load(folders['qwen2_vl'], fast_decoding=on, time_limit=30.0)
         frame, query = Frame(pairs[0].image), Query(pairs[0].query)
         assert reasoner.reason(frame, query).objects
         reasoner._options = replace(reasoner._options, time_limit=0.8)
@@ -629,7 +632,7 @@ class TestStopping:
     def test_the_token_limit_cuts_the_answer_and_says_so(
         self, on: bool, folders: dict[str, Path], pairs: Any
     ) -> None:
-        reasoner = load(folders['qwen2_vl'], fast=on, max_new_tokens=6)
+        reasoner = load(folders['qwen2_vl'], fast_decoding=on, max_new_tokens=6)
         with pytest.raises(MalformedAnswer, match='max_new_tokens=6') as caught:
             reasoner.reason(Frame(pairs[0].image), Query(pairs[0].query))
         assert pairs[0].answer.startswith(caught.value.raw_answer)
@@ -684,7 +687,9 @@ class TestOnGpu:
     ) -> None:
         # float32: these models are too small for bfloat16 to tell their tokens apart.
         options = {'device': 'cuda', 'dtype': 'float32', 'max_new_tokens': 160}
-        compiled, plain = (load(folders[name], fast=on, **options) for on in (True, False))
+        compiled, plain = (
+            load(folders[name], fast_decoding=on, **options) for on in (True, False)
+        )
         assert compiled._decoder._step != compiled._decoder._next_logits
         assert compiled._decoder._fused_step is not None
         frames = [Frame(pairs[0].image), noise(300, 700), Frame(pairs[3].image)]

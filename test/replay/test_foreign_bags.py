@@ -29,7 +29,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.rosbag1 import Writer as Ros1Writer
 import zstandard
 
-from segzero_ros.profiles import read_profile
+from segzero_ros.config import read_profile
 from segzero_ros.replay.bag import BagError, BagReader
 from segzero_ros.replay.query_file import QueryPlan
 from segzero_ros.replay.replay import replay, ReplayListener, ReplayOptions

@@ -12,7 +12,7 @@ import pytest
 from recordings import COMPRESSED, KINDS, Recording, scene_frame, START, STEP
 from rosbags.highlevel import AnyReader
 
-from segzero_ros.profiles import read_profile
+from segzero_ros.config import read_profile
 from segzero_ros.replay.bag import Definitions, UnknownType
 from segzero_ros.replay.output import OutputError, ReplayOutput
 from segzero_ros.replay.query_file import QueryPlan, TimedQuery
@@ -78,12 +78,12 @@ def test_images_with_more_pixels_than_allowed_are_refused_as_the_node_refuses_th
     bag, whole, parameters, tmp_path
 ):
     height, width = records(whole)[0].size
-    few = {**parameters, 'max_image_pixels': height * width - 1}
+    few = {**parameters, 'camera.max_pixels': height * width - 1}
     found = records(replay(bag, tmp_path / 'out', few, EACH))
     assert {record.answer.status for record in found} == {Status.ERROR}
     said = f'more than {height * width - 1:,} are not decoded'
     assert all(said in record.answer.message for record in found)
-    enough = {**parameters, 'max_image_pixels': height * width}
+    enough = {**parameters, 'camera.max_pixels': height * width}
     found = records(replay(bag, tmp_path / 'enough', enough, EACH))
     assert {record.answer.status for record in found} == {Status.OK}
 
@@ -139,7 +139,7 @@ def test_a_replay_that_was_interrupted_while_it_wrote_goes_on_too(
 
 
 def test_a_replay_that_never_began_to_answer_is_in_nobodys_way(bag, parameters, tmp_path):
-    broken = {**parameters, 'segmenter': 'scissors'}
+    broken = {**parameters, 'segmenter.backend': 'scissors'}
     with pytest.raises(SegmenterUnavailable, match='scissors'):
         replay(bag, tmp_path / 'out', broken, QUICK)
     assert len(records(replay(bag, tmp_path / 'out', parameters, QUICK))) == 5

@@ -80,7 +80,7 @@ def test_depth_of_another_size_is_left_out_and_said(find):
 
 
 def test_what_an_answer_showed_is_no_camera(find, tmp_path):
-    from segzero_ros.profiles import read_profile
+    from segzero_ros.config import read_profile
     from segzero_ros.replay.query_file import QueryPlan
     from segzero_ros.replay.replay import replay, ReplayOptions
 

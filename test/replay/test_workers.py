@@ -14,7 +14,7 @@ import pytest
 from recordings import Recording, scene_frame
 from test_replay import contents
 
-from segzero_ros.profiles import read_profile
+from segzero_ros.config import read_profile
 from segzero_ros.replay import replay as replaying
 from segzero_ros.replay.output import OutputError, ReplayOutput
 from segzero_ros.replay.query_file import QueryPlan
@@ -138,7 +138,9 @@ def test_a_worker_that_was_killed_is_one_sentence(parameters, tmp_path):
 
 
 def test_models_that_cannot_be_loaded_in_a_worker_are_reported(parameters, tmp_path):
-    pool = WorkerPool(1, {**parameters, 'segmenter': 'scissors'}, overlays_folder(tmp_path))
+    pool = WorkerPool(
+        1, {**parameters, 'segmenter.backend': 'scissors'}, overlays_folder(tmp_path)
+    )
     wait(pool.started, LIMIT)
     assert 'scissors' in pool.start_error
     assert pool.offer(task(), lambda *_: None) is None
@@ -151,7 +153,7 @@ import sys, time
 from concurrent.futures import wait
 from pathlib import Path
 import select
-from segzero_ros.profiles import read_profile
+from segzero_ros.config import read_profile
 from segzero_ros.replay.output import Folder
 from segzero_ros.replay.workers import WorkerPool
 
@@ -186,8 +188,8 @@ if __name__ == '__main__':
         ({}, 0, 10_000, 2, 1),
         ({}, 0, 10_000, 4, 3),
         ({}, 0, 10_000, 64, 8),
-        ({'reasoner': 'transformers'}, 0, 10_000, 16, 1),
-        ({'segmenter': 'sam2'}, 1, 10_000, 16, 1),
+        ({'reasoner.backend': 'transformers'}, 0, 10_000, 16, 1),
+        ({'segmenter.backend': 'sam2'}, 1, 10_000, 16, 1),
     ],
 )
 def test_as_many_processes_answer_as_pay(
@@ -199,4 +201,4 @@ def test_as_many_processes_answer_as_pay(
 
 def test_models_that_fit_once_are_not_loaded_several_times(parameters):
     with pytest.raises(WorkerError, match=r"reasoner 'openai'.*leave out --workers"):
-        count_workers({**parameters, 'reasoner': 'openai'}, 2, 1000)
+        count_workers({**parameters, 'reasoner.backend': 'openai'}, 2, 1000)

@@ -441,8 +441,8 @@ def sweep_shared_memory() -> None:
 def node_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., NodeProcess]]:
     """Give a function that starts a node; all are ended when the module is through.
 
-    `node_process(parameters={'queue_size': 3}, profile='offline', script=…, arguments=[…])`: the
-    parameters come after the profile; `script` is another executable than the perception node.
+    `node_process(parameters={'query.queue_size': 3}, profile='offline', script=…, arguments=[…])`:
+    the parameters come after the profile; `script` is another executable than the perception node.
     """
     sweep_shared_memory()
     with ExitStack() as stack:

@@ -169,8 +169,8 @@ CASES = {
         (OK, '30.0 Hz on /camera/image_raw.'),
         (
             WARN,
-            'No further query may wait behind 2, the queue_size: ask less often, or set '
-            'query_policy to `preempt`.',
+            'No further query may wait behind 2, query.queue_size: ask less often, or set '
+            'query.policy to `preempt`.',
         ),
     ),
     'far fewer images than usual': (
@@ -221,8 +221,8 @@ def test_the_values_tell_the_figures() -> None:
     )
     assert models == {
         'state': 'ready',
-        'reasoner': 'VisionReasoner-7B',
-        'segmenter': 'sam2-hiera-large',
+        'reasoner.backend': 'VisionReasoner-7B',
+        'segmenter.backend': 'sam2-hiera-large',
         'process memory': '3.0 GiB',
     }
     assert camera == {

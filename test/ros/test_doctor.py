@@ -138,8 +138,10 @@ def test_a_topic_of_another_kind_and_an_unknown_encoding_are_told(doctor, new_cl
 @pytest.fixture
 def remote(doctor):
     def run(url, model=MODEL):
-        words = ['-p', f'base_url:={url}', '-p', f'reasoner_model:={model}']
-        return doctor('--profile', 'remote', '--no-ros', '-p', 'segmenter:=grabcut', *words)
+        words = ['-p', f'server.base_url:={url}', '-p', f'reasoner.model:={model}']
+        return doctor(
+            '--profile', 'remote', '--no-ros', '-p', 'segmenter.backend:=grabcut', *words
+        )
 
     return run
 
@@ -175,8 +177,8 @@ def test_the_robots_profile_without_gpu_and_weights_says_what_is_missing(doctor)
 def test_small_checkpoints_are_found_complete_and_cut_ones_not(
     doctor, tiny_qwen2_5_vl, tiny_sam2, tmp_path
 ):
-    words = ['--no-ros', '-p', f'segmenter_model:={tiny_sam2}', '-p', 'device:=cpu']
-    _, found = doctor(*words, '-p', f'reasoner_model:={tiny_qwen2_5_vl}')
+    words = ['--no-ros', '-p', f'segmenter.model:={tiny_sam2}', '-p', 'device:=cpu']
+    _, found = doctor(*words, '-p', f'reasoner.model:={tiny_qwen2_5_vl}')
     assert found['weights of the reasoner']['level'] == 'OK'
     assert found['weights of the segmenter']['level'] == 'OK'
     assert found['GPU']['level'] == 'OK', 'a CPU is enough'
@@ -186,7 +188,7 @@ def test_small_checkpoints_are_found_complete_and_cut_ones_not(
         data = path.read_bytes()
         cut = path.suffix == '.safetensors'
         (folder / path.name).write_bytes(data[: len(data) // 2] if cut else data)
-    code, found = doctor(*words, '-p', f'reasoner_model:={folder}')
+    code, found = doctor(*words, '-p', f'reasoner.model:={folder}')
     assert (code, found['weights of the reasoner']['level']) == (1, 'FAIL')
 
 

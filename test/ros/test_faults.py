@@ -16,7 +16,9 @@ from segzero_ros.msg import SegmentationResult as Result
 
 @pytest.fixture(scope='module')
 def node(scripted_node):
-    return scripted_node({'time_limit': 1.0, 'queue_size': 50}, arguments=['-r', '__ns:=/faulty'])
+    return scripted_node(
+        {'limits.answer_time': 1.0, 'query.queue_size': 50}, arguments=['-r', '__ns:=/faulty']
+    )
 
 
 @pytest.fixture(scope='module')
@@ -84,7 +86,7 @@ def test_masks_that_take_too_long_are_a_timeout_and_the_models_stay(node, client
     loaded = node.output.count('Loading')
     result = client.once('many')
     assert result.status == Result.TIMEOUT
-    assert 'time_limit' in result.message
+    assert 'limits.answer_time' in result.message
     assert result.timing.total < 8
     assert client.once('after that').status == Result.OK
     assert node.output.count('Loading') == loaded
@@ -128,9 +130,9 @@ def test_the_collector_passes_over_the_models_until_they_are_closed_and_over_tho
 @pytest.fixture
 def impatient(client) -> Iterator[None]:
     """Leave models behind soon."""
-    client.set_parameter('stuck_after', 1.0)
+    client.set_parameter('limits.watchdog_timeout', 1.0)
     yield
-    client.set_parameter('stuck_after', 60.0)
+    client.set_parameter('limits.watchdog_timeout', 60.0)
 
 
 @pytest.mark.parametrize('text', ['get stuck', 'segment for ever'])
@@ -142,7 +144,7 @@ def test_models_past_their_time_are_abandoned_and_loaded_anew(node, client, text
     client.say('waiting behind it')
     result = client.results.wait_for(lambda r: r.query == text)
     assert result.status == Result.TIMEOUT
-    assert 'time_limit allows 1 s' in result.message
+    assert 'limits.answer_time allows 1 s' in result.message
     waiting = client.results.wait_for(lambda r: r.query == 'waiting behind it')
     assert waiting.status in (Result.CANCELED, Result.OK)
     client.until(lambda: node.output.count('Loading') > loaded, 'the models are loaded anew')

@@ -69,9 +69,9 @@ def begin(client, transition):
 @contextmanager
 def impatient(client) -> Iterator[None]:
     """Let models be left behind soon."""
-    assert client.set_parameter('stuck_after', 0.5)[0]
+    assert client.set_parameter('limits.watchdog_timeout', 0.5)[0]
     yield
-    assert client.set_parameter('stuck_after', 60.0)[0]
+    assert client.set_parameter('limits.watchdog_timeout', 60.0)[0]
 
 
 def end(client, future):

@@ -31,6 +31,7 @@ ROS2 = shutil.which('ros2')
 if ROS2 is None:
     pytest.skip('needs the command ros2', allow_module_level=True)
 
+from segzero_ros.config import BY_NAME, read_profile
 from segzero_ros.ros.camera_sim.node import SPECS as CAMERA_SPECS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -198,20 +199,17 @@ def test_the_voice_hears_the_topic_that_is_given(launch_file: ModuleType) -> Non
         assert (node.node_package, node.node_executable) == ('segzero_ros', 'voice_node')
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'said'),
-    [
-        ({}, {}),
-        ({'image': '/cam/image_raw', 'depth': '/depth/image_rect'}, {}),
-        ({'image': '/cam/image_raw/compressed'}, {'image_transport': 'compressed'}),
-        ({'image': '/cam/compressed', 'image_transport': 'raw'}, {}),
-        ({'depth': '/depth/compressedDepth'}, {'depth_transport': 'compressedDepth'}),
-    ],
-)
-def test_the_name_of_a_topic_says_how_it_comes(
-    launch_file: ModuleType, arguments: dict[str, str], said: dict[str, str]
-) -> None:
-    assert launch_file.transports(given(**arguments)) == said
+def test_arguments_set_the_parameters_of_the_node(launch_file: ModuleType) -> None:
+    assert launch_file.parameters(given(image='/cam/image_raw/compressed')) == {}
+    arguments = given(reasoner_model='a/b', base_url='http://x/v1', device='cpu', track='True')
+    values = launch_file.parameters(arguments)
+    assert values == {
+        'reasoner.model': 'a/b',
+        'server.base_url': 'http://x/v1',
+        'device': 'cpu',
+        'track': True,
+    }
+    assert set(launch_file.TEXT_PARAMETERS.values()) < set(BY_NAME)
 
 
 def test_rviz_is_started_when_asked_for_and_looks_into_the_namespace(
@@ -286,7 +284,12 @@ def test_one_file_of_parameters_serves_perception_and_voice(
 ) -> None:
     pytest.importorskip('pocketsphinx', reason='needs pocketsphinx')
     own = tmp_path / 'own.yaml'
-    parameters = {'device': 'cuda:7', 'image_max_age': 9.5, 'wake_time': 4.0, 'microphone': 3}
+    parameters = {
+        'device': 'cuda:7',
+        'camera.max_image_age': 9.5,
+        'wake_time': 4.0,
+        'microphone': 3,
+    }
     own.write_text(yaml.safe_dump({'/**': {'ros__parameters': parameters}}))
     running = launch(
         'profile:=offline',
@@ -298,7 +301,7 @@ def test_one_file_of_parameters_serves_perception_and_voice(
     )
     perception, voice = new_client('two'), new_client('two', 'voice')
     assert perception.get_parameter('device') == 'cuda:7'
-    assert perception.get_parameter('image_max_age') == 9.5
+    assert perception.get_parameter('camera.max_image_age') == 9.5
     assert voice.get_parameter('microphone') == '3'
     assert voice.get_parameter('wake_time') == 4.0
     for client in (perception, voice):
@@ -308,9 +311,7 @@ def test_one_file_of_parameters_serves_perception_and_voice(
 
 
 def of_profile(profile: str) -> dict[str, Any]:
-    text = (ROOT / 'config' / f'{profile}.yaml').read_text()
-    parameters: dict[str, Any] = yaml.safe_load(text)['/**']['ros__parameters']
-    return parameters
+    return read_profile(profile)
 
 
 @pytest.mark.parametrize('profile', PROFILES)
@@ -332,7 +333,11 @@ def test_arguments_go_before_the_users_file_and_that_before_the_profile(
     launch: Callable[..., Launch], new_client: Callable[..., Any], tmp_path: Path
 ) -> None:
     own = tmp_path / 'own.yaml'
-    parameters = {'device': 'cuda:7', 'image_max_age': 9.5, 'base_url': 'http://own:1/v1'}
+    parameters = {
+        'device': 'cuda:7',
+        'camera.max_image_age': 9.5,
+        'server.base_url': 'http://own:1/v1',
+    }
     own.write_text(yaml.safe_dump({'/**': {'ros__parameters': parameters}}))
     launch(
         'profile:=remote',
@@ -348,9 +353,9 @@ def test_arguments_go_before_the_users_file_and_that_before_the_profile(
     expected = {
         **of_profile('remote'),
         'device': 'cuda:7',
-        'image_max_age': 9.5,
-        'base_url': 'http://argument:2/v1',
-        'reasoner_model': '7',
+        'camera.max_image_age': 9.5,
+        'server.base_url': 'http://argument:2/v1',
+        'reasoner.model': '7',
         'autostart': False,
         'use_sim_time': True,
     }

@@ -22,11 +22,11 @@ def pair(make_tiny_checkpoints):
 def good(tiny_qwen2_vl, tiny_sam2):
     """What the parameters are when nothing is wrong."""
     return {
-        'reasoner_model': str(tiny_qwen2_vl),
-        'dialect': 'vision_reasoner',
+        'reasoner.model': str(tiny_qwen2_vl),
+        'reasoner.dialect': 'vision_reasoner',
         'device': 'cpu',
-        'quantization': '',
-        'segmenter_model': str(tiny_sam2),
+        'reasoner.quantization': '',
+        'segmenter.model': str(tiny_sam2),
         'segmenter_config': str(tiny_sam2.with_suffix('.yaml')),
     }
 

@@ -211,7 +211,7 @@ def test_depth_that_has_stopped_or_never_came_is_said(client, depth_camera) -> N
         depth_camera.send_info(at)
         depth_camera.send_colour(at)
 
-    never = 'no depth has come: 1 publish it, but nothing has come yet'
+    never = 'no depth has come: 1 publish it, but nothing has arrived yet'
     with reported(client, never, colour_alone):
         result = ask_until(client, colour_alone, lambda one: never in one.message, 'the reason')
     assert poses(result) == [SegmentedObject.NO_DEPTH]

@@ -83,7 +83,7 @@ def info_of(fields: Any) -> CameraInfo:
 @pytest.fixture(scope='module')
 def node(node_process: Callable[..., Any]) -> Any:
     return node_process(
-        {'image_max_age': 0.0}, profile='offline', arguments=['-r', '__ns:=/fuzzed']
+        {'camera.max_image_age': 0.0}, profile='offline', arguments=['-r', '__ns:=/fuzzed']
     )
 
 

@@ -92,9 +92,9 @@ QUERIES = {
     'line ends only': ('\n\r\n', 'is empty'),
     'control characters only': ('\x01\x02\x1b\x7f', 'is empty'),
     'zero-width characters only': ('\u200b\u200d\ufeff', 'is empty'),
-    'a little too long': ('x' * 2001, 'max_query_length'),
-    'a million characters': ('word ' * 200_000, 'max_query_length'),
-    'ten million line ends': ('\n' * 10_000_000, 'max_query_length'),
+    'a little too long': ('x' * 2001, 'fewer words'),
+    'a million characters': ('word ' * 200_000, 'fewer words'),
+    'ten million line ends': ('\n' * 10_000_000, 'fewer words'),
 }
 
 ODD_QUERIES = {
@@ -116,24 +116,24 @@ ODD_QUERIES = {
 }
 
 BAD_PARAMETERS = {
-    'a text for a number': ('image_max_age', 'soon'),
-    'not a number': ('image_max_age', float('nan')),
-    'infinity where it has no end': ('depth_max_offset', float('inf')),
-    'a negative age': ('image_max_age', -1.0),
-    'a number for a text': ('query_policy', 3),
-    'a policy that is none': ('query_policy', 'later'),
-    'an empty policy': ('query_policy', ''),
-    'a queue below zero': ('queue_size', -5),
-    'a queue beyond all bounds': ('queue_size', 2**62),
-    'a fraction of a queue': ('queue_size', 1.5),
-    'a list': ('max_query_length', [1, 2]),
-    'a truth for a number': ('max_query_length', True),
-    'no length at all': ('max_query_length', 0),
-    'a reasoner that is none': ('reasoner', 'oracle'),
-    'a reasoner under a running node': ('reasoner', 'openai'),
+    'a text for a number': ('camera.max_image_age', 'soon'),
+    'not a number': ('camera.max_image_age', float('nan')),
+    'infinity where it has no end': ('camera.max_depth_offset', float('inf')),
+    'a negative age': ('camera.max_image_age', -1.0),
+    'a number for a text': ('query.policy', 3),
+    'a policy that is none': ('query.policy', 'later'),
+    'an empty policy': ('query.policy', ''),
+    'a queue below zero': ('query.queue_size', -5),
+    'a queue beyond all bounds': ('query.queue_size', 2**62),
+    'a fraction of a queue': ('query.queue_size', 1.5),
+    'a list': ('camera.max_pixels', [1, 2]),
+    'a truth for a number': ('camera.max_pixels', True),
+    'no pixel at all': ('camera.max_pixels', 0),
+    'a reasoner that is none': ('reasoner.backend', 'oracle'),
+    'a reasoner under a running node': ('reasoner.backend', 'openai'),
     'a fixed parameter': ('autostart', False),
     'a parameter that is none': ('no_such_thing', 1),
-    'an undeclaration': ('queue_size', None),
+    'an undeclaration': ('query.queue_size', None),
 }
 
 

@@ -127,7 +127,7 @@ def test_deactivating_stops_the_model_and_answers_everything_that_is_under_way(c
 @pytest.mark.parametrize('model', ['missing', 'broken', 'quitter'])
 def test_a_failure_to_configure_leaves_a_node_that_can_be_configured(node, client, model):
     bring_to(client, 'unconfigured')
-    assert client.set_parameter('reasoner_model', model)[0]
+    assert client.set_parameter('reasoner.model', model)[0]
     assert not client.transition('configure')
     assert client.state() == 'unconfigured'
     said = {'missing': 'weights of', 'broken': 'cut off', 'quitter': 'SystemExit'}[model]
@@ -136,7 +136,7 @@ def test_a_failure_to_configure_leaves_a_node_that_can_be_configured(node, clien
     node.wait_for_output(said)
     # Who asks is told the cause, too.
     assert said in client.once('anybody there?').message
-    assert client.set_parameter('reasoner_model', 'good')[0]
+    assert client.set_parameter('reasoner.model', 'good')[0]
     assert client.transition('configure')
     bring_to(client, 'active')
     assert client.once('now it works').status == Result.OK
@@ -144,17 +144,17 @@ def test_a_failure_to_configure_leaves_a_node_that_can_be_configured(node, clien
 
 def test_models_that_cannot_be_had_are_answered_with_the_profiles_that_need_less(client):
     bring_to(client, 'unconfigured')
-    client.set_parameter('reasoner_model', 'missing')
+    client.set_parameter('reasoner.model', 'missing')
     client.transition('configure')
     message = client.once('anybody there?').message
     assert '`remote`' in message
     assert '`offline`' in message
-    client.set_parameter('reasoner_model', 'good')
+    client.set_parameter('reasoner.model', 'good')
 
 
 def test_the_node_answers_while_its_models_load(client):
     bring_to(client, 'unconfigured')
-    client.set_parameter('reasoner_model', 'slow')
+    client.set_parameter('reasoner.model', 'slow')
     name, number = 'perception/change_state', Transition.TRANSITION_CONFIGURE
     request = ChangeState.Request(transition=Transition(id=number))
     configuring = client.call_async(ChangeState, name, request)
@@ -164,24 +164,23 @@ def test_the_node_answers_while_its_models_load(client):
     # The state machine's own transition must not be open to the outside.
     inner = ChangeState.Request(transition=Transition(label='transition_success'))
     assert not client.call(ChangeState, name, inner).success
-    refused, reason = client.set_parameter('reasoner_model', 'other')
+    refused, reason = client.set_parameter('reasoner.model', 'other')
     assert not refused
     assert 'configuring' in reason
     assert client.wait(configuring).success
     assert client.state() == 'inactive'
-    client.set_parameter('reasoner_model', 'good')
+    client.set_parameter('reasoner.model', 'good')
 
 
 @pytest.mark.parametrize(
     ('name', 'good', 'bad'),
     [
-        ('query_policy', 'reject', 'sometimes'),
-        ('queue_size', 4, -1),
-        ('image_max_age', 7.5, -0.1),
-        ('depth_max_offset', 0.2, 'much'),
-        ('max_query_length', 300, 0),
-        ('image_reliability', 'best_effort', 'fairly'),
-        ('slow_answer', 2.5, -1.0),
+        ('query.policy', 'reject', 'sometimes'),
+        ('query.queue_size', 4, -1),
+        ('camera.max_image_age', 7.5, -0.1),
+        ('camera.max_depth_offset', 0.2, 'much'),
+        ('camera.max_pixels', 300000, 0),
+        ('limits.latency_warning', 2.5, -1.0),
     ],
 )
 def test_what_can_change_changes_at_once_and_bad_values_are_refused(client, name, good, bad):
@@ -198,13 +197,14 @@ def test_what_can_change_changes_at_once_and_bad_values_are_refused(client, name
 
 
 def test_a_whole_number_is_taken_for_a_number(client):
-    assert client.set_parameter('image_max_age', 9) == (True, '')
-    assert client.get_parameter('image_max_age') == 9.0
-    client.set_parameter('image_max_age', 5.0)
+    assert client.set_parameter('camera.max_image_age', 9) == (True, '')
+    assert client.get_parameter('camera.max_image_age') == 9.0
+    client.set_parameter('camera.max_image_age', 5.0)
 
 
 @pytest.mark.parametrize(
-    ('name', 'value'), [('reasoner', 'attributes'), ('device', 'cpu'), ('image_transport', 'raw')]
+    ('name', 'value'),
+    [('reasoner.backend', 'attributes'), ('device', 'cpu'), ('segmenter.backend', 'grabcut')],
 )
 def test_what_the_models_are_made_of_cannot_change_under_them(client, name, value):
     bring_to(client, 'active')
@@ -233,12 +233,12 @@ def test_shutdown_ends_in_finalized_and_the_process_lives_to_say_so(scripted_nod
 
 
 def test_autostart_that_fails_says_why_and_can_be_repaired(scripted_node, new_client):
-    node = scripted_node({'reasoner_model': 'missing'}, arguments=['-r', '__ns:=/second'])
+    node = scripted_node({'reasoner.model': 'missing'}, arguments=['-r', '__ns:=/second'])
     node.wait_for_output('weights of `missing` are not on this machine')
     client = new_client('second')
     client.wait_for_server()
     assert client.state() == 'unconfigured'
-    assert client.set_parameter('reasoner_model', 'good')[0]
+    assert client.set_parameter('reasoner.model', 'good')[0]
     assert client.transition('configure')
     assert client.transition('activate')
     assert node.stop()[0] == 0
@@ -271,7 +271,7 @@ def test_a_signal_ends_the_process_within_two_seconds_and_answers_first(
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_the_models_load_ends_the_process_too(scripted_node, number):
-    node = scripted_node({'reasoner_model': 'slow'}, arguments=['-r', '__ns:=/loading'])
+    node = scripted_node({'reasoner.model': 'slow'}, arguments=['-r', '__ns:=/loading'])
     node.wait_for_output('Loading')
     code, seconds = node.stop(number)
     assert code == 0

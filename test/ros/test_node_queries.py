@@ -18,7 +18,7 @@ SUCCEEDED = GoalStatus.STATUS_SUCCEEDED
 
 @pytest.fixture(scope='module')
 def node(scripted_node):
-    return scripted_node({'queue_size': 3, 'max_query_length': 100})
+    return scripted_node({'query.queue_size': 3})
 
 
 @pytest.fixture(scope='module')
@@ -34,7 +34,7 @@ def client(node, new_client, red_and_blue):
 @pytest.fixture(autouse=True)
 def fresh(client):
     """Begin each test with empty inboxes and the queue that the node was started with."""
-    client.set_parameter('query_policy', 'queue')
+    client.set_parameter('query.policy', 'queue')
     client.results.forget()
     client.reasoning.forget()
 
@@ -183,7 +183,7 @@ def test_with_queue_the_waiting_are_answered_in_order_and_the_overflow_is_reject
 
 
 def test_with_reject_a_busy_node_names_what_it_is_busy_with(client):
-    client.set_parameter('query_policy', 'reject')
+    client.set_parameter('query.policy', 'reject')
     running = begin(client)
     result = client.once('one too many')
     assert result.status == Result.REJECTED
@@ -195,7 +195,7 @@ def test_with_reject_a_busy_node_names_what_it_is_busy_with(client):
 
 
 def test_with_preempt_a_newer_query_replaces_the_running_goal(client):
-    client.set_parameter('query_policy', 'preempt')
+    client.set_parameter('query.policy', 'preempt')
     running = begin(client)
     assert client.ask('the newer one').status == Result.OK
     ended, result = client.outcome(running)
@@ -207,7 +207,7 @@ def test_with_preempt_a_newer_query_replaces_the_running_goal(client):
 
 @pytest.mark.parametrize('policy', ['queue', 'reject', 'preempt'])
 def test_a_burst_of_two_hundred_gets_two_hundred_results(client, policy):
-    client.set_parameter('query_policy', policy)
+    client.set_parameter('query.policy', policy)
     texts = [f'{policy} {number}' for number in range(200)]
     for text in texts:
         client.say(text)
@@ -228,7 +228,7 @@ def test_a_burst_of_two_hundred_gets_two_hundred_results(client, policy):
 def test_twenty_callers_of_the_service_and_the_action_are_all_answered(client):
     from segzero_ros.srv import SegmentOnce
 
-    client.set_parameter('queue_size', 100)
+    client.set_parameter('query.queue_size', 100)
     futures = [
         client.call_async(SegmentOnce, 'segment_once', SegmentOnce.Request(query=f'call {number}'))
         for number in range(20)
@@ -239,7 +239,7 @@ def test_twenty_callers_of_the_service_and_the_action_are_all_answered(client):
     outcomes = [client.outcome(handle) for handle in handles]
     assert [result.query for _, result in outcomes] == [f'goal {n}' for n in range(20)]
     assert {status for status, _ in outcomes} == {SUCCEEDED}
-    client.set_parameter('queue_size', 3)
+    client.set_parameter('query.queue_size', 3)
 
 
 def test_a_client_that_leaves_in_the_middle_harms_nobody(client, new_client):

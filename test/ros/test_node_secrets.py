@@ -72,7 +72,12 @@ def node(node_process, server, secret):
     if secret == 'password':
         url = url.replace('http://', f'http://me:{PASSWORD}@')
     node = node_process(
-        {'reasoner': 'openai', 'base_url': url, 'reasoner_model': MODEL, 'api_key_env': 'OUR_KEY'},
+        {
+            'reasoner.backend': 'openai',
+            'server.base_url': url,
+            'reasoner.model': MODEL,
+            'server.api_key_env': 'OUR_KEY',
+        },
         profile='offline',
         arguments=['-r', f'__ns:=/{secret}', '--log-level', 'debug'],
         environment={'OUR_KEY': KEY} if secret == 'key' else None,
@@ -176,7 +181,7 @@ def test_a_server_that_vanishes_in_mid_stream_and_comes_back_is_asked_again(
     with running(port) as server:
         server.answer = half
         node_process(
-            {'reasoner': 'openai', 'base_url': server.url, 'reasoner_model': MODEL},
+            {'reasoner.backend': 'openai', 'server.base_url': server.url, 'reasoner.model': MODEL},
             profile='offline',
             arguments=['-r', f'__ns:=/{namespace}'],
         )

@@ -30,7 +30,11 @@ def stand(client):
             taken, reason = client.set_parameter(name, value)
             assert taken, reason
 
-    off = {'standing_query': '', 'repeat_every': 0.0, 'repeat_on_change': 0.0}
+    off = {
+        'standing_query.text': '',
+        'standing_query.period': 0.0,
+        'standing_query.on_change': 0.0,
+    }
     set_parameters(**off)
     assert client.once('nothing stands').status == Result.OK
     client.results.forget()
@@ -97,19 +101,19 @@ def test_it_is_asked_when_the_picture_changes_and_only_then(client, stand, red_a
 
 def test_nothing_is_asked_of_a_camera_that_sends_nothing(client, stand):
     client.eye.stop()
-    client.set_parameter('image_max_age', 0.2)
+    client.set_parameter('camera.max_image_age', 0.2)
     client.until(lambda: client.once('gone').status == Result.NO_IMAGE, 'the picture is old')
     stand(standing_query=WATCH, repeat_every=0.1)
     for _ in range(5):
         client.once('gone')
     assert not any(map(watched, client.results))
-    client.set_parameter('image_max_age', 5.0)
+    client.set_parameter('camera.max_image_age', 5.0)
     client.results.wait_for_count(1, watched)
 
 
 def test_lost_objects_are_asked_for_again(node_process, new_client, red_and_blue):
     node = node_process(
-        {'track': True, 'reask_when_lost': True},
+        {'track': True, 'tracking.reask_when_lost': True},
         profile='offline',
         arguments=['-r', '__ns:=/lost'],
     )

@@ -16,9 +16,9 @@ def remote_node(node_process, new_client, tiny_sam2):
     def start(namespace: str, base_url: str, model: str, **parameters):
         node = node_process(
             {
-                'base_url': base_url,
-                'reasoner_model': model,
-                'segmenter_model': str(tiny_sam2),
+                'server.base_url': base_url,
+                'reasoner.model': model,
+                'segmenter.model': str(tiny_sam2),
                 'device': 'cpu',
                 **parameters,
             },

@@ -37,7 +37,7 @@ def scene():
 def client(node_process, new_client):
     camera = {'source': 'scene', 'item': f'scene_{SCENE}', 'rate': 5.0}
     node_process(camera, script=CAMERA)
-    node_process({'queue_size': 50}, profile='offline')
+    node_process({'query.queue_size': 50}, profile='offline')
     client = new_client()
     client.wait_for_server()
     client.wait_for_state('active')
@@ -181,10 +181,12 @@ def test_a_microphone_may_be_a_number_and_its_old_name_is_taken_with_a_warning(
 
 
 def test_a_name_that_no_node_knows_is_warned_about_with_the_nearest_of_all(node_process):
-    node = node_process({'micropone': 'USB', 'image_max_agee': 3.0}, script=VOICE)
-    node.wait_for_output("no parameter 'micropone', so it is ignored; the nearest is 'microphone'")
-    node.wait_for_output("'image_max_agee', so it is ignored; the nearest is 'image_max_age'")
-    assert BY_NAME['image_max_age'].default == 5.0
+    node = node_process({'micropone': 'USB', 'camera.max_image_agee': 3.0}, script=VOICE)
+    node.wait_for_output("no parameter 'micropone'; the nearest is 'microphone'. It is ignored")
+    node.wait_for_output(
+        "'camera.max_image_agee'; the nearest is 'camera.max_image_age'. It is ignored"
+    )
+    assert BY_NAME['camera.max_image_age'].default == 5.0
 
 
 def test_the_file_of_parameters_is_complete():

@@ -198,8 +198,8 @@ def test_with_openai_a_server_is_asked(tiers, tmp_path):
         url = f'http://127.0.0.1:{server.server_port}/v1'
         done = segzero(
             tiers('openai'), 'evaluate', 'tabletop', '--profile', 'remote', '--scenes', 1,
-            '--limit', 1, '-p', 'segmenter:=grabcut', '-p', f'base_url:={url}',
-            '-p', f'reasoner_model:={MODEL}', '-o', tmp_path / 'run', '-q',
+            '--limit', 1, '-p', 'segmenter.backend:=grabcut', '-p', f'server.base_url:={url}',
+            '-p', f'reasoner.model:={MODEL}', '-o', tmp_path / 'run', '-q',
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -207,9 +207,9 @@ def test_with_openai_a_server_is_asked(tiers, tmp_path):
 @pytest.mark.parametrize(
     ('extra', 'words', 'said'),
     [
-        ('quantization', ('--profile', 'mini', '-p', 'quantization:=int8'), 'models'),
-        ('models', ('--profile', 'mini', '-p', 'quantization:=int8'), 'quantization'),
-        ('models', ('--profile', 'mini', '-p', 'quantization:=bnb8'), 'quantization'),
+        ('quantization', ('--profile', 'mini', '-p', 'reasoner.quantization:=int8'), 'models'),
+        ('models', ('--profile', 'mini', '-p', 'reasoner.quantization:=int8'), 'quantization'),
+        ('models', ('--profile', 'mini', '-p', 'reasoner.quantization:=bnb8'), 'quantization'),
     ],
 )
 def test_an_extra_without_its_neighbour_names_it(tiers, tmp_path, extra, words, said):
@@ -224,7 +224,7 @@ def test_a_server_without_a_segmenter_names_its_extra(tiers, tmp_path):
         url = f'base_url:=http://127.0.0.1:{server.server_port}/v1'
         done = segzero(
             tiers('openai'), 'evaluate', 'tabletop', '--profile', 'remote', '-p', url,
-            '-p', f'reasoner_model:={MODEL}', '--scenes', 1, '-o', tmp_path / 'run', '-q',
+            '-p', f'reasoner.model:={MODEL}', '--scenes', 1, '-o', tmp_path / 'run', '-q',
         )  # fmt: skip
     assert 'install_models models' in one_sentence(done)
 

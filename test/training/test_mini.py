@@ -17,8 +17,8 @@ pytest.importorskip('transformers')
 
 from safetensors.torch import load_file
 
+from segzero_ros.config import load_pipeline, read_profile, reasoner_options
 from segzero_ros.loading import load_reasoner
-from segzero_ros.profiles import load_pipeline, read_profile, reasoner_options
 from segzero_ros.reasoning.checkpoints import local_folder
 from segzero_ros.reasoning.dialects import dialect_named
 from segzero_ros.reasoning.patch_position_codes import with_position_codes
@@ -294,12 +294,12 @@ def test_the_recipe_makes_a_checkpoint_that_thinks_and_answers(
     made: tuple[Recipe, Path],
 ) -> None:
     options = reasoner_options(
-        read_profile('mini', overrides={'reasoner_model': str(made[1])}).__getitem__
+        read_profile('mini', overrides={'reasoner.model': str(made[1])}).__getitem__
     )
     frame = Frame(make_scene(TRAINING_SEED).frame.image)
     said = []
     for fast in (True, False):
-        reasoner = load_reasoner(replace(options, fast=fast, answer_parser='repair'))
+        reasoner = load_reasoner(replace(options, fast_decoding=fast, answer_parser='repair'))
         answer = reasoner.reason(frame, Query('the leftmost thing'))
         said.append(answer.raw_answer)
         reasoner.close()
@@ -413,6 +413,6 @@ def test_a_folder_of_the_users_is_not_taken_for_what_comes_with_the_package(
 
 
 def test_a_profile_with_a_folder_that_is_not_there_names_the_recipe(tmp_path: Path) -> None:
-    profile = read_profile('mini', overrides={'reasoner_model': str(tmp_path / 'checkpoint')})
+    profile = read_profile('mini', overrides={'reasoner.model': str(tmp_path / 'checkpoint')})
     with pytest.raises(ReasonerUnavailable, match=r'python -m segzero_ros\.training\.mini'):
         load_reasoner(reasoner_options(profile.__getitem__))

@@ -199,7 +199,7 @@ class TestCommand:
             (['--model', 'm', '-p', 'generations:=1'], 'generations must be 2 or more'),
             (['--model', 'm', '-p', 'lora_rank:=4', '-p', 'last_layers:=1'], 'meant less'),
             (['--model', 'm', '-p', 'micro_batch:=3'], 'is no multiple of the other'),
-            (['--model', 'm', '-p', 'dialect:=qwen2_vl'], 'keeps the shape of pictures'),
+            (['--model', 'm', '-p', 'reasoner.dialect:=qwen2_vl'], 'keeps the shape of pictures'),
             (['--model', 'm', '--data', 'scenes'], 'name the steps'),
             (['--model', 'm', '--data', './none'], 'no folder or file'),
             (['--model', 'm', '-p', 'reward:=none'], 'There is no reward'),

@@ -8,7 +8,7 @@ serialised, which spares a copy into Python for every frame that nobody asks abo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 import logging
 from typing import Any, TYPE_CHECKING
 
@@ -27,10 +27,6 @@ LOOK_PERIOD = 1.0
 # The executor's thread only stores messages, so none waits long; each place in the middleware's
 # queue keeps memory of the largest message, some 25 MB more after half a minute with four places.
 _QUEUE = 1
-_BY_NAME = {
-    'reliable': ReliabilityPolicy.RELIABLE,
-    'best_effort': ReliabilityPolicy.BEST_EFFORT,
-}
 # Where cameras publish what is subscribed to by these names.
 _EXAMPLES = {
     'image': '/camera/image_raw',
@@ -41,40 +37,49 @@ _logger = logging.getLogger(__name__)
 
 
 class QosMatchingSubscription:
-    """One topic, subscribed to as its publishers offer it.
+    """One topic, subscribed to with the QoS and the type that its publishers offer.
 
     Args:
-        node: whose subscription it is.
-        message_type: what is expected there.
+        node: the node that subscribes.
+        message_types: the message types that can be used; the first is taken where no publisher
+            decides.
         topic: relative name.
         store: called with each message, serialised, in the executor's thread.
-        reliability: `auto` to follow, `reliable` or `best_effort` to insist.
+        on_new_type: called before messages of another type than before arrive.
+
+    Attributes:
+        message_type: the type that is subscribed to.
+        topic: the resolved name.
     """
 
     def __init__(
         self,
         node: Node,
-        message_type: Any,
+        message_types: Sequence[Any],
         topic: str,
         store: Callable[[bytes], None],
-        reliability: str,
+        on_new_type: Callable[[], None] = lambda: None,
     ) -> None:
-        self.message_type = message_type
         self.topic = node.resolve_topic_name(topic)
-        self.reliability = reliability
         self._node = node
         self._name = topic
+        self._types = {_type_name(kind): kind for kind in message_types}
         self._store = store
-        self._complained = ''
-        self._offer: OfferedQos = self._wanted()
+        self._on_new_type = on_new_type
+        self._warned = ''
+        self.message_type = self._published_type() or message_types[0]
+        self._offer: OfferedQos = offered(self.publishers())
         self._subscription: Subscription = self._subscribe()
 
     def look(self) -> None:
-        """Subscribe anew if the publishers offer something else than before."""
-        wanted = self._wanted()
-        if wanted != self._offer:
-            self._change(wanted)
-        self._complain_about_types()
+        """Subscribe again if the publishers offer another QoS or type than before."""
+        message_type = self._published_type() or self.message_type
+        if message_type is not self.message_type:
+            self._change_type(message_type)
+        offer = offered(self.publishers())
+        if offer != self._offer:
+            self._change(offer)
+        self._warn_about_types()
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -82,12 +87,13 @@ class QosMatchingSubscription:
 
     @property
     def qos(self) -> str:
-        """How the topic is subscribed to, such as `best_effort`."""
+        """The reliability of the subscription, such as `best_effort`."""
         return self._offer[0].name.lower()
 
     def publishers(self) -> list[TopicEndpointInfo]:
-        """Return who publishes messages of the expected type."""
-        return [info for info in self._infos() if info.topic_type == self._type_name]
+        """Return the publishers of the subscribed type."""
+        name = _type_name(self.message_type)
+        return [info for info in self._infos() if info.topic_type == name]
 
     @property
     def is_published(self) -> bool:
@@ -95,7 +101,7 @@ class QosMatchingSubscription:
         return bool(self._infos())
 
     def silence(self) -> str:
-        """Say, for a person, why nothing may have come."""
+        """Return, for a person, why nothing may have arrived."""
         infos = self._infos()
         if not infos:
             return (
@@ -104,20 +110,18 @@ class QosMatchingSubscription:
             )
         if not self.publishers():
             return self._other_types(infos)
-        return f'{len(self.publishers())} publish it, but nothing has come yet.'
+        return f'{len(self.publishers())} publish it, but nothing has arrived yet.'
 
     def _infos(self) -> list[TopicEndpointInfo]:
         infos: list[TopicEndpointInfo] = self._node.get_publishers_info_by_topic(self.topic)
         return infos
 
-    @property
-    def _type_name(self) -> str:
-        package, kind, _ = self.message_type.__module__.split('.', 2)
-        return f'{package}/{kind}/{self.message_type.__name__}'
-
-    def _wanted(self) -> OfferedQos:
-        reliability, durability = offered(self.publishers())
-        return _BY_NAME.get(self.reliability, reliability), durability
+    def _published_type(self) -> Any:
+        """Return the usable type that is published, the present one first; None for none."""
+        published = {info.topic_type for info in self._infos()}
+        usable = [kind for name, kind in self._types.items() if name in published]
+        present = getattr(self, 'message_type', None)
+        return present if present in usable else next(iter(usable), None)
 
     def _subscribe(self) -> Subscription:
         reliability, durability = self._offer
@@ -127,49 +131,52 @@ class QosMatchingSubscription:
             self._store,
             QoSProfile(depth=_QUEUE, reliability=reliability, durability=durability),
             event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=self._misfit, use_default_callbacks=False
+                incompatible_qos=self._on_incompatible_qos, use_default_callbacks=False
             ),
             raw=True,
         )
 
-    def _change(self, wanted: OfferedQos) -> None:
+    def _change_type(self, message_type: Any) -> None:
+        self._node.destroy_subscription(self._subscription)
+        self._on_new_type()
+        self.message_type = message_type
+        self._offer = offered(self.publishers())
+        self._subscription = self._subscribe()
+        _logger.info('Subscribed to %s as %s', self.topic, _type_name(message_type))
+
+    def _change(self, offer: OfferedQos) -> None:
         _logger.info(
             'Subscribing to %s %s, %s, as its publishers offer it',
             self.topic,
-            wanted[0].name.lower(),
-            wanted[1].name.lower(),
+            offer[0].name.lower(),
+            offer[1].name.lower(),
         )
-        self._offer = wanted
+        self._offer = offer
         self._node.destroy_subscription(self._subscription)
         self._subscription = self._subscribe()
 
-    def _misfit(self, _: object) -> None:
-        """Hear of a publisher that the subscription does not fit."""
-        if self.reliability != 'auto':
-            _logger.warning(
-                'A publisher of %s does not fit image_reliability `%s`; nothing comes from it',
-                self.topic,
-                self.reliability,
-            )
-            return
-        # The graph may not show the publisher yet, but it asks for less than what was wanted.
+    def _on_incompatible_qos(self, _: object) -> None:
+        """Subscribe again, with the QoS of a publisher that did not match."""
+        # The graph may not show the publisher yet, but it offers less than was requested.
         weakest = (ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
-        wanted = self._wanted()
-        self._change(wanted if wanted != self._offer else weakest)
+        offer = offered(self.publishers())
+        self._change(offer if offer != self._offer else weakest)
 
-    def _complain_about_types(self) -> None:
+    def _warn_about_types(self) -> None:
         infos = self._infos()
-        complaint = self._other_types(infos) if infos and not self.publishers() else ''
-        if complaint and complaint != self._complained:
-            _logger.warning('Nothing can come on %s: %s', self.topic, complaint)
-        self._complained = complaint
+        warning = self._other_types(infos) if infos and not self.publishers() else ''
+        if warning and warning != self._warned:
+            _logger.warning('Nothing can arrive on %s: %s', self.topic, warning)
+        self._warned = warning
 
     def _other_types(self, infos: Iterable[TopicEndpointInfo]) -> str:
-        types = ', '.join(sorted({info.topic_type for info in infos}))
-        return (
-            f'{self.topic} is published as {types}, but {self._type_name} is expected; see the '
-            'parameters image_transport and depth_transport.'
-        )
+        published = ', '.join(sorted({info.topic_type for info in infos}))
+        return f'{self.topic} is published as {published}, but takes {" or ".join(self._types)}.'
+
+
+def _type_name(message_type: Any) -> str:
+    package, kind, _ = message_type.__module__.split('.', 2)
+    return f'{package}/{kind}/{message_type.__name__}'
 
 
 def offered(infos: Iterable[TopicEndpointInfo]) -> OfferedQos:

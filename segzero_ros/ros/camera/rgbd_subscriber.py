@@ -59,9 +59,6 @@ class RgbdSubscriber:
 
     Args:
         node: whose subscriptions they are.
-        image_type: Image or CompressedImage.
-        depth_type: Image or CompressedImage.
-        reliability: `auto`, `reliable` or `best_effort`.
         max_offset: most seconds between an image's stamp and its depth's.
         max_pixels: larger images are not decoded; may be changed from any thread.
     """
@@ -69,9 +66,6 @@ class RgbdSubscriber:
     def __init__(
         self,
         node: Node,
-        image_type: type[Image] | type[CompressedImage],
-        depth_type: type[Image] | type[CompressedImage],
-        reliability: str,
         max_offset: float,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
@@ -86,24 +80,23 @@ class RgbdSubscriber:
         self._warning = ''
         self._image = QosMatchingSubscription(
             node,
-            image_type,
+            (Image, CompressedImage),
             'image',
             lambda data: store.put_image(data, clock.now().nanoseconds),
-            reliability,
+            store.restart,
         )
         self._depth = QosMatchingSubscription(
             node,
-            depth_type,
+            (Image, CompressedImage),
             'depth',
             lambda data: store.put_depth(data, clock.now().nanoseconds),
-            reliability,
+            store.restart,
         )
         self._info = QosMatchingSubscription(
             node,
-            CameraInfo,
+            (CameraInfo,),
             'camera_info',
             lambda data: store.put_info(data, clock.now().nanoseconds),
-            'auto',
         )
 
     @property
@@ -121,11 +114,9 @@ class RgbdSubscriber:
         for subscription in (self._image, self._depth, self._info):
             subscription.look()
 
-    def follow(self, reliability: str, max_offset: float) -> None:
-        """Take over changed parameters."""
-        self._image.reliability = self._depth.reliability = reliability
+    def set_max_offset(self, max_offset: float) -> None:
+        """Set the most seconds between an image's stamp and its depth's."""
         self.store.max_offset_ns = round(max_offset * NANO)
-        self.look()
 
     def close(self) -> None:
         """Unsubscribe, and forget the images, which rclpy would keep alive for minutes."""
@@ -161,7 +152,7 @@ class RgbdSubscriber:
         if not max_age or age <= max_age:
             return ''
         return (
-            f'There is no image newer than image_max_age, {max_age:g} s: the newest on '
+            f'There is no image newer than camera.max_image_age, {max_age:g} s: the newest on '
             f'{self.topic} was taken {age:.1f} s ago; {self._old_because(newest, age, max_age)}'
         )
 
@@ -170,7 +161,7 @@ class RgbdSubscriber:
         if age > OTHER_CLOCK:
             return (
                 "its stamps are of another clock: set use_sim_time where a bag's or a "
-                "simulator's clock is published, or image_max_age to 0."
+                "simulator's clock is published, or camera.max_image_age to 0."
             )
         lag = (newest.arrived_ns - newest.time_ns) / NANO
         if lag <= max_age:
@@ -179,7 +170,7 @@ class RgbdSubscriber:
         coming = f'images come at {rate:.1f} Hz, but their' if rate else 'it came with its'
         return (
             f'{coming} stamps {lag:.1f} s behind the clock of this node: {_CLOCKS}; or set '
-            'image_max_age to 0.'
+            'camera.max_image_age to 0.'
         )
 
     def clock_warning(self) -> str:

@@ -27,6 +27,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from segzero_ros.config import Spec, Takes
 from segzero_ros.replay.bags_extra import needs_bags
 from segzero_ros.ros.camera_sim.messages import (
     camera_info_message,
@@ -38,7 +39,7 @@ from segzero_ros.ros.camera_sim.messages import (
 from segzero_ros.ros.camera_sim.schedule import Schedule
 from segzero_ros.ros.camera_sim.sources import open_source, Scenes, Shown
 from segzero_ros.ros.camera_sim.transform import CameraTransform
-from segzero_ros.ros.parameters import declare, Spec, Takes
+from segzero_ros.ros.parameters import declare
 from segzero_ros.types import Frame, SegZeroError
 
 NANO = 1_000_000_000
@@ -68,16 +69,16 @@ SPECS = (
         0.0,
         'Seconds until the camera looks at the next item; 0: it stays.',
         Takes.AT_ONCE,
-        least=0,
-        most=86400,
+        minimum=0,
+        maximum=86400,
     ),
     Spec(
         'rate',
         10.0,
         'Pictures per second; a bag keeps its own pace.',
         Takes.AT_ONCE,
-        least=0.1,
-        most=240,
+        minimum=0.1,
+        maximum=240,
     ),
     Spec(
         'motion',
@@ -85,8 +86,8 @@ SPECS = (
         'Seconds for which things slide and the camera sways in a generated scene, to and fro; 0: '
         'nothing moves. The first time, making the pictures may take longer than showing them.',
         Takes.AT_ONCE,
-        least=0,
-        most=60,
+        minimum=0,
+        maximum=60,
     ),
     Spec('loop', True, 'Whether a bag starts again when it is through.', Takes.AT_ONCE),
     Spec(

@@ -283,12 +283,16 @@ def _queries(health: Health) -> _Report:
         failed = f'The last query failed {ago}: {health.last_error}'
         return DiagnosticStatus.WARN, failed, values
     if 0 < health.queue_size <= health.queue_length:
-        full = f'No further query may wait behind {health.queue_length}, the queue_size: ask less '
-        full += 'often, or set query_policy to `preempt`.'
+        full = (
+            f'No further query may wait behind {health.queue_length}, query.queue_size: ask less '
+        )
+        full += 'often, or set query.policy to `preempt`.'
         return DiagnosticStatus.WARN, full, values
     if 0 < health.slow_after_s < health.p95_s:
-        slow = f'Slow: the last answers took up to {health.p95_s:.2f} s, more than slow_answer, '
-        slow += f'{health.slow_after_s:g} s: are others using its GPU or server?'
+        slow = f'Slow: the last answers took up to {health.p95_s:.2f} s, more than '
+        slow += (
+            f'limits.latency_warning, {health.slow_after_s:g} s: do others use its GPU or server?'
+        )
         return DiagnosticStatus.WARN, slow, values
     return DiagnosticStatus.OK, f'{summary}.', values
 

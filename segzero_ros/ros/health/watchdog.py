@@ -47,5 +47,6 @@ def overdue(
         return None
     return Overdue(
         Status.TIMEOUT,
-        f'The models did not end within {worked:.0f} s; time_limit allows {time_limit:g} s.',
+        f'The models did not end within {worked:.0f} s; limits.answer_time allows '
+        f'{time_limit:g} s.',
     )

@@ -26,9 +26,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
-from sensor_msgs.msg import CompressedImage, Image
 
 from segzero_ros import hub
+from segzero_ros.config import ParameterError
 from segzero_ros.gpus import gpu_memory
 from segzero_ros.loading import (
     load_pipeline,
@@ -56,7 +56,6 @@ from segzero_ros.ros.parameters import (
     as_declared,
     declare,
     fixed,
-    ParameterError,
     reasoner_options,
     refusal,
     segmenter_options,
@@ -228,14 +227,8 @@ class PerceptionNode(AsyncLifecycleNode):
         if pipeline is None:
             # Between leaving models behind and loading others.
             raise NotConfigured(RELOADING)
-        types = {'raw': Image}
         self._query_server.camera = camera = RgbdSubscriber(
-            self,
-            types.get(self._value('image_transport'), CompressedImage),
-            types.get(self._value('depth_transport'), CompressedImage),
-            self._value('image_reliability'),
-            self._value('depth_max_offset'),
-            self._value('max_image_pixels'),
+            self, self._value('camera.max_depth_offset'), self._value('camera.max_pixels')
         )
         self._queue.open()
         _logger.info(
@@ -344,23 +337,20 @@ class PerceptionNode(AsyncLifecycleNode):
 
     def _apply(self, _: list[Parameter]) -> None:
         """Hand the parameters that take effect at once to those whom they concern."""
-        self._queue.policy = QueryPolicy(self._value('query_policy'))
-        self._queue.queue_size = self._value('queue_size')
-        self._query_server.max_query_length = self._value('max_query_length')
-        self._query_server.image_max_age = self._value('image_max_age')
-        self._query_server.max_image_pixels = self._value('max_image_pixels')
+        self._queue.policy = QueryPolicy(self._value('query.policy'))
+        self._queue.queue_size = self._value('query.queue_size')
+        self._query_server.max_image_age = self._value('camera.max_image_age')
+        self._query_server.max_pixels = self._value('camera.max_pixels')
         self._query_server.tracking.enabled = self._value('track')
         self._standing_query.set(
-            self._value('standing_query'),
-            self._value('repeat_every'),
-            self._value('repeat_on_change'),
-            reask_when_lost=self._value('reask_when_lost'),
+            self._value('standing_query.text'),
+            self._value('standing_query.period'),
+            self._value('standing_query.on_change'),
+            reask_when_lost=self._value('tracking.reask_when_lost'),
         )
         if self._query_server.camera is not None:
-            self._query_server.camera.max_pixels = self._value('max_image_pixels')
-            self._query_server.camera.follow(
-                self._value('image_reliability'), self._value('depth_max_offset')
-            )
+            self._query_server.camera.max_pixels = self._value('camera.max_pixels')
+            self._query_server.camera.set_max_offset(self._value('camera.max_depth_offset'))
 
     def _look_around(self) -> None:
         download = hub.progress()
@@ -373,7 +363,7 @@ class PerceptionNode(AsyncLifecycleNode):
     def _watch_models(self) -> None:
         """Leave models behind that do not come to an end, and have others loaded."""
         pending = self._queue.current
-        limits = self._value('time_limit'), self._value('stuck_after')
+        limits = self._value('limits.answer_time'), self._value('limits.watchdog_timeout')
         found = overdue(pending, time.monotonic(), *limits)
         if pending is not None and found is not None:
             words = '%s They are left behind, and others are loaded. They are at\n%s'
@@ -381,7 +371,7 @@ class PerceptionNode(AsyncLifecycleNode):
             self._queue.close(RELOADING, RELOADING)
             self._query_server.abandon(pending, *found)
         elif pending is None:
-            self._watch_worker(self._value('stuck_after'))
+            self._watch_worker(self._value('limits.watchdog_timeout'))
         forsaken = self.state in ('active', 'inactive') and self._query_server.pipeline is None
         if forsaken and not self.changing:
             self.executor.create_task(self._load_anew())
@@ -420,8 +410,8 @@ class PerceptionNode(AsyncLifecycleNode):
         return Health(
             active=camera is not None,
             model_state=self._model_state(),
-            reasoner=pipeline.reasoner.name if pipeline else self._value('reasoner'),
-            segmenter=pipeline.segmenter.name if pipeline else self._value('segmenter'),
+            reasoner=pipeline.reasoner.name if pipeline else self._value('reasoner.backend'),
+            segmenter=pipeline.segmenter.name if pipeline else self._value('segmenter.backend'),
             model_error=self._last_error,
             download=str(hub.progress() or ''),
             server_error=self._server_watch.error,
@@ -433,7 +423,7 @@ class PerceptionNode(AsyncLifecycleNode):
             qos=camera.qos if camera else '',
             frame_age_s=camera.age() if camera else math.nan,
             depth_age_s=camera.depth_age() if camera else math.nan,
-            age_reason=camera.absence(query_server.image_max_age) if camera else '',
+            age_reason=camera.absence(query_server.max_image_age) if camera else '',
             frame_rate_hz=rate,
             usual_rate_hz=self._usual_rate.note(rate),
             camera_error=camera.error or camera.absence(0.0) if camera else '',
@@ -449,8 +439,8 @@ class PerceptionNode(AsyncLifecycleNode):
             standing_query=self._standing_query.query,
             asked_by_itself=self._standing_query.asked,
             tracking=TrackingHealth(tracking.tracked, tracking.pace.rate(), tracking.lag),
-            stale_after_s=query_server.image_max_age,
-            slow_after_s=self._value('slow_answer'),
+            stale_after_s=query_server.max_image_age,
+            slow_after_s=self._value('limits.latency_warning'),
         )
 
     def _model_state(self) -> ModelState:

@@ -235,15 +235,15 @@ class QueryQueue:
         if self.policy is QueryPolicy.REJECT and busy is not None:
             return (
                 f'Busy with query {describe(busy.query)}; ask again when it is answered, or set '
-                'query_policy to `queue` or `preempt`.'
+                'query.policy to `queue` or `preempt`.'
             )
         if self.policy is QueryPolicy.QUEUE and busy is not None:
             # A pending query that nobody has taken yet counts as the one that is worked on.
             waiting = len(self._waiting) - (self._current is None)
             if waiting >= self.queue_size:
                 return (
-                    f'{waiting} queries wait already, which is the queue_size; ask again later, '
-                    'or set query_policy to `preempt`.'
+                    f'{waiting} queries wait already, which is query.queue_size; ask again later, '
+                    'or set query.policy to `preempt`.'
                 )
         return ''
 

@@ -47,9 +47,8 @@ class QueryServer:
         camera: what they are about; None while the node is not active.
         pipeline: who answers them; None while the node is not configured.
         following: what goes on after an answer, where that is wanted.
-        max_query_length: most characters of a query.
-        image_max_age: how old a frame may be when a query is accepted, seconds; 0 for any age.
-        max_image_pixels: most pixels of an image that comes with its query.
+        max_image_age: how old a frame may be when a query is accepted, seconds; 0 for any age.
+        max_pixels: most pixels of an image that comes with its query.
         counts: how many queries ended with each status.
         last_timing: of the last query that a model answered.
         recent: seconds that the models took for each of the last answers.
@@ -64,9 +63,8 @@ class QueryServer:
         self.camera: RgbdSubscriber | None = None
         self.pipeline: Pipeline | None = None
         self.tracking = LiveTracking(lambda: self.camera, worker.wanted, publishers.tracked)
-        self.max_query_length = 0
-        self.image_max_age = 0.0
-        self.max_image_pixels = 0
+        self.max_image_age = 0.0
+        self.max_pixels = 0
         self.counts: Counter[Status] = Counter()
         self.last_timing: Timing | None = None
         self.recent: deque[float] = deque(maxlen=RECENT)
@@ -91,7 +89,7 @@ class QueryServer:
         return (
             self.pipeline is not None
             and self.camera is not None
-            and not self.camera.absence(self.image_max_age)
+            and not self.camera.absence(self.max_image_age)
             and self.queue.current is None
             and not self.queue.waiting
         )
@@ -116,7 +114,7 @@ class QueryServer:
             listeners: hear how the answer comes about, from the worker's thread.
             low_priority: make way for every query that does not.
         """
-        tidied, complaint = read_query(text, self.max_query_length)
+        tidied, complaint = read_query(text)
         pending = PendingQuery(
             Query(tidied, query_id or uuid.uuid4().hex),
             lambda answer: self._deliver(pending, answer, deliver),
@@ -162,7 +160,7 @@ class QueryServer:
         """Say why there is nothing to ask about; the queue reports a node that is not active."""
         if self.camera is None or pending.image is not None:
             return ''
-        return self.camera.absence(self.image_max_age)
+        return self.camera.absence(self.max_image_age)
 
     def _serve_next(self) -> None:
         """Answer the next query, if it still waits, then track; in the worker's thread."""
@@ -229,7 +227,7 @@ class QueryServer:
 
     def _take_frame(self, pending: PendingQuery) -> TakenFrame:
         if pending.image is not None:
-            frame = frame_of(pending.image, self.max_image_pixels)
+            frame = frame_of(pending.image, self.max_pixels)
             return TakenFrame(frame, frame.stamp_ns, '')
         camera = self.camera
         if camera is None:

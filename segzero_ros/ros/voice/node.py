@@ -26,11 +26,12 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 
+from segzero_ros.config import BY_NAME, ParameterError
 from segzero_ros.extras import lacking
 from segzero_ros.ros import log_bridge
 from segzero_ros.ros.health.diagnostics import make_status
 from segzero_ros.ros.message_factory import clean_text
-from segzero_ros.ros.parameters import BY_NAME, declare, ParameterError
+from segzero_ros.ros.parameters import declare
 from segzero_ros.ros.process import leave, spin, StopSignals
 from segzero_ros.ros.voice.audio_topic import AudioTopic
 from segzero_ros.ros.voice.parameters import SPECS, take_old_names
@@ -65,8 +66,8 @@ class VoiceNode(Node):
         self._recogniser_loop = RecogniserLoop(
             self._recogniser,
             WakePhrase(self._value('wake_phrase'), self._value('wake_time')),
-            self._value('least_words'),
-            self._value('longest'),
+            self._value('min_words'),
+            self._value('max_utterance'),
         )
         self._source = self._open() if self._value('source') == 'wav' else None
         self._queries = self.create_publisher(String, 'query', QoSProfile(depth=_BURST))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from segzero_ros.ros.parameters import Spec, Takes
+from segzero_ros.config import Spec, Takes
 
 SPECS = (
     Spec(
@@ -19,7 +19,7 @@ SPECS = (
         choices=('microphone', 'topic', 'wav'),
     ),
     Spec('microphone', '', 'A number or a part of its name; empty: the system default.',
-         Takes.AT_START, number_is_text=True),
+         Takes.AT_START, accepts_integer=True),
     Spec('path', '', 'The WAV file.', Takes.AT_START),
     Spec('real_time', True, 'Give a WAV file as fast as it was spoken.', Takes.AT_START),
     Spec(
@@ -49,32 +49,35 @@ SPECS = (
         8.0,
         'Seconds after the wake phrase alone in which the next utterance is a query.',
         Takes.AT_START,
-        least=0,
-        most=3600,
+        minimum=0,
+        maximum=3600,
     ),
-    Spec('least_words', 2, 'A query with fewer words is taken for noise.', Takes.AT_START,
-         least=1, most=20),
-    Spec('longest', 15.0, 'Seconds of the longest utterance.', Takes.AT_START, least=1, most=120),
+    Spec('min_words', 2, 'A query with fewer words is taken for noise.', Takes.AT_START,
+         minimum=1, maximum=20),
+    Spec('max_utterance', 15.0, 'Seconds of the longest utterance.', Takes.AT_START,
+         minimum=1, maximum=120),
 )  # fmt: skip
 NAMES = tuple(spec.name for spec in SPECS)
+_RENAMED = {'device': 'microphone', 'least_words': 'min_words', 'longest': 'max_utterance'}
 # Where models run, as the perception node's parameter `device` says it.
 _MODELS_DEVICE = re.compile(r'(auto|cpu|cuda|mps|xpu)(:\d+)?')
 
 
 def take_old_names(given: dict[str, Any]) -> list[str]:
-    """Take a microphone that is given as `device`, its name of before.
+    """Take values that are given under the names of earlier releases.
 
     Args:
         given: the values that the node was started with, by name; is changed.
 
     Returns:
-        A warning for a value that was taken so.
+        A warning for each value that was taken so.
     """
-    device = given.get('device', '')
-    if device == '' or _MODELS_DEVICE.fullmatch(str(device)) or 'microphone' in given:
-        return []
-    given['microphone'] = device
-    return [
-        f'The parameter device is called microphone now: {device!r} is taken for the microphone; '
-        'rename it.'
-    ]
+    warnings = []
+    for old, new in _RENAMED.items():
+        # The models' device is the perception node's parameter.
+        is_models_device = old == 'device' and _MODELS_DEVICE.fullmatch(str(given.get(old, '')))
+        if given.get(old, '') == '' or is_models_device or new in given:
+            continue
+        given[new] = given.pop(old)
+        warnings.append(f'The parameter {old} is called {new} now: rename it.')
+    return warnings
