@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from segzero_ros.evaluation.rows import Row
+from segzero_ros.evaluation.records import SampleRecord
 from segzero_ros.evaluation.runner import ask
 from segzero_ros.evaluation.tabletop import report, SCENES, SEED, Tabletop
 from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
@@ -26,7 +26,7 @@ from segzero_ros.pipeline import Pipeline
 from segzero_ros.types import Status
 
 
-def outcomes_of(dataset: Tabletop) -> Iterator[Row]:
+def outcomes_of(dataset: Tabletop) -> Iterator[SampleRecord]:
     """Ask the offline default everything."""
     pipeline = Pipeline(load_reasoner(ReasonerOptions()), load_segmenter(SegmenterOptions()))
     try:
@@ -36,7 +36,7 @@ def outcomes_of(dataset: Tabletop) -> Iterator[Row]:
         pipeline.close()
 
 
-def as_outcome(row: Row) -> dict[str, Any]:
+def as_outcome(row: SampleRecord) -> dict[str, Any]:
     """Return an answer as the file of outcomes holds it."""
     overlap = row.item.whole
     meant = row.item.wrong_object is not None

@@ -36,13 +36,13 @@ from rich.table import Table
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
-from benchmarks.asker import Asker, DEEP
 from benchmarks.fuzz_messages import Messages
+from benchmarks.query_client import DEEP, QueryClient
 from benchmarks.soak_judging import quarters, Verdict
 from benchmarks.watched import ROOT, Watched
 from segzero_ros.action import Segment
 from segzero_ros.profiles import read_profile
-from segzero_ros.ros.background import BackgroundNode, ThreadSafeActionClient, wait_for_future
+from segzero_ros.ros.background_node import BackgroundNode, ThreadSafeActionClient, wait_for_future
 from segzero_ros.ros.parameters import BY_NAME, Takes
 from segzero_ros.srv import SegmentOnce
 
@@ -76,11 +76,11 @@ class Fuzz:
         arguments = [str(ROOT / 'scripts' / 'perception_node'), '--ros-args', '--params-file']
         arguments.append(str(ROOT / 'config' / 'offline.yaml'))
         node = Watched(arguments, self.options.output / 'node.log')
-        asker = Asker()
+        client = QueryClient()
         # One participant cannot have a topic in two types.
         self._second = BackgroundNode('second')
         try:
-            self._connect(asker)
+            self._connect(client)
             for transport in self._transports():
                 if not node.running:
                     break
@@ -88,7 +88,7 @@ class Fuzz:
                 self._put_right(transport, image_max_age=0.0)
                 self._burst()
                 self._put_right(transport)
-                self.times.append(self._good_answer(asker))
+                self.times.append(self._good_answer(client))
                 self.memory.append(node.sample().rss_mb if node.running else 0.0)
             unanswered = self._unanswered()
             alive = node.running
@@ -96,7 +96,7 @@ class Fuzz:
             return self._judge(alive, code, unanswered)
         finally:
             node.stop(signal.SIGKILL)
-            asker.close()
+            client.close()
             self._second.close()
 
     def _transports(self) -> list[str]:
@@ -104,9 +104,9 @@ class Fuzz:
         count = -(-self.options.messages // BURST)
         return [way for way, _ in zip(cycle(('raw', 'compressed')), range(count), strict=False)]
 
-    def _connect(self, asker: Asker) -> None:
+    def _connect(self, client: QueryClient) -> None:
         """Make what sends each kind of message."""
-        node = self._node = asker.node
+        node = self._node = client.node
         publish = node.create_publisher
         self._publishers = {
             'image': publish(Image, 'image', CAMERA),
@@ -212,13 +212,13 @@ class Fuzz:
         if not wait_for_future(future, PATIENCE):
             raise SystemExit(f'The node answers no more; see {self.options.output}')
 
-    def _good_answer(self, asker: Asker) -> float:
+    def _good_answer(self, client: QueryClient) -> float:
         """Return the seconds from a good camera's first image to a good answer."""
         over = threading.Event()
         started = time.monotonic()
         camera = threading.Thread(target=self._film, args=(over,), daemon=True)
         camera.start()
-        seconds = asker.good_answer(PATIENCE)
+        seconds = client.good_answer(PATIENCE)
         over.set()
         camera.join()
         return min(seconds, time.monotonic() - started) if seconds < PATIENCE else seconds

@@ -28,10 +28,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from segzero_ros.reasoning.checkpoints import local_folder
 from segzero_ros.training.presets import Composition, load_composition
+from segzero_ros.training.row_sources import open_rows, UNSEEN_SEED
 from segzero_ros.training.settings import load_settings, Settings
-from segzero_ros.training.sources import open_rows, UNSEEN_SEED
 from segzero_ros.training.trainer import train
-from segzero_ros.training.validation import Examination
+from segzero_ros.training.validation import Evaluator
 
 _MEASURED = Composition('accuracy', {'list_accuracy': 1.0, 'honest_accuracy': 1.0})
 _SHOWN = ('list_accuracy', 'honest_accuracy', 'box_giou')
@@ -68,9 +68,7 @@ def main() -> int:
     for name in ('scenes', 'shapes'):
         rows = open_rows(name, settings.spoken, options.scenes, UNSEEN_SEED)
         asked = [rows.read(number) for number in range(options.scenes)]
-        examinations[name] = Examination(
-            asked, settings.spoken, _MEASURED, settings.max_completion
-        )
+        examinations[name] = Evaluator(asked, settings.spoken, _MEASURED, settings.max_completion)
     start = measure(examinations, str(local_folder(options.model)), options.draws)
     show('start', start, start)
     poor = 0
@@ -105,7 +103,7 @@ def one(settings: Settings, method: str, seed: int, place: Path) -> Path:
     return folder
 
 
-def measure(examinations: Mapping[str, Examination], folder: str, draws: int) -> dict[str, float]:
+def measure(examinations: Mapping[str, Evaluator], folder: str, draws: int) -> dict[str, float]:
     """Return what a model does in each domain, greedily and drawn at temperature 1.
 
     One drawn answer to each question says little: it is worth 0 to 3, mostly 0. Means of several

@@ -1,4 +1,4 @@
-"""What a figure names as its machine. Imports nothing but the standard library."""
+"""What a figure names as its machine."""
 
 from __future__ import annotations
 

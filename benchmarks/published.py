@@ -18,9 +18,9 @@ import torch
 import transformers
 
 from benchmarks.published_reading import Found, READINGS
-from segzero_ros.reasoning.answers import AnswerReader, Narrator
+from segzero_ros.reasoning.answers import AnswerReader, StreamReporter
+from segzero_ros.reasoning.detokenizer import Detokenizer
 from segzero_ros.reasoning.dialects import dialect_named
-from segzero_ros.reasoning.token_text import TokenText
 from segzero_ros.types import Mask, RgbImage
 
 
@@ -121,8 +121,8 @@ class _FirstWord:
     """Notes when the first word of the reasoning was written."""
 
     def __init__(self, tokenizer: Any, reader: AnswerReader) -> None:
-        self._text = TokenText(tokenizer)
-        self._narrator = Narrator(reader, self._word)
+        self._text = Detokenizer(tokenizer)
+        self._narrator = StreamReporter(reader, self._word)
         self._prompt = True
         self.at = float('nan')
 

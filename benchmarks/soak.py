@@ -29,7 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.asker import Asker
+from benchmarks.query_client import QueryClient
 from benchmarks.soak_faults import Bench, FAULTS
 from benchmarks.soak_judging import busy, Fault, judge, Moment, Verdict
 from benchmarks.watched import ROOT, Watched
@@ -72,34 +72,34 @@ class Soak:
 
     def run(self) -> list[Verdict]:
         """Start everything, let it run, end it, and judge."""
-        asker = Asker()
+        client = QueryClient()
         try:
             node = self._start_node()
-            bench = Bench(asker, self._start_camera(), self._start_camera)
+            bench = Bench(client, self._start_camera(), self._start_camera)
             if (
-                not asker.wait_for_node(START_LIMIT)
-                or asker.good_answer(START_LIMIT) > START_LIMIT
+                not client.wait_for_node(START_LIMIT)
+                or client.good_answer(START_LIMIT) > START_LIMIT
             ):
                 raise SystemExit(f'The node did not answer; see {node.log}')
             self._began = time.monotonic()
             breaking = threading.Thread(target=self._break, args=(bench,), daemon=True)
             if not self.options.no_faults:
                 breaking.start()
-            self._ask_and_sample(asker, node)
+            self._ask_and_sample(client, node)
             self._over.set()
             if breaking.is_alive():
                 breaking.join(GOOD_LIMIT + 20)
-            asker.wait_for_all(LAST_RESULTS)
+            client.wait_for_all(LAST_RESULTS)
             code, _ = node.stop()
-            return judge(asker.account.asked, self.moments, self.faults, code)
+            return judge(client.account.asked, self.moments, self.faults, code)
         finally:
             self._over.set()
             for process in self._started:
                 process.stop(signal.SIGKILL)
             self._asked = [
-                {**asdict(one), 'sent': one.sent - self._began} for one in asker.account.asked
+                {**asdict(one), 'sent': one.sent - self._began} for one in client.account.asked
             ]
-            asker.close()
+            client.close()
 
     def figures(self, verdicts: list[Verdict]) -> dict[str, object]:
         """Return everything that was measured, for a JSON file."""
@@ -139,7 +139,7 @@ class Soak:
         self._started.append(process)
         return process
 
-    def _ask_and_sample(self, asker: Asker, node: Watched) -> None:
+    def _ask_and_sample(self, client: QueryClient, node: Watched) -> None:
         """Ask and sample at a steady pace until the time is over."""
         period = 1.0 / self.options.queries
         end = self._began + 60 * self.options.minutes
@@ -147,17 +147,17 @@ class Soak:
         while time.monotonic() < end:
             if not node.running:
                 raise SystemExit(f'The node died; see {node.log}')
-            self._follow_or_not(asker)
-            asker.ask(disturbed=self._disturbed.is_set())
+            self._follow_or_not(client)
+            client.ask(disturbed=self._disturbed.is_set())
             self.moments.append(Moment(node.sample(), self._tracking, control()))
             due = max(due + period, time.monotonic() - 5 * period)
             threading.Event().wait(max(0.0, due - time.monotonic()))
 
-    def _follow_or_not(self, asker: Asker) -> None:
+    def _follow_or_not(self, client: QueryClient) -> None:
         """Switch tracking on and off in turn."""
         span = min(60.0, 60 * self.options.minutes / 6)
         wanted = int((time.monotonic() - self._began) / span) % 2 == 1
-        if wanted != self._tracking and asker.set_parameters(track=wanted):
+        if wanted != self._tracking and client.set_parameters(track=wanted):
             self._tracking = wanted
 
     def _break(self, bench: Bench) -> None:
@@ -170,7 +170,7 @@ class Soak:
             self._disturbed.set()
             FAULTS[name](bench)
             ended = time.monotonic()
-            recovery = bench.asker.good_answer(GOOD_LIMIT)
+            recovery = bench.client.good_answer(GOOD_LIMIT)
             self.faults.append(Fault(name, began - self._began, ended - began, recovery))
             self._over.wait(1.0)
             self._disturbed.clear()

@@ -18,9 +18,9 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import MarkerArray
 
-from benchmarks.asker import Asker
+from benchmarks.query_client import QueryClient
 from benchmarks.watched import Watched
-from segzero_ros.ros.background import BackgroundNode, wait_for_future
+from segzero_ros.ros.background_node import BackgroundNode, wait_for_future
 
 CAMERA = '/camera/camera_sim'
 # Longer than image_max_age, so that the silence is felt.
@@ -32,12 +32,12 @@ class Bench:
     """What faults are done to.
 
     Attributes:
-        asker: who asks the node.
+        client: who asks the node.
         camera: the camera's process.
         start_camera: starts another one.
     """
 
-    asker: Asker
+    client: QueryClient
     camera: Watched
     start_camera: Callable[[], Watched]
 
@@ -64,27 +64,27 @@ def camera_dies(bench: Bench) -> None:
 def resolution_changes(bench: Bench) -> None:
     """Let the camera look at pictures of other sizes, without depth, and back."""
     for source, item in (('photograph', 'coffee'), ('photograph', 'astronaut'), ('scene', '')):
-        bench.asker.set_parameters(node=CAMERA, source=source, item=item)
+        bench.client.set_parameters(node=CAMERA, source=source, item=item)
         pause(1.5)
 
 
 def encoding_changes(bench: Bench) -> None:
     """Change the pictures' encoding in mid-stream, and back."""
     for encoding in ('bgra8', 'mono16', 'bayer_rggb8', 'rgb8'):
-        bench.asker.set_parameters(node=CAMERA, encoding=encoding)
+        bench.client.set_parameters(node=CAMERA, encoding=encoding)
         pause(1.0)
 
 
 def depth_vanishes(bench: Bench) -> None:
     """Take the depth away, bring it back in metres, then in millimetres."""
     for encoding in ('none', '32FC1', '16UC1'):
-        bench.asker.set_parameters(node=CAMERA, depth_encoding=encoding)
+        bench.client.set_parameters(node=CAMERA, depth_encoding=encoding)
         pause(1.5)
 
 
 def depth_of_another_size(bench: Bench) -> None:
     """Publish depth that does not fit beside the camera's own."""
-    node = bench.asker.node
+    node = bench.client.node
     publisher = node.create_publisher(Image, '/camera/depth', QoSProfile(depth=5))
     small = Image(width=32, height=24, encoding='16UC1', step=64, data=bytes(32 * 24 * 2))
     for _ in range(60):
@@ -109,7 +109,7 @@ def subscribers_come_and_go(bench: Bench) -> None:
 
 def garbage_comes(bench: Bench) -> None:
     """Publish bytes that are no image beside the camera's own images."""
-    node = bench.asker.node
+    node = bench.client.node
     publisher = node.create_publisher(Image, '/camera/image', QoSProfile(depth=5))
     generator = random.Random(7)
     for _ in range(60):
@@ -121,13 +121,13 @@ def garbage_comes(bench: Bench) -> None:
 def queries_burst(bench: Bench) -> None:
     """Ask far more at once than may wait."""
     for _ in range(100):
-        bench.asker.ask(disturbed=True)
+        bench.client.ask(disturbed=True)
 
 
 def asker_dies(bench: Bench) -> None:
     """Send a goal and a request, and leave the graph before they are answered."""
     for number in range(3):
-        leaving = Asker(signature=f'{"?" * (number + 1)} ')
+        leaving = QueryClient(signature=f'{"?" * (number + 1)} ')
         if leaving.wait_for_node(10.0):
             for way in ('action', 'service', 'topic'):
                 leaving.ask(way)
@@ -136,7 +136,7 @@ def asker_dies(bench: Bench) -> None:
 
 def node_is_deactivated(bench: Bench) -> None:
     """Take the node down to unconfigured and up again, with queries on the way."""
-    node = bench.asker.node
+    node = bench.client.node
     client = node.create_client(ChangeState, 'perception/change_state')
     client.wait_for_service(10.0)
     for number in (
@@ -145,7 +145,7 @@ def node_is_deactivated(bench: Bench) -> None:
         Transition.TRANSITION_CONFIGURE,
         Transition.TRANSITION_ACTIVATE,
     ):
-        bench.asker.ask(disturbed=True)
+        bench.client.ask(disturbed=True)
         request = ChangeState.Request(transition=Transition(id=number))
         wait_for_future(client.call_async(request), 20.0)
     node.destroy_client(client)

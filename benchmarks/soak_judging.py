@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from benchmarks.asker import Asked
+from benchmarks.query_client import Asked
 from benchmarks.watched import Sample
 
 # The first part of a run, in which caches fill, is not judged: so much of it, and no more seconds.

@@ -31,8 +31,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from segzero_ros.segmentation.classical_tracker import ClassicalTracker
 from segzero_ros.simulation import make_motion
+from segzero_ros.tracking.classical_tracker import ClassicalTracker
 from segzero_ros.types import Frame, Mask, Roi, Segment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -205,7 +205,7 @@ def with_sam2(length: int) -> Iterator[tuple[str, str, str]]:
     """Yield SAM 2's rows."""
     import torch
 
-    from segzero_ros.segmentation.sam2_tracker import Sam2Tracker
+    from segzero_ros.tracking.sam2_tracker import Sam2Tracker
 
     torch.set_num_threads(1)
     film = make_film(0, SAM2_FRAMES)

@@ -39,7 +39,7 @@ def main() -> None:
     settings = load_settings('mini', overrides | read_overrides(options.param))
     answers = f'{settings.prompts} questions of {settings.generations} answers'
     shared = seconds_a_step(settings)
-    with patch('segzero_ros.training.models.share_prompts'):
+    with patch('segzero_ros.training.models.share_prefixes'):
         alone = seconds_a_step(settings)
     print(f'{answers}: {shared:.2f} s a step, {alone:.2f} s where each reads its question')
     print(f'{alone / shared:.2f} times as fast')

@@ -28,8 +28,8 @@ from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_pipeline, read_profile
 from segzero_ros.simulation import make_scene, Scene
 from segzero_ros.simulation.scenes import Sentence
-from segzero_ros.speech.listening import Hearers, Listening, Wake
 from segzero_ros.speech.pocketsphinx_recogniser import PocketsphinxRecogniser
+from segzero_ros.speech.recogniser_loop import RecogniserLoop, SpeechCallbacks, WakePhrase
 from segzero_ros.speech.wav_source import WavSource
 from segzero_ros.types import Query
 
@@ -53,8 +53,8 @@ def is_right(pipeline: Pipeline, scene: Scene, sentence: Sentence, text: str) ->
 def hear(recogniser: PocketsphinxRecogniser, path: Path) -> str:
     """Return what was heard in a recording."""
     heard: list[str] = []
-    listening = Listening(recogniser, Wake())
-    nothing = Hearers(heard.append, lambda _: None, lambda *_: None)
+    listening = RecogniserLoop(recogniser, WakePhrase())
+    nothing = SpeechCallbacks(heard.append, lambda _: None, lambda *_: None)
     listening.run(WavSource(path, real_time=False), nothing)
     return ' '.join(heard)
 

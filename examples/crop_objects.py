@@ -21,7 +21,7 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 
 from segzero_ros.msg import SegmentationResult
-from segzero_ros.ros.messages import segments_from, to_ns
+from segzero_ros.ros.message_factory import segments_from, to_ns
 from segzero_ros.ros.opencv_images import from_message
 
 # Images that an answer may still be about: more than the models take at the camera's rate.

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from segzero_ros.reasoning.dialects import dialect_named
-from segzero_ros.reasoning.resizing import seen_by
+from segzero_ros.reasoning.preprocessing import resize_for_model
 from segzero_ros.types import RgbImage
 
 ARCHITECTURES = ('qwen2_5_vl', 'qwen2_vl')
@@ -297,7 +297,7 @@ def _lesson(model: Any, processor: Any, pair: Pair) -> _Lesson:
         [{'role': 'user', 'content': content}], tokenize=False, add_generation_prompt=True
     )
     answer = f'{pair.answer}<|im_end|>'
-    image = seen_by(dialect, pair.image).copy()
+    image = resize_for_model(dialect, pair.image).copy()
     inputs = dict(processor(text=[prompt + answer], images=[image], return_tensors='pt'))
     del inputs['attention_mask']
     with torch.no_grad():

@@ -1,8 +1,6 @@
 """Which reasoner and which segmenter, by name, with what they need to know.
 
-The node's parameters, the command line and the tests all fill these two records. Imports `types`
-and the two protocols; each backend's module, and with it its model library, is imported only when
-it is asked for.
+The node's parameters, the command line and the tests all fill these two records.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from segzero_ros.pipeline import Pipeline
 from segzero_ros.reasoning.base import Companion, Reasoner
 from segzero_ros.reasoning.credentials import masked
 from segzero_ros.segmentation.base import Segmenter
-from segzero_ros.segmentation.tracking import Tracker
+from segzero_ros.tracking.base import Tracker
 from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable
 
 REASONERS = ('transformers', 'openai', 'attributes')
@@ -201,10 +199,10 @@ def load_tracker(options: SegmenterOptions, segmenter: Segmenter[Any]) -> Tracke
     """Return the tracker that goes with a loaded segmenter; SAM 2's runs on the same weights."""
     if options.backend == 'sam2':
         from segzero_ros.segmentation.sam2_segmenter import Sam2Segmenter
-        from segzero_ros.segmentation.sam2_tracker import Sam2Tracker
+        from segzero_ros.tracking.sam2_tracker import Sam2Tracker
 
         assert isinstance(segmenter, Sam2Segmenter)
         return Sam2Tracker(segmenter)
-    from segzero_ros.segmentation.classical_tracker import ClassicalTracker
+    from segzero_ros.tracking.classical_tracker import ClassicalTracker
 
     return ClassicalTracker()

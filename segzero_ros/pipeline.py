@@ -1,8 +1,6 @@
 """From a frame and a query to an answer: reasoning, the image's encoding beside it, then masks.
 
 This is the one way through the house; the node, the replay and the evaluation all call it.
-Imports `types`, the two protocols, `interrupting`, `spatial` and `side_thread`; never ROS, and no
-model library.
 """
 
 from __future__ import annotations
@@ -19,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from segzero_ros import spatial
-from segzero_ros.interrupting import Check
+from segzero_ros.background_thread import BackgroundThread
+from segzero_ros.cancellation import Check
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText, Reasoner
 from segzero_ros.segmentation.base import Segmenter
-from segzero_ros.side_thread import SideThread
 from segzero_ros.types import (
     Answer,
     Cancelled,
@@ -93,7 +91,7 @@ class Pipeline:
         # parameters). SAM 2's own steps are long enough not to suffer, so beside a reasoner that
         # computes elsewhere it may have a team in either thread.
         self._beside = reasoner.leaves_processors_free or not segmenter.takes_all_processors
-        self._encoder = SideThread('encoder')
+        self._encoder = BackgroundThread('encoder')
         self._encoded: tuple[Frame, _Encoding] | None = None
 
     def answer(

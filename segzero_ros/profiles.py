@@ -1,7 +1,6 @@
 """A profile's parameters without ROS: `config/<profile>.yaml` and what overrules it.
 
 The node reads the same files through rclpy; what a model is made from is told in one place, here.
-Imports `loading`, `pipeline` and `types`.
 """
 
 from __future__ import annotations

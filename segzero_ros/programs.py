@@ -1,4 +1,4 @@
-"""The start of a node's program: what it cannot be imported without is said in one sentence."""
+"""Start a node's program, or report in one sentence what it cannot be imported without."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ import sys
 from segzero_ros.extras import explain
 
 FAILED = 2
+# The module with each program's `main`.
+MODULES = {
+    'perception_node': 'segzero_ros.ros.perception.node',
+    'camera_sim': 'segzero_ros.ros.camera_sim.node',
+    'voice_node': 'segzero_ros.ros.voice.node',
+}
 
 
-def run(module: str) -> int:
+def run(program: str) -> int:
     """Run a node's `main`; return its exit code, 2 where a package that it needs is missing.
 
     Args:
-        module: in `segzero_ros.ros`, named as the program.
+        program: one of MODULES.
     """
     try:
-        program = import_module(f'segzero_ros.ros.{module}')
+        module = import_module(MODULES[program])
     except ImportError as error:
         reason = explain(error)
         if not reason:
             raise
-        sys.stderr.write(f'{module}: {reason}\n')
+        sys.stderr.write(f'{program}: {reason}\n')
         return FAILED
-    code: int = program.main()
+    code: int = module.main()
     return code

@@ -1,8 +1,8 @@
 """The words of the house: frames, queries, groundings, segments and answers.
 
-Every room speaks these. Imports NumPy only. Pixels are always those of the source image, x to the
-right, y down, pixel centres at integers; a box (x1, y1, x2, y2) holds the pixels x1 … x2-1 and
-y1 … y2-1; lengths are metres, times are seconds unless a name ends in `_ns`.
+Every room speaks these. Pixels are always those of the source image, x to the right, y down, pixel
+centres at integers; a box (x1, y1, x2, y2) holds the pixels x1 … x2-1 and y1 … y2-1; lengths are
+metres, times are seconds unless a name ends in `_ns`.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import numpy as np
 from strange_cameras import depth_images, HEIGHT, infos, measurements, SCENE, WIDTH
 
+from segzero_ros.rgbd.frames import make_frame
 from segzero_ros.spatial import lift, rectification_remark
 from segzero_ros.types import Frame, PoseStatus
-from segzero_ros.wire.frames import make_frame
 
 MASK = max((SCENE.mask(index) for index in range(len(SCENE.objects))), key=np.sum)
 STAMP = SimpleNamespace(sec=1, nanosec=2)

@@ -217,7 +217,7 @@ def test_a_terminal_shows_one_line_that_is_written_over(server: HubServer, tmp_p
     code = f"""
 import logging
 from segzero_ros import hub
-from segzero_ros.cli.download_line import shown_on_terminal
+from segzero_ros.cli.download_progress import shown_on_terminal
 logging.basicConfig()
 with shown_on_terminal():
     hub.fetch({NAME!r}, {WANTED!r})

@@ -50,7 +50,7 @@ def test_a_reasoner_is_closed_when_the_segmenter_cannot_be_had(
 
 
 def test_node_and_command_line_load_by_the_same_function() -> None:
-    node = pytest.importorskip('segzero_ros.ros.perception_node')
+    node = pytest.importorskip('segzero_ros.ros.perception.node')
     assert node.load_pipeline is load_pipeline
     pipeline = profiles.load_pipeline(profiles.read_profile('offline'))
     assert (pipeline.reasoner.name, pipeline.segmenter.name) == ('attributes', 'grabcut')

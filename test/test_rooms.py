@@ -11,35 +11,36 @@ PACKAGE = Path(__file__).resolve().parent.parent / 'segzero_ros'
 
 # For each room, the rooms it may import; a module directly in the package is a room of its own.
 OUTER = {'pipeline', 'reasoning', 'segmentation', 'spatial', 'types', 'loading', 'profiles'}
-OUTER |= {'drawing', 'extras', 'following', 'gpus', 'hub', 'interrupting', 'wire'}
+OUTER |= {'cancellation', 'conversions', 'extras', 'gpus', 'hub', 'overlay', 'rgbd', 'tracking'}
 ALLOWED = {
     'types': set(),
     'extras': set(),
     'programs': {'extras', 'ros'},
     'spatial': {'quantiles', 'types'},
-    'interrupting': set(),
+    'cancellation': set(),
     'gpus': {'types'},
     'hub': {'types'},
     'quantiles': set(),
-    'lettering': set(),
+    'text_drawing': set(),
     'onednn': set(),
-    'side_thread': set(),
-    'drawing': {'lettering', 'types'},
+    'background_thread': set(),
+    'overlay': {'text_drawing', 'types'},
     'serving': {'types'},
-    'reasoning': {'extras', 'gpus', 'hub', 'interrupting', 'onednn', 'quantiles', 'types'},
-    'segmentation': {'extras', 'gpus', 'hub', 'interrupting', 'onednn', 'types'},
-    'loading': {'extras', 'gpus', 'pipeline', 'reasoning', 'segmentation', 'types'},
+    'reasoning': {'extras', 'gpus', 'hub', 'cancellation', 'onednn', 'quantiles', 'types'},
+    'segmentation': {'extras', 'gpus', 'hub', 'cancellation', 'onednn', 'types'},
+    'loading': {'extras', 'gpus', 'pipeline', 'reasoning', 'segmentation', 'tracking', 'types'},
     'profiles': {'loading', 'pipeline', 'types'},
     'pipeline': {
-        'interrupting',
+        'cancellation',
         'reasoning',
         'segmentation',
-        'side_thread',
+        'background_thread',
         'spatial',
         'types',
     },
-    'following': {'segmentation', 'spatial', 'types'},
-    'wire': {'drawing', 'types'},
+    'tracking': {'onednn', 'segmentation', 'spatial', 'types'},
+    'conversions': {'overlay', 'types'},
+    'rgbd': {'conversions', 'types'},
     'simulation': {'types'},
     'doctor': {'extras', 'gpus', 'hub', 'loading', 'reasoning', 'segmentation', 'types'},
     'speech': {'extras', 'reasoning', 'types'},
@@ -53,11 +54,11 @@ ALLOWED = {
 HEAVY = {
     'rclpy': {'ros'},
     'cv_bridge': {'ros'},
-    'torch': {'doctor', 'gpus', 'onednn', 'reasoning', 'segmentation', 'training'},
+    'torch': {'doctor', 'gpus', 'onednn', 'reasoning', 'segmentation', 'tracking', 'training'},
     'torchvision': {'reasoning', 'segmentation', 'training'},
     'transformers': {'reasoning', 'training'},
     'accelerate': {'reasoning', 'training'},
-    'sam2': {'segmentation'},
+    'sam2': {'segmentation', 'tracking'},
     'openai': {'reasoning'},
     'rosbags': {'replay'},
     'mcap': {'replay'},
@@ -147,7 +148,7 @@ def test_the_pipeline_loads_no_model_library_and_no_ros():
     assert not loaded & (set(HEAVY) | MESSAGE_PACKAGES)
 
 
-@pytest.mark.parametrize('module', ['cli.main', 'simulation', 'drawing'])
+@pytest.mark.parametrize('module', ['cli.main', 'simulation', 'overlay'])
 def test_light_entrances_load_no_model_library_and_no_ros(module):
     loaded = loaded_after(f'import segzero_ros.{module}')
     assert not loaded & (set(HEAVY) | MESSAGE_PACKAGES)

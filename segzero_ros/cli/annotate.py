@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     from segzero_ros.evaluation.datasets import open_dataset
     from segzero_ros.loading import load_segmenter
     from segzero_ros.reasoning.dialects import dialect_named
-    from segzero_ros.training.annotating import make_rows, write_rows
+    from segzero_ros.training.annotation import make_rows, write_rows
 
     if options.limit is not None and options.limit < 1:
         raise BadArgument('--limit must be 1 or more.')

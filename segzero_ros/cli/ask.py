@@ -8,8 +8,8 @@ import math
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
+from segzero_ros.conversions.printable_text import printable
 from segzero_ros.types import RgbImage, Segment, SegZeroError, Stage, Status
-from segzero_ros.wire.printable import printable
 
 if TYPE_CHECKING:
     from segzero_ros.ros.client import PerceptionClient, Progress, Reply
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Ask, print, save; return the exit code."""
-    from segzero_ros.ros.camera_sources import read_picture
+    from segzero_ros.ros.camera_sim.sources import read_picture
     from segzero_ros.ros.client import ignore, PerceptionClient
 
     picture = None if options.image is None else read_picture(options.image)
@@ -191,7 +191,7 @@ def _number(value: float) -> float | None:
 
 def overlay_of(client: PerceptionClient, reply: Reply) -> RgbImage:
     """Return the picture of an answer: drawn here on one's own picture, else the node's own."""
-    from segzero_ros.drawing import draw_overlay
+    from segzero_ros.overlay import draw_overlay
 
     answer = reply.answer
     if answer.frame is None and answer.status in (Status.OK, Status.NOT_FOUND):

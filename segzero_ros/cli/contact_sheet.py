@@ -1,4 +1,4 @@
-"""Several pictures on one page. Imports OpenCV and NumPy."""
+"""Several pictures on one page."""
 
 from __future__ import annotations
 

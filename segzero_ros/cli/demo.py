@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Any, TYPE_CHECKING
 
-from segzero_ros.cli.children import Children, choose_domain, executable, installed
+from segzero_ros.cli.child_processes import ChildProcesses, choose_domain, executable, installed
 from segzero_ros.cli.demo_questions import iou, Question, QUESTIONS
 from segzero_ros.cli.demo_report import (
     failures_of,
@@ -39,7 +39,7 @@ from segzero_ros.types import RgbImage, SegZeroError, Status
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from segzero_ros.ros.camera_control import CameraControl
+    from segzero_ros.ros.camera_sim.control import CameraControl
     from segzero_ros.ros.client import PerceptionClient, Reply
     from segzero_ros.ros.recorder import Recorder
 
@@ -146,12 +146,12 @@ def ask_all(
         were recorded.
     """
     with ExitStack() as stack:
-        children = stack.enter_context(Children(folder))
+        children = stack.enter_context(ChildProcesses(folder))
         # The children first: they load while this process imports its own half.
         start_node(children, 'node', NODE, 'offline')
         start_camera(children)
         from segzero_ros.replay.bag import BagWriter
-        from segzero_ros.ros.camera_control import CameraControl
+        from segzero_ros.ros.camera_sim.control import CameraControl
         from segzero_ros.ros.client import PerceptionClient
         from segzero_ros.ros.recorder import Recorder
 
@@ -169,12 +169,14 @@ def ask_all(
             # The camera goes on, and what is counted has to be what is in the bag.
             recorder.close()
         except SegZeroError as error:
-            raise DemoFailed('\n'.join(filter(None, [str(error), children.obituary()]))) from error
+            raise DemoFailed(
+                '\n'.join(filter(None, [str(error), children.exit_report()]))
+            ) from error
         return outcomes, beside, mishap, bag.counts
 
 
 def ask_beside(
-    children: Children, camera: CameraControl, folder: Path, console: Console
+    children: ChildProcesses, camera: CameraControl, folder: Path, console: Console
 ) -> tuple[list[Outcome], str]:
     """Ask the small reasoner, where it is installed; return what came of it, or why nothing did.
 
@@ -206,7 +208,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, 'PYTHONUNBUFFERED': '1', 'RCUTILS_COLORIZED_OUTPUT': '0'}
 
 
-def start_node(children: Children, name: str, namespace: str, profile: str) -> None:
+def start_node(children: ChildProcesses, name: str, namespace: str, profile: str) -> None:
     """Start a perception node with a profile that needs nothing to be fetched."""
     config = f'config/{profile}.yaml'
     remaps = [f'{name}:=/{CAMERA}/{name}' for name in ('image', 'depth', 'camera_info')]
@@ -223,7 +225,7 @@ def start_node(children: Children, name: str, namespace: str, profile: str) -> N
     )
 
 
-def start_camera(children: Children) -> None:
+def start_camera(children: ChildProcesses) -> None:
     """Start a camera that shows what it is told to."""
     children.start(
         'camera',
@@ -242,7 +244,7 @@ def start_camera(children: Children) -> None:
     )
 
 
-def wait_until_active(client: PerceptionClient, children: Children) -> None:
+def wait_until_active(client: PerceptionClient, children: ChildProcesses) -> None:
     """Wait until the node answers queries; raise as soon as it is clear that it will not."""
     deadline = time.monotonic() + STARTING
     state = 'not there'
@@ -250,7 +252,7 @@ def wait_until_active(client: PerceptionClient, children: Children) -> None:
         try:
             state = client.wait_for_node(1.0)
         except SegZeroError:
-            if children.obituary() or time.monotonic() > deadline:
+            if children.exit_report() or time.monotonic() > deadline:
                 raise
         if time.monotonic() > deadline:
             raise DemoFailed(f'After {STARTING:g} s the node is {state}.')
@@ -316,7 +318,7 @@ def ask_one(
 
 def picture_of(client: PerceptionClient, reply: Reply) -> RgbImage:
     """Return the node's picture of an answer; one drawn here where the node has none to show."""
-    from segzero_ros.drawing import draw_overlay
+    from segzero_ros.overlay import draw_overlay
 
     if reply.answer.status in (Status.OK, Status.NOT_FOUND):
         return client.overlay(reply)

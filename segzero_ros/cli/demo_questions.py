@@ -1,7 +1,4 @@
-"""What the demo asks, what has to come of it, and how good the masks are.
-
-Imports `types`, `simulation` and NumPy.
-"""
+"""What the demo asks, what has to come of it, and how good the masks are."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ import sys
 from typing import Any, TYPE_CHECKING
 
 from segzero_ros.cli.demo_questions import Question
+from segzero_ros.conversions.printable_text import printable
 from segzero_ros.types import RgbImage
-from segzero_ros.wire.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

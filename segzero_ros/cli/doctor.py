@@ -9,11 +9,11 @@ import json
 from typing import TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, read_parameters
+from segzero_ros.conversions.printable_text import printable
 from segzero_ros.profiles import reasoner_options, segmenter_options
-from segzero_ros.wire.printable import printable
 
 if TYPE_CHECKING:
-    from segzero_ros.doctor.findings import Finding
+    from segzero_ros.doctor.checks import Check
 
 AMISS = 1
 _COLOURS = {'OK': 'green', 'WARN': 'yellow', 'FAIL': 'red'}
@@ -50,8 +50,8 @@ def run(options: argparse.Namespace) -> int:
     return AMISS if any(finding.level.value == 'FAIL' for finding in findings) else 0
 
 
-def _findings(options: argparse.Namespace) -> Iterator[Finding]:
-    from segzero_ros.doctor.findings import fail
+def _findings(options: argparse.Namespace) -> Iterator[Check]:
+    from segzero_ros.doctor.checks import fail
     from segzero_ros.doctor.models import look_at_models
     from segzero_ros.doctor.packages import look_at_packages
     from segzero_ros.doctor.shared_memory import look_at_shared_memory
@@ -76,7 +76,7 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
     yield from look_at_graph(options.namespace, options.image, options.depth, options.camera_info)
 
 
-def _show(findings: list[Finding]) -> None:
+def _show(findings: list[Check]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -11,12 +11,12 @@ import time
 from typing import Any, TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
+from segzero_ros.conversions.printable_text import printable
 from segzero_ros.loading import described
 from segzero_ros.profiles import reasoner_options, segmenter_options
-from segzero_ros.wire.printable import printable
 
 if TYPE_CHECKING:
-    from segzero_ros.evaluation.rows import Row
+    from segzero_ros.evaluation.records import SampleRecord
     from segzero_ros.evaluation.runner import OnRow, RunFolder, Shard
     from segzero_ros.evaluation.samples import Dataset
 
@@ -159,7 +159,7 @@ def _manifest(
 
 def _finish(folder: RunFolder, options: argparse.Namespace) -> int:
     from segzero_ros.evaluation.gallery import MOST
-    from segzero_ros.evaluation.tables import write_report
+    from segzero_ros.evaluation.report import write_report
 
     summary = write_report(folder, MOST if options.gallery is None else options.gallery)
     if not options.quiet:
@@ -202,7 +202,7 @@ def _progress(total: int, *, quiet: bool) -> Iterator[OnRow]:
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task('', total=total)
 
-        def on_row(done: int, row: Row) -> None:
+        def on_row(done: int, row: SampleRecord) -> None:
             if pace.begin(done):
                 # What an earlier run has answered says nothing about this one's speed.
                 bar.reset(task, total=total, completed=done - 1)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from importlib import import_module, metadata
 import sys
 
-from segzero_ros.cli.children import installed
-from segzero_ros.cli.download_line import shown_on_terminal
+from segzero_ros.cli.child_processes import installed
+from segzero_ros.cli.download_progress import shown_on_terminal
+from segzero_ros.conversions.printable_text import printable
 from segzero_ros.extras import explain
 from segzero_ros.types import SegZeroError
-from segzero_ros.wire.printable import printable
 
 # Each subcommand, which is a module of this package too, and what it is for.
 COMMANDS = {

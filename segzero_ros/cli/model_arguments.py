@@ -1,4 +1,4 @@
-"""Which models a subcommand loads: a profile, and what overrules it. Imports `profiles`."""
+"""Which models a subcommand loads: a profile, and what overrules it."""
 
 from __future__ import annotations
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from segzero_ros import hub
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
+from segzero_ros.conversions.printable_text import printable
 from segzero_ros.types import Answer
-from segzero_ros.wire.printable import printable
 
 if TYPE_CHECKING:
-    from segzero_ros.replay.folder import Folder
-    from segzero_ros.replay.queries import Plan
-    from segzero_ros.replay.replay import Listener
+    from segzero_ros.replay.output import ReplayOutput
+    from segzero_ros.replay.query_file import QueryPlan
+    from segzero_ros.replay.replay import ReplayListener
 
 DIFFERENT = 1
 _OUTPUTS = ('bag', 'originals', 'overlays', 'video', 'report')
@@ -96,13 +96,13 @@ def _add_judging_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Replay; return 1 when the answers differ from the accepted ones."""
-    from segzero_ros.replay.extra import needs_bags
+    from segzero_ros.replay.bags_extra import needs_bags
 
     with needs_bags():
-        from segzero_ros.replay.replay import replay, Wishes
+        from segzero_ros.replay.replay import replay, ReplayOptions
     plan = _plan(options)
     parameters = read_parameters(options)
-    wishes = Wishes(
+    replay_options = ReplayOptions(
         plan,
         options.image,
         options.depth,
@@ -119,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
         raise BadArgument(f'{options.expect} does not exist: make it with --accept.')
     output = options.output or Path(f'{options.bag.name.removesuffix(options.bag.suffix)}_replay')
     with _progress(quiet=options.quiet) as listener:
-        folder = replay(options.bag, output, parameters, wishes, listener)
+        folder = replay(options.bag, output, parameters, replay_options, listener)
     if not options.quiet:
         _print_summary(folder)
     code = _judge(folder, options.expect, options.iou) if options.expect else 0
@@ -130,8 +130,8 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
-def _plan(options: argparse.Namespace) -> Plan | None:
-    from segzero_ros.replay.queries import NANO, Plan, read_queries
+def _plan(options: argparse.Namespace) -> QueryPlan | None:
+    from segzero_ros.replay.query_file import NANO, QueryPlan, read_queries
 
     if options.query and options.queries:
         raise BadArgument('Give either --query or --queries.')
@@ -144,14 +144,14 @@ def _plan(options: argparse.Namespace) -> Plan | None:
     if options.rate < 0 or not 0 <= options.iou <= 1:
         raise BadArgument('--rate must not be negative, and --iou must be 0 to 1.')
     if options.queries:
-        return Plan(asks=read_queries(options.queries))
+        return QueryPlan(asks=read_queries(options.queries))
     if options.query:
-        return Plan(texts=tuple(options.query), every_ns=round((options.every or 0) * NANO))
+        return QueryPlan(texts=tuple(options.query), every_ns=round((options.every or 0) * NANO))
     return None
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Listener]:
+def _progress(*, quiet: bool) -> Iterator[ReplayListener]:
     """Show a bar with the rate and the time left, on a terminal; remarks are always shown."""
     from rich.console import Console
     from rich.progress import (
@@ -165,7 +165,7 @@ def _progress(*, quiet: bool) -> Iterator[Listener]:
     )
     from rich.text import Text
 
-    from segzero_ros.replay.replay import Listener
+    from segzero_ros.replay.replay import ReplayListener
 
     class Rate(ProgressColumn):
         """Answers per second."""
@@ -202,10 +202,10 @@ def _progress(*, quiet: bool) -> Iterator[Listener]:
             bar.update(task, description=str(reached))
 
         with hub.reporting(fetched) if console.is_terminal else nullcontext():
-            yield Listener(remark, begin, answered, write)
+            yield ReplayListener(remark, begin, answered, write)
 
 
-def _print_summary(folder: Folder) -> None:
+def _print_summary(folder: ReplayOutput) -> None:
     from collections import Counter
 
     statuses = Counter(record.answer.status for record in folder.records())
@@ -216,7 +216,7 @@ def _print_summary(folder: Folder) -> None:
             print(f'  {path.name}')
 
 
-def _judge(folder: Folder, golden: Path, least_iou: float) -> int:
+def _judge(folder: ReplayOutput, golden: Path, least_iou: float) -> int:
     from segzero_ros.replay.regression import compare, read_golden
 
     result = compare(read_golden(golden), folder.records(), least_iou)

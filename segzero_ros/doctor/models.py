@@ -1,7 +1,6 @@
 """Whether a profile's models could be loaded here: packages, GPU, weights, server.
 
-Nothing is loaded and nothing is fetched. Imports the rooms that know where weights lie; torch only
-to ask it for GPUs.
+Nothing is loaded and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 import urllib.request
 
 from segzero_ros import gpus, hub
-from segzero_ros.doctor.findings import fail, Finding, ok, warn
+from segzero_ros.doctor.checks import Check, fail, ok, warn
 from segzero_ros.extras import install_command
 from segzero_ros.loading import ReasonerOptions, SegmenterOptions
 from segzero_ros.types import SegZeroError
@@ -35,7 +34,7 @@ _PATIENCE = 3.0
 _ROOM_GB = 40
 
 
-def look_at_models(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Iterator[Finding]:
+def look_at_models(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Iterator[Check]:
     """Yield what there is to say of both models."""
     complete = True
     for backend in dict.fromkeys((reasoner.backend, segmenter.backend)):
@@ -54,7 +53,7 @@ def look_at_models(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> It
         yield _segmenter_weights(segmenter)
 
 
-def _packages(backend: str) -> Iterator[Finding]:
+def _packages(backend: str) -> Iterator[Check]:
     names, extra = _NEEDS.get(backend, ((), ''))
     missing = [name for name in names if find_spec(name) is None]
     if missing:
@@ -67,7 +66,7 @@ def _packages(backend: str) -> Iterator[Finding]:
         yield ok(f'packages of {backend}', 'nothing beside this package')
 
 
-def _gpu(reasoner: ReasonerOptions, parameters: int | None) -> Finding:
+def _gpu(reasoner: ReasonerOptions, parameters: int | None) -> Check:
     """Say whether there is a GPU for a model of so many parameters; None if nobody knows."""
     import torch
 
@@ -103,7 +102,7 @@ def _gib(memory: gpus.GpuMemory) -> str:
     return f'{memory.free / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free'
 
 
-def _reasoner_weights(reasoner: ReasonerOptions) -> tuple[list[Finding], int | None]:
+def _reasoner_weights(reasoner: ReasonerOptions) -> tuple[list[Check], int | None]:
     """Return what is to be said of the weights, and how many parameters, if that is known."""
     from segzero_ros.reasoning import checkpoints
     from segzero_ros.reasoning.dialects import dialect_named
@@ -126,7 +125,7 @@ def _reasoner_weights(reasoner: ReasonerOptions) -> tuple[list[Finding], int | N
     return [ok(what, f'{said}, in {folder}')], found.parameters
 
 
-def _room() -> Finding:
+def _room() -> Check:
     free = hub.free_space() / 2**30
     said = f'{free:.0f} GiB free where weights are kept, {hub.cache_folder()}'
     if free < _ROOM_GB:
@@ -134,7 +133,7 @@ def _room() -> Finding:
     return ok('disk', said)
 
 
-def _segmenter_weights(segmenter: SegmenterOptions) -> Finding:
+def _segmenter_weights(segmenter: SegmenterOptions) -> Check:
     from segzero_ros.segmentation.sam2_checkpoint import find_checkpoint
 
     try:
@@ -144,7 +143,7 @@ def _segmenter_weights(segmenter: SegmenterOptions) -> Finding:
     return ok('weights of the segmenter', str(found.name))
 
 
-def _server(reasoner: ReasonerOptions) -> Iterator[Finding]:
+def _server(reasoner: ReasonerOptions) -> Iterator[Check]:
     parts = urlsplit(reasoner.base_url)
     url = parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl().rstrip('/')
     if parts.scheme not in ('http', 'https') or not parts.netloc:

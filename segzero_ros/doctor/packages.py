@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 
-from segzero_ros.doctor.findings import fail, Finding, ok, warn
+from segzero_ros.doctor.checks import Check, fail, ok, warn
 from segzero_ros.extras import EXTRAS, install_command
 
 _PATIENCE = 60.0
@@ -43,7 +43,7 @@ print('it fits')
 """
 
 
-def look_at_packages() -> Iterator[Finding]:
+def look_at_packages() -> Iterator[Check]:
     """Yield what there is to say of Python and of what is installed for it."""
     yield _python()
     yield _numpy()
@@ -56,7 +56,7 @@ def look_at_packages() -> Iterator[Finding]:
         yield _extra(extra, names)
 
 
-def _python() -> Finding:
+def _python() -> Check:
     said = f'{platform.python_version()} in {sys.prefix}, on {platform.platform(terse=True)}'
     active = os.environ.get('VIRTUAL_ENV')
     if active and Path(active).resolve() != Path(sys.prefix).resolve():
@@ -65,7 +65,7 @@ def _python() -> Finding:
     return ok('Python', said)
 
 
-def _numpy() -> Finding:
+def _numpy() -> Check:
     """Compare the NumPy that is used with the one of the system, which ROS was compiled for."""
     used, *hidden = [found.version for found in metadata.distributions(name='numpy')] or ['none']
     said = f'{used} is used'
@@ -79,7 +79,7 @@ def _numpy() -> Finding:
     return ok('NumPy', said)
 
 
-def _tried(what: str, code: str) -> Finding:
+def _tried(what: str, code: str) -> Check:
     """Run code that ends with an error, or in a crash, where something does not fit."""
     try:
         done = subprocess.run(
@@ -98,7 +98,7 @@ def _tried(what: str, code: str) -> Finding:
     return fail(what, f'does not work with this NumPy: {reason}', cure)
 
 
-def _extra(extra: str, names: tuple[str, ...]) -> Finding:
+def _extra(extra: str, names: tuple[str, ...]) -> Check:
     missing = [name for name in names if find_spec(name) is None]
     if missing:
         said = f'not installed ({", ".join(missing)}); if wanted: {install_command(extra)}'

@@ -2,7 +2,7 @@
 
 A mutex that a killed process held, or a port that it listened on, swallows the messages of whoever
 comes to that port next: nodes that see each other and hear nothing. `fastdds shm clean` removes
-such files by the same signs: nobody holds their locks. Imports nothing but `findings`.
+such files by the same signs: nobody holds their locks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import fcntl
 from pathlib import Path
 import time
 
-from segzero_ros.doctor.findings import Finding, ok, warn
+from segzero_ros.doctor.checks import Check, ok, warn
 
 _MEMORY = Path('/dev/shm')  # noqa: S108 - where shared memory lies, nothing is written
 # As Fast DDS 2 (Jazzy) and 3 (Kilted and later) begin the names of their files.
@@ -22,9 +22,9 @@ _LOCKS = ('_el', '_sl')
 _YOUNG = 3.0
 
 
-def look_at_shared_memory(memory: Path = _MEMORY) -> Iterator[Finding]:
+def look_at_shared_memory(memory: Path = _MEMORY) -> Iterator[Check]:
     """Yield whether there are such files."""
-    left = left_behind(memory)
+    left = abandoned(memory)
     what = 'shared memory'
     if not left:
         yield ok(what, f'nothing that killed processes left in {memory}')
@@ -36,7 +36,7 @@ def look_at_shared_memory(memory: Path = _MEMORY) -> Iterator[Finding]:
     yield warn(what, said, 'fastdds shm clean; then restart nodes that do not hear.')
 
 
-def left_behind(memory: Path = _MEMORY) -> list[Path]:
+def abandoned(memory: Path = _MEMORY) -> list[Path]:
     """Return the files, locks and mutexes of Fast DDS whose locks no living process holds.
 
     A port without a lock was left in peace by who listened on it, and does no harm.

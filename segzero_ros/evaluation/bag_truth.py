@@ -2,7 +2,7 @@
 
 The truth is a file in the layout of a replay's `results.jsonl`: which image, which sentence, which
 masks. `segzero replay BAG --accept FILE` writes it; a line whose status is NOT_FOUND says that
-nothing is meant. Imports `samples` and the readers of bags in `replay`.
+nothing is meant.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from pathlib import Path
 
 import numpy as np
 
+from segzero_ros.conversions.query_text import read_query
 from segzero_ros.evaluation.samples import DataError, Sample
 from segzero_ros.replay.bag import BagError, BagReader
 from segzero_ros.replay.bag_frames import BagFrames
-from segzero_ros.replay.jobs import Jobs, Limits
-from segzero_ros.replay.queries import Ask, NANO, Plan
+from segzero_ros.replay.query_file import NANO, QueryPlan, TimedQuery
 from segzero_ros.replay.records import Record
 from segzero_ros.replay.regression import NoGolden, read_golden
+from segzero_ros.replay.schedule import QuerySchedule, ScheduleLimits
 from segzero_ros.replay.topics import find_topics, NONE, Topics
 from segzero_ros.types import BadImage, Frame, Mask, Status
-from segzero_ros.wire.query_text import read_query
 
 # How far the depth may be from the image that it belongs to: the node's default.
 _DEPTH_OFFSET_NS = NANO // 20
 _logger = logging.getLogger(__name__)
-_LIMITS = Limits(_DEPTH_OFFSET_NS, image_max_age_ns=0, max_query_length=1_000_000)
+_LIMITS = ScheduleLimits(_DEPTH_OFFSET_NS, image_max_age_ns=0, max_query_length=1_000_000)
 
 
 class BagWithTruth:
@@ -68,7 +68,7 @@ class BagWithTruth:
         """
         wanted = {index: self._records[index] for index in indices}
         asks = tuple(
-            Ask(_text(record), id=str(index), stamp_ns=record.stamp_ns)
+            TimedQuery(_text(record), id=str(index), stamp_ns=record.stamp_ns)
             for index, record in wanted.items()
         )
         try:
@@ -76,12 +76,14 @@ class BagWithTruth:
                 topics = find_topics(bag, self._image, queries=NONE)
                 self._warn(bag, topics)
                 frames = BagFrames(bag, topics)
-                jobs = Jobs(topics, Plan(asks=asks), _LIMITS, bag.span_ns[0], lambda _: '')
+                jobs = QuerySchedule(
+                    topics, QueryPlan(asks=asks), _LIMITS, bag.span_ns[0], lambda _: ''
+                )
                 for job in jobs.run(bag.messages(jobs.topics)):
-                    if job.shot is None:
+                    if job.rgbd is None:
                         raise DataError(f'{self._truth}: {job.absence or job.complaint}')
                     index = int(job.query.id)
-                    yield index, self._sample(wanted[index], frames.frame(job.shot)[0], index)
+                    yield index, self._sample(wanted[index], frames.frame(job.rgbd)[0], index)
         except (BagError, BadImage) as error:
             raise DataError(f'{self._path}: {error}') from error
 

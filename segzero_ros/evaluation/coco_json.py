@@ -4,7 +4,6 @@
 run-length code), `bbox` and `text`, or a `category_id` whose name is asked for. Annotations of one
 picture with the same text are one question about all of them, each text of a list is a question;
 `iscrowd` marks what is ignored.
-Imports `samples`, `coco_masks` and NumPy.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Masks of COCO's `segmentation`: polygons and run-length codes, drawn as COCO's own code does.
-
-Imports the code of masks in `replay`, NumPy and, where polygons are drawn, pycocotools.
-"""
+"""Masks of COCO's `segmentation`: polygons and run-length codes, drawn as COCO's own code does."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import numpy as np
 
 from segzero_ros.evaluation.samples import DataError
 from segzero_ros.extras import lacking
-from segzero_ros.replay.masks import from_rle
+from segzero_ros.replay.coco_rle import from_rle
 from segzero_ros.types import Box, Mask
 
 # A corner this many sides of the picture away from it is no drawing of anything in it.

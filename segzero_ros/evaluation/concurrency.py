@@ -1,7 +1,7 @@
 """Several questions at a time to one server, so that it batches them and its GPU stays busy.
 
 Each question in flight has a client of its own; they share one segmenter, which works on one
-picture after the other. Imports `loading`, `pipeline`, `profiles` and the segmenter's protocol.
+picture after the other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import contextmanager, ExitStack
 import threading
 from typing import Any
 
-from segzero_ros.interrupting import Check
+from segzero_ros.cancellation import Check
 from segzero_ros.loading import load_reasoner
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_pipeline, reasoner_options

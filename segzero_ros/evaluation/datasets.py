@@ -1,7 +1,4 @@
-"""A data set by what a person calls it: a published name, a name of the hub, a folder or a file.
-
-Imports the modules of the layouts; pyarrow and huggingface_hub only where they are needed.
-"""
+"""Open a data set by name: a published set, a hub repository, a folder or a file."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from segzero_ros.evaluation.hub import find_split, open_hub, PUBLISHED
 from segzero_ros.evaluation.lisa_folder import find_pairs, LisaFolder
 from segzero_ros.evaluation.parquet import ParquetDataset
 from segzero_ros.evaluation.samples import DataError, Dataset
-from segzero_ros.replay.extra import needs_bags
+from segzero_ros.replay.bags_extra import needs_bags
 
 
 def open_dataset(

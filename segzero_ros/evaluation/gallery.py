@@ -1,7 +1,4 @@
-"""Answers to look at, worst first: one HTML file that needs nothing besides itself.
-
-Imports `items`, `metrics`, `rows`, `samples`, `types`, NumPy and OpenCV.
-"""
+"""Answers to look at, worst first: one HTML file that needs nothing besides itself."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segzero_ros.evaluation.items import Prediction
+from segzero_ros.evaluation.measurements import Prediction
 from segzero_ros.evaluation.metrics import Convention, score
-from segzero_ros.evaluation.rows import Row
+from segzero_ros.evaluation.records import SampleRecord
 from segzero_ros.evaluation.samples import Sample
 from segzero_ros.types import Box, Mask, RgbImage
 
@@ -99,7 +96,7 @@ def _tint(picture: RgbImage, where: Mask, colour: tuple[int, int, int]) -> None:
 def write_gallery(
     path: Path,
     title: str,
-    rows: Sequence[Row],
+    rows: Sequence[SampleRecord],
     convention: Convention,
     picture: Callable[[int], Path],
     most: int = MOST,
@@ -122,14 +119,14 @@ def write_gallery(
     new.replace(path)
 
 
-def _iou(row: Row, convention: Convention) -> float:
+def _iou(row: SampleRecord, convention: Convention) -> float:
     if _rightly_nothing(row):
         return 1.0
     scored = score([row.item], convention)
     return scored[0].iou if scored and not row.item.failure.value else -1.0
 
 
-def _rightly_nothing(row: Row) -> bool:
+def _rightly_nothing(row: SampleRecord) -> bool:
     """Return whether nothing is meant and nothing marked: no IoU, but nothing to look into."""
     whole = row.item.whole
     return not row.item.failure.value and whole is not None and whole.union == 0
@@ -137,7 +134,7 @@ def _rightly_nothing(row: Row) -> bool:
 
 def _parts(
     title: str,
-    rows: Sequence[Row],
+    rows: Sequence[SampleRecord],
     convention: Convention,
     picture: Callable[[int], Path],
     most: int,
@@ -160,7 +157,7 @@ def _key(word: str, colour: tuple[int, int, int]) -> str:
     return f'<span class="key" style="background: rgb{colour}">{word}</span>'
 
 
-def _entry(row: Row, iou: float, picture: Path) -> str:
+def _entry(row: SampleRecord, iou: float, picture: Path) -> str:
     worth = (
         'rightly nothing'
         if _rightly_nothing(row)
@@ -182,7 +179,7 @@ def _entry(row: Row, iou: float, picture: Path) -> str:
     return f'<figure>{image}<figcaption class="text">{caption}</figcaption></figure>'
 
 
-def _details(row: Row) -> str:
+def _details(row: SampleRecord) -> str:
     text = row.reasoning or row.raw_answer
     return f'<details><summary>reasoning</summary>{_safe(text)}</details>' if text else ''
 

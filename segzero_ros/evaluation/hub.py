@@ -1,7 +1,4 @@
-"""The published evaluation sets on the hub: what is on this machine already, else downloaded.
-
-Imports `parquet`, `samples` and huggingface_hub.
-"""
+"""The published evaluation sets on the hub: what is on this machine already, else downloaded."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from segzero_ros.evaluation.samples import DataError
 from segzero_ros.extras import lacking
 
 
-class Published(NamedTuple):
+class HubDataset(NamedTuple):
     """A published set: where it is, and how many samples the papers count; 0: not told."""
 
     repository: str
@@ -24,24 +21,24 @@ class Published(NamedTuple):
 
 _HUB = 'Ricky06662'
 PUBLISHED = {
-    'reasonseg_val': Published(f'{_HUB}/ReasonSeg_val', 200),
-    'reasonseg_test': Published(f'{_HUB}/ReasonSeg_test', 779),
-    'refcoco_val': Published(f'{_HUB}/refcoco_val'),
-    'refcoco_testA': Published(f'{_HUB}/refcoco_testA', 1975),
-    'refcocoplus_val': Published(f'{_HUB}/refcocoplus_val'),
-    'refcocoplus_testA': Published(f'{_HUB}/refcocoplus_testA', 1975),
-    'refcocog_val': Published(f'{_HUB}/refcocog_val'),
-    'refcocog_test': Published(f'{_HUB}/refcocog_test', 5023),
-    'refcoco_val_all': Published(f'{_HUB}/refcoco_val_all'),
-    'refcoco_testA_all': Published(f'{_HUB}/refcoco_testA_all'),
-    'refcocoplus_val_all': Published(f'{_HUB}/refcocoplus_val_all'),
-    'refcocoplus_testA_all': Published(f'{_HUB}/refcocoplus_testA_all'),
-    'refcocog_val_all': Published(f'{_HUB}/refcocog_val_all'),
-    'refcocog_test_all': Published(f'{_HUB}/refcocog_test_all'),
-    'grefcoco_val_all': Published(f'{_HUB}/grefcoco_val_all'),
-    'counting_pixmo_validation': Published(f'{_HUB}/counting_pixmo_validation'),
-    'counting_pixmo_test': Published(f'{_HUB}/counting_pixmo_test'),
-    'counting_countbench': Published(f'{_HUB}/counting_countbench', 504),
+    'reasonseg_val': HubDataset(f'{_HUB}/ReasonSeg_val', 200),
+    'reasonseg_test': HubDataset(f'{_HUB}/ReasonSeg_test', 779),
+    'refcoco_val': HubDataset(f'{_HUB}/refcoco_val'),
+    'refcoco_testA': HubDataset(f'{_HUB}/refcoco_testA', 1975),
+    'refcocoplus_val': HubDataset(f'{_HUB}/refcocoplus_val'),
+    'refcocoplus_testA': HubDataset(f'{_HUB}/refcocoplus_testA', 1975),
+    'refcocog_val': HubDataset(f'{_HUB}/refcocog_val'),
+    'refcocog_test': HubDataset(f'{_HUB}/refcocog_test', 5023),
+    'refcoco_val_all': HubDataset(f'{_HUB}/refcoco_val_all'),
+    'refcoco_testA_all': HubDataset(f'{_HUB}/refcoco_testA_all'),
+    'refcocoplus_val_all': HubDataset(f'{_HUB}/refcocoplus_val_all'),
+    'refcocoplus_testA_all': HubDataset(f'{_HUB}/refcocoplus_testA_all'),
+    'refcocog_val_all': HubDataset(f'{_HUB}/refcocog_val_all'),
+    'refcocog_test_all': HubDataset(f'{_HUB}/refcocog_test_all'),
+    'grefcoco_val_all': HubDataset(f'{_HUB}/grefcoco_val_all'),
+    'counting_pixmo_validation': HubDataset(f'{_HUB}/counting_pixmo_validation'),
+    'counting_pixmo_test': HubDataset(f'{_HUB}/counting_pixmo_test'),
+    'counting_countbench': HubDataset(f'{_HUB}/counting_countbench', 504),
 }
 # The sets have one split each, `test`, also where their name says val.
 SPLIT = 'test'

@@ -2,7 +2,7 @@
 
 Each `x.jpg` has an `x.json` with `shapes` (a label and corners each) and `text`, the question
 about what they mark together. Without `text`, as labelme and X-AnyLabeling write the files, each
-label is a question of its own. Imports `samples`, `shapes` and OpenCV.
+label is a question of its own.
 """
 
 from __future__ import annotations

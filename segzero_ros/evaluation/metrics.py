@@ -2,7 +2,6 @@
 
 The same answers give different figures by different published procedures. `Convention` names what
 they differ in; `CONVENTIONS` holds those of Seg-Zero's two scripts, VisionReasoner's and LISA's.
-Imports `items` and NumPy.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segzero_ros.evaluation.items import Failure, Item
+from segzero_ros.evaluation.measurements import Failure, Measurement
 
 
-class Fate(Enum):
+class Outcome(Enum):
     """What a convention makes of a sample that could not be compared."""
 
     PENALISED = 'penalised'  # intersection 0, union the true area
@@ -44,10 +43,10 @@ class Convention:
 
     source: str
     ignored_are_meant: bool
-    answer_failed: Fate
-    segmenter_failed: Fate
-    other_size: Fate
-    empty_union: Fate
+    answer_failed: Outcome
+    segmenter_failed: Outcome
+    other_size: Outcome
+    empty_union: Outcome
     epsilon: float = 0.0
     sum_epsilon: float = 0.0
 
@@ -56,34 +55,34 @@ CONVENTIONS = {
     'seg_zero': Convention(
         'Seg-Zero, evaluation.py',
         ignored_are_meant=True,
-        answer_failed=Fate.PENALISED,
-        segmenter_failed=Fate.PENALISED,
-        other_size=Fate.DROPPED,
-        empty_union=Fate.DROPPED,
+        answer_failed=Outcome.PENALISED,
+        segmenter_failed=Outcome.PENALISED,
+        other_size=Outcome.DROPPED,
+        empty_union=Outcome.DROPPED,
     ),
     'seg_zero_multi': Convention(
         'Seg-Zero, evaluation_visionreasoner.py',
         ignored_are_meant=True,
-        answer_failed=Fate.PENALISED,
-        segmenter_failed=Fate.DROPPED,
-        other_size=Fate.DROPPED,
-        empty_union=Fate.DROPPED,
+        answer_failed=Outcome.PENALISED,
+        segmenter_failed=Outcome.DROPPED,
+        other_size=Outcome.DROPPED,
+        empty_union=Outcome.DROPPED,
     ),
     'vision_reasoner': Convention(
         'VisionReasoner, evaluation_segmentation.py',
         ignored_are_meant=True,
-        answer_failed=Fate.PENALISED,
-        segmenter_failed=Fate.PENALISED,
-        other_size=Fate.PENALISED,
-        empty_union=Fate.ZERO,
+        answer_failed=Outcome.PENALISED,
+        segmenter_failed=Outcome.PENALISED,
+        other_size=Outcome.PENALISED,
+        empty_union=Outcome.ZERO,
     ),
     'lisa': Convention(
         'LISA, train_ds.py',
         ignored_are_meant=False,
-        answer_failed=Fate.PENALISED,
-        segmenter_failed=Fate.PENALISED,
-        other_size=Fate.PENALISED,
-        empty_union=Fate.ONE,
+        answer_failed=Outcome.PENALISED,
+        segmenter_failed=Outcome.PENALISED,
+        other_size=Outcome.PENALISED,
+        empty_union=Outcome.ONE,
         epsilon=1e-5,
         sum_epsilon=1e-10,
     ),
@@ -93,38 +92,38 @@ CONVENTIONS = {
 class Scored(NamedTuple):
     """An item as a convention counts it."""
 
-    item: Item
+    item: Measurement
     intersection: int
     union: int
     iou: float
 
 
-def score(items: Sequence[Item], convention: Convention) -> list[Scored]:
+def score(items: Sequence[Measurement], convention: Convention) -> list[Scored]:
     """Return what a convention counts; samples that it drops, or without a mask, are left out."""
     scored = (_score(item, convention) for item in items)
     return [one for one in scored if one is not None]
 
 
-def _score(item: Item, convention: Convention) -> Scored | None:
+def _score(item: Measurement, convention: Convention) -> Scored | None:
     overlap = item.whole if convention.ignored_are_meant else item.valid
     if overlap is None:
         return None
     fate = _fate(item, convention)
-    if fate is Fate.DROPPED:
+    if fate is Outcome.DROPPED:
         return None
     intersection, union = overlap.intersection, overlap.union
-    if fate is Fate.PENALISED:
+    if fate is Outcome.PENALISED:
         intersection, union = 0, overlap.true
-    elif not union and convention.empty_union is Fate.DROPPED:
+    elif not union and convention.empty_union is Outcome.DROPPED:
         return None
     if not union:
         # "Nothing there" is right only where somebody said it.
-        right = convention.empty_union is Fate.ONE and item.failure is Failure.NONE
+        right = convention.empty_union is Outcome.ONE and item.failure is Failure.NONE
         return Scored(item, 0, 0, 1.0 if right else 0.0)
     return Scored(item, intersection, union, intersection / (union + convention.epsilon))
 
 
-def _fate(item: Item, convention: Convention) -> Fate | None:
+def _fate(item: Measurement, convention: Convention) -> Outcome | None:
     if item.failure is Failure.SEGMENTER:
         return convention.segmenter_failed
     if item.failure is not Failure.NONE:
@@ -132,7 +131,7 @@ def _fate(item: Item, convention: Convention) -> Fate | None:
     return None if item.same_size else convention.other_size
 
 
-def figures(items: Sequence[Item], convention: Convention) -> dict[str, float]:
+def figures(items: Sequence[Measurement], convention: Convention) -> dict[str, float]:
     """Return a convention's figures, shares from 0 to 1, and how many samples they are about.
 
     Figures that the published scripts print are theirs to the last digit, also where they print 0
@@ -161,7 +160,7 @@ def figures(items: Sequence[Item], convention: Convention) -> dict[str, float]:
         'boxes_alone': len(boxed),
         **_point_figures(scored),
     }
-    if convention.empty_union is not Fate.DROPPED:
+    if convention.empty_union is not Outcome.DROPPED:
         found.update(_nothing_figures(scored))
     if convention.epsilon:
         # LISA's meter divides by n + 1e-5 when it joins the figures of its processes.
@@ -188,12 +187,12 @@ def _ratio(scored: Sequence[Scored], convention: Convention) -> float:
     return intersection / (union + convention.sum_epsilon) if union else 0.0
 
 
-def boxes_alone(items: Sequence[Item]) -> list[Item]:
+def boxes_alone(items: Sequence[Measurement]) -> list[Measurement]:
     """Return the items whose truth is boxes without masks: they count in the bbox APs alone."""
     return [item for item in items if item.whole is None and item.true_boxes]
 
 
-def _box_figures(items: Sequence[Item]) -> dict[str, float]:
+def _box_figures(items: Sequence[Measurement]) -> dict[str, float]:
     return {
         'bbox_ap': _share(sum(item.box_hit for item in items), len(items)),
         'bbox_ap_merged': _share(sum(item.box_hit_merged for item in items), len(items)),
@@ -215,7 +214,7 @@ def _nothing_figures(scored: Sequence[Scored]) -> dict[str, float]:
     }
 
 
-def _said(item: Item) -> bool:
+def _said(item: Measurement) -> bool:
     """Return whether there is an answer; text that cannot be read has no box, as published."""
     return item.failure is not Failure.CRASH
 
@@ -226,7 +225,7 @@ def _point_figures(scored: Sequence[Scored]) -> dict[str, float]:
     return {'point_accuracy': _share(right, points), 'points': points}
 
 
-def _count_figures(items: Sequence[Item]) -> dict[str, float]:
+def _count_figures(items: Sequence[Measurement]) -> dict[str, float]:
     # An answer that crashed counts as 1 in the published script, an unreadable one as 0.
     errors = [
         (1 if item.failure is Failure.CRASH else item.boxes) - item.count
@@ -244,7 +243,7 @@ def _count_figures(items: Sequence[Item]) -> dict[str, float]:
 
 
 def intervals(
-    items: Sequence[Item],
+    items: Sequence[Measurement],
     convention: Convention,
     *,
     level: float = 0.95,

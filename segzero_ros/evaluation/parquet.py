@@ -2,7 +2,7 @@
 
 Columns `image` (encoded bytes), `text`, `mask` (rows of booleans), `image_id`, `ann_id`, and in
 some sets `bbox`, `count`, `img_height` and `img_width`. Rows are decoded a few at a time, so a set
-of any size needs little memory. Imports `samples`, NumPy and pyarrow.
+of any size needs little memory.
 """
 
 from __future__ import annotations

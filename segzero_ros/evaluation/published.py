@@ -1,7 +1,7 @@
 """Figures that papers publish, to stand beside measured ones. Percent, as printed there.
 
-Imports nothing. A source's name says whose paper printed the row: Seg-Zero's first version
-(arXiv 2503.06520v1) compiled most of them; rows of other sources say so.
+A source's name says whose paper printed the row: Seg-Zero's first version (arXiv 2503.06520v1)
+compiled most of them; rows of other sources say so.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ SEG_ZERO_V3 = 'Seg-Zero, arXiv 2503.06520v3'
 VISION_REASONER = 'VisionReasoner, arXiv 2505.12081'
 
 
-class Published(NamedTuple):
+class PublishedFigure(NamedTuple):
     """A row of a published table; None where it has a dash."""
 
     method: str
@@ -22,12 +22,12 @@ class Published(NamedTuple):
     source: str
 
 
-def _reasoning(*rows: tuple[str, float, float]) -> tuple[Published, ...]:
-    return tuple(Published(method, giou, ciou, SEG_ZERO) for method, giou, ciou in rows)
+def _reasoning(*rows: tuple[str, float, float]) -> tuple[PublishedFigure, ...]:
+    return tuple(PublishedFigure(method, giou, ciou, SEG_ZERO) for method, giou, ciou in rows)
 
 
-def _referring(*rows: tuple[str, float]) -> tuple[Published, ...]:
-    return tuple(Published(method, None, ciou, SEG_ZERO) for method, ciou in rows)
+def _referring(*rows: tuple[str, float]) -> tuple[PublishedFigure, ...]:
+    return tuple(PublishedFigure(method, None, ciou, SEG_ZERO) for method, ciou in rows)
 
 
 TABLES = {
@@ -43,8 +43,8 @@ TABLES = {
             ('Seg-Zero-3B', 62.6, 58.5),
             ('Seg-Zero-7B', 62.6, 62.0),
         ),
-        Published('Seg-Zero-3B', 58.2, 53.1, SEG_ZERO_V3),
-        Published('VisionReasoner-7B', 66.3, None, VISION_REASONER),
+        PublishedFigure('Seg-Zero-3B', 58.2, 53.1, SEG_ZERO_V3),
+        PublishedFigure('VisionReasoner-7B', 66.3, None, VISION_REASONER),
     ),
     'reasonseg_test': (
         *_reasoning(
@@ -57,7 +57,7 @@ TABLES = {
             ('Seg-Zero-3B', 56.1, 48.6),
             ('Seg-Zero-7B', 57.5, 52.0),
         ),
-        Published('VisionReasoner-7B', 63.6, None, VISION_REASONER),
+        PublishedFigure('VisionReasoner-7B', 63.6, None, VISION_REASONER),
     ),
     'refcoco_testA': (
         *_referring(
@@ -69,7 +69,7 @@ TABLES = {
             ('Seg-Zero-3B', 79.3),
             ('Seg-Zero-7B', 80.3),
         ),
-        Published('VisionReasoner-7B', 78.9, None, VISION_REASONER),
+        PublishedFigure('VisionReasoner-7B', 78.9, None, VISION_REASONER),
     ),
     'refcocoplus_testA': (
         *_referring(
@@ -81,7 +81,7 @@ TABLES = {
             ('Seg-Zero-3B', 73.7),
             ('Seg-Zero-7B', 76.2),
         ),
-        Published('VisionReasoner-7B', 74.9, None, VISION_REASONER),
+        PublishedFigure('VisionReasoner-7B', 74.9, None, VISION_REASONER),
     ),
     'refcocog_test': (
         *_referring(
@@ -93,7 +93,7 @@ TABLES = {
             ('Seg-Zero-3B', 71.5),
             ('Seg-Zero-7B', 72.6),
         ),
-        Published('VisionReasoner-7B', 71.3, None, VISION_REASONER),
+        PublishedFigure('VisionReasoner-7B', 71.3, None, VISION_REASONER),
     ),
 }
 

@@ -3,7 +3,6 @@
 A run lives in a folder: `manifest.json` says what is asked by what, `items….jsonl` holds the
 answers, `pictures/` a small picture of each. Figures are computed from the lines alone, so a run
 that was interrupted, or split into shards and joined, has the figures of one that was not.
-Imports the rest of the room, `pipeline` and `types`.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ import threading
 from typing import Any, BinaryIO
 
 from segzero_ros.evaluation.gallery import draw_comparison
-from segzero_ros.evaluation.items import Failure, Prediction
-from segzero_ros.evaluation.rows import from_line, make_row, Row, to_line
+from segzero_ros.evaluation.measurements import Failure, Prediction
+from segzero_ros.evaluation.records import from_line, make_record, SampleRecord, to_line
 from segzero_ros.evaluation.samples import Dataset, Sample
 from segzero_ros.pipeline import Listeners, Pipeline
 from segzero_ros.reasoning.base import IsCancelled, never
@@ -39,7 +38,7 @@ _AHEAD = 2
 _END = '{"end": true}'
 _ITEMS = re.compile(r'items(?:-(\d+)-of-(\d+))?\.jsonl')
 
-OnRow = Callable[[int, Row], None]
+OnRow = Callable[[int, SampleRecord], None]
 
 
 class RunError(SegZeroError):
@@ -117,9 +116,9 @@ class RunFolder:
         paths = sorted(self.path.glob('items*.jsonl'))
         return [path for path in paths if _ITEMS.fullmatch(path.name)]
 
-    def rows(self) -> tuple[list[Row], bool]:
+    def rows(self) -> tuple[list[SampleRecord], bool]:
         """Return all answers by index, and whether they are all there."""
-        rows: dict[int, Row] = {}
+        rows: dict[int, SampleRecord] = {}
         complete: dict[int, set[int]] = {}
         for path in self._files():
             match = _ITEMS.fullmatch(path.name)
@@ -144,9 +143,9 @@ def _replace(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def _read_lines(path: Path) -> tuple[list[Row], bool, int]:
+def _read_lines(path: Path) -> tuple[list[SampleRecord], bool, int]:
     """Return the rows, whether the end is marked, and how many bytes are good."""
-    rows: list[Row] = []
+    rows: list[SampleRecord] = []
     good = 0
     with path.open('rb') as lines:
         for line in lines:
@@ -191,7 +190,7 @@ def run(
         begin = rows[-1].index + 1 if rows else indices.start
         lines.truncate(good)
         lines.seek(good)
-        crashes: list[Row] = []
+        crashes: list[SampleRecord] = []
         samples = dataset.read(range(begin, indices.stop))
         with closing(ask_all(samples, pipelines, folder)) as answered:
             for row in answered:
@@ -216,7 +215,7 @@ def _total(dataset: Dataset, limit: int | None) -> int:
     return len(dataset) if limit is None else min(limit, len(dataset))
 
 
-def _keep(lines: BinaryIO, row: Row, crashes: list[Row]) -> list[Row]:
+def _keep(lines: BinaryIO, row: SampleRecord, crashes: list[SampleRecord]) -> list[SampleRecord]:
     """Write a row and the crashes before it, or keep it until it is known to be the exception."""
     crashes = [*crashes, row]
     if row.item.failure is not Failure.CRASH:
@@ -237,7 +236,7 @@ def _write(lines: BinaryIO, texts: Iterable[str]) -> None:
 
 def ask_all(
     samples: Iterator[tuple[int, Sample]], pipelines: Sequence[Pipeline], folder: RunFolder | None
-) -> Generator[Row, None, None]:
+) -> Generator[SampleRecord, None, None]:
     """Yield the answers in the samples' order; all pipelines work at the same time.
 
     Args:
@@ -250,14 +249,14 @@ def ask_all(
         free.put(pipeline)
     stop = threading.Event()
 
-    def work(index: int, sample: Sample) -> Row:
+    def work(index: int, sample: Sample) -> SampleRecord:
         pipeline = free.get()
         try:
             return ask(pipeline, folder, index, sample, stop.is_set)
         finally:
             free.put(pipeline)
 
-    waiting: deque[Future[Row]] = deque()
+    waiting: deque[Future[SampleRecord]] = deque()
     with ThreadPoolExecutor(len(pipelines), 'asking') as pool:
         try:
             for index, sample in samples:
@@ -280,14 +279,14 @@ def ask(
     index: int,
     sample: Sample,
     cancelled: IsCancelled = never,
-) -> Row:
+) -> SampleRecord:
     """Ask one sample, with nothing remembered of the sample before."""
     objects: list[GroundedObject] = []
     pipeline.forget_frame()
     query = Query(sample.text, str(index))
     listeners = Listeners(on_object=objects.append)
     answer = pipeline.answer(sample.frame, query, listeners, cancelled)
-    row, prediction = make_row(index, sample, answer, objects)
+    row, prediction = make_record(index, sample, answer, objects)
     if folder is not None:
         _draw(folder, index, sample, prediction)
     return row

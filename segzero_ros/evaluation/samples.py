@@ -1,4 +1,4 @@
-"""A question with its truth, and what a set of them offers. Imports `types`, `wire` and NumPy."""
+"""A question with its truth, and what a set of them offers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.conversions.image_file import decode_file
 from segzero_ros.types import Box, DepthImage, Frame, Intrinsics, Mask, RgbImage, SegZeroError
-from segzero_ros.wire.picture_file import decode_file
 
 
 class DataError(SegZeroError):

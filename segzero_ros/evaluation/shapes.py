@@ -1,7 +1,7 @@
 """Draw the shapes of ReasonSeg's, labelme's and X-AnyLabeling's files.
 
 Polygons are drawn as LISA's published code draws them: with their outline, coordinates cut to
-whole pixels. The other kinds are as labelme's own window shows them. Imports NumPy and OpenCV.
+whole pixels. The other kinds are as labelme's own window shows them.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ gIoU: mean IoU of the union of the answered masks with the union of the true one
 that mean something. Wrong object: share of those sentences whose answer has a mask that belongs to
 no object meant, or lacks an object meant; a mask belongs to the instance that it overlaps most.
 Missed: share of them answered NOT_FOUND. Not found: share of the sentences that mean nothing that
-are answered so. Imports `simulation`, `samples`, `rows`, `metrics` and `types`.
+are answered so.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from segzero_ros.evaluation.metrics import bootstrap, CONVENTIONS, score
-from segzero_ros.evaluation.rows import Row
+from segzero_ros.evaluation.records import SampleRecord
 from segzero_ros.evaluation.samples import Sample
+from segzero_ros.simulation.affordances import affordance_sentences, KIND
 from segzero_ros.simulation.scenes import make_scene, Scene, Sentence
 from segzero_ros.simulation.sentences import KINDS
-from segzero_ros.simulation.uses import KIND, use_sentences
 from segzero_ros.types import Status
 
 # What published figures are about: the first seed, and how many scenes.
@@ -74,7 +74,7 @@ class Tabletop:
     def _slotted(self, scene: Scene) -> list[tuple[int, Sentence]]:
         asked: dict[str, int] = {}
         found = []
-        uses = use_sentences(scene, self.per_kind) if self.uses else []
+        uses = affordance_sentences(scene, self.per_kind) if self.uses else []
         for sentence in (*scene.sentences, *uses):
             number = asked.get(sentence.kind, 0)
             asked[sentence.kind] = number + 1
@@ -100,7 +100,7 @@ class Tabletop:
         )
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, float]:
+def summarise(rows: Sequence[SampleRecord]) -> dict[str, float]:
     """Return the figures of some answers; NaN where there is nothing to count.
 
     `_low` and `_high` are the ends of 95 % bootstrap intervals.
@@ -132,7 +132,7 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else float('nan')
 
 
-def report(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+def report(rows: Sequence[SampleRecord]) -> dict[str, dict[str, float]]:
     """Return the figures over all answers, per kind and per difficulty."""
     figures = {'all': summarise(rows)}
     for place in (0, 1):

@@ -4,7 +4,7 @@ Two readings of the same text. `strict` takes what the published code of a check
 nothing else, with its very numbers; `repair` also takes what a person would read without doubt
 (code fences, single quotes, a trailing comma, words around the list, a list cut off by the token
 limit) and says so. Neither makes up a box: text that holds no answer raises `MalformedAnswer`.
-Every reading takes time linear in the text. Imports `types`, `base` and `scanning`.
+Every reading takes time linear in the text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ import re
 from typing import Any, Literal, NamedTuple
 
 from segzero_ros.reasoning.base import ignore, OnObject, OnText
-from segzero_ros.reasoning.scanning import loosely, ObjectScanner, Splitter, Words
+from segzero_ros.reasoning.stream_parser import (
+    ObjectScanner,
+    parse_lenient,
+    ReasoningText,
+    ThinkAnswerSplitter,
+)
 from segzero_ros.types import GroundedObject, Grounding, MalformedAnswer
 
 AnswerParser = Literal['repair', 'strict']
@@ -77,8 +82,8 @@ class AnswerReader:
         self._strict = parser == 'strict'
         self._label = label
         self._text: list[str] = []
-        self._splitter = Splitter(grammar.tagged)
-        self._words = Words()
+        self._splitter = ThinkAnswerSplitter(grammar.tagged)
+        self._words = ReasoningText()
         self._scanner = ObjectScanner()
         self._aside: list[str] = []
         self._answer: list[str] = []
@@ -165,7 +170,7 @@ class AnswerReader:
         try:
             return self._grammar.read_object(json.loads(raw), self._scale)
         except UNREADABLE:
-            return self._grammar.read_object(loosely(raw), self._scale)
+            return self._grammar.read_object(parse_lenient(raw), self._scale)
 
     def _labelled(self, found: GroundedObject) -> GroundedObject:
         return found if found.label else replace(found, label=self._label)
@@ -225,7 +230,7 @@ class AnswerReader:
         return ' '.join(remarks)
 
 
-class Narrator:
+class StreamReporter:
     """Tells listeners what an answer brings while it is written: each word and object once."""
 
     def __init__(

@@ -3,7 +3,7 @@
 The sentence is read into conditions (`attributes.language`), the frame into regions
 (`attributes.regions`), the conditions choose among the regions (`attributes.matching`), and prose
 says how (`attributes.prose`). What it cannot read it names, and then answers with no object: it
-never guesses one. Imports `types` and its own room.
+never guesses one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every reasoner is. Imports `types` only."""
+"""What every reasoner is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes to a server as one user message. Imports `types` and OpenCV."""
+"""What goes to a server as one user message."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Read the pieces in which a server streams its answer. Imports `types` and `answers`."""
+"""Read the pieces in which a server streams its answer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from segzero_ros.reasoning.answers import Narrator
+from segzero_ros.reasoning.answers import StreamReporter
 from segzero_ros.types import MalformedAnswer
 
 
@@ -24,7 +24,7 @@ class Reply:
         thinking: whether thinking is open that the server sends apart.
     """
 
-    narrator: Narrator
+    narrator: StreamReporter
     most_characters: int
     characters: int = 0
     pieces: int = 0

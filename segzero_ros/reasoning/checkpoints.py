@@ -1,8 +1,7 @@
 """Find a checkpoint's files, here or on the hub, and know what is in them before they are loaded.
 
 Everything that can be wrong with them is said at once and by name: missing, incomplete, cut short,
-of another architecture than the dialect's, no weights but what some trainer left. Imports `types`,
-`dialects` and huggingface_hub.
+of another architecture than the dialect's, no weights but what some trainer left.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Text that people or data give to a model stays text: it cannot hold a chat template's tokens.
 
 Tokenizers read `<|im_end|>` and its kin wherever they stand, so a question with one in it would
-end its own turn, and one with a picture's placeholder would ask for a picture that is not there.
-A blank after a token's first character makes words of it. Imports the standard library only.
+end its own turn, and one with a picture's placeholder would ask for a picture that is not there. A
+blank after a token's first character makes words of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an address holds that nobody else may read. Imports the standard library only."""
+"""What an address holds that nobody else may read."""
 
 from __future__ import annotations
 

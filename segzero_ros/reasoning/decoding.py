@@ -5,9 +5,7 @@ first token that differs from the last prompt, positions are worked out here (th
 memory of them goes stale when images alternate), on a GPU each step is one compiled graph that is
 under way before the token it reads has come to the host, on a CPU tokens that are likely to follow
 are read in the same step, and it goes past the modules wherever that is known to give the same.
-Used from one thread: CUDA graphs live in the thread that recorded them. Imports torch,
-transformers, `interrupting`, `onednn`, `drafts`, `one_token`, `packed_attention` and
-`roomy_cache`.
+Used from one thread: CUDA graphs live in the thread that recorded them.
 """
 
 from __future__ import annotations
@@ -23,11 +21,11 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor, StaticCache
 
 from segzero_ros import onednn
-from segzero_ros.interrupting import interrupted
-from segzero_ros.reasoning.drafts import Drafter
-from segzero_ros.reasoning.one_token import one_token
-from segzero_ros.reasoning.packed_attention import PART
-from segzero_ros.reasoning.roomy_cache import roomy_cache
+from segzero_ros.cancellation import cancellable
+from segzero_ros.reasoning.fused_decode import fused_decode_step
+from segzero_ros.reasoning.gqa_decode_attention import KV_BLOCK
+from segzero_ros.reasoning.preallocated_cache import preallocated_cache
+from segzero_ros.reasoning.prompt_lookup import NgramSpeculator
 
 # Settings of a generation_config that change greedy tokens and that this loop does not know.
 _UNKNOWN_HERE = {
@@ -89,21 +87,23 @@ class Decoder:
         self._model = model
         self._longest_prompt = longest_prompt
         text_config = model.config.get_text_config()
-        room = -(-(longest_prompt + longest_answer) // PART) * PART
+        room = -(-(longest_prompt + longest_answer) // KV_BLOCK) * KV_BLOCK
         self._static = StaticCache(text_config, room) if static else None
-        self._kept: list[int] = []
+        self._cached_ids: list[int] = []
         self._image: torch.Tensor | None = None
         self._cache: Any = None
         self._step = self._next_logits
         if self._is_compiled(model, static):
             self._step = compiled(self._next_logits)
-        self._one_token = one_token(model)
+        self._fused_step = fused_decode_step(model)
         # While a token is on its way to the host and the caller thinks about it, a GPU goes on; a
         # step in vain behind the last token is the price.
-        self._ahead = model.device.type == 'cuda'
+        self._overlap_host_copy = model.device.type == 'cuda'
         # A GPU's step is recorded for one token; without the fast way a longer one costs more.
         cheap = model.device.type == 'cpu' and onednn.several_rows_are_cheap(model.dtype)
-        self._drafter = Drafter(is_number) if cheap and self._one_token is not None else None
+        self._speculator = (
+            NgramSpeculator(is_number) if cheap and self._fused_step is not None else None
+        )
         penalty = model.generation_config.repetition_penalty or 1.0
         self._penalty = RepetitionPenaltyLogitsProcessor(penalty) if penalty != 1.0 else None
 
@@ -112,13 +112,13 @@ class Decoder:
         return static and bool(model.device.type == 'cuda')
 
     @property
-    def kept(self) -> int:
+    def cached_tokens(self) -> int:
         """How many tokens of the last prompt and answer are kept."""
-        return len(self._kept)
+        return len(self._cached_ids)
 
     def forget(self) -> None:
         """Drop everything that is kept of the last prompt."""
-        self._kept = []
+        self._cached_ids = []
         self._image = None
         self._cache = None
 
@@ -131,7 +131,7 @@ class Decoder:
         self.forget()
         compiled = self._step != self._next_logits
         del self._step
-        self._model = self._static = self._one_token = None
+        self._model = self._static = self._fused_step = None
         if compiled:
             # Recorded graphs keep their memory, and each further model would count against the
             # number of times that torch compiles a function anew before it gives up.
@@ -158,10 +158,10 @@ class Decoder:
             yield what, 0, self._model.lm_head(hidden).float()
             for number, token in enumerate(written[:-1]):
                 choice = torch.tensor([[token]], device=hidden.device)
-                logits = self._advance(choice, _Coming(choice), place + number)
+                logits = self._advance(choice, _PendingToken(choice), place + number)
                 # A recorded graph's results lie where those of its next run will.
                 yield steps, number + 1, logits.clone()
-        if self._drafter is not None and self._cache is not self._static:
+        if self._speculator is not None and self._cache is not self._static:
             again = written[1:-1]
             self._drop(len(again))
             yield 'prompt lookup', 2, self._advance_by(again, place + 1)
@@ -175,12 +175,12 @@ class Decoder:
             check: called between the modules while the prompt is read; what it raises ends that.
         """
         positions, offset = self._positions(prompt)
-        with interrupted(self._model.modules(), check):
+        with cancellable(self._model.modules(), check):
             hidden = self._read(prompt, positions)
         logits = self._model.lm_head(hidden).float()
         place = len(prompt.ids) + offset
-        if self._drafter is not None and self._cache is not self._static:
-            yield from self._write_drafting(self._drafter, prompt, logits, place)
+        if self._speculator is not None and self._cache is not self._static:
+            yield from self._write_speculating(self._speculator, prompt, logits, place)
         else:
             yield from self._write_one_by_one(prompt, logits, place)
 
@@ -193,16 +193,16 @@ class Decoder:
             choice = logits.argmax(-1, keepdim=True)
             if seen is not None:
                 seen = torch.cat([seen, choice], dim=1)
-            coming = _Coming(choice)
-            if not self._ahead:
+            coming = _PendingToken(choice)
+            if not self._overlap_host_copy:
                 yield coming.token()
             logits = self._advance(choice, coming, place)
-            if self._ahead:
+            if self._overlap_host_copy:
                 yield coming.token()
             place += 1
 
-    def _write_drafting(
-        self, drafter: Drafter, prompt: Prompt, logits: torch.Tensor, place: int
+    def _write_speculating(
+        self, drafter: NgramSpeculator, prompt: Prompt, logits: torch.Tensor, place: int
     ) -> Iterator[int]:
         """Yield the same tokens, several from a step where the drafter guessed them."""
         image_token = self._model.config.image_token_id
@@ -214,7 +214,7 @@ class Decoder:
         draft: list[int] = []
         while True:
             # All but the last of these have been read.
-            said = self._said(logits, draft, written)
+            said = self._accepted(logits, draft, written)
             self._drop(len(draft) + 1 - len(said))
             drafter.add(said)
             written += said
@@ -224,7 +224,7 @@ class Decoder:
             logits = self._advance_by([said[-1], *draft], place)
             place += 1
 
-    def _said(self, logits: torch.Tensor, draft: list[int], written: list[int]) -> list[int]:
+    def _accepted(self, logits: torch.Tensor, draft: list[int], written: list[int]) -> list[int]:
         """Return what the model writes: the draft as far as it agrees, and a token of its own.
 
         Args:
@@ -245,7 +245,7 @@ class Decoder:
         """Drop the last so many tokens from what is kept."""
         if count:
             self._cache.crop(-count)
-            del self._kept[-count:]
+            del self._cached_ids[-count:]
 
     def _positions(self, prompt: Prompt) -> tuple[torch.Tensor, int]:
         """Return (3, 1, tokens) positions and what to add to a later token's number."""
@@ -260,7 +260,7 @@ class Decoder:
         """Read the prompt from the first token that is not kept; return the last hidden state."""
         start = self._reuse(prompt)
         # Should reading be interrupted, the cache is of no further use.
-        cache, self._cache, self._kept = self._cache, None, []
+        cache, self._cache, self._cached_ids = self._cache, None, []
         device = self._model.get_input_embeddings().weight.device
         ids = torch.tensor([prompt.ids[start:]], device=device)
         embeds = self._model.get_input_embeddings()(ids)
@@ -273,7 +273,7 @@ class Decoder:
             past_key_values=cache,
             use_cache=True,
         )
-        self._cache, self._kept, self._image = cache, list(prompt.ids), prompt.image
+        self._cache, self._cached_ids, self._image = cache, list(prompt.ids), prompt.image
         last: torch.Tensor = output.last_hidden_state[:, -1]
         return last
 
@@ -282,9 +282,11 @@ class Decoder:
         ids = prompt.ids
         shared = 0
         if self._image is prompt.image and self._cache is not None:
-            pairs = zip(self._kept, ids[:-1], strict=False)
-            differing = (at for at, (kept, asked) in enumerate(pairs) if kept != asked)
-            shared = next(differing, min(len(self._kept), len(ids) - 1))
+            pairs = zip(self._cached_ids, ids[:-1], strict=False)
+            differing = (
+                at for at, (cached_tokens, asked) in enumerate(pairs) if cached_tokens != asked
+            )
+            shared = next(differing, min(len(self._cached_ids), len(ids) - 1))
         image_token = self._model.config.image_token_id
         if image_token in ids[shared:]:
             shared = 0
@@ -302,12 +304,14 @@ class Decoder:
                 layer.cumulative_length.fill_(shared)
             self._cache = self._static
         elif not shared:
-            self._cache = roomy_cache(self._model.config.get_text_config().num_hidden_layers)
-        elif len(self._kept) > shared:
-            self._cache.crop(shared - len(self._kept))
+            self._cache = preallocated_cache(
+                self._model.config.get_text_config().num_hidden_layers
+            )
+        elif len(self._cached_ids) > shared:
+            self._cache.crop(shared - len(self._cached_ids))
         return shared
 
-    def _advance(self, choice: torch.Tensor, coming: _Coming, place: int) -> torch.Tensor:
+    def _advance(self, choice: torch.Tensor, coming: _PendingToken, place: int) -> torch.Tensor:
         """Read one more token, (1, 1); return the logits after it, (1, vocabulary) float32."""
         device = self._model.get_input_embeddings().weight.device
         step = self._step if self._cache is self._static else self._next_logits
@@ -316,26 +320,26 @@ class Decoder:
             compiler.cudagraph_mark_step_begin()
         positions = torch.full((3, 1, 1), place, device=device)
         # Should the step fail, nobody knows what the cache holds.
-        kept, self._kept = self._kept, []
+        cached_tokens, self._cached_ids = self._cached_ids, []
         logits = step(choice.to(device), positions)
-        kept.append(coming.token())
-        self._kept = kept
+        cached_tokens.append(coming.token())
+        self._cached_ids = cached_tokens
         return logits
 
     def _advance_by(self, tokens: list[int], place: int) -> torch.Tensor:
         """Read several more tokens; return the logits after each, (tokens, vocabulary) float32."""
-        assert self._one_token is not None
+        assert self._fused_step is not None
         positions = torch.arange(place, place + len(tokens)).expand(3, 1, -1)
         # Should the step fail, nobody knows what the cache holds.
-        kept, self._kept = self._kept, []
-        logits = self._one_token(torch.tensor([tokens]), positions, self._cache)
-        kept += tokens
-        self._kept = kept
+        cached_tokens, self._cached_ids = self._cached_ids, []
+        logits = self._fused_step(torch.tensor([tokens]), positions, self._cache)
+        cached_tokens += tokens
+        self._cached_ids = cached_tokens
         return logits
 
     def _next_logits(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        if self._one_token is not None:
-            return self._one_token(ids, positions, self._cache)
+        if self._fused_step is not None:
+            return self._fused_step(ids, positions, self._cache)
         output = self._model.model.language_model(
             input_ids=ids,
             position_ids=positions,
@@ -355,7 +359,7 @@ class Decoder:
         return None if self._cache is self._static else {'full_attention': None}
 
 
-class _Coming:
+class _PendingToken:
     """A token on its way to the host."""
 
     def __init__(self, choice: torch.Tensor) -> None:

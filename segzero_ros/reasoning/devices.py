@@ -1,4 +1,4 @@
-"""Where a model goes, in which numbers, and whether that can work. Imports torch, transformers."""
+"""Where a model goes, in which numbers, and whether that can work."""
 
 from __future__ import annotations
 

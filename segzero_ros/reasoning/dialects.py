@@ -2,8 +2,7 @@
 
 The prompts, the cleaning of the question, the image sizes and the rounding are those of the
 published inference code, because the checkpoints were trained on them: `bboxs`, the missing blanks
-between sentences and the two kinds of quotes belong to the prompts. Imports `answers` and
-`control_tokens` only.
+between sentences and the two kinds of quotes belong to the prompts.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import transformers
 
 from segzero_ros.reasoning.base import FastPathError, in_a_line
 from segzero_ros.reasoning.decoding import Decoder, Prompt, unknown_settings
-from segzero_ros.reasoning.packed_attention import pack_attention, unpack_attention
+from segzero_ros.reasoning.gqa_decode_attention import use_gqa_decode_attention, use_sdpa
 from segzero_ros.reasoning.vision_tower import attend_by_window_size, embed_by_product, restore
 from segzero_ros.types import ReasonerUnavailable
 
@@ -85,7 +85,7 @@ def prepare(
                 reference = _ask(model, inputs)
             _change_tower(model, inputs, reference)
             with _step('the packed attention'):
-                pack_attention(model)
+                use_gqa_decode_attention(model)
             with _step('the fused decode step'):
                 decoder = make_decoder()
             _try(
@@ -102,7 +102,7 @@ def undo(model: Any, decoder: Decoder | None) -> None:
     if decoder is not None:
         decoder.close()
     # A part that transformers has renamed was not changed either.
-    for put_back in (restore, unpack_attention):
+    for put_back in (restore, use_sdpa):
         with suppress(AttributeError):
             put_back(model)
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""How much memory a checkpoint needs, known before it is loaded. Imports `checkpoints`."""
+"""How much memory a checkpoint needs, known before it is loaded."""
 
 from __future__ import annotations
 

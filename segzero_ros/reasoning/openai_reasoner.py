@@ -2,7 +2,7 @@
 
 One streamed chat completion per query, with the prompt and the very picture that the checkpoint's
 dialect asks for. Everything that a server can do wrong is an error of its own, and the next query
-starts afresh. Imports `types`, its neighbours in this room and openai.
+starts afresh.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from urllib.parse import SplitResult
 
 import openai
 
-from segzero_ros.reasoning.answers import AnswerParser, Narrator
+from segzero_ros.reasoning.answers import AnswerParser, StreamReporter
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
 from segzero_ros.reasoning.chat_messages import user_message
 from segzero_ros.reasoning.chat_stream import Reply, take
-from segzero_ros.reasoning.constraints import answer_format, is_honoured
 from segzero_ros.reasoning.dialects import dialect_named
-from segzero_ros.reasoning.image_tokens import ResizeCheck
-from segzero_ros.reasoning.resizing import seen_by
+from segzero_ros.reasoning.guided_decoding import answer_format, is_honoured
+from segzero_ros.reasoning.preprocessing import resize_for_model
+from segzero_ros.reasoning.resize_check import ResizeCheck
 from segzero_ros.reasoning.server_address import LOCAL, NO_KEY, parse_address, secrets_of
 from segzero_ros.reasoning.server_errors import (
     explained,
@@ -174,7 +174,7 @@ class OpenAIReasoner:
         """Ask the server; see `Reasoner.reason`."""
         reader = self._dialect.reader(frame.width, frame.height, self._parser, query.text)
         most = MOST_CHARACTERS_PER_TOKEN * self._request['max_tokens']
-        reply = Reply(Narrator(reader, on_text, on_object), most)
+        reply = Reply(StreamReporter(reader, on_text, on_object), most)
         self._response = None
         self._unconnected = ''
         return self._loop.run_until_complete(
@@ -243,7 +243,7 @@ class OpenAIReasoner:
         self, frame: Frame, query: Query, reply: Reply, cancelled: IsCancelled
     ) -> Grounding:
         """Send the query and read what comes until the answer is there."""
-        seen = seen_by(self._dialect, frame.image)
+        seen = resize_for_model(self._dialect, frame.image)
         prompt = self._dialect.prompt(query.text)
         started = time.monotonic()
         try:

@@ -1,4 +1,4 @@
-"""Where a server is, and what of that is secret. Imports `types` and `credentials`."""
+"""Where a server is, and what of that is secret."""
 
 from __future__ import annotations
 

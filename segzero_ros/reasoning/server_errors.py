@@ -1,7 +1,4 @@
-"""What went wrong with a served model, as an error that names the server, the cause and the cure.
-
-Imports `types` and openai.
-"""
+"""Errors of a served model, each naming the server, the cause and what to do about it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Whether a model server is there, asked as the reasoner asks it.
 
 The openai client's own HTTP library makes the request, so that proxies and certificates count for
-the probe exactly as for a query. Imports its neighbours in this room and openai.
+the probe exactly as for a query.
 """
 
 from __future__ import annotations

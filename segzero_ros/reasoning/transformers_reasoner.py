@@ -1,8 +1,7 @@
 """Reasoning by Qwen2-VL or Qwen2.5-VL in this process, through transformers.
 
 A reasoner is made, asked and closed in one thread, the pipeline's worker: compiled decoding
-records CUDA graphs, which belong to the thread that recorded them. Imports `types`, its
-neighbours in this room, torch and transformers.
+records CUDA graphs, which belong to the thread that recorded them.
 """
 
 from __future__ import annotations
@@ -18,10 +17,9 @@ import numpy as np
 import torch
 
 from segzero_ros import gpus
-from segzero_ros.interrupting import interrupted
+from segzero_ros.cancellation import cancellable
 from segzero_ros.reasoning import checkpoints, memory
-from segzero_ros.reasoning.answer_in_progress import AnswerInProgress, StopWithAnswer
-from segzero_ros.reasoning.answers import AnswerParser, Narrator
+from segzero_ros.reasoning.answers import AnswerParser, StreamReporter
 from segzero_ros.reasoning.base import (
     Companion,
     FastPathError,
@@ -33,6 +31,7 @@ from segzero_ros.reasoning.base import (
     OnText,
 )
 from segzero_ros.reasoning.control_tokens import control_tokens
+from segzero_ros.reasoning.detokenizer import Detokenizer, numbers_of
 from segzero_ros.reasoning.devices import (
     choose_dtype,
     place,
@@ -41,11 +40,11 @@ from segzero_ros.reasoning.devices import (
     refuse_if_it_cannot_compute,
 )
 from segzero_ros.reasoning.dialects import Dialect, dialect_named
-from segzero_ros.reasoning.pretrained import load_model
+from segzero_ros.reasoning.partial_answer import PartialAnswer, StopWithAnswer
+from segzero_ros.reasoning.preprocessing import resize_for_model
 from segzero_ros.reasoning.processors import chat_text, load_processor, LoadedProcessor
-from segzero_ros.reasoning.resizing import seen_by
-from segzero_ros.reasoning.squashing import squash
-from segzero_ros.reasoning.token_text import numbers_of, TokenText
+from segzero_ros.reasoning.resize_like_pillow import resize_like_pillow
+from segzero_ros.reasoning.weights import load_model
 from segzero_ros.types import (
     Frame,
     Grounding,
@@ -142,9 +141,9 @@ class TransformersReasoner:
         reader = self._dialect.reader(
             frame.width, frame.height, self._options.answer_parser, query.text
         )
-        answer = AnswerInProgress(
-            Narrator(reader, on_text, on_object),
-            TokenText(self._processor.tokenizer),
+        answer = PartialAnswer(
+            StreamReporter(reader, on_text, on_object),
+            Detokenizer(self._processor.tokenizer),
             cancelled,
             self._options.time_limit,
         )
@@ -196,7 +195,9 @@ class TransformersReasoner:
         from segzero_ros.reasoning.decoding import Decoder
 
         query, frame = Query('the red cup'), Frame(_noise(480, 640))
-        if not np.array_equal(self._pixels(frame).cpu(), seen_by(self._dialect, frame.image)):
+        if not np.array_equal(
+            self._pixels(frame).cpu(), resize_for_model(self._dialect, frame.image)
+        ):
             raise FastPathError('resizing on the GPU gives other pixels than Pillow')
         cell = self._processor.image_processor.patch_size
         cell *= self._processor.image_processor.merge_size
@@ -243,13 +244,13 @@ class TransformersReasoner:
         self.forget_frame()
         _logger.info('Warmed up in %.1f s', time.perf_counter() - started)
 
-    def _write(self, answer: AnswerInProgress, frame: Frame, query: Query) -> None:
+    def _write(self, answer: PartialAnswer, frame: Frame, query: Query) -> None:
         """Have the model write its answer."""
         answer.check()
         if self._decoder is None or not self._write_fast(answer, frame, query):
             self._write_plainly(answer, frame, query)
 
-    def _write_fast(self, answer: AnswerInProgress, frame: Frame, query: Query) -> bool:
+    def _write_fast(self, answer: PartialAnswer, frame: Frame, query: Query) -> bool:
         """Return whether the answer is written; otherwise its rest is left to `generate`."""
         tokens = self._fast_tokens(answer, frame, query)
         while True:
@@ -265,17 +266,17 @@ class TransformersReasoner:
             if answer.count >= self._options.max_new_tokens:
                 return True
 
-    def _fast_tokens(self, answer: AnswerInProgress, frame: Frame, query: Query) -> Iterator[int]:
+    def _fast_tokens(self, answer: PartialAnswer, frame: Frame, query: Query) -> Iterator[int]:
         assert self._decoder is not None
         prompt = self._read_prompt(frame, query, answer.check)
         yield from self._decoder.generate(prompt, answer.check)
 
-    def _write_plainly(self, answer: AnswerInProgress, frame: Frame, query: Query) -> None:
+    def _write_plainly(self, answer: PartialAnswer, frame: Frame, query: Query) -> None:
         """Have transformers' own `generate` write the answer, as the published code does.
 
         What of the answer is written already is its beginning.
         """
-        inputs = self._inputs(seen_by(self._dialect, frame.image), query)
+        inputs = self._inputs(resize_for_model(self._dialect, frame.image), query)
         self._refuse_resized(inputs['image_grid_thw'], frame)
         written = torch.tensor([answer.tokens], dtype=torch.long, device=self._device)
         for name, more in (
@@ -285,7 +286,7 @@ class TransformersReasoner:
         ):
             if name in inputs and answer.tokens:
                 inputs[name] = torch.cat([inputs[name], more.to(inputs[name].dtype)], dim=1)
-        with interrupted(self._model.modules(), answer.check):
+        with cancellable(self._model.modules(), answer.check):
             self._model.generate(
                 **inputs,
                 do_sample=False,
@@ -310,7 +311,7 @@ class TransformersReasoner:
         """Return the prompt's tokens, and the image's features, kept while the frame stays."""
         if self._seen is None or self._frame is not frame:
             self.forget_frame()
-            with torch.inference_mode(), interrupted(self._model.modules(), check):
+            with torch.inference_mode(), cancellable(self._model.modules(), check):
                 self._seen = self._look_at(frame)
             self._frame = frame
         return self._prompt(query, *self._seen)
@@ -348,16 +349,16 @@ class TransformersReasoner:
     def _pixels(self, frame: Frame) -> torch.Tensor:
         """Return the image as the model sees it, (h, w, 3) uint8; the same on any device."""
         if self._device.type == 'cpu' or self._dialect.mark_cell:
-            return torch.from_numpy(seen_by(self._dialect, frame.image).copy())
+            return torch.from_numpy(resize_for_model(self._dialect, frame.image).copy())
         image = torch.from_numpy(np.ascontiguousarray(frame.image)).to(self._device)
         size = self._dialect.image_size(frame.width, frame.height)
-        return squash(image, size, self._dialect.resampling)
+        return resize_like_pillow(image, size, self._dialect.resampling)
 
     def _chat(self, query: Query) -> str:
         """Return the whole prompt as text, with one placeholder for the image."""
         return chat_text(self._processor, self._dialect.prompt(query.text, self._control_tokens))
 
-    def _finish(self, answer: AnswerInProgress) -> Grounding:
+    def _finish(self, answer: PartialAnswer) -> Grounding:
         try:
             return answer.finish()
         except MalformedAnswer as error:

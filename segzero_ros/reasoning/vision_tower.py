@@ -8,7 +8,7 @@ are turned by their places in parts that stay in its cache. The numbers are the 
 
 Patches do not overlap, so their convolution is one matrix product, which a CPU does in a fiftieth
 of the time (16 bits, 3600 patches). Its sums are in another order: at 16 bits one number in some
-thousands differs in its last bit. Imports torch.
+thousands differs in its last bit.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import json
 import threading
 from types import TracebackType
 
-from segzero_ros.replay.folder import Folder
+from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.records import Record, to_line
 from segzero_ros.types import SegZeroError, Timing
 
@@ -30,7 +30,7 @@ class AnswerLog:
         done: how many answers it holds already.
     """
 
-    def __init__(self, folder: Folder, done: int) -> None:
+    def __init__(self, folder: ReplayOutput, done: int) -> None:
         self._folder = folder
         self._count = done
         self._early: dict[int, tuple[str, str]] = {}

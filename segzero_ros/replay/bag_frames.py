@@ -1,16 +1,16 @@
-"""Frames out of a bag: a shot's image, depth and intrinsics, decoded."""
+"""Frames out of a bag: an image, its depth and intrinsics, decoded."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from segzero_ros.conversions.image import is_rectified, MAX_PIXELS
 from segzero_ros.replay.bag import BagError, BagMessage, BagReader
 from segzero_ros.replay.topics import Topics
+from segzero_ros.rgbd.buffer import RgbdMessages
+from segzero_ros.rgbd.frames import make_frame, pairing_warnings
+from segzero_ros.rgbd.message_buffer import StoredMessage
 from segzero_ros.types import BadImage, Frame
-from segzero_ros.wire.frame_store import Shot
-from segzero_ros.wire.frames import make_frame, shot_warnings
-from segzero_ros.wire.image_codec import is_rectified, MAX_PIXELS
-from segzero_ros.wire.stream import StoredMessage
 
 
 class BagFrames:
@@ -26,19 +26,19 @@ class BagFrames:
         self._bag = bag
         self._topics = topics
         self._max_pixels = max_pixels
-        self._made: tuple[Shot, tuple[Frame, str]] | None = None
+        self._made: tuple[RgbdMessages, tuple[Frame, str]] | None = None
 
-    def frame(self, shot: Shot) -> tuple[Frame, str]:
-        """Return the frame of a shot, the same object as before for the same one, and a warning.
+    def frame(self, rgbd: RgbdMessages) -> tuple[Frame, str]:
+        """Return the frame of these messages, the same object for the same ones, and a warning.
 
         Raises:
             BadImage: its image cannot be decoded.
         """
-        if self._made is None or self._made[0] != shot:
-            self._made = shot, self._decode(shot)
+        if self._made is None or self._made[0] != rgbd:
+            self._made = rgbd, self._decode(rgbd)
         return self._made[1]
 
-    def _decode(self, shot: Shot) -> tuple[Frame, str]:
+    def _decode(self, rgbd: RgbdMessages) -> tuple[Frame, str]:
         topics = self._topics
         no_depth = topics.no_depth
         if topics.depth:
@@ -46,12 +46,12 @@ class BagFrames:
         where = f'on {topics.camera_info}' if topics.camera_info else 'for the camera'
         no_info = topics.no_info or f'no camera_info was recorded {where}'
         return make_frame(
-            self._read(topics.image, shot.image),
-            lambda: None if shot.depth is None else self._read(topics.depth, shot.depth),
-            None if shot.info is None else self._read(topics.camera_info, shot.info),
+            self._read(topics.image, rgbd.image),
+            lambda: None if rgbd.depth is None else self._read(topics.depth, rgbd.depth),
+            None if rgbd.info is None else self._read(topics.camera_info, rgbd.info),
             rectified=is_rectified(topics.image),
             max_pixels=self._max_pixels,
-            warnings=shot_warnings(shot, topics.depth, no_depth=no_depth, no_info=no_info),
+            warnings=pairing_warnings(rgbd, topics.depth, no_depth=no_depth, no_info=no_info),
         )
 
     def _read(self, topic: str, stored: StoredMessage) -> Any:

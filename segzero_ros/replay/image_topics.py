@@ -8,9 +8,9 @@ from itertools import islice
 import re
 from typing import Any
 
+from segzero_ros.conversions.image import decode_depth, decode_image
 from segzero_ros.replay.bag import BagError, BagReader
 from segzero_ros.types import BadImage
-from segzero_ros.wire.image_codec import decode_depth, decode_image
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'

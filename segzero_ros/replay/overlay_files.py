@@ -1,4 +1,4 @@
-"""The overlays of a replay's answers, as PNG files numbered from 1. Imports OpenCV."""
+"""The overlays of a replay's answers, as PNG files numbered from 1."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.drawing import draw_overlay
-from segzero_ros.replay.folder import Folder, FolderError
+from segzero_ros.overlay import draw_overlay
+from segzero_ros.replay.output import OutputError, ReplayOutput
 from segzero_ros.types import Answer
 
 # An overlay is mostly a photograph, which a higher level makes hardly smaller.
@@ -26,7 +26,7 @@ class OverlayFiles:
         recent: how many of the overlays written last stay in memory until they are read.
     """
 
-    def __init__(self, folder: Folder, recent: int = 0) -> None:
+    def __init__(self, folder: ReplayOutput, recent: int = 0) -> None:
         self._folder = folder
         self._most = recent
         self._recent: dict[int, NDArray[np.uint8]] = {}
@@ -40,12 +40,12 @@ class OverlayFiles:
             answer: with the frame it is about, where there is one.
 
         Raises:
-            FolderError: the file cannot be written.
+            OutputError: the file cannot be written.
         """
         path = self._folder.overlay(number)
         bgr = np.asarray(cv2.cvtColor(draw_overlay(answer), cv2.COLOR_RGB2BGR), np.uint8)
         if not cv2.imwrite(str(path), bgr, _PNG):
-            raise FolderError(f'{path} cannot be written; is the disk full?')
+            raise OutputError(f'{path} cannot be written; is the disk full?')
         if self._most:
             with self._lock:
                 self._recent[number] = bgr
@@ -56,7 +56,7 @@ class OverlayFiles:
         """Return the (H, W, 3) uint8 BGR overlay of an answer, by its number from 0.
 
         Raises:
-            FolderError: its file is not there any more, or is no picture.
+            OutputError: its file is not there any more, or is no picture.
         """
         with self._lock:
             picture = self._recent.pop(number, None)
@@ -65,5 +65,5 @@ class OverlayFiles:
         path = self._folder.overlay(number)
         decoded = cv2.imread(str(path), cv2.IMREAD_COLOR_BGR)
         if decoded is None:
-            raise FolderError(f'{path} is gone, or is no picture; --restart makes it again.')
+            raise OutputError(f'{path} is gone, or is no picture; --restart makes it again.')
         return np.asarray(decoded, np.uint8)

@@ -1,7 +1,7 @@
 """Answers as lines of JSON, and back: `results.jsonl` holds all that the other outputs show.
 
 Nothing in a line depends on the clock of the machine, so the same bag and the same models give the
-same bytes. Imports `types` and `masks`.
+same bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from segzero_ros.replay.masks import from_rle, to_rle
+from segzero_ros.replay.coco_rle import from_rle, to_rle
 from segzero_ros.types import (
     Answer,
     Frame,

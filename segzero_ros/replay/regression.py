@@ -1,7 +1,4 @@
-"""Compare the answers of a replay with accepted ones.
-
-Imports `records` and `types`.
-"""
+"""Compare the answers of a replay with accepted ones."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segzero_ros.replay.queries import NANO
+from segzero_ros.replay.query_file import NANO
 from segzero_ros.replay.records import BadRecord, from_line, Record
 from segzero_ros.types import Segment, SegZeroError
 

@@ -21,16 +21,16 @@ from typing import Any
 from segzero_ros.loading import described
 from segzero_ros.profiles import load_pipeline, reasoner_options, segmenter_options
 from segzero_ros.replay.answer_log import AnswerLog
-from segzero_ros.replay.asking import Asker, OnAnswer
 from segzero_ros.replay.bag import BagReader
 from segzero_ros.replay.bag_frames import BagFrames
-from segzero_ros.replay.folder import Folder
-from segzero_ros.replay.jobs import Jobs, Limits
+from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
-from segzero_ros.replay.queries import NANO, Plan
+from segzero_ros.replay.query_file import NANO, QueryPlan
 from segzero_ros.replay.records import from_line
 from segzero_ros.replay.report import write_report
 from segzero_ros.replay.results_bag import write_bag
+from segzero_ros.replay.runner import OnAnswer, ReplayRunner
+from segzero_ros.replay.schedule import QuerySchedule, ScheduleLimits
 from segzero_ros.replay.topics import find_topics, Topics
 from segzero_ros.replay.video import write_video
 from segzero_ros.replay.workers import count_workers, WorkerPool
@@ -48,7 +48,7 @@ class NothingToAsk(SegZeroError):
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ReplayOptions:
     """How a bag is replayed.
 
     Attributes:
@@ -65,7 +65,7 @@ class Wishes:
         workers: how many processes answer; 0 for as many as pay with these models.
     """
 
-    plan: Plan | None = None
+    plan: QueryPlan | None = None
     image: str = ''
     depth: str = ''
     camera_info: str = ''
@@ -79,7 +79,7 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Listener:
+class ReplayListener:
     """Who wants to hear how a replay goes.
 
     Attributes:
@@ -99,16 +99,16 @@ def replay(
     path: Path,
     output: Path,
     parameters: Mapping[str, Any],
-    wishes: Wishes = Wishes(),
-    listener: Listener = Listener(),
-) -> Folder:
+    replay_options: ReplayOptions = ReplayOptions(),
+    listener: ReplayListener = ReplayListener(),
+) -> ReplayOutput:
     """Replay a bag into a folder.
 
     Args:
         path: the bag.
         output: the folder; one with an interrupted replay of the same is continued.
         parameters: the node's, as `profiles.read_profile` gives them.
-        wishes: what is asked, and what is made of it.
+        replay_options: what is asked, and what is made of it.
         listener: hears how it goes.
 
     Returns:
@@ -119,29 +119,33 @@ def replay(
     """
     with BagReader(path, salvage=True) as bag:
         topics = find_topics(
-            bag, wishes.image, wishes.depth, wishes.camera_info, wishes.query_topic
+            bag,
+            replay_options.image,
+            replay_options.depth,
+            replay_options.camera_info,
+            replay_options.query_topic,
         )
-        plan = wishes.plan or _recorded(bag, topics)
-        folder = Folder(output)
+        plan = replay_options.plan or _recorded(bag, topics)
+        folder = ReplayOutput(output)
         manifest = _manifest(bag, topics, plan, parameters)
-        done = folder.begin(manifest, restart=wishes.restart)
-        jobs = Jobs(
+        done = folder.begin(manifest, restart=replay_options.restart)
+        jobs = QuerySchedule(
             topics, plan, _limits(parameters), bag.span_ns[0], lambda m: str(bag.parse(m).data)
         )
         expected = _expected(bag, topics, plan)
-        wanted = 1 if wishes.rate else wishes.workers
+        wanted = 1 if replay_options.rate else replay_options.workers
         count = count_workers(parameters, wanted, expected - done)
-        overlays = OverlayFiles(folder, 0 if 'video' in wishes.without else _RECENT)
+        overlays = OverlayFiles(folder, 0 if 'video' in replay_options.without else _RECENT)
         stopped = threading.Event()
         remarks: list[str] = []
         with ThreadPoolExecutor(2, 'beside') as beside, ExitStack() as stack:
             stack.callback(stopped.set)
             with AnswerLog(folder, done) as log, closing(load_pipeline(parameters)) as pipeline:
                 writing: list[tuple[Path, Future[list[str]] | Future[None]]] = []
-                if 'bag' not in wishes.without:
-                    made = beside.submit(_write_bag, path, folder, wishes, log)
+                if 'bag' not in replay_options.without:
+                    made = beside.submit(_write_bag, path, folder, replay_options, log)
                     writing.append((folder.bag, made))
-                if 'video' not in wishes.without:
+                if 'video' not in replay_options.without:
                     film = beside.submit(
                         write_video,
                         folder,
@@ -155,8 +159,10 @@ def replay(
                 with closing(WorkerPool(count - 1, parameters, folder)) as workers:
                     listener.on_begin(done, expected)
                     frames = BagFrames(bag, topics, parameters['max_image_pixels'])
-                    asker = Asker(bag, frames, pipeline, overlays, log, workers, wishes.rate)
-                    asker.run(jobs, done, listener.on_answer)
+                    runner = ReplayRunner(
+                        bag, frames, pipeline, overlays, log, workers, replay_options.rate
+                    )
+                    runner.run(jobs, done, listener.on_answer)
                     remarks += filter(None, [workers.start_error])
             remarks += [*filter(None, [bag.damage]), *topics.remarks]
             if jobs.restarts:
@@ -166,10 +172,10 @@ def replay(
                 remarks += future.result() or ()
         # One sentence for what both readers of the bag found.
         remarks = list(dict.fromkeys(remarks))
-        if 'report' not in wishes.without:
+        if 'report' not in replay_options.without:
             listener.on_write(folder.report.name)
             write_report(folder, manifest, remarks)
-        if 'overlays' in wishes.without:
+        if 'overlays' in replay_options.without:
             folder.remove_overlays()
         for remark in remarks:
             listener.on_remark(remark)
@@ -183,16 +189,18 @@ def _rate(bag: BagReader, count: int) -> float:
     return count * NANO / max(end_ns - start_ns, 1)
 
 
-def _write_bag(path: Path, folder: Folder, wishes: Wishes, log: AnswerLog) -> list[str]:
+def _write_bag(
+    path: Path, folder: ReplayOutput, replay_options: ReplayOptions, log: AnswerLog
+) -> list[str]:
     """Write the bag with the results, with a reader of its own; return remarks."""
     with BagReader(path, salvage=True) as source:
         remarks = write_bag(
             source,
             folder,
             map(from_line, log.follow()),
-            wishes.namespace,
-            originals='originals' not in wishes.without,
-            overlays=wishes.overlay_topic,
+            replay_options.namespace,
+            originals='originals' not in replay_options.without,
+            overlays=replay_options.overlay_topic,
         )
         return [*filter(None, [source.damage]), *remarks]
 
@@ -201,16 +209,16 @@ def _often(count: int) -> str:
     return 'once' if count == 1 else f'{count} times'
 
 
-def _recorded(bag: BagReader, topics: Topics) -> Plan:
+def _recorded(bag: BagReader, topics: Topics) -> QueryPlan:
     if not topics.queries:
         raise NothingToAsk(
             f'{bag.path} holds no recorded queries: ask with --query TEXT, or --queries FILE.'
         )
-    return Plan(recorded=True)
+    return QueryPlan(recorded=True)
 
 
-def _limits(parameters: Mapping[str, Any]) -> Limits:
-    return Limits(
+def _limits(parameters: Mapping[str, Any]) -> ScheduleLimits:
+    return ScheduleLimits(
         round(parameters['depth_max_offset'] * NANO),
         round(parameters['image_max_age'] * NANO),
         parameters['max_query_length'],
@@ -219,7 +227,7 @@ def _limits(parameters: Mapping[str, Any]) -> Limits:
 
 
 def _manifest(
-    bag: BagReader, topics: Topics, plan: Plan, parameters: Mapping[str, Any]
+    bag: BagReader, topics: Topics, plan: QueryPlan, parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what the answers depend on; nothing in it depends on the machine."""
     path = bag.path
@@ -241,7 +249,7 @@ def _manifest(
     }
 
 
-def _expected(bag: BagReader, topics: Topics, plan: Plan) -> int:
+def _expected(bag: BagReader, topics: Topics, plan: QueryPlan) -> int:
     """Return how many answers there will be, as far as the bag tells."""
     if plan.recorded:
         return bag.counts[topics.queries]

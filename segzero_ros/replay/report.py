@@ -1,7 +1,6 @@
 """A replay for people: one HTML file that needs nothing besides itself.
 
-Written as the answers are read, so that it takes no memory for a long bag. Imports `folder`,
-`records`, `results_bag`, `types` and OpenCV.
+Written as the answers are read, so that it takes no memory for a long bag.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segzero_ros.replay.folder import Folder
+from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
-from segzero_ros.replay.queries import NANO
+from segzero_ros.replay.query_file import NANO
 from segzero_ros.replay.records import Record
 from segzero_ros.types import Status
 
@@ -50,7 +49,7 @@ article div { flex: 1; min-width: 16rem; } .faint { color: var(--faint); }
 """
 
 
-def write_report(folder: Folder, manifest: dict[str, Any], remarks: Sequence[str]) -> None:
+def write_report(folder: ReplayOutput, manifest: dict[str, Any], remarks: Sequence[str]) -> None:
     """Write the report of the answers in a folder.
 
     Args:
@@ -65,7 +64,9 @@ def write_report(folder: Folder, manifest: dict[str, Any], remarks: Sequence[str
     path.replace(folder.report)
 
 
-def _parts(folder: Folder, manifest: dict[str, Any], remarks: Sequence[str]) -> Iterator[str]:
+def _parts(
+    folder: ReplayOutput, manifest: dict[str, Any], remarks: Sequence[str]
+) -> Iterator[str]:
     title = f'Replay of {manifest["bag"]["name"]}'
     yield (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -108,7 +109,7 @@ def _summary(manifest: dict[str, Any], statuses: Counter[Status]) -> str:
     return f'<table>{cells}</table>'
 
 
-def _read_timings(folder: Folder) -> dict[str, list[float]]:
+def _read_timings(folder: ReplayOutput) -> dict[str, list[float]]:
     """Return what the answers took, in seconds, by stage."""
     lines = [json.loads(line) for line in folder.timings.read_text('ascii').splitlines()]
     return {stage: [line[stage] for line in lines] for stage in _STAGES}

@@ -1,7 +1,4 @@
-"""The bag of a replay: the original's messages, and the results among them at their times.
-
-Imports `bag`, `folder`, `records`, `topics`, `types` and `wire`.
-"""
+"""The bag of a replay: the original's messages, and the results among them at their times."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ import cv2
 import numpy as np
 from rosbags.typesys.store import Typestore
 
+from segzero_ros.conversions import displays, result
 from segzero_ros.replay.bag import (
     BagError,
     BagMessage,
@@ -22,17 +20,16 @@ from segzero_ros.replay.bag import (
     UnknownType,
 )
 from segzero_ros.replay.definitions import layouts_of
-from segzero_ros.replay.folder import Folder
+from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.records import Record, with_frame
 from segzero_ros.replay.topics import IMAGE, RESULT, TEXT
 from segzero_ros.types import Answer, Frame, Status
-from segzero_ros.wire import displays, results
 
 # Of these, there is something to show; as in the node.
 _SHOWN = (Status.OK, Status.NOT_FOUND)
 # As in the node, detections are there where vision_msgs is installed.
-_DISPLAYS: dict[str, tuple[str, Callable[[results.Make, Answer], Any]]] = {
+_DISPLAYS: dict[str, tuple[str, Callable[[result.Make, Answer], Any]]] = {
     'markers': (displays.MARKERS, displays.markers),
     'detections': (displays.DETECTIONS, displays.detections),
     'detections_3d': (displays.DETECTIONS_3D, displays.detections_3d),
@@ -42,7 +39,7 @@ _DISPLAYS: dict[str, tuple[str, Callable[[results.Make, Answer], Any]]] = {
 class ResultMessages:
     """Answers as serialized messages, on the node's topics."""
 
-    def __init__(self, namespace: str, folder: Folder, *, overlays: bool) -> None:
+    def __init__(self, namespace: str, folder: ReplayOutput, *, overlays: bool) -> None:
         self._prefix = namespace.rstrip('/')
         self._overlays = OverlayFiles(folder) if overlays else None
         definitions = Definitions()
@@ -77,21 +74,19 @@ class ResultMessages:
             frame = Frame(blank, record.stamp_ns, record.frame_id)
         answer = with_frame(record, frame)
         if answer.reasoning:
-            text = self._make(TEXT, data=results.clean_text(answer.reasoning) + '\n')
+            text = self._make(TEXT, data=result.clean_text(answer.reasoning) + '\n')
             yield self._message('reasoning', TEXT, text, record.time_ns)
-        yield self._message(
-            'result', RESULT, results.to_result(self._make, answer), record.time_ns
-        )
+        yield self._message('result', RESULT, result.to_result(self._make, answer), record.time_ns)
         if answer.frame is None or answer.status not in _SHOWN:
             return
-        labels = results.label_image(self._make, answer)
+        labels = result.label_image(self._make, answer)
         yield self._message('label_image', IMAGE, labels, record.time_ns)
         for name, (kind, fill) in self._displays.items():
             yield self._message(name, kind, fill(self._make, answer), record.time_ns)
         if self._overlays is not None:
             picture = cv2.cvtColor(self._overlays.read(number), cv2.COLOR_BGR2RGB)
-            header = results.header_of(self._make, answer)
-            overlay = results.rgb_image(self._make, np.asarray(picture, np.uint8), header)
+            header = result.header_of(self._make, answer)
+            overlay = result.rgb_image(self._make, np.asarray(picture, np.uint8), header)
             yield self._message('overlay', IMAGE, overlay, record.time_ns)
 
     def _message(self, name: str, kind: str, message: Any, time_ns: int) -> BagMessage:
@@ -114,7 +109,7 @@ def _is_known(definitions: Definitions, kind: str) -> bool:
 
 def write_bag(
     source: BagReader,
-    folder: Folder,
+    folder: ReplayOutput,
     records: Iterable[Record],
     namespace: str,
     *,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 import re
 
+from segzero_ros.conversions.image import intrinsics_from
 from segzero_ros.replay.bag import BagError, BagReader
 from segzero_ros.replay.image_topics import (
     COMPRESSED,
@@ -20,7 +21,6 @@ from segzero_ros.replay.image_topics import (
     ImageTopic,
     RESULT,
 )
-from segzero_ros.wire.image_codec import intrinsics_from
 
 __all__ = [
     'COMPRESSED',

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.replay.folder import Folder
+from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.types import SegZeroError
 
@@ -28,7 +28,7 @@ class VideoError(SegZeroError):
 
 
 def write_video(
-    folder: Folder,
+    folder: ReplayOutput,
     overlays: OverlayFiles,
     answers: Iterable[object],
     expected_rate: float,

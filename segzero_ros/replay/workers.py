@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_pipeline
-from segzero_ros.replay.folder import Folder
+from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.records import Record, record_of, with_frame
 from segzero_ros.types import Answer, Frame, Query, SegZeroError, Timing
@@ -82,7 +82,7 @@ def keep_answer(overlays: OverlayFiles, number: int, time_ns: int, answer: Answe
     """Write an answer's overlay and return what else is kept of it.
 
     Raises:
-        FolderError: the overlay cannot be written.
+        OutputError: the overlay cannot be written.
     """
     record = record_of(answer, time_ns)
     # Drawn from the record, which holds nothing that depends on this machine's clock.
@@ -129,7 +129,7 @@ class WorkerPool:
         started: for each worker, done when its models are loaded.
     """
 
-    def __init__(self, count: int, parameters: Mapping[str, Any], folder: Folder) -> None:
+    def __init__(self, count: int, parameters: Mapping[str, Any], folder: ReplayOutput) -> None:
         self._workers = [_Worker(parameters, folder.path) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(max(count, 1), 'worker')
@@ -243,7 +243,7 @@ def _serve(pipe: Connection, parameters: Mapping[str, Any], path: Path) -> None:
     """Answer tasks until the pipe is closed; what a worker process runs."""
     # Ctrl-C reaches all processes of a terminal: this one ends with its pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    overlays = OverlayFiles(Folder(path))
+    overlays = OverlayFiles(ReplayOutput(path))
     try:
         pipeline = load_pipeline(parameters)
     except SegZeroError as error:

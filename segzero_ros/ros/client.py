@@ -24,18 +24,18 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from segzero_ros.action import Segment
+from segzero_ros.conversions.query_text import tidy
 from segzero_ros.msg import SegmentationResult
-from segzero_ros.ros.background import (
+from segzero_ros.ros.background_node import (
     BackgroundNode,
     ThreadSafeActionClient,
     wait_for_future,
     wait_for_graph,
 )
-from segzero_ros.ros.messages import answer_from, to_ns
+from segzero_ros.ros.message_factory import answer_from, to_ns
 from segzero_ros.ros.opencv_images import from_message, in_order, Order, Pixels, to_message
 from segzero_ros.srv import SegmentOnce
 from segzero_ros.types import Answer, Frame, SegZeroError, Stage
-from segzero_ros.wire.query_text import tidy
 
 # How long the node may take to stop a goal that was given up.
 _CANCEL_TIME = 5.0

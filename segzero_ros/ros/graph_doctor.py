@@ -1,7 +1,4 @@
-"""What the ROS graph holds for the node: camera topics, their first messages, the node itself.
-
-Imports rclpy and the messages.
-"""
+"""What the ROS graph holds for the node: camera topics, their first messages, the node itself."""
 
 from __future__ import annotations
 
@@ -16,10 +13,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from segzero_ros.doctor.findings import fail, Finding, ok, warn
-from segzero_ros.ros.background import BackgroundNode, wait_for_future, wait_for_graph
+from segzero_ros.conversions.image import decode_image
+from segzero_ros.doctor.checks import Check, fail, ok, warn
+from segzero_ros.ros.background_node import BackgroundNode, wait_for_future, wait_for_graph
 from segzero_ros.types import BadImage
-from segzero_ros.wire.image_codec import decode_image
 
 _KINDS = {
     'sensor_msgs/msg/Image': Image,
@@ -36,7 +33,7 @@ _SHARED = Path('/dev/shm')  # noqa: S108
 _LEAST_SHARED = 64 * 2**20
 
 
-def look_at_graph(namespace: str, image: str, depth: str, camera_info: str) -> Iterator[Finding]:
+def look_at_graph(namespace: str, image: str, depth: str, camera_info: str) -> Iterator[Check]:
     """Yield what there is to say of the graph, the camera and the node.
 
     Args:
@@ -69,7 +66,7 @@ def _middleware() -> str:
     return f'{get_rmw_implementation_identifier()}, domain {domain}, discovery {reach}'
 
 
-def _shared_memory() -> Finding:
+def _shared_memory() -> Check:
     if not _SHARED.is_dir():
         return ok('shared memory', 'none on this system')
     free = shutil.disk_usage(_SHARED).free
@@ -93,7 +90,7 @@ class _Graph:
     def publishers(self, topic: str) -> list[Any]:
         return list(self._node.get_publishers_info_by_topic(topic))
 
-    def node(self) -> Finding:
+    def node(self) -> Check:
         name = self._perception
         if not self._state.service_is_ready():
             cure = 'ros2 launch segzero_ros perception.launch.py, or name its --namespace.'
@@ -110,7 +107,7 @@ class _Graph:
         cure = f'ros2 topic echo --once {name.rpartition("/")[0]}/status tells why.'
         return fail('node', f'{name} is {state}', cure)
 
-    def picture(self, topic: str) -> tuple[Any, Finding]:
+    def picture(self, topic: str) -> tuple[Any, Check]:
         """Return the first image of a topic, and what there is to say of it."""
         offered = self.publishers(topic)
         if not offered:
@@ -143,7 +140,7 @@ class _Graph:
             return picture, warn('camera', said, cure)
         return picture, ok('camera', said)
 
-    def companions(self, names: dict[str, str], picture: Any) -> Iterator[Finding]:
+    def companions(self, names: dict[str, str], picture: Any) -> Iterator[Check]:
         """Yield what there is to say of depth and intrinsics beside an image."""
         height, width = picture.shape[:2]
         for what, without in (('depth', 'answers have no poses'), ('camera_info', 'no poses')):

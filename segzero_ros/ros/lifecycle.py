@@ -39,7 +39,7 @@ _UP = ('configure', 'activate')
 REPLACED = ('_LifecycleNodeMixin__on_change_state', '_LifecycleNodeMixin__change_state')
 
 
-class ManagedNode(LifecycleNodeMixin, Node):
+class AsyncLifecycleNode(LifecycleNodeMixin, Node):
     """A lifecycle node with a coroutine for each transition.
 
     A subclass overrides `configure`, `activate`, `deactivate`, `cleanup`, `shutdown` and

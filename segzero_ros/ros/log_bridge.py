@@ -1,7 +1,7 @@
 """Python's log records, with their tracebacks, into the node's logger.
 
 Words of models, servers and queries are in them, and somebody reads them on a terminal, so nothing
-active is left in. Imports rclpy's logging and `wire`.
+active is left in.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.logging import LoggingSeverity
 
-from segzero_ros.wire.printable import printable
+from segzero_ros.conversions.printable_text import printable
 
 PACKAGE = 'segzero_ros'
 

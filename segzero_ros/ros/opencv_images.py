@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from segzero_ros.ros.messages import rgb_image
+from segzero_ros.conversions.image import decode_image, MAX_PIXELS
+from segzero_ros.ros.message_factory import rgb_image
 from segzero_ros.types import BadImage
-from segzero_ros.wire.image_codec import decode_image, MAX_PIXELS
 
 Order = Literal['bgr8', 'rgb8']
 Pixels = NDArray[np.uint8]

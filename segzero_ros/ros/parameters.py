@@ -1,8 +1,7 @@
 """The node's parameters: one table of names, defaults, descriptions and limits.
 
 Descriptors, start-up checks, live checks and the options of the models are all read from it. What
-a model is made from has its default in `loading`. Imports rclpy's parameter types, `loading`,
-`profiles` and `wire`.
+a model is made from has its default in `loading`.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from segzero_ros import profiles
+from segzero_ros.conversions.image import MAX_PIXELS
 from segzero_ros.loading import (
     ReasonerOptions,
     REASONERS,
     SegmenterOptions,
     SEGMENTERS,
 )
-from segzero_ros.ros.desk import Policy
+from segzero_ros.ros.perception.query_queue import QueryPolicy
 from segzero_ros.ros.rclpy_internals import private
 from segzero_ros.types import SegZeroError
-from segzero_ros.wire.image_codec import MAX_PIXELS
 
 Value = bool | int | float | str
 
@@ -303,10 +302,10 @@ SPECS = (
     ),
     Spec(
         'query_policy',
-        Policy.QUEUE.value,
+        QueryPolicy.QUEUE.value,
         'What happens to a query that comes while another one is worked on.',
         Takes.AT_ONCE,
-        choices=tuple(policy.value for policy in Policy),
+        choices=tuple(policy.value for policy in QueryPolicy),
     ),
     Spec(
         'queue_size',

@@ -1,7 +1,7 @@
 """A node's process: it spins until SIGINT or SIGTERM and survives what a callback raises.
 
 rclpy's own signal handlers shut the middleware down at once, so that nothing can be answered any
-more; here a signal only wakes the executor, and the node ends in good order. Imports rclpy.
+more; here a signal only wakes the executor, and the node ends in good order.
 """
 
 from __future__ import annotations

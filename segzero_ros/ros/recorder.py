@@ -1,7 +1,4 @@
-"""Record what programs say to each other into a bag, as they say it.
-
-Imports rclpy; the bag itself is `replay.bag`'s.
-"""
+"""Record what programs say to each other into a bag, as they say it."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
 from segzero_ros.replay.bag import BagError, BagWriter
-from segzero_ros.ros.background import BackgroundNode, wait_for_graph
+from segzero_ros.ros.background_node import BackgroundNode, wait_for_graph
 from segzero_ros.types import SegZeroError
 
 _logger = logging.getLogger(__name__)

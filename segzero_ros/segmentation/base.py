@@ -1,10 +1,10 @@
-"""What every segmenter is. Imports `interrupting` and `types` only."""
+"""What every segmenter is."""
 
 from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
-from segzero_ros.interrupting import Check
+from segzero_ros.cancellation import Check
 from segzero_ros.types import Frame, Grounding, SegmentedMask
 
 Encoding = TypeVar('Encoding')

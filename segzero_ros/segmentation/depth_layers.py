@@ -2,7 +2,7 @@
 
 Beside the box is what the object stands on or in front of; inside, what is nearer than that and
 hangs together with one of the object's points is the object. Everything is done in inverse depth,
-where a table is linear across each row. Imports NumPy and OpenCV.
+where a table is linear across each row.
 """
 
 from __future__ import annotations

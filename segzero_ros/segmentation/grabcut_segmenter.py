@@ -5,7 +5,7 @@ what surrounds it and cuts between them. Here the box says what is surely outsid
 is surely inside, and the colours along the box's border what is probably outside. Where the frame
 has depth, that says first what stands out from its surroundings (`depth_layers`), and colour finds
 the border. Each crop is worked on at a bounded size, so an object costs the same in a large image
-as in a small one. Imports `types`, NumPy and OpenCV.
+as in a small one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.interrupting import Check
+from segzero_ros.cancellation import Check
 from segzero_ros.segmentation.depth_layers import (
     BACKGROUND,
     depth_layers,

@@ -1,8 +1,6 @@
 """Where a SAM 2 checkpoint is, which configuration it needs, and the network built from both.
 
-The segmenter and the tracker load their model here. Imports `types`; torch, hydra and the hub's
-client only inside the functions that need them, and never hydra's search paths: their state is one
-per process, and whoever else uses hydra there would decide whether `sam2` finds its own files.
+The segmenter and the tracker load their model here.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ WEIGHTS = ('.pt', '.pth', '.safetensors')
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedSam2:
     """One checkpoint on the hub: its file there, and its configuration inside the package."""
 
     file: str
@@ -45,7 +43,7 @@ class Published:
 
 
 PUBLISHED = {
-    f'facebook/{version}-hiera-{size}': Published(
+    f'facebook/{version}-hiera-{size}': PublishedSam2(
         f'{version}_hiera_{size.replace("-", "_")}.pt', f'{version}/{version}_hiera_{letter}.yaml'
     )
     for version in ('sam2', 'sam2.1')
@@ -54,7 +52,7 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Sam2Checkpoint:
     """A checkpoint on this machine.
 
     Attributes:
@@ -68,7 +66,7 @@ class Checkpoint:
     config: Path
 
 
-def find_checkpoint(model: str, config: str = '', offline: bool = False) -> Checkpoint:
+def find_checkpoint(model: str, config: str = '', offline: bool = False) -> Sam2Checkpoint:
     """Find a checkpoint, downloading a published one that is not here yet.
 
     Args:
@@ -86,14 +84,14 @@ def find_checkpoint(model: str, config: str = '', offline: bool = False) -> Chec
     path = Path(model).expanduser()
     if path.exists():
         weights = _weights_in(path) if path.is_dir() else path
-        return Checkpoint(weights.name, weights, _config_of(weights, config))
+        return Sam2Checkpoint(weights.name, weights, _config_of(weights, config))
     if model not in PUBLISHED:
         raise SegmenterUnavailable(
             f'There is no SAM 2 checkpoint {model!r}: it is neither a file or folder here nor one '
             f'of {", ".join(PUBLISHED)}.'
         )
     weights = _download(model, PUBLISHED[model].file, offline)
-    return Checkpoint(model, weights, _named_config(config or model))
+    return Sam2Checkpoint(model, weights, _named_config(config or model))
 
 
 def bytes_needed(model: str) -> int:
@@ -113,7 +111,7 @@ def bytes_needed(model: str) -> int:
     return largest + _IMAGE_BYTES if largest else 0
 
 
-def build_model(checkpoint: Checkpoint, device: Any) -> Any:
+def build_model(checkpoint: Sam2Checkpoint, device: Any) -> Any:
     """Build the network and fill it with the checkpoint's weights.
 
     Args:
@@ -175,7 +173,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     return state
 
 
-def _fill(model: Any, state: dict[str, Any], checkpoint: Checkpoint) -> None:
+def _fill(model: Any, state: dict[str, Any], checkpoint: Sam2Checkpoint) -> None:
     wanted = model.state_dict()
     problems = [
         (f'{len(names)} {what}', sorted(names)[0])

@@ -3,7 +3,6 @@
 The masks are those of the published procedure (`SAM2ImagePredictor`, one object after the other),
 made with less work: the picture is prepared on the model's device, on a GPU objects share one pass
 through the decoder, and only each object's chosen mask is enlarged and brought to the host.
-Imports `types`, `interrupting`, `onednn`, torch and, through `sam2_checkpoint`, sam2.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from segzero_ros import gpus, onednn
-from segzero_ros.interrupting import Check, interrupted
+from segzero_ros.cancellation import cancellable, Check
 from segzero_ros.segmentation.sam2_checkpoint import build_model, find_checkpoint
 from segzero_ros.types import (
     Frame,
@@ -135,7 +134,7 @@ class Sam2Segmenter:
         with (
             at_work('encode', self.device),
             torch.inference_mode(),
-            interrupted(parts, check),
+            cancellable(parts, check),
         ):
             if self._stream is None:
                 return self._encode(frame)
@@ -161,7 +160,7 @@ class Sam2Segmenter:
         with (
             at_work('segment', self.device),
             torch.inference_mode(),
-            interrupted(parts, check),
+            cancellable(parts, check),
         ):
             for numbers in batches(objects):
                 prompted = [objects[number] for number in numbers]

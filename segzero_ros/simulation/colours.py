@@ -1,4 +1,4 @@
-"""Colours that a person can name, and what a person might also call them. Imports NumPy only."""
+"""Colours that a person can name, and what a person might also call them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which words are true of which objects: yes, no, or "somebody might say so".
 
 Truth is 1, 0 or 0.5 for each object; a sentence is only asked when no object is at 0.5, so a
-person who looks at the picture finds it unambiguous. `and` is the minimum. Imports NumPy only.
+person who looks at the picture finds it unambiguous. `and` is the minimum.
 """
 
 from __future__ import annotations

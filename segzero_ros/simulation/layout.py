@@ -1,4 +1,4 @@
-"""Which things stand where on which table, under which camera. Imports NumPy only."""
+"""Which things stand where on which table, under which camera."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Light: soft cast shadows, contact shadows, Lambert shading and highlights.
 
-Imports NumPy and OpenCV. Light is linear here; a gamma of 2 stands for sRGB's curve.
+Light is linear here; a gamma of 2 stands for sRGB's curve.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Scenes that go on: objects slide, the camera sways, every object keeps its id.
-
-Imports NumPy only.
-"""
+"""Scenes that go on: objects slide, the camera sways, every object keeps its id."""
 
 from __future__ import annotations
 

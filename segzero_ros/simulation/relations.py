@@ -1,4 +1,4 @@
-"""Where things are in the picture and to each other, with margins. Imports NumPy only."""
+"""Where things are in the picture and to each other, with margins."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Seeded pictures of table-tops with their whole truth: `make_scene` and `make_motion`.
 
 The pictures are traced from true surfaces, so colour, depth, masks and poses agree exactly; the
-sentences' objects are computed from that truth. Imports NumPy, OpenCV and `types`.
+sentences' objects are computed from that truth.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What cameras make of light and of distance: exposure, blur, noise, holes and flying pixels.
-
-Imports NumPy and OpenCV.
-"""
+"""What cameras make of light and of distance: exposure, blur, noise, holes and flying pixels."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a person might ask about a scene, with the objects meant, computed from the truth.
 
 Each kind draws attempts until it has enough sentences that nobody could misunderstand; margins are
-shares of the picture's width and height. Imports NumPy only.
+shares of the picture's width and height.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Surfaces that rays can hit exactly: slabs, slices of quadrics of revolution, and flat rings.
 
-Every object of a scene is a handful of these. Imports NumPy only. A solid stands on z = 0 of its
-own frame, z up; lengths are metres.
+Every object of a scene is a handful of these. A solid stands on z = 0 of its own frame, z up;
+lengths are metres.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Procedural surfaces: wood, cloth, marble and laminate, and labels on objects.
 
-Imports NumPy and OpenCV. A texture gives a factor or a colour per point; colours are sRGB 0 to 1.
+A texture gives a factor or a colour per point; colours are sRGB 0 to 1.
 """
 
 from __future__ import annotations

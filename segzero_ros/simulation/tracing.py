@@ -1,7 +1,4 @@
-"""Which surface each pixel sees: depth, instance, normal and paint by casting rays.
-
-Imports NumPy only.
-"""
+"""Which surface each pixel sees: depth, instance, normal and paint by casting rays."""
 
 from __future__ import annotations
 

@@ -5,8 +5,6 @@ down to it, that its sides are upright, and that its footprint is either a circl
 seen from above, the half of the outline that faces the camera and the top are visible, and they
 tell which. What hangs in the air, and what has no plane under it, gets the box of its visible
 points alone: its hidden side is not guessed.
-
-Imports `types`, `quantiles`, NumPy and OpenCV.
 """
 
 from __future__ import annotations

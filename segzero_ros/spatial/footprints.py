@@ -1,7 +1,7 @@
 """The outline of an object from above: a circle or a rectangle, from its visible points.
 
 Works on the support function: how far the points reach in each direction. Noise and single wrong
-points are cut off by taking a quantile instead of the maximum. Imports `quantiles` and NumPy.
+points are cut off by taking a quantile instead of the maximum.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A plane in the optical frame. Imports NumPy only."""
+"""A plane in the optical frame."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The flat surface that an object stands on: planes in a frame's depth by RANSAC, fixed seed.
-
-Imports `types`, `quantiles`, NumPy and OpenCV.
-"""
+"""The flat surface that an object stands on: planes in a frame's depth by RANSAC, fixed seed."""
 
 from __future__ import annotations
 

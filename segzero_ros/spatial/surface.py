@@ -1,7 +1,4 @@
-"""The visible surface of an object in 3-D: the depth inside its mask, cleaned.
-
-Imports `types`, `quantiles`, NumPy and OpenCV.
-"""
+"""The visible surface of an object in 3-D: the depth inside its mask, cleaned."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A small recogniser of free English mishears most commands; one that knows how they go does not. The
 words are those of the `attributes` reasoner, whose sentences these are, and names of things of the
-user's own. Imports the reasoner's word table and NumPy.
+user's own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A trigram model of sentences, as recognisers read it: text in the format of ARPA.
 
 Smoothed after Witten and Bell (1991): what follows a context is as likely to be something new as
-contexts were followed by something new so far; then the shorter context decides. Imports nothing.
+contexts were followed by something new so far; then the shorter context decides.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sound from a microphone. Imports sounddevice, which needs the system's PortAudio."""
+"""Sound from a microphone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import queue
 from typing import Any
 
 from segzero_ros.extras import install_command
-from segzero_ros.speech.hearing import RATE, SpeechError
+from segzero_ros.speech.base import RATE, SpeechError
 
 _BLOCK = 0.1
 # Sound that nobody has taken is kept for so many seconds; then the oldest goes.

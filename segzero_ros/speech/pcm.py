@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.extras import lacking
-from segzero_ros.speech.hearing import RATE, SpeechError
+from segzero_ros.speech.base import RATE, SpeechError
 
 # Bytes of a sample, by GStreamer's names; a header may say anything, and so may a message.
 _WIDTHS = {'U8': 1, 'S8': 1, 'S16LE': 2, 'S24LE': 3, 'S32LE': 4, 'F32LE': 4}

@@ -1,7 +1,4 @@
-"""Recognition by pocketsphinx, whose English model comes inside its wheel: it works anywhere.
-
-Imports pocketsphinx and NumPy.
-"""
+"""Recognition by pocketsphinx, whose English model comes inside its wheel: it works anywhere."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ import tempfile
 import numpy as np
 from pocketsphinx import Decoder, Endpointer, get_model_path
 
+from segzero_ros.speech.base import RATE, SpeechError
 from segzero_ros.speech.commands import Commands, PRONUNCIATIONS
-from segzero_ros.speech.hearing import RATE, SpeechError
 from segzero_ros.speech.language_model import arpa
 
 # What it expects to hear: commands, or English at large.

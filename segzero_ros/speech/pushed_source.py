@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 import threading
 
-from segzero_ros.speech.hearing import SECOND, SpeechError
+from segzero_ros.speech.base import SECOND, SpeechError
 from segzero_ros.speech.pcm import Converter, Encoding
 
 # Sound that nobody has taken is kept for so many seconds; then the oldest goes.

@@ -8,7 +8,7 @@ import threading
 import time
 import wave
 
-from segzero_ros.speech.hearing import SpeechError
+from segzero_ros.speech.base import SpeechError
 from segzero_ros.speech.pcm import Converter, Encoding
 
 _BLOCK = 0.1

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.extras import lacking
-from segzero_ros.speech.hearing import RATE, SpeechError
+from segzero_ros.speech.base import RATE, SpeechError
 
 # An utterance is taken for noise above this, as Whisper's authors do.
 _NO_SPEECH = 0.6

@@ -1,9 +1,6 @@
 """Make a checkpoint that the node loads of what a trainer wrote: of an adapter, or of pickles.
 
-    python -m segzero_ros.training.export ADAPTER FOLDER [--base MODEL]
-
-Imports its neighbours in this room, `reasoning.checkpoints`, `reasoning.pretrained`, safetensors,
-and peft inside.
+Use: `python -m segzero_ros.training.export ADAPTER FOLDER [--base MODEL]`.
 """
 
 from __future__ import annotations
@@ -19,10 +16,10 @@ import sys
 from typing import Any
 
 from segzero_ros.reasoning import checkpoints
-from segzero_ros.reasoning.pretrained import read_weights
+from segzero_ros.reasoning.weights import read_weights
 from segzero_ros.training.models import save_processor
 from segzero_ros.training.presets import TrainingError
-from segzero_ros.training.sources import missing_package
+from segzero_ros.training.row_sources import missing_package
 from segzero_ros.types import SegZeroError
 
 _WEIGHTS = 'adapter_model.safetensors'

@@ -2,7 +2,7 @@
 
 Only colour and place tell the shapes apart, so what is asked stays within the words of table-tops
 while forms, backgrounds, light and perspective do not. For measuring what training on table-tops
-does elsewhere. Imports `simulation.colours`, `rows`, OpenCV, NumPy, and scikit-image inside.
+does elsewhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Load the model that training starts from, say beforehand what it needs, save what it became.
-
-Imports its neighbours in this room, `reasoning.checkpoints`, torch, transformers, and peft inside.
-"""
+"""Load the model that training starts from, say beforehand what it needs, save what it became."""
 
 from __future__ import annotations
 
@@ -15,14 +12,14 @@ import torch
 import transformers
 
 from segzero_ros.reasoning import checkpoints
-from segzero_ros.reasoning.packed_attention import pack_attention
-from segzero_ros.reasoning.pretrained import complete_generation, read_weights
+from segzero_ros.reasoning.gqa_decode_attention import use_gqa_decode_attention
 from segzero_ros.reasoning.processors import load_processor, read_processor
+from segzero_ros.reasoning.weights import complete_generation, read_weights
+from segzero_ros.training.prefix_sharing import share_prefixes
 from segzero_ros.training.presets import TrainingError
+from segzero_ros.training.row_sources import missing_package
 from segzero_ros.training.settings import Settings
-from segzero_ros.training.shared_prompts import share_prompts
-from segzero_ros.training.shared_sight import share_sight
-from segzero_ros.training.sources import missing_package
+from segzero_ros.training.vision_dedup import deduplicate_images
 
 # transformers' own factories carry no types.
 _generation: Any = transformers.GenerationConfig
@@ -35,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Pupil:
+class TrainableModel:
     """A model that is trained.
 
     Attributes:
@@ -66,7 +63,7 @@ def gigabytes(parameters: int, settings: Settings) -> float:
     return parameters * (16 + reference) / 1e9
 
 
-def load_pupil(settings: Settings) -> Pupil:
+def load_trainable_model(settings: Settings) -> TrainableModel:
     """Load the model.
 
     Raises:
@@ -94,16 +91,16 @@ def load_pupil(settings: Settings) -> Pupil:
             for name in ('eos_token_id', 'pad_token_id', 'bos_token_id')
         }
     )
-    share_sight(model.model.visual)
-    share_prompts(model.model)
-    pack_attention(model)
+    deduplicate_images(model.model.visual)
+    share_prefixes(model.model)
+    use_gqa_decode_attention(model)
     if settings.freeze_vision:
         model.model.visual.requires_grad_(False)
     if settings.last_layers:
         _leave_all_but_last(model, settings.last_layers)
     if settings.lora_rank:
         model = _adapted(model, settings)
-    return Pupil(model, loaded.processor, folder, generation, half)
+    return TrainableModel(model, loaded.processor, folder, generation, half)
 
 
 def _refuse_too_large(parameters: int, settings: Settings, on_gpu: bool) -> None:
@@ -180,7 +177,7 @@ def resume_faithfully(trainer: Any) -> None:
     trainer._load_from_checkpoint = load
 
 
-def save(pupil: Pupil, trainer: Any, folder: Path) -> None:
+def save(trainable: TrainableModel, trainer: Any, folder: Path) -> None:
     """Write the trained model as a folder that `reasoner_model:=` takes; LoRA is merged in."""
     trained = trainer.accelerator.unwrap_model(trainer.model)
     state = trainer.accelerator.get_state_dict(trainer.model)
@@ -188,9 +185,9 @@ def save(pupil: Pupil, trainer: Any, folder: Path) -> None:
         return
     if hasattr(trained, 'merge_and_unload'):
         trained, state = trained.merge_and_unload(), None
-    trained.generation_config = pupil.generation
+    trained.generation_config = trainable.generation
     trained.save_pretrained(folder, state_dict=state)
-    save_processor(pupil.folder, folder)
+    save_processor(trainable.folder, folder)
 
 
 def save_processor(source: Path, folder: Path) -> None:

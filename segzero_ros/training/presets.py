@@ -1,7 +1,4 @@
-"""A reward as parts and weights, by a preset's name or from one's own YAML file.
-
-Imports the two modules of rewards, `profiles` for where configuration lies, and `types`.
-"""
+"""A reward as parts and weights, by a preset's name or from one's own YAML file."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ function. Whatever makes the published functions fail is worth nothing here as w
 are read by the same steps: JSON in double quotes, the first braces of the whole text for one
 object, the first `<answer>` for several. Coordinates are pixels of the square that the model sees.
 Source of the parts and thresholds: Seg-Zero (arXiv 2503.06520), VisionReasoner (2505.12081) and
-their published training code. Imports NumPy and SciPy.
+their published training code.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rewards for a robot: an honest empty answer, a thought that is there and short, soft accuracy.
 
 The published rewards pay nothing for an empty answer, so models trained with them never say that
-nothing is there; and they pay for empty thoughts. Imports `rewards` and NumPy.
+nothing is there; and they pay for empty thoughts.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ The published sets have the columns of `COLUMNS`, pictures of 840 by 840, and so
 square's pixels: a JSON list of boxes with points, or one box with two points in tags. Pictures of
 other sizes are squashed, and the solution, in such a picture's own pixels, with them. A column
 `answer`, where there is one, is a whole answer to learn by heart, in the same pixels.
-Imports `reasoning.dialects` and NumPy.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The folder of a training run: what it was begun with, its figures, and where it goes on.
-
-Imports `settings` only.
-"""
+"""The folder of a training run: what it was begun with, its figures, and where it goes on."""
 
 from __future__ import annotations
 

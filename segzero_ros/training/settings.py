@@ -1,7 +1,6 @@
 """How a model is trained: one typed record, from a preset or a YAML file and what overrules it.
 
-Presets lie in `config/training/`; their numbers are the papers'. Imports `presets`, `profiles` and
-`reasoning.dialects`.
+Presets lie in `config/training/`; their numbers are the papers'.
 """
 
 from __future__ import annotations

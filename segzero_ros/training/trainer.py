@@ -1,7 +1,7 @@
 """Train a reasoner: GRPO on TRL's trainer, or supervised on TRL's other one.
 
 Group-relative policy optimisation is DeepSeekMath's (arXiv 2402.03300), as Seg-Zero and
-VisionReasoner use it. Imports its neighbours in this room, torch, and trl inside.
+VisionReasoner use it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,27 @@ import torch
 
 from segzero_ros.reasoning.control_tokens import control_tokens, plain_answer
 from segzero_ros.reasoning.dialects import Dialect
-from segzero_ros.training.models import load_pupil, Pupil, resume_faithfully, save
+from segzero_ros.training.callbacks import (
+    FiguresCallback,
+    ProgressCallback,
+    Say,
+    ThinkingLengthCallback,
+    TimingCallback,
+    ValidationCallback,
+)
+from segzero_ros.training.models import (
+    load_trainable_model,
+    resume_faithfully,
+    save,
+    TrainableModel,
+)
 from segzero_ros.training.presets import Composition, load_composition, PARTS, TrainingError
 from segzero_ros.training.robot_rewards import FEWEST_WORDS
+from segzero_ros.training.row_sources import for_trainer, missing_package, open_rows, UNSEEN_SEED
 from segzero_ros.training.rows import answer_of, Row
 from segzero_ros.training.run_folder import RunFolder
 from segzero_ros.training.settings import Settings
-from segzero_ros.training.sources import for_trainer, missing_package, open_rows, UNSEEN_SEED
-from segzero_ros.training.validation import Examination
-from segzero_ros.training.watching import Clock, Keeper, Progress, Say, ThoughtWatch, Validation
+from segzero_ros.training.validation import Evaluator
 
 _THOUGHT = re.compile(r'<think>(.*?)</think>', re.DOTALL)
 _logger = logging.getLogger(__name__)
@@ -56,23 +68,28 @@ def train(settings: Settings, say: Say = _logger.info, *, restart: bool = False)
     rows.read(0)
     folder = RunFolder(settings.folder)
     begun = folder.begin(settings, restart=restart)
-    pupil = load_pupil(settings)
+    trainable = load_trainable_model(settings)
     say(f'{settings.method} of {settings.model} on {rows.count} rows of {rows.name}')
-    watch = ThoughtWatch(settings, say)
-    callbacks: list[Any] = [Keeper(folder), Progress(say), watch, Clock(settings.minutes, say)]
-    validation = _validation(settings, dialect, reward, pupil)
+    watch = ThinkingLengthCallback(settings, say)
+    callbacks: list[Any] = [
+        FiguresCallback(folder),
+        ProgressCallback(say),
+        watch,
+        TimingCallback(settings.minutes, say),
+    ]
+    validation = _validation(settings, dialect, reward, trainable)
     if validation is not None:
         # Before the keeper, so that the last figures are written too.
         callbacks.insert(0, validation)
     make = _grpo if settings.method == 'grpo' else _sft
-    trainer = make(trl, settings, pupil, rows, reward, folder, accumulated, callbacks)
+    trainer = make(trl, settings, trainable, rows, reward, folder, accumulated, callbacks)
     if validation is not None:
         validation.trainer = trainer
     if settings.half_on_cpu and not torch.cuda.is_available():
         halve(trainer)
     resume_faithfully(trainer)
     trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
-    save(pupil, trainer, settings.checkpoint)
+    save(trainable, trainer, settings.checkpoint)
     return settings.checkpoint
 
 
@@ -97,18 +114,18 @@ def _accumulated(settings: Settings) -> int:
 
 
 def _validation(
-    settings: Settings, dialect: Dialect, reward: Composition, pupil: Pupil
-) -> Validation | None:
+    settings: Settings, dialect: Dialect, reward: Composition, trainable: TrainableModel
+) -> ValidationCallback | None:
     if not settings.validation:
         return None
     rows = open_rows(settings.validation, dialect, settings.validation_rows, UNSEEN_SEED)
     asked = [rows.read(number) for number in range(min(rows.count, settings.validation_rows))]
-    examination = Examination(asked, dialect, reward, settings.max_completion)
-    return Validation(examination, pupil.processor, settings.validate_every)
+    evaluator = Evaluator(asked, dialect, reward, settings.max_completion)
+    return ValidationCallback(evaluator, trainable.processor, settings.validate_every)
 
 
 def _common(
-    settings: Settings, pupil: Pupil, folder: RunFolder, accumulated: int
+    settings: Settings, trainable: TrainableModel, folder: RunFolder, accumulated: int
 ) -> dict[str, Any]:
     """Return what both trainers are configured with."""
     length: dict[str, Any] = {'num_train_epochs': 1}
@@ -125,7 +142,7 @@ def _common(
         'weight_decay': settings.weight_decay,
         'max_grad_norm': settings.max_grad_norm,
         'seed': settings.seed,
-        'bf16': pupil.half,
+        'bf16': trainable.half,
         'use_cpu': not torch.cuda.is_available(),
         'gradient_checkpointing': settings.gradient_checkpointing,
         'save_steps': settings.save_every,
@@ -141,7 +158,7 @@ def _common(
 def _grpo(
     trl: Any,
     settings: Settings,
-    pupil: Pupil,
+    trainable: TrainableModel,
     rows: Any,
     reward: Composition,
     folder: RunFolder,
@@ -150,7 +167,7 @@ def _grpo(
 ) -> Any:
     functions = [_judge(name) for name in reward.weights] + [thinking_share]
     config = trl.GRPOConfig(
-        **_common(settings, pupil, folder, accumulated),
+        **_common(settings, trainable, folder, accumulated),
         num_generations=settings.generations,
         max_completion_length=settings.max_completion,
         beta=settings.beta,
@@ -165,11 +182,11 @@ def _grpo(
         vllm_mode='colocate',
     )
     trainer = trl.GRPOTrainer(
-        model=pupil.model,
+        model=trainable.model,
         reward_funcs=functions,
         args=config,
-        train_dataset=for_trainer(rows, settings.spoken, _plainly(_question, pupil)),
-        processing_class=pupil.processor,
+        train_dataset=for_trainer(rows, settings.spoken, _plainly(_question, trainable)),
+        processing_class=trainable.processor,
         callbacks=callbacks,
     )
     return _quiet(trainer)
@@ -185,7 +202,7 @@ def _with_vllm(settings: Settings) -> bool:
 def _sft(
     trl: Any,
     settings: Settings,
-    pupil: Pupil,
+    trainable: TrainableModel,
     rows: Any,
     reward: Composition,
     folder: RunFolder,
@@ -193,23 +210,23 @@ def _sft(
     callbacks: list[Any],
 ) -> Any:
     config = trl.SFTConfig(
-        **_common(settings, pupil, folder, accumulated),
+        **_common(settings, trainable, folder, accumulated),
         # A picture's tokens must not be cut off.
         max_length=None,
         completion_only_loss=True,
     )
     trainer = trl.SFTTrainer(
-        model=pupil.model,
+        model=trainable.model,
         args=config,
-        train_dataset=for_trainer(rows, settings.spoken, _plainly(_lesson, pupil)),
-        processing_class=pupil.processor,
+        train_dataset=for_trainer(rows, settings.spoken, _plainly(_example, trainable)),
+        processing_class=trainable.processor,
         callbacks=callbacks,
     )
     return _quiet(trainer)
 
 
 def _quiet(trainer: Any) -> Any:
-    """Take away what prints every step's figures; `Progress` says how far it is."""
+    """Take away what prints every step's figures; `ProgressCallback` says how far it is."""
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
@@ -230,8 +247,10 @@ def halve(trainer: Any) -> None:
     trainer.compute_loss = compute
 
 
-def _plainly(make: Callable[..., dict[str, Any]], pupil: Pupil) -> Callable[..., dict[str, Any]]:
-    return partial(make, control_tokens(pupil.processor))
+def _plainly(
+    make: Callable[..., dict[str, Any]], trainable: TrainableModel
+) -> Callable[..., dict[str, Any]]:
+    return partial(make, control_tokens(trainable.processor))
 
 
 def _question(tokens: Sequence[str], row: Row, dialect: Dialect) -> dict[str, Any]:
@@ -249,7 +268,7 @@ def _question(tokens: Sequence[str], row: Row, dialect: Dialect) -> dict[str, An
     }
 
 
-def _lesson(tokens: Sequence[str], row: Row, dialect: Dialect) -> dict[str, Any]:
+def _example(tokens: Sequence[str], row: Row, dialect: Dialect) -> dict[str, Any]:
     """Return a row as the supervised trainer takes it; see `_question`."""
     answer = plain_answer(answer_of(row, dialect), tokens)
     return {

@@ -1,8 +1,7 @@
 """Ask a model under training about rows it is not trained on, and measure boxes and reward.
 
 gIoU here is of boxes: the union of the predicted ones against the union of the true ones, as
-masks; no segmenter is asked while a model is trained. Imports `rows`, `presets`,
-`evaluation.items` and torch.
+masks; no segmenter is asked while a model is trained.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segzero_ros.evaluation.items import measure, Prediction
+from segzero_ros.evaluation.measurements import measure, Prediction
 from segzero_ros.evaluation.samples import Sample
 from segzero_ros.reasoning.control_tokens import control_tokens
 from segzero_ros.reasoning.dialects import Dialect
@@ -26,7 +25,7 @@ _AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Examination:
+class Evaluator:
     """Rows that a model is asked, and how its answers are judged."""
 
     rows: Sequence[Row]

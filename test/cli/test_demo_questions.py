@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segzero_ros.cli.demo_questions import iou, Question, QUESTIONS, true_mask
-from segzero_ros.ros.camera_sources import open_source
+from segzero_ros.ros.camera_sim.sources import open_source
 from segzero_ros.simulation import make_scene
 from segzero_ros.types import Roi, Segment, Status
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from segzero_ros.doctor import packages
-from segzero_ros.doctor.findings import Level
+from segzero_ros.doctor.checks import Level
 from segzero_ros.extras import explain, EXTRAS, install_command
 
 ROOT = Path(__file__).resolve().parents[2]

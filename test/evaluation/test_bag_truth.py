@@ -12,7 +12,7 @@ from recordings import Recording, scene_frame, START, STEP
 from segzero_ros.cli.main import main
 from segzero_ros.evaluation.datasets import open_dataset
 from segzero_ros.evaluation.samples import DataError
-from segzero_ros.replay.masks import from_rle, to_rle
+from segzero_ros.replay.coco_rle import from_rle, to_rle
 
 ASKED = ('the largest thing', 'the purple banana')
 

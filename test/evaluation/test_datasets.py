@@ -13,7 +13,7 @@ from segzero_ros.evaluation.datasets import open_dataset, published_name
 from segzero_ros.evaluation.hub import PUBLISHED
 from segzero_ros.evaluation.samples import DataError, decode_picture
 from segzero_ros.evaluation.shapes import draw_shapes
-from segzero_ros.replay.masks import to_rle
+from segzero_ros.replay.coco_rle import to_rle
 
 SQUARE = [[2, 1], [6, 1], [6, 4], [2, 4]]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from segzero_ros.evaluation.items import box_iou, Failure, measure, Prediction
+from segzero_ros.evaluation.measurements import box_iou, Failure, measure, Prediction
 from segzero_ros.evaluation.metrics import bootstrap, CONVENTIONS, figures, intervals
 from segzero_ros.evaluation.samples import Sample
 

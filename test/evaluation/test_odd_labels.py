@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
+from segzero_ros.conversions.image import decode_image
 from segzero_ros.evaluation.datasets import open_dataset
 from segzero_ros.evaluation.samples import DataError, decode_picture, Sample
-from segzero_ros.ros.camera_sources import read_picture
-from segzero_ros.wire.image_codec import decode_image
+from segzero_ros.ros.camera_sim.sources import read_picture
 
 TEXT = 'the red thing'
 SQUARE = [1, 1, 5, 1, 5, 5, 1, 5]

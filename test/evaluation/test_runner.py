@@ -11,12 +11,12 @@ import pytest
 from segzero_ros.cli.main import main
 from segzero_ros.evaluation.datasets import open_dataset
 from segzero_ros.evaluation.gallery import write_gallery
-from segzero_ros.evaluation.items import Failure
+from segzero_ros.evaluation.measurements import Failure
 from segzero_ros.evaluation.metrics import CONVENTIONS, figures
-from segzero_ros.evaluation.rows import from_line, make_row, to_line
+from segzero_ros.evaluation.records import from_line, make_record, to_line
+from segzero_ros.evaluation.report import markdown, summarise
 from segzero_ros.evaluation.runner import MOST_CRASHES, run, RunError, RunFolder, Shard
 from segzero_ros.evaluation.samples import Sample
-from segzero_ros.evaluation.tables import markdown, summarise
 from segzero_ros.evaluation.tabletop import Tabletop
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.profiles import load_pipeline, read_profile
@@ -292,7 +292,7 @@ def test_one_right_answer_and_one_that_came_too_late_are_worth_a_half(tmp_path):
     told = [GroundedObject((0.0, 0.0, 20.0, 40.0))]
     right = Answer(Query('x'), Status.OK, segments=(segment,))
     late = Answer(Query('x'), Status.TIMEOUT, 'too late', failed_in=Stage.REASONING)
-    items = [make_row(at, sample, one, told)[0].item for at, one in enumerate((right, late))]
+    items = [make_record(at, sample, one, told)[0].item for at, one in enumerate((right, late))]
     for convention in CONVENTIONS.values():
         found = figures(items, convention)
         assert (found['scored'], found['failed']) == (2, 1)

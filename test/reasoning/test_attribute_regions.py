@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from segzero_ros.reasoning.attributes.patches import coloured_patches
+from segzero_ros.reasoning.attributes.components_from_colour import coloured_patches
 from segzero_ros.reasoning.attributes.regions import look
-from segzero_ros.reasoning.attributes.tabletop import find_support
+from segzero_ros.reasoning.attributes.surface_fit import find_support
 from segzero_ros.simulation import make_scene
 from segzero_ros.types import Frame, Intrinsics
 

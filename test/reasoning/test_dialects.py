@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import pytest
 
 from benchmarks.published_reading import read_list, read_single
-from segzero_ros.reasoning.answers import Narrator
+from segzero_ros.reasoning.answers import StreamReporter
 from segzero_ros.reasoning.dialects import dialect_named, DIALECTS, native_size
 from segzero_ros.types import BadImage, GroundedObject, Grounding, MalformedAnswer
 
@@ -291,7 +291,7 @@ def test_the_result_does_not_depend_on_how_the_text_was_cut_up(
     for fed in ([text], pieces, list(text)):
         said: list[str] = []
         told: list[GroundedObject] = []
-        narrator = Narrator(dialect.reader(640, 480, parser), said.append, told.append)
+        narrator = StreamReporter(dialect.reader(640, 480, parser), said.append, told.append)
         for piece in fed:
             narrator.feed(piece)
         try:
@@ -387,7 +387,7 @@ class TestRepairs:
 class TestWhileItIsWritten:
     def test_reasoning_comes_without_tags_and_objects_as_their_braces_close(self) -> None:
         events: list[object] = []
-        narrator = Narrator(VISION_REASONER.reader(840, 840), events.append, events.append)
+        narrator = StreamReporter(VISION_REASONER.reader(840, 840), events.append, events.append)
         for char in TWO_CUPS:
             narrator.feed(char)
             if char == '}' and 'closed' not in events:

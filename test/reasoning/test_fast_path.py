@@ -27,9 +27,9 @@ from segzero_ros.reasoning import (
     decoding,
     devices,
     fast_path,
-    one_token,
-    packed_attention,
-    roomy_cache,
+    fused_decode_step,
+    gqa_decode_attention,
+    preallocated_cache,
     transformers_reasoner,
     vision_tower,
 )
@@ -152,25 +152,29 @@ BROKEN = {
     ),
     'an attribute of attention is gone': (
         lambda patch: patch.setattr(
-            one_token, '_look', raising(AttributeError("no attribute 'num_key_value_heads'"))
+            fused_decode_step,
+            '_look',
+            raising(AttributeError("no attribute 'num_key_value_heads'")),
         ),
         "the fused decode step failed (AttributeError: no attribute 'num_key_value_heads')",
     ),
     'the norm adds one': (
-        off(one_token.OneToken, '_normed', lambda hidden: hidden * 1.01),
+        off(fused_decode_step.FusedDecodeStep, '_rms_norm', lambda hidden: hidden * 1.01),
         'the fused decode step computes otherwise',
     ),
     'the cache cannot be cut': (
-        lambda patch: patch.setattr(roomy_cache.RoomyLayer, 'crop', None),
+        lambda patch: patch.setattr(preallocated_cache.PreallocatedLayer, 'crop', None),
         "decoding failed (TypeError: 'NoneType' object is not callable)",
     ),
     'the cache is cut otherwise': (
-        lambda patch: patch.setattr(roomy_cache.RoomyLayer, 'crop', lambda self, length: None),
+        lambda patch: patch.setattr(
+            preallocated_cache.PreallocatedLayer, 'crop', lambda self, length: None
+        ),
         'computes otherwise than the model does',
     ),
     'the cache loses what was written': (
         lambda patch: patch.setattr(
-            roomy_cache.RoomyLayer,
+            preallocated_cache.PreallocatedLayer,
             'update',
             lambda self, key, value, *_, **__: DynamicLayer.update(self, key, value * 0.9),
         ),
@@ -178,7 +182,7 @@ BROKEN = {
     ),
     'a layer of the cache has other parts': (
         lambda patch: patch.setattr(
-            roomy_cache.RoomyLayer,
+            preallocated_cache.PreallocatedLayer,
             'lazy_initialization',
             raising(AttributeError('lazy_initialization')),
         ),
@@ -189,7 +193,7 @@ BROKEN = {
         'the packed attention failed (ValueError: taken)',
     ),
     'attention is scaled otherwise': (
-        off(packed_attention, 'attend_packed', lambda found: found * 1.05),
+        off(gqa_decode_attention, 'attend_grouped', lambda found: found * 1.05),
         'computes otherwise than the model does',
     ),
     'the vision tower has other parts': (
@@ -209,7 +213,9 @@ BROKEN = {
         'prompt lookup computes otherwise',
     ),
     'memory runs out': (
-        fails(decoding, 'one_token', torch.OutOfMemoryError('Tried to allocate 2.00 GiB.')),
+        fails(
+            decoding, 'fused_decode_step', torch.OutOfMemoryError('Tried to allocate 2.00 GiB.')
+        ),
         'the fused decode step failed (OutOfMemoryError: Tried to allocate 2.00 GiB.)',
     ),
     'the switch of oneDNN fails': (
@@ -260,7 +266,7 @@ def test_a_model_that_is_put_back_computes_what_it_did(tiny_qwen2_5_vl: Path) ->
     attention = model.model.visual.blocks[0].attn
     vision_tower.embed_by_product(model)
     assert vision_tower.attend_by_window_size(model)
-    packed_attention.pack_attention(model)
+    gqa_decode_attention.use_gqa_decode_attention(model)
     assert 'forward' in vars(attention)
     fast_path.undo(model, None)
     assert torch.equal(logits(), before)
@@ -440,14 +446,14 @@ class TestLater:
     ) -> None:
         reasoner = load(request.getfixturevalue(f'tiny_{name}'))
         assert reasoner._decoder is not None
-        read, left = one_token.OneToken.read, iter(range(after))
+        read, left = fused_decode_step.FusedDecodeStep.read, iter(range(after))
 
         def fail(self: Any, *given: Any) -> Any:
             if next(left, None) is None:
                 raise RuntimeError('a kernel is missing')
             return read(self, *given)
 
-        monkeypatch.setattr(one_token.OneToken, 'read', fail)
+        monkeypatch.setattr(fused_decode_step.FusedDecodeStep, 'read', fail)
         said: list[str] = []
         told: list[Any] = []
         answer = reasoner.reason(
@@ -482,14 +488,14 @@ class TestLater:
         self, tiny_qwen2_5_vl: Path, pair: Any, monkeypatch: Patch
     ) -> None:
         reasoner = load(tiny_qwen2_5_vl, max_new_tokens=20)
-        read, left = one_token.OneToken.read, iter(range(3))
+        read, left = fused_decode_step.FusedDecodeStep.read, iter(range(3))
 
         def fail(self: Any, *given: Any) -> Any:
             if next(left, None) is None:
                 raise RuntimeError
             return read(self, *given)
 
-        monkeypatch.setattr(one_token.OneToken, 'read', fail)
+        monkeypatch.setattr(fused_decode_step.FusedDecodeStep, 'read', fail)
         with pytest.raises(Exception, match='max_new_tokens=20') as caught:
             reasoner.reason(Frame(pair.image), Query(pair.query))
         assert pair.answer.startswith(caught.value.raw_answer)

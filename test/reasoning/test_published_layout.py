@@ -22,9 +22,9 @@ from published_sizes import PUBLISHED, shapes, write
 from safetensors.torch import load_file, save_file
 
 from segzero_ros.loading import load_reasoner, ReasonerOptions
-from segzero_ros.reasoning import checkpoints, pretrained
+from segzero_ros.reasoning import checkpoints
+from segzero_ros.reasoning.detokenizer import Detokenizer
 from segzero_ros.reasoning.dialects import dialect_named
-from segzero_ros.reasoning.token_text import TokenText
 from segzero_ros.types import Frame, MalformedAnswer, Query, ReasonerUnavailable
 
 ARCHITECTURES = ('qwen2_5_vl', 'qwen2_vl')
@@ -83,19 +83,19 @@ def change(path: Path, **entries: Any) -> None:
 def tokens_of(reasoner: Any, frame: Frame, query: str) -> list[int]:
     """Return the tokens that a model writes, readable or not."""
     written: list[int] = []
-    plainly = TokenText.add
+    plainly = Detokenizer.add
 
-    def add(self: TokenText, token: int) -> str:
+    def add(self: Detokenizer, token: int) -> str:
         written.append(token)
         return plainly(self, token)
 
-    TokenText.add = add  # type: ignore[method-assign]
+    Detokenizer.add = add  # type: ignore[method-assign]
     try:
         reasoner.reason(frame, Query(query))
     except MalformedAnswer:
         pass
     finally:
-        TokenText.add = plainly  # type: ignore[method-assign]
+        Detokenizer.add = plainly  # type: ignore[method-assign]
     return written
 
 
@@ -216,7 +216,7 @@ def test_every_published_weight_finds_its_place_at_full_size(name: str, tmp_path
     checkpoint = checkpoints.open_checkpoint(folder, dialect_named('vision_reasoner'))
     assert {tensor.name for tensor in checkpoint.tensors} == set(weights)
     # Missing and unknown names are errors there, as are other shapes.
-    model = pretrained.read_weights(folder, dtype=torch.bfloat16, device_map='meta')
+    model = weights.read_weights(folder, dtype=torch.bfloat16, device_map='meta')
     assert {weight.device.type for weight in model.parameters()} == {'meta'}
     assert sum(weight.numel() for weight in model.parameters()) == checkpoint.parameters
     tied = model.lm_head.weight is model.get_input_embeddings().weight
@@ -335,7 +335,7 @@ class TestRefusals:
         path.write_text(path.read_text()[:200])
         self.refused(broken, 'The processor .* cannot be read')
 
-    def test_merges_that_were_left_behind(self, broken: Path) -> None:
+    def test_merges_that_were_abandoned(self, broken: Path) -> None:
         (broken / 'tokenizer.json').unlink()
         (broken / 'merges.txt').unlink()
         self.refused(broken, 'incomplete: merges.txt missing')

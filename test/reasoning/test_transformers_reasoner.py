@@ -39,11 +39,11 @@ from segzero_ros.reasoning import (
     transformers_reasoner,
     vision_tower,
 )
+from segzero_ros.reasoning.detokenizer import Detokenizer
 from segzero_ros.reasoning.dialects import dialect_named
-from segzero_ros.reasoning.one_token import OneToken
-from segzero_ros.reasoning.resizing import seen_by
-from segzero_ros.reasoning.squashing import squash
-from segzero_ros.reasoning.token_text import TokenText
+from segzero_ros.reasoning.fused_decode import FusedDecodeStep
+from segzero_ros.reasoning.preprocessing import resize_for_model
+from segzero_ros.reasoning.resize_like_pillow import resize_like_pillow
 from segzero_ros.segmentation.grabcut_segmenter import GrabCutSegmenter
 from segzero_ros.types import (
     Cancelled,
@@ -103,19 +103,19 @@ def pairs(make_tiny_checkpoints: Any) -> Any:
 def raw_answer(reasoner: Any, frame: Frame, query: Query) -> tuple[str, int]:
     """Return the model's whole text and how many tokens it wrote, readable or not."""
     written: list[int] = []
-    original = TokenText.add
+    original = Detokenizer.add
 
-    def add(self: TokenText, token: int) -> str:
+    def add(self: Detokenizer, token: int) -> str:
         written.append(token)
         return original(self, token)
 
-    TokenText.add = add  # type: ignore[method-assign]
+    Detokenizer.add = add  # type: ignore[method-assign]
     try:
         text = reasoner.reason(frame, query).raw_answer
     except MalformedAnswer as error:
         text = error.raw_answer
     finally:
-        TokenText.add = original  # type: ignore[method-assign]
+        Detokenizer.add = original  # type: ignore[method-assign]
     return text, hash(tuple(written))
 
 
@@ -200,7 +200,7 @@ class TestAnswers:
         self, name: str, fast: dict[str, Any]
     ) -> None:
         # Whether it may is tried out while loading, and the tokens do not tell.
-        assert isinstance(fast[name]._decoder._one_token, OneToken)
+        assert isinstance(fast[name]._decoder._fused_step, FusedDecodeStep)
 
     @pytest.mark.parametrize('name', ARCHITECTURES)
     def test_fast_and_plain_write_the_same_tokens_also_when_images_alternate(
@@ -221,13 +221,13 @@ class TestAnswers:
         reasoner = load(folders[name])
         # How many tokens each step reads.
         steps: list[int] = []
-        read = OneToken.read
+        read = FusedDecodeStep.read
 
-        def count(self: OneToken, ids: Any, *rest: Any) -> Any:
+        def count(self: FusedDecodeStep, ids: Any, *rest: Any) -> Any:
             steps.append(ids.shape[1])
             return read(self, ids, *rest)
 
-        monkeypatch.setattr(OneToken, 'read', count)
+        monkeypatch.setattr(FusedDecodeStep, 'read', count)
         frame = Frame(pairs[3].image)
         answers = []
         for _ in range(3):
@@ -246,7 +246,7 @@ class TestAnswers:
     ) -> None:
         monkeypatch.setattr(onednn, 'several_rows_are_cheap', lambda _: False)
         reasoner = load(folders['qwen2_5_vl'])
-        assert reasoner._decoder._drafter is None
+        assert reasoner._decoder._speculator is None
         answer = reasoner.reason(Frame(pairs[3].image), Query(pairs[3].query))
         assert answer.raw_answer == pairs[3].answer
 
@@ -276,7 +276,7 @@ class TestAnswers:
             frame = Frame(pair.image)
             for query in (Query(pair.query), STRANGE):
                 expected = published_tokens(folder, frame, query, 60)
-                reasoner._decoder._drafter = Wrong()
+                reasoner._decoder._speculator = Wrong()
                 with torch.inference_mode():
                     prompt = reasoner._read_prompt(frame, query, transformers_reasoner.never_stop)
                     tokens = reasoner._decoder.generate(prompt, transformers_reasoner.never_stop)
@@ -293,7 +293,7 @@ class TestAnswers:
             reasoner._model, 1540, 160, static=True, is_number=lambda _: False
         )
         # As on a GPU, where the next step begins before a token has come to the host.
-        static._ahead = ahead
+        static._overlap_host_copy = ahead
         frames = [Frame(pair.image) for pair in pairs]
         for pair, frame in zip(pairs, frames, strict=True):
             for query in (Query(pair.query), STRANGE, Query(pair.query)):
@@ -497,9 +497,9 @@ class TestAnswers:
     def test_a_cache_that_grows_in_strides_holds_what_was_put_in_and_not_cut_off(self) -> None:
         from transformers.cache_utils import DynamicLayer
 
-        from segzero_ros.reasoning.roomy_cache import RoomyLayer
+        from segzero_ros.reasoning.preallocated_cache import PreallocatedLayer
 
-        roomy, plain_layer = RoomyLayer(), DynamicLayer()
+        roomy, plain_layer = PreallocatedLayer(), DynamicLayer()
         random = torch.Generator().manual_seed(0)
         for count, cut in ((900, 0), (300, 250), (1, 0), (1, 0), (700, 40), (1, 0), (1500, 0)):
             keys, values = (torch.rand(1, 2, count, 4, generator=random) for _ in range(2))
@@ -609,7 +609,7 @@ class TestStopping:
             ):
                 reasoner.reason(frame, Query(pairs[0].query))
         if on:
-            assert reasoner._decoder.kept == 0
+            assert reasoner._decoder.cached_tokens == 0
         assert reasoner.reason(frame, Query(pairs[0].query)).raw_answer == pairs[0].answer
 
     @pytest.mark.parametrize('on', [True, False])
@@ -686,7 +686,7 @@ class TestOnGpu:
         options = {'device': 'cuda', 'dtype': 'float32', 'max_new_tokens': 160}
         compiled, plain = (load(folders[name], fast=on, **options) for on in (True, False))
         assert compiled._decoder._step != compiled._decoder._next_logits
-        assert compiled._decoder._one_token is not None
+        assert compiled._decoder._fused_step is not None
         frames = [Frame(pairs[0].image), noise(300, 700), Frame(pairs[3].image)]
         queries = [Query('the red box'), Query('What is blue?'), STRANGE]
         for frame, query in [(0, 0), (0, 1), (1, 0), (0, 1), (2, 0), (1, 2), (2, 0)]:
@@ -745,17 +745,19 @@ class TestPreprocessing:
     ) -> None:
         image = noise(*source, seed=seed).image
         expected = Image.fromarray(image).resize(size, Image.Resampling[resampling.upper()])
-        squashed = squash(torch.from_numpy(image), size, resampling)
+        squashed = resize_like_pillow(torch.from_numpy(image), size, resampling)
         np.testing.assert_array_equal(squashed.numpy(), np.asarray(expected))
 
     @pytest.mark.parametrize('size', [(640, 480), (1920, 1080), (480, 640), (37, 1200)])
     def test_squashing_camera_images_does_not_need_pillow(self, size: tuple[int, int]) -> None:
-        from segzero_ros.reasoning.squashing import _order
+        from segzero_ros.reasoning.resize_like_pillow import _order
 
         assert _order(size, (840, 840), 'bilinear', torch.device('cpu')) is not None
         frame = noise(*size)
-        squashed = squash(torch.from_numpy(frame.image), (840, 840), 'bilinear').numpy()
-        expected = seen_by(dialect_named('vision_reasoner'), frame.image)
+        squashed = resize_like_pillow(
+            torch.from_numpy(frame.image), (840, 840), 'bilinear'
+        ).numpy()
+        expected = resize_for_model(dialect_named('vision_reasoner'), frame.image)
         np.testing.assert_array_equal(squashed, expected)
 
     @pytest.mark.parametrize(
@@ -765,7 +767,7 @@ class TestPreprocessing:
         self, text: str, fast: dict[str, Any]
     ) -> None:
         tokenizer = fast['qwen2_vl']._processor.tokenizer
-        pieces = TokenText(tokenizer)
+        pieces = Detokenizer(tokenizer)
         parts = [pieces.add(token) for token in tokenizer(text)['input_ids']]
         assert '\ufffd' not in ''.join(parts)
         assert ''.join(parts) + pieces.rest() == text

@@ -10,8 +10,8 @@ from recordings import Recording, scene_frame
 
 from segzero_ros.replay.bag import BagReader
 from segzero_ros.replay.bag_frames import BagFrames
-from segzero_ros.replay.jobs import Jobs, Limits
-from segzero_ros.replay.queries import Plan
+from segzero_ros.replay.query_file import QueryPlan
+from segzero_ros.replay.schedule import QuerySchedule, ScheduleLimits
 from segzero_ros.replay.topics import find_topics, Topics
 
 MS = 1_000_000
@@ -20,12 +20,12 @@ COLOUR, DEPTH, INFO = '/camera/image', '/camera/depth', '/camera/camera_info'
 
 def warnings(path: Path, topics: Topics | None = None) -> list[str]:
     """Return what is said about each image of a bag."""
-    limits = Limits(50 * MS, 5000 * MS, 100)
+    limits = ScheduleLimits(50 * MS, 5000 * MS, 100)
     with BagReader(path) as bag:
         topics = topics or find_topics(bag)
-        jobs = Jobs(topics, Plan(texts=('cup',)), limits, bag.span_ns[0], str)
+        jobs = QuerySchedule(topics, QueryPlan(texts=('cup',)), limits, bag.span_ns[0], str)
         frames = BagFrames(bag, topics)
-        return [frames.frame(job.shot)[1] for job in jobs.run(bag.messages(jobs.topics))]
+        return [frames.frame(job.rgbd)[1] for job in jobs.run(bag.messages(jobs.topics))]
 
 
 def recorded(path: Path, depths: int, *, info: bool = True) -> Path:

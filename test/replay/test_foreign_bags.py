@@ -31,14 +31,14 @@ import zstandard
 
 from segzero_ros.profiles import read_profile
 from segzero_ros.replay.bag import BagError, BagReader
-from segzero_ros.replay.queries import Plan
-from segzero_ros.replay.replay import Listener, replay, Wishes
+from segzero_ros.replay.query_file import QueryPlan
+from segzero_ros.replay.replay import replay, ReplayListener, ReplayOptions
 from segzero_ros.replay.topics import find_topics, NoTopic
 from segzero_ros.types import Status
 
 COLOUR = '/camera/image_raw'
-ASKED = Wishes(
-    Plan(texts=('the largest object',)), without=frozenset({'video', 'report', 'overlays'})
+ASKED = ReplayOptions(
+    QueryPlan(texts=('the largest object',)), without=frozenset({'video', 'report', 'overlays'})
 )
 
 
@@ -58,7 +58,7 @@ def beside(path: Path, channel: Channel, data: bytes = CDR, **options) -> Path:
 def replayed(path: Path, output: Path, parameters) -> tuple[list[str], list, dict[str, int]]:
     """Replay a bag; return the remarks, the answers, and what the new bag holds for rosbags."""
     remarks: list[str] = []
-    folder = replay(path, output, parameters, ASKED, Listener(on_remark=remarks.append))
+    folder = replay(path, output, parameters, ASKED, ReplayListener(on_remark=remarks.append))
     with AnyReader([folder.bag]) as reader:
         for connection, _, data in reader.messages():
             reader.deserialize(data, connection.msgtype)

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 import numpy as np
 import pytest
 
-from segzero_ros.replay.masks import from_rle, to_rle
+from segzero_ros.replay.coco_rle import from_rle, to_rle
 from segzero_ros.replay.records import BadRecord, from_line, record_of, to_line, with_frame
 from segzero_ros.types import (
     Answer,

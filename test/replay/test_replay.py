@@ -14,14 +14,14 @@ from rosbags.highlevel import AnyReader
 
 from segzero_ros.profiles import read_profile
 from segzero_ros.replay.bag import Definitions, UnknownType
-from segzero_ros.replay.folder import Folder, FolderError
-from segzero_ros.replay.queries import Ask, Plan
-from segzero_ros.replay.replay import Listener, NothingToAsk, replay, Wishes
+from segzero_ros.replay.output import OutputError, ReplayOutput
+from segzero_ros.replay.query_file import QueryPlan, TimedQuery
+from segzero_ros.replay.replay import NothingToAsk, replay, ReplayListener, ReplayOptions
 from segzero_ros.types import SegmenterUnavailable, Status
 
 QUERY = 'the largest object'
-EACH = Wishes(Plan(texts=(QUERY,)))
-QUICK = Wishes(EACH.plan, without=frozenset({'bag', 'video', 'report', 'overlays'}))
+EACH = ReplayOptions(QueryPlan(texts=(QUERY,)))
+QUICK = ReplayOptions(EACH.plan, without=frozenset({'bag', 'video', 'report', 'overlays'}))
 
 
 @pytest.fixture(scope='module')
@@ -37,12 +37,12 @@ def bag(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def whole(bag, parameters, tmp_path_factory) -> Folder:
+def whole(bag, parameters, tmp_path_factory) -> ReplayOutput:
     """The bag's replay, never interrupted."""
     return replay(bag, tmp_path_factory.mktemp('whole') / 'out', parameters, EACH)
 
 
-def contents(folder: Folder) -> dict[str, str]:
+def contents(folder: ReplayOutput) -> dict[str, str]:
     """Return a digest of every file but those that hold what the machine took."""
     timed = (folder.timings, folder.report)
     files = [path for path in folder.path.rglob('*') if path.is_file() and path not in timed]
@@ -62,7 +62,7 @@ def shown_topics() -> set[str]:
     return topics | {'/segzero/detections', '/segzero/detections_3d'}
 
 
-def records(folder: Folder):
+def records(folder: ReplayOutput):
     return list(folder.records())
 
 
@@ -103,8 +103,8 @@ def test_an_interrupted_replay_goes_on_and_ends_with_the_same_bytes(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        replay(bag, tmp_path / 'out', parameters, EACH, Listener(on_answer=interrupt))
-    folder = Folder(tmp_path / 'out')
+        replay(bag, tmp_path / 'out', parameters, EACH, ReplayListener(on_answer=interrupt))
+    folder = ReplayOutput(tmp_path / 'out')
     # The next answer was half written when the power went.
     with folder.timings.open('a') as timings, folder.results.open('a') as results:
         timings.write(folder.timings.read_text().splitlines()[0] + '\n')
@@ -112,7 +112,7 @@ def test_an_interrupted_replay_goes_on_and_ends_with_the_same_bytes(
     assert not folder.bag.exists()
     asked: list[int] = []
     begun: list[tuple[int, int]] = []
-    listener = Listener(
+    listener = ReplayListener(
         on_begin=lambda *counts: begun.append(counts),
         on_answer=lambda number, _: asked.append(number),
     )
@@ -129,9 +129,9 @@ def test_a_replay_that_was_interrupted_while_it_wrote_goes_on_too(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        replay(bag, tmp_path / 'out', parameters, EACH, Listener(on_write=interrupt))
+        replay(bag, tmp_path / 'out', parameters, EACH, ReplayListener(on_write=interrupt))
     asked: list[int] = []
-    listener = Listener(on_answer=lambda number, _: asked.append(number))
+    listener = ReplayListener(on_answer=lambda number, _: asked.append(number))
     folder = replay(bag, tmp_path / 'out', parameters, EACH, listener)
     assert asked == []
     assert contents(folder) == contents(whole)
@@ -150,17 +150,17 @@ def test_an_interrupted_replay_of_something_else_is_left_alone(bag, parameters, 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        replay(bag, tmp_path / 'out', parameters, QUICK, Listener(on_answer=interrupt))
-    other = Wishes(Plan(texts=('the mug',)), without=QUICK.without)
-    with pytest.raises(FolderError, match=r'other queries.*--restart'):
+        replay(bag, tmp_path / 'out', parameters, QUICK, ReplayListener(on_answer=interrupt))
+    other = ReplayOptions(QueryPlan(texts=('the mug',)), without=QUICK.without)
+    with pytest.raises(OutputError, match=r'other queries.*--restart'):
         replay(bag, tmp_path / 'out', parameters, other)
-    again = Wishes(other.plan, without=QUICK.without, restart=True)
+    again = ReplayOptions(other.plan, without=QUICK.without, restart=True)
     assert {r.answer.query.text for r in records(replay(bag, tmp_path / 'out', parameters, again))}
 
 
 def test_a_folder_that_holds_something_is_not_touched(bag, parameters, tmp_path):
     (tmp_path / 'thesis.tex').write_text('years of work')
-    with pytest.raises(FolderError, match='not empty'):
+    with pytest.raises(OutputError, match='not empty'):
         replay(bag, tmp_path, parameters, EACH)
     assert [path.name for path in tmp_path.iterdir()] == ['thesis.tex']
 
@@ -203,8 +203,10 @@ def test_what_was_asked_and_written_is_text_in_the_report_and_nothing_else(
     bag, parameters, tmp_path
 ):
     evil = 'the <script>alert(1)</script><img src=x onerror=alert(1)>" onload="alert(1) thing'
-    wishes = Wishes(Plan(texts=(evil,)), without=frozenset({'bag', 'video', 'overlays'}))
-    folder = replay(bag, tmp_path / 'out', parameters, wishes)
+    replay_options = ReplayOptions(
+        QueryPlan(texts=(evil,)), without=frozenset({'bag', 'video', 'overlays'})
+    )
+    folder = replay(bag, tmp_path / 'out', parameters, replay_options)
     # The reasoner repeats the words that it does not know.
     assert 'script' in records(folder)[0].answer.message
     page = folder.report.read_text()
@@ -236,10 +238,10 @@ def test_outputs_can_be_left_out(bag, parameters, tmp_path):
         'results.jsonl',
         'timings.jsonl',
     ]
-    wishes = Wishes(
+    replay_options = ReplayOptions(
         EACH.plan, namespace='/again', overlay_topic=True, without=frozenset({'originals'})
     )
-    with AnyReader([replay(bag, tmp_path / 'out', parameters, wishes).bag]) as reader:
+    with AnyReader([replay(bag, tmp_path / 'out', parameters, replay_options).bag]) as reader:
         names = ('label_image', 'overlay', 'reasoning', 'result')
         shown = {topic.replace('/segzero', '/again') for topic in shown_topics()}
         assert set(reader.topics) == {f'/again/{name}' for name in names} | shown
@@ -262,7 +264,7 @@ def test_a_compressed_camera_with_metres_is_replayed_and_copied(kind, parameters
     recording.info('/front/camera_info', frame, 0)
     path = recording.write(tmp_path / 'foreign', kind)
     folder = replay(
-        path, tmp_path / 'out', parameters, Wishes(EACH.plan, without=frozenset({'video'}))
+        path, tmp_path / 'out', parameters, ReplayOptions(EACH.plan, without=frozenset({'video'}))
     )
     (record,) = records(folder)
     assert record.answer.status is Status.OK
@@ -274,8 +276,10 @@ def test_a_compressed_camera_with_metres_is_replayed_and_copied(kind, parameters
 
 def test_a_replayed_bag_can_be_replayed_again(whole, parameters, tmp_path):
     remarks: list[str] = []
-    wishes = Wishes(EACH.plan, without=frozenset({'video', 'report'}))
-    folder = replay(whole.bag, tmp_path / 'out', parameters, wishes, Listener(remarks.append))
+    replay_options = ReplayOptions(EACH.plan, without=frozenset({'video', 'report'}))
+    folder = replay(
+        whole.bag, tmp_path / 'out', parameters, replay_options, ReplayListener(remarks.append)
+    )
     assert folder.results.read_bytes() == whole.results.read_bytes()
     assert any('/segzero/result is replaced' in remark for remark in remarks)
 
@@ -286,7 +290,9 @@ def test_recorded_queries_are_asked_when_they_were_asked(parameters, tmp_path):
     recording.text('/segzero/query', QUERY, STEP // 2)
     recording.text('/segzero/query', '  ', STEP // 2 + 1)
     recording.text('/segzero/query', QUERY, STEP + 1)
-    folder = replay(recording.write(tmp_path / 'live'), tmp_path / 'out', parameters, Wishes())
+    folder = replay(
+        recording.write(tmp_path / 'live'), tmp_path / 'out', parameters, ReplayOptions()
+    )
     early, first, empty, second = records(folder)
     assert (early.answer.status, early.stamp_ns) == (Status.NO_IMAGE, None)
     assert (first.stamp_ns, second.stamp_ns) == (START, START + STEP)
@@ -306,9 +312,12 @@ def test_a_picture_that_cannot_be_decoded_is_an_answer_with_its_reason(parameter
     recording = Recording().camera([scene_frame(3), scene_frame(4)], depth=False)
     image = next(entry for entry in recording.entries if entry.topic.endswith('image_raw'))
     image.fields['data'] = image.fields['data'][:1000]
-    wishes = Wishes(Plan(asks=(Ask(QUERY, 'a', 0), Ask(QUERY, 'b', STEP))), without=QUICK.without)
+    replay_options = ReplayOptions(
+        QueryPlan(asks=(TimedQuery(QUERY, 'a', 0), TimedQuery(QUERY, 'b', STEP))),
+        without=QUICK.without,
+    )
     path = recording.write(tmp_path / 'cut')
-    broken, good = records(replay(path, tmp_path / 'out', parameters, wishes))
+    broken, good = records(replay(path, tmp_path / 'out', parameters, replay_options))
     assert broken.answer.status is Status.ERROR
     assert 'cut short' in broken.answer.message
     assert good.answer.status is Status.OK

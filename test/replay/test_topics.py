@@ -81,12 +81,14 @@ def test_depth_of_another_size_is_left_out_and_said(find):
 
 def test_what_an_answer_showed_is_no_camera(find, tmp_path):
     from segzero_ros.profiles import read_profile
-    from segzero_ros.replay.queries import Plan
-    from segzero_ros.replay.replay import replay, Wishes
+    from segzero_ros.replay.query_file import QueryPlan
+    from segzero_ros.replay.replay import replay, ReplayOptions
 
     path = Recording().camera([FRAME]).write(tmp_path / 'live')
-    wishes = Wishes(Plan(texts=('the cup',)), overlay_topic=True, without=frozenset({'video'}))
-    folder = replay(path, tmp_path / 'out', read_profile('offline'), wishes)
+    replay_options = ReplayOptions(
+        QueryPlan(texts=('the cup',)), overlay_topic=True, without=frozenset({'video'})
+    )
+    folder = replay(path, tmp_path / 'out', read_profile('offline'), replay_options)
     with BagReader(folder.bag) as bag:
         assert '/segzero/overlay' in bag.topics
         assert find_topics(bag).image == '/camera/color/image_raw'

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segzero_ros.replay import video
-from segzero_ros.replay.folder import Folder, FolderError
+from segzero_ros.replay.output import OutputError, ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.video import write_video
 from segzero_ros.types import Answer, Frame, Query, Status
@@ -21,14 +21,14 @@ def answer_on(height: int, shade: int) -> Answer:
 
 
 @pytest.fixture
-def folder(tmp_path) -> Folder:
-    made = Folder(tmp_path / 'out')
+def folder(tmp_path) -> ReplayOutput:
+    made = ReplayOutput(tmp_path / 'out')
     made.work.mkdir(parents=True)
     made.overlays.mkdir()
     return made
 
 
-def straightforward(folder: Folder, count: int, rate: float, path: Path) -> bytes:
+def straightforward(folder: ReplayOutput, count: int, rate: float, path: Path) -> bytes:
     """Return a video that is written once all overlays are there."""
     pictures = [cv2.imread(str(folder.overlay(number))) for number in range(count)]
     width, height = (max(picture.shape[axis] for picture in pictures) for axis in (1, 0))
@@ -85,7 +85,7 @@ def test_overlays_in_memory_are_those_of_the_files_and_no_more_than_asked_for(fo
         folder.overlay(number).rename(folder.work / f'{number}.png')
     # The newest is in memory, the oldest was no more.
     newest = overlays.read(3)
-    with pytest.raises(FolderError, match=r'000001\.png'):
+    with pytest.raises(OutputError, match=r'000001\.png'):
         overlays.read(0)
     (folder.work / '3.png').rename(folder.overlay(3))
     assert np.array_equal(newest, files.read(3))

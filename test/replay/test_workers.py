@@ -16,13 +16,13 @@ from test_replay import contents
 
 from segzero_ros.profiles import read_profile
 from segzero_ros.replay import replay as replaying
-from segzero_ros.replay.folder import Folder, FolderError
-from segzero_ros.replay.queries import Plan
-from segzero_ros.replay.replay import Listener, replay, Wishes
+from segzero_ros.replay.output import OutputError, ReplayOutput
+from segzero_ros.replay.query_file import QueryPlan
+from segzero_ros.replay.replay import replay, ReplayListener, ReplayOptions
 from segzero_ros.replay.workers import count_workers, Task, WorkerError, WorkerPool
 from segzero_ros.types import Query
 
-PLAN = Plan(texts=('the largest object', 'something that is not there'))
+PLAN = QueryPlan(texts=('the largest object', 'something that is not there'))
 LIMIT = 60.0
 
 
@@ -39,9 +39,9 @@ def bag(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def alone(bag, parameters, tmp_path_factory) -> Folder:
+def alone(bag, parameters, tmp_path_factory) -> ReplayOutput:
     """The bag's replay by one process."""
-    return replay(bag, tmp_path_factory.mktemp('alone') / 'out', parameters, Wishes(PLAN))
+    return replay(bag, tmp_path_factory.mktemp('alone') / 'out', parameters, ReplayOptions(PLAN))
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def task(number: int = 0) -> Task:
     return Task(number, 17, Query('the largest object', 'x'), scene_frame(3), 0.5, '')
 
 
-def overlays_folder(path: Path) -> Folder:
-    folder = Folder(path)
+def overlays_folder(path: Path) -> ReplayOutput:
+    folder = ReplayOutput(path)
     folder.overlays.mkdir(parents=True)
     return folder
 
@@ -72,8 +72,8 @@ def test_workers_give_the_bytes_of_one_process_in_the_order_of_the_queries(
     bag, alone, parameters, started, tmp_path
 ):
     asked: list[int] = []
-    listener = Listener(on_answer=lambda number, _: asked.append(number))
-    folder = replay(bag, tmp_path / 'out', parameters, Wishes(PLAN, workers=3), listener)
+    listener = ReplayListener(on_answer=lambda number, _: asked.append(number))
+    folder = replay(bag, tmp_path / 'out', parameters, ReplayOptions(PLAN, workers=3), listener)
     assert asked == list(range(24))
     assert contents(folder) == contents(alone)
     assert [pool.start_error for pool in started] == ['']
@@ -86,15 +86,17 @@ def test_an_interrupted_replay_with_workers_goes_on_and_ends_with_the_same_bytes
         if number == 7:
             raise KeyboardInterrupt
 
-    wishes = Wishes(PLAN, workers=2)
+    replay_options = ReplayOptions(PLAN, workers=2)
     with pytest.raises(KeyboardInterrupt):
-        replay(bag, tmp_path / 'out', parameters, wishes, Listener(on_answer=interrupt))
-    kept = len(list(Folder(tmp_path / 'out').records()))
+        replay(
+            bag, tmp_path / 'out', parameters, replay_options, ReplayListener(on_answer=interrupt)
+        )
+    kept = len(list(ReplayOutput(tmp_path / 'out').records()))
     assert 8 <= kept < 24
-    assert not Folder(tmp_path / 'out').bag.exists()
+    assert not ReplayOutput(tmp_path / 'out').bag.exists()
     begun: list[tuple[int, int]] = []
-    listener = Listener(on_begin=lambda *counts: begun.append(counts))
-    folder = replay(bag, tmp_path / 'out', parameters, wishes, listener)
+    listener = ReplayListener(on_begin=lambda *counts: begun.append(counts))
+    folder = replay(bag, tmp_path / 'out', parameters, replay_options, listener)
     assert begun == [(kept, 24)]
     assert contents(folder) == contents(alone)
 
@@ -115,10 +117,10 @@ def test_a_worker_has_one_task_to_do_and_one_that_waits(parameters, tmp_path):
 
 
 def test_a_worker_that_cannot_write_says_so(parameters, tmp_path):
-    pool = WorkerPool(1, parameters, Folder(tmp_path / 'missing'))
+    pool = WorkerPool(1, parameters, ReplayOutput(tmp_path / 'missing'))
     wait(pool.started, LIMIT)
     try:
-        with pytest.raises(FolderError, match='cannot be written'):
+        with pytest.raises(OutputError, match='cannot be written'):
             pool.offer(task(), lambda *_: None).result(LIMIT)
     finally:
         pool.close()
@@ -150,7 +152,7 @@ from concurrent.futures import wait
 from pathlib import Path
 import select
 from segzero_ros.profiles import read_profile
-from segzero_ros.replay.folder import Folder
+from segzero_ros.replay.output import Folder
 from segzero_ros.replay.workers import WorkerPool
 
 if __name__ == '__main__':

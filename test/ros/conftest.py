@@ -66,9 +66,9 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from segzero_ros.action import Segment
-from segzero_ros.doctor.shared_memory import left_behind
+from segzero_ros.doctor.shared_memory import abandoned
 from segzero_ros.msg import SegmentationResult
-from segzero_ros.ros.background import BackgroundNode, ThreadSafeActionClient
+from segzero_ros.ros.background_node import BackgroundNode, ThreadSafeActionClient
 from segzero_ros.srv import SegmentOnce
 
 
@@ -433,7 +433,7 @@ def as_image_message() -> Callable[..., Image]:
 
 def sweep_shared_memory() -> None:
     """Remove what processes left of Fast DDS' shared memory; tests kill nodes on purpose."""
-    for path in left_behind():
+    for path in abandoned():
         path.unlink(missing_ok=True)
 
 

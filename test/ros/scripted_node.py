@@ -25,11 +25,11 @@ from action_msgs.msg import GoalStatus
 import numpy as np
 from rclpy.action.server import ServerGoalHandle
 
-from segzero_ros.interrupting import Check
+from segzero_ros.cancellation import Check
 from segzero_ros.loading import ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
-from segzero_ros.ros import perception_node
+from segzero_ros.ros.perception import node
 from segzero_ros.types import (
     Cancelled,
     Frame,
@@ -250,5 +250,5 @@ def watch_feedback() -> None:
 
 if __name__ == '__main__':
     watch_feedback()
-    perception_node.load_tracker = lambda *_: ScriptedTracker()
-    raise SystemExit(perception_node.main(load=load))
+    node.load_tracker = lambda *_: ScriptedTracker()
+    raise SystemExit(node.main(load=load))

@@ -13,22 +13,22 @@ from recordings import KINDS, Recording, scene_frame
 
 from segzero_ros.replay.bag import BagReader
 from segzero_ros.replay.topics import find_topics
-from segzero_ros.ros.camera_bag import BagReel
-from segzero_ros.ros.camera_sources import CameraError
+from segzero_ros.ros.camera_sim.bag_playback import BagPlayback
+from segzero_ros.ros.camera_sim.sources import CameraError
 
 COLOUR = '/camera/color/image_raw'
 
 
 def shown(path: Path, item: str = '') -> list[tuple[str, str]]:
     """Return what is published, one after the other: on which topic, of which optical frame."""
-    reel = BagReel(path, item, loop=False, recorded=True)
+    playback = BagPlayback(path, item, loop=False, recorded=True)
     found, delay = [], 0
     try:
         while delay is not None:
-            messages, delay = reel.next(Time())
+            messages, delay = playback.next(Time())
             found += [(topic, message.header.frame_id) for topic, message in messages]
     finally:
-        reel.close()
+        playback.close()
     return found
 
 
@@ -69,7 +69,7 @@ def test_depth_of_another_camera_is_not_played(tmp_path):
     assert shown(path) == [('image', 'left')]
     assert sorted(shown(path, '/right/image_raw')) == [('depth', 'right'), ('image', 'right')]
     with pytest.raises(CameraError, match='no colour images on'):
-        BagReel(path, '/right/depth/image_raw', loop=False)
+        BagPlayback(path, '/right/depth/image_raw', loop=False)
 
 
 def test_a_camera_beside_topics_that_cannot_be_read_is_played(tmp_path):
@@ -79,7 +79,7 @@ def test_a_camera_beside_topics_that_cannot_be_read_is_played(tmp_path):
     assert shown(path) == [('image', 'camera')] * 3
     alone = write_mcap(tmp_path / 'json.mcap', [('/battery', json)], messages[:1])
     with pytest.raises(CameraError, match='battery, json'):
-        BagReel(alone, '', loop=False)
+        BagPlayback(alone, '', loop=False)
 
 
 def test_a_damaged_bag_is_played_as_far_as_it_can_be_read(tmp_path, caplog):
@@ -93,12 +93,12 @@ def test_a_damaged_bag_is_played_as_far_as_it_can_be_read(tmp_path, caplog):
 def test_without_the_libraries_for_bags_the_other_sources_can_be_had():
     code = (
         'import sys; sys.modules["rosbags"] = None\n'
-        'from segzero_ros.ros import camera_sim\n'
+        'from segzero_ros.ros.camera_sim import node as camera_sim\n'
         'from segzero_ros.types import SegZeroError\n'
         'values = {spec.name: spec.default for spec in camera_sim.SPECS}\n'
         'still = camera_sim.Settings(**{**values, "source": "scene", "item": "scene_1"})\n'
-        'camera_sim.open_reel(still)\n'
-        'try: camera_sim.open_reel(camera_sim.Settings(**{**values, "source": "bag"}))\n'
+        'camera_sim.open_playback(still)\n'
+        'try: camera_sim.open_playback(camera_sim.Settings(**{**values, "source": "bag"}))\n'
         'except SegZeroError as error: print(error)\n'
     )
     done = subprocess.run(

@@ -16,9 +16,9 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 
 from segzero_ros.replay.bag import BagWriter
-from segzero_ros.ros.camera_messages import image_message
-from segzero_ros.ros.camera_schedule import Schedule
-from segzero_ros.ros.camera_sim import CameraSim
+from segzero_ros.ros.camera_sim.messages import image_message
+from segzero_ros.ros.camera_sim.node import CameraSim
+from segzero_ros.ros.camera_sim.schedule import Schedule
 
 MS = 1_000_000
 START = 1_000_000 * MS

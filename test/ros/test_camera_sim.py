@@ -17,9 +17,14 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from segzero_ros.conversions.image import decode_depth, decode_image, intrinsics_from
 from segzero_ros.replay.bag import BagWriter
-from segzero_ros.ros.camera_messages import camera_info_message, depth_message, image_message
-from segzero_ros.ros.camera_sources import (
+from segzero_ros.ros.camera_sim.messages import (
+    camera_info_message,
+    depth_message,
+    image_message,
+)
+from segzero_ros.ros.camera_sim.sources import (
     CameraError,
     Folder,
     motorcycle,
@@ -28,7 +33,6 @@ from segzero_ros.ros.camera_sources import (
 )
 from segzero_ros.simulation import make_motion, make_scene
 from segzero_ros.types import Intrinsics
-from segzero_ros.wire.image_codec import decode_depth, decode_image, intrinsics_from
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'scripts' / 'camera_sim'
 pytest.importorskip('skimage', reason='the photographs come with scikit-image')

@@ -17,7 +17,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from segzero_ros.replay.bag import BagWriter
-from segzero_ros.ros.camera_messages import image_message
+from segzero_ros.ros.camera_sim.messages import image_message
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'scripts' / 'camera_sim'
 LISTENER = Path(__file__).resolve().parent / 'tf_listener.py'

@@ -18,7 +18,7 @@ from rclpy.task import Future
 from sensor_msgs.msg import Image
 
 from segzero_ros.action import Segment as SegmentAction
-from segzero_ros.ros.background import wait_for_graph
+from segzero_ros.ros.background_node import wait_for_graph
 from segzero_ros.ros.client import ClientError, NoAnswer, NoNode, PerceptionClient, Progress
 from segzero_ros.types import BadImage, Stage, Status
 

@@ -27,26 +27,24 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 from scripted_server import free_port, running
 
+from segzero_ros.gpus import GpuMemory
 from segzero_ros.reasoning.server_address import NO_KEY
-from segzero_ros.ros.diagnostics import (
-    FollowingHealth,
+from segzero_ros.ros.health.diagnostics import (
     Health,
     HealthReporter,
     ModelState,
     statuses,
+    TrackingHealth,
 )
-from segzero_ros.ros.glance import one_line
-from segzero_ros.ros.server_watch import ServerWatch
-from segzero_ros.ros.vitals import (
-    give_memory_back,
-    GpuMemory,
-    keep_pictures_apart,
-    Pace,
-    pass_over_what_lasts,
-    percentile,
+from segzero_ros.ros.health.process_memory import (
+    freeze_long_lived_objects,
+    map_large_blocks,
     process_memory,
-    UsualRate,
+    trim_memory,
 )
+from segzero_ros.ros.health.rates import percentile, Rate, UsualRate
+from segzero_ros.ros.health.server_monitor import ServerMonitor
+from segzero_ros.ros.health.status_publisher import one_line
 from segzero_ros.types import Timing
 
 WELL = Health(
@@ -207,8 +205,8 @@ CASES = {
 @pytest.mark.parametrize('name', CASES)
 def test_each_report_has_the_level_and_the_words_it_deserves(name: str) -> None:
     health, *expected = CASES[name]
-    *reports, following = statuses(health, '/segzero/perception')
-    assert (following.name, following.level) == ('/segzero/perception: following', OK)
+    *reports, tracking = statuses(health, '/segzero/perception')
+    assert (tracking.name, tracking.level) == ('/segzero/perception: following', OK)
     assert [(report.level, report.message) for report in reports] == expected
     assert [report.name for report in reports] == [
         '/segzero/perception: models',
@@ -259,19 +257,19 @@ def test_what_is_not_known_is_said_to_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ('following', 'level', 'message'),
+    ('tracking', 'level', 'message'),
     [
-        (FollowingHealth(), OK, 'Nothing is followed.'),
-        (FollowingHealth(2, 15.2, 0.1), OK, '2 followed at 15.2 Hz.'),
+        (TrackingHealth(), OK, 'Nothing is followed.'),
+        (TrackingHealth(2, 15.2, 0.1), OK, '2 followed at 15.2 Hz.'),
         (
-            FollowingHealth(2, 1.0, 3.5),
+            TrackingHealth(2, 1.0, 3.5),
             WARN,
             '2 followed at 1.0 Hz, 3.5 s behind the camera: the tracker is too slow.',
         ),
     ],
 )
-def test_following_tells_its_rate_and_warns_of_lag(following, level, message) -> None:
-    report = statuses(replace(WELL, following=following), '/n')[3]
+def test_following_tells_its_rate_and_warns_of_lag(tracking, level, message) -> None:
+    report = statuses(replace(WELL, tracking=tracking), '/n')[3]
     assert (report.level, report.message) == (level, message)
 
 
@@ -327,7 +325,7 @@ def test_what_lies_freed_between_what_is_used_goes_back_to_the_system() -> None:
     kept = pieces[::30]
     before = process_memory()
     del pieces
-    if not give_memory_back():
+    if not trim_memory():
         pytest.skip('not glibc')
     assert before - process_memory() > 0.8 * (count - len(kept)) * size
     assert all(piece[-1] == ord('1') for piece in kept)
@@ -344,7 +342,7 @@ def test_the_collector_passes_over_what_lasts_until_others_are_loaded() -> None:
     first, second = Knot(), Knot()
     gone = [weakref.ref(knot) for knot in (first, second)]
     try:
-        pass_over_what_lasts()
+        freeze_long_lived_objects()
         assert gc.get_freeze_count() > 10_000
         third = Knot()
         gone.append(weakref.ref(third))
@@ -352,7 +350,7 @@ def test_the_collector_passes_over_what_lasts_until_others_are_loaded() -> None:
         gc.collect()
         assert [knot() is None for knot in gone] == [False, False, True]
         # Others are loaded: what was closed before is freed.
-        pass_over_what_lasts()
+        freeze_long_lived_objects()
         assert [knot() is None for knot in gone] == [True, False, True]
         del second
     finally:
@@ -364,7 +362,7 @@ def test_the_collector_passes_over_what_lasts_until_others_are_loaded() -> None:
 # The C library's own account: blocks that are mapped one by one.
 _MAPPED = """
 import ctypes, sys, threading
-from segzero_ros.ros.vitals import keep_pictures_apart, results_together
+from segzero_ros.ros.health.process_memory import map_large_blocks, pool_large_blocks
 
 class Account(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in
@@ -373,7 +371,7 @@ class Account(ctypes.Structure):
 library = ctypes.CDLL(None)
 library.mallinfo2.restype = Account
 if 'apart' in sys.argv:
-    assert keep_pictures_apart()
+    assert map_large_blocks()
 if 'torch' in sys.argv:
     import torch
 bytearray(2**20)  # Freed at once: from now on glibc takes such blocks from its pools.
@@ -384,7 +382,7 @@ def mapped():
     found.append(library.mallinfo2().hblks - before)
 
 found = []
-with results_together():
+with pool_large_blocks():
     # The models' thread has pools of its own.
     thread = threading.Thread(target=mapped)
     thread.start()
@@ -413,7 +411,7 @@ def test_blocks_of_a_pictures_size_are_taken_from_pools_while_torch_computes_on_
 
 def test_who_sets_the_size_by_the_environment_knows_better(monkeypatch: Any) -> None:
     monkeypatch.setenv('MALLOC_MMAP_THRESHOLD_', '1000000')
-    assert not keep_pictures_apart()
+    assert not map_large_blocks()
 
 
 def test_vitals_are_of_this_process() -> None:
@@ -423,7 +421,7 @@ def test_vitals_are_of_this_process() -> None:
     before = process_memory()
     held = b'1' * 2**27
     assert process_memory() - before > len(held) / 2
-    pace = Pace()
+    pace = Rate()
     assert pace.rate() == 0.0
     pace.note()
     pace.note()
@@ -432,7 +430,7 @@ def test_vitals_are_of_this_process() -> None:
 
 def test_a_server_that_goes_and_comes_back_is_noticed() -> None:
     port = free_port()
-    watch = ServerWatch(period=0.02)
+    watch = ServerMonitor(period=0.02)
     wait = threading.Event().wait
 
     def until(there: bool) -> None:

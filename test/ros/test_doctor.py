@@ -16,7 +16,7 @@ from scripted_server import MODEL, running
 from sensor_msgs.msg import CameraInfo, Image
 
 from segzero_ros.cli.main import main
-from segzero_ros.doctor.shared_memory import left_behind, look_at_shared_memory
+from segzero_ros.doctor.shared_memory import abandoned, look_at_shared_memory
 from segzero_ros.ros import graph_doctor
 from segzero_ros.simulation import make_scene
 
@@ -204,12 +204,12 @@ def test_shared_memory_that_nobody_holds_is_told_and_what_is_held_is_not(tmp_pat
     names = (f'{dds}_1f', f'{dds}_1f_el', f'{dds}_port7410', f'{dds}_port7410_sl')
     for name in (*names, f'sem.{dds}_port7410_mutex', f'{dds}_port7412', 'other'):
         (tmp_path / name).write_bytes(b'')
-    assert left_behind(tmp_path) == [], 'their owners may not have locked them yet'
+    assert abandoned(tmp_path) == [], 'their owners may not have locked them yet'
     for path in tmp_path.iterdir():
         os.utime(path, (0, 0))
     with (tmp_path / f'{dds}_port7410_sl').open() as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        left = left_behind(tmp_path)
+        left = abandoned(tmp_path)
         assert left == [tmp_path / f'{dds}_1f', tmp_path / f'{dds}_1f_el']
     (finding,) = look_at_shared_memory(tmp_path)
     assert finding.level.value == 'WARN'
@@ -226,9 +226,9 @@ def test_what_a_killed_node_leaves_is_found_and_what_a_living_one_holds_is_not(
     node = node_process(profile='offline', arguments=['-r', '__ns:=/killed'])
     client = new_client('killed')
     client.wait_for_state('active')
-    before = set(left_behind())
+    before = set(abandoned())
     node.kill()
-    client.until(lambda: set(left_behind()) - before, 'what the node left')
+    client.until(lambda: set(abandoned()) - before, 'what the node left')
 
 
 def test_the_table_is_for_people(capsys):

@@ -135,7 +135,7 @@ def impatient(client) -> Iterator[None]:
 
 @pytest.mark.parametrize('text', ['get stuck', 'segment for ever'])
 @pytest.mark.usefixtures('impatient')
-def test_models_past_their_time_are_left_behind_and_loaded_anew(node, client, text):
+def test_models_past_their_time_are_abandoned_and_loaded_anew(node, client, text):
     client.results.forget()
     loaded = node.output.count('Loading')
     client.say(text)
@@ -152,7 +152,7 @@ def test_models_past_their_time_are_left_behind_and_loaded_anew(node, client, te
 
 
 @pytest.mark.usefixtures('impatient')
-def test_models_that_were_left_behind_write_no_more_reasoning(node, client):
+def test_models_that_were_abandoned_write_no_more_reasoning(node, client):
     client.reasoning.forget()
     handle = client.send_goal('write on regardless')
     client.reasoning.wait_for(lambda message: message.data.startswith('old'))
@@ -169,7 +169,7 @@ def test_models_that_were_left_behind_write_no_more_reasoning(node, client):
 
 
 @pytest.mark.usefixtures('impatient')
-def test_models_that_ignore_a_cancel_are_left_behind(client):
+def test_models_that_ignore_a_cancel_are_abandoned(client):
     feedback = client.new_inbox()
     handle = client.send_goal('get stuck', feedback=feedback)
     feedback.wait_for(lambda message: message.stage == 1)

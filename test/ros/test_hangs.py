@@ -93,7 +93,7 @@ def check_well(client):
     client.until(lambda: client.once('well again?').status == Result.OK, 'a good answer')
 
 
-def test_a_tracker_that_hangs_is_left_behind_and_the_node_answers_again(hanging):
+def test_a_tracker_that_hangs_is_abandoned_and_the_node_answers_again(hanging):
     node, client = hanging
     tracked = client.listen(Result, 'tracked')
     hang_in_tracker(node, client)

@@ -31,7 +31,7 @@ ROS2 = shutil.which('ros2')
 if ROS2 is None:
     pytest.skip('needs the command ros2', allow_module_level=True)
 
-from segzero_ros.ros.camera_sim import SPECS as CAMERA_SPECS
+from segzero_ros.ros.camera_sim.node import SPECS as CAMERA_SPECS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FILE = ROOT / 'launch' / 'perception.launch.py'

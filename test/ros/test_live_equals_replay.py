@@ -20,10 +20,10 @@ from segzero_ros.cli.main import main
 from segzero_ros.msg import SegmentationResult, SegmentedObject, Timing
 from segzero_ros.replay.bag import BagMessage, BagReader
 from segzero_ros.replay.bag_frames import BagFrames
-from segzero_ros.replay.jobs import Jobs, Limits
-from segzero_ros.replay.queries import Plan
+from segzero_ros.replay.query_file import QueryPlan
+from segzero_ros.replay.schedule import QuerySchedule, ScheduleLimits
 from segzero_ros.replay.topics import find_topics
-from segzero_ros.ros.camera import Camera
+from segzero_ros.ros.camera.rgbd_subscriber import RgbdSubscriber
 from segzero_ros.simulation import make_scene
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'scripts' / 'camera_sim'
@@ -197,7 +197,7 @@ def recorded_with(pattern: str, path: Path) -> Path:
     return recording.write(path)
 
 
-def play_to(camera: Camera, bag: BagReader, client: Any, topics: Any) -> list[Any]:
+def play_to(camera: RgbdSubscriber, bag: BagReader, client: Any, topics: Any) -> list[Any]:
     """Publish a bag's messages in their order; return the frame that each query takes."""
     kinds = {topics.image: Image, topics.depth: Image, topics.camera_info: CameraInfo}
     names = {topics.image: 'image', topics.depth: 'depth', topics.camera_info: 'camera_info'}
@@ -232,17 +232,17 @@ def test_recorded_queries_take_the_node_s_frames_however_late_depth_is(
     pattern: str, tmp_path: Path, new_client: Callable[..., Any]
 ) -> None:
     client = new_client('paired')
-    camera = Camera(client.node, Image, Image, 'auto', 0.05)
+    camera = RgbdSubscriber(client.node, Image, Image, 'auto', 0.05)
     with BagReader(recorded_with(pattern, tmp_path / 'late')) as bag:
         topics = find_topics(bag)
         taken = play_to(camera, bag, client, topics)
-        limits = Limits(50 * MS, 5_000 * MS, 100)
-        jobs = Jobs(
-            topics, Plan(recorded=True), limits, bag.span_ns[0], lambda m: bag.parse(m).data
+        limits = ScheduleLimits(50 * MS, 5_000 * MS, 100)
+        jobs = QuerySchedule(
+            topics, QueryPlan(recorded=True), limits, bag.span_ns[0], lambda m: bag.parse(m).data
         )
         frames = BagFrames(bag, topics)
         messages = bag.messages(jobs.topics)
-        replayed = [frames.frame(job.shot)[0] for job in jobs.run(messages) if job.shot]
+        replayed = [frames.frame(job.rgbd)[0] for job in jobs.run(messages) if job.rgbd]
     camera.close()
     assert len(taken) == len(replayed) == 25
     for one, other in zip(taken, replayed, strict=True):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from segzero_ros.msg import SegmentationResult as Result
-from segzero_ros.ros.messages import to_ns
-from segzero_ros.ros.standing import change, thumbnail
+from segzero_ros.ros.message_factory import to_ns
+from segzero_ros.ros.perception.standing_query import change, thumbnail
 
 WATCH, FOREVER, MINE = 'watch the cup', 'count for ever', 'where is my cup'
 

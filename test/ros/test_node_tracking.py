@@ -10,8 +10,12 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from segzero_ros.msg import SegmentationResult as Result
-from segzero_ros.ros.camera_messages import camera_info_message, depth_message, image_message
-from segzero_ros.ros.messages import segments_from, to_ns, to_time
+from segzero_ros.ros.camera_sim.messages import (
+    camera_info_message,
+    depth_message,
+    image_message,
+)
+from segzero_ros.ros.message_factory import segments_from, to_ns, to_time
 from segzero_ros.simulation import make_motion
 
 PLATES, BOOK, NOTHING = 'find all the plates', 'where is the brown object?', 'the orange cup'
@@ -35,12 +39,12 @@ class Film:
         self._image = client.node.create_publisher(Image, 'image', 5)
         self._depth = client.node.create_publisher(Image, 'depth', 5)
         self._info = client.node.create_publisher(CameraInfo, 'camera_info', 5)
-        self._reel = cycle(chain(self.scenes, self.scenes[-2:0:-1]))
+        self._playback = cycle(chain(self.scenes, self.scenes[-2:0:-1]))
         self._news = threading.Condition()
         client.node.create_timer(1 / RATE, self._show)
 
     def _show(self):
-        scene = next(self._reel)
+        scene = next(self._playback)
         stamp = self._node.get_clock().now().nanoseconds + self.ahead
         header = Header(stamp=to_time(stamp), frame_id='optical')
         picture = np.zeros_like(scene.frame.image) if self.dark else scene.frame.image

@@ -13,11 +13,11 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from segzero_ros.conversions.image import decode_image
 from segzero_ros.ros import opencv_images
-from segzero_ros.ros.camera_messages import compressed_message, image_message
+from segzero_ros.ros.camera_sim.messages import compressed_message, image_message
 from segzero_ros.ros.opencv_images import from_message, to_message
 from segzero_ros.types import BadImage
-from segzero_ros.wire.image_codec import decode_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (7, 11, 3), np.uint8)
 BGR = RGB[..., ::-1]

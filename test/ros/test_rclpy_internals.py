@@ -17,9 +17,9 @@ from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleNodeMixin
 from rclpy.node import Node
 
-from segzero_ros.ros import background, lifecycle
-from segzero_ros.ros.background import BackgroundNode, ThreadSafeActionClient
-from segzero_ros.ros.lifecycle import ManagedNode
+from segzero_ros.ros import background_node, lifecycle
+from segzero_ros.ros.background_node import BackgroundNode, ThreadSafeActionClient
+from segzero_ros.ros.lifecycle import AsyncLifecycleNode
 from segzero_ros.ros.rclpy_internals import private, UnsupportedRclpy
 
 ROOM = Path(lifecycle.__file__).parent
@@ -55,18 +55,20 @@ def test_a_lifecycle_whose_transitions_cannot_be_replaced_is_refused(
 ) -> None:
     monkeypatch.delattr(LifecycleNodeMixin, name)
     with pytest.raises(UnsupportedRclpy, match=rf'has no LifecycleNodeMixin\.{name}, which'):
-        ManagedNode('refused', context=context)
+        AsyncLifecycleNode('refused', context=context)
 
 
 def test_a_lifecycle_without_its_state_machine_is_refused(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LifecycleNodeMixin, '__init__', renamed('_state_machine'))
-    with pytest.raises(UnsupportedRclpy, match=r'has no ManagedNode\._state_machine, which'):
-        ManagedNode('refused', context=context)
+    with pytest.raises(
+        UnsupportedRclpy, match=r'has no AsyncLifecycleNode\._state_machine, which'
+    ):
+        AsyncLifecycleNode('refused', context=context)
 
 
-@pytest.mark.parametrize('name', background.REPLACED)
+@pytest.mark.parametrize('name', background_node.REPLACED)
 def test_an_action_client_that_sends_in_another_way_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -117,7 +119,7 @@ runpy.run_path({str(SCRIPTS / program)!r}, run_name='__main__')
 def test_what_is_leant_on_is_there() -> None:
     for owner, names in (
         (LifecycleNodeMixin, lifecycle.REPLACED),
-        (ActionClient, background.REPLACED),
+        (ActionClient, background_node.REPLACED),
         (ServerGoalHandle, ELSEWHERE),
     ):
         for name in names:
@@ -151,7 +153,7 @@ def test_nothing_else_of_rclpys_inside_is_used() -> None:
 
 def test_only_what_is_meant_is_replaced_in_rclpys_classes(context: Context) -> None:
     """A private name of ours that a newer rclpy uses too would break it in silence."""
-    meant = {*lifecycle.REPLACED, *background.REPLACED}
+    meant = {*lifecycle.REPLACED, *background_node.REPLACED}
     lifecycle_node = LifecycleNode('plain', context=context)
     theirs = {name for name in dir(lifecycle_node) if is_private(name)}
     theirs |= {name for name in dir(ActionClient) if is_private(name)}
@@ -170,4 +172,4 @@ def test_only_what_is_meant_is_replaced_in_rclpys_classes(context: Context) -> N
 
 def subclasses_rclpy(node: ast.ClassDef) -> bool:
     bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
-    return bool(bases & {'Node', 'LifecycleNodeMixin', 'ManagedNode', 'ActionClient'})
+    return bool(bases & {'Node', 'LifecycleNodeMixin', 'AsyncLifecycleNode', 'ActionClient'})

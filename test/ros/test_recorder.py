@@ -20,9 +20,9 @@ import yaml
 from segzero_ros.action import Segment as SegmentAction
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.replay.bag import BagWriter
-from segzero_ros.ros.background import wait_for_graph
+from segzero_ros.ros.background_node import wait_for_graph
 from segzero_ros.ros.client import NoNode, PerceptionClient
-from segzero_ros.ros.messages import to_result
+from segzero_ros.ros.message_factory import to_result
 from segzero_ros.ros.recorder import Recorder, RecorderError
 from segzero_ros.types import Answer, Frame, Query, Roi, Segment, Status
 

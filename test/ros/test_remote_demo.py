@@ -17,10 +17,10 @@ from scripted_server import DONE, MODEL, piece, pieces_of, running
 
 from segzero_ros.cli.demo_questions import iou, QUESTIONS, true_mask
 from segzero_ros.cli.demo_report import FLOORS
+from segzero_ros.conversions.result import answer_from
 from segzero_ros.reasoning.dialects import dialect_named
-from segzero_ros.ros.camera_sources import open_source
+from segzero_ros.ros.camera_sim.sources import open_source
 from segzero_ros.simulation import make_scene
-from segzero_ros.wire.results import answer_from
 
 pytest.importorskip('skimage', reason='the photographs come with scikit-image')
 DIALECT = dialect_named('vision_reasoner')

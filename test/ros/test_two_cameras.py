@@ -11,8 +11,8 @@ from PIL import Image as Picture
 import pytest
 from scripted_server import DONE, free_port, HALF, MODEL, piece, pieces_of, running
 
+from segzero_ros.conversions.result import answer_from
 from segzero_ros.msg import SegmentationResult as Result
-from segzero_ros.wire.results import answer_from
 
 # How long a request may wait for the other node's, seconds.
 TOGETHER = 30

@@ -16,10 +16,10 @@ pytest.importorskip('pocketsphinx', reason='needs pocketsphinx')
 from speaking import speech, write_wav
 
 from segzero_ros.msg import SegmentationResult as Result
-from segzero_ros.ros.messages import segments_from
+from segzero_ros.ros.message_factory import segments_from
 from segzero_ros.ros.parameters import BY_NAME
 from segzero_ros.ros.parameters import SPECS as PERCEPTION_SPECS
-from segzero_ros.ros.voice_parameters import SPECS
+from segzero_ros.ros.voice.parameters import SPECS
 from segzero_ros.simulation import make_scene
 
 ROOT = Path(__file__).resolve().parent.parent.parent

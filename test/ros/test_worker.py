@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from segzero_ros.ros.worker import Worker
+from segzero_ros.ros.perception.worker import Worker
 
 DEADLINE = 20.0
 
@@ -64,7 +64,7 @@ def test_jobs_are_done_in_order_and_the_thread_ends_after_the_last(worker: Worke
     assert did == [0, 1, 2, 3, 4]
 
 
-def test_a_job_that_ends_while_it_is_left_behind_takes_no_other_with_it(
+def test_a_job_that_ends_while_it_is_abandoned_takes_no_other_with_it(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The moment is forced: the job is let go in the middle of leaving it behind."""
@@ -82,7 +82,7 @@ def test_a_job_that_ends_while_it_is_left_behind_takes_no_other_with_it(
 
     monkeypatch.setattr(worker, '_start', start_as_it_ends)
     # In a thread of its own, for it is said that it never waits.
-    leaver = threading.Thread(target=lambda: (worker.leave_behind(), left.set()), daemon=True)
+    leaver = threading.Thread(target=lambda: (worker.abandon(), left.set()), daemon=True)
     leaver.start()
     assert left.wait(DEADLINE)
     assert done(worker).wait(DEADLINE)
@@ -91,19 +91,19 @@ def test_a_job_that_ends_while_it_is_left_behind_takes_no_other_with_it(
     assert threads == [worker._thread] * 50
 
 
-def test_only_a_job_that_has_not_ended_is_left_behind(worker: Worker) -> None:
+def test_only_a_job_that_has_not_ended_is_abandoned(worker: Worker) -> None:
     left: list[str] = []
     assert done(worker).wait(DEADLINE)
-    worker.leave_behind()
+    worker.abandon()
     release = stuck(worker)
     worker.do(lambda: None, 'waiting', lambda: left.append('waiting'))
-    worker.leave_behind()
+    worker.abandon()
     assert done(worker).wait(DEADLINE)
     release.set()
     assert left == []
 
 
-def test_who_waits_for_a_job_that_is_left_behind_is_told(worker: Worker) -> None:
+def test_who_waits_for_a_job_that_is_abandoned_is_told(worker: Worker) -> None:
     told, begun, release = (threading.Event() for _ in range(3))
 
     def hang() -> None:
@@ -112,12 +112,12 @@ def test_who_waits_for_a_job_that_is_left_behind_is_told(worker: Worker) -> None
 
     worker.do(hang, 'hanging', told.set)
     assert begun.wait(DEADLINE)
-    worker.leave_behind()
+    worker.abandon()
     assert told.is_set()
     release.set()
 
 
-def test_a_job_that_was_left_behind_gives_no_sign_of_life_for_another(worker: Worker) -> None:
+def test_a_job_that_was_abandoned_gives_no_sign_of_life_for_another(worker: Worker) -> None:
     begun, spoken, release = (threading.Event() for _ in range(3))
 
     def speak() -> None:
@@ -128,7 +128,7 @@ def test_a_job_that_was_left_behind_gives_no_sign_of_life_for_another(worker: Wo
 
     worker.do(speak, 'speaking')
     assert begun.wait(DEADLINE)
-    worker.leave_behind()
+    worker.abandon()
     other = stuck(worker)
     assert worker._current is not None
     since = worker._current.since

@@ -276,11 +276,11 @@ def test_with_whisper_alone_speech_is_found_and_a_missing_model_is_one_sentence(
     path = write_wav(tmp_path / 'said.wav', samples, rate)
     code = (
         'import sys; from pathlib import Path\n'
-        'from segzero_ros.speech.endpoints import Endpoints\n'
-        'from segzero_ros.speech.hearing import SpeechError, Utterance\n'
+        'from segzero_ros.speech.voice_activity import UtteranceSegmenter\n'
+        'from segzero_ros.speech.base import SpeechError, Utterance\n'
         'from segzero_ros.speech.wav_source import WavSource\n'
         'from segzero_ros.speech.whisper_recogniser import SileroDetector, WhisperRecogniser\n'
-        'ends = Endpoints(SileroDetector())\n'
+        'ends = UtteranceSegmenter(SileroDetector())\n'
         'blocks = WavSource(Path(sys.argv[1]), real_time=False).blocks()\n'
         'pieces = [piece for block in blocks for piece in ends.feed(block)]\n'
         'print(sum(isinstance(piece, Utterance) for piece in [*pieces, *ends.end()]))\n'

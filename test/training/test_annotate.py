@@ -15,9 +15,9 @@ from recordings import Recording, scene_frame
 from segzero_ros.cli.main import main
 from segzero_ros.evaluation.samples import Sample
 from segzero_ros.reasoning.dialects import dialect_named
-from segzero_ros.training.annotating import box_of, make_rows, points_of
+from segzero_ros.training.annotation import box_of, make_rows, points_of
 from segzero_ros.training.presets import load_composition
-from segzero_ros.training.sources import open_rows
+from segzero_ros.training.row_sources import open_rows
 
 LIST, ONE = dialect_named('vision_reasoner'), dialect_named('seg_zero')
 

@@ -12,7 +12,7 @@ from segzero_ros.training.flat_shapes import ask_about, flat_row, Shape
 from segzero_ros.training.mini.vocabulary import make_tokenizer
 from segzero_ros.training.rewards import answered_list
 from segzero_ros.training.robot_rewards import honest_accuracy
-from segzero_ros.training.sources import open_rows
+from segzero_ros.training.row_sources import open_rows
 
 pytest.importorskip('skimage')
 SIDE = 224

@@ -1,4 +1,4 @@
-"""The small reasoner's recipe: words, lessons, quick ways through the model, a run in small."""
+"""The small reasoner's recipe: words, examples, quick ways through the model, a run in small."""
 
 from __future__ import annotations
 
@@ -21,30 +21,36 @@ from segzero_ros.loading import load_reasoner
 from segzero_ros.profiles import load_pipeline, read_profile, reasoner_options
 from segzero_ros.reasoning.checkpoints import local_folder
 from segzero_ros.reasoning.dialects import dialect_named
-from segzero_ros.reasoning.marks import marked
-from segzero_ros.reasoning.resizing import seen_by
+from segzero_ros.reasoning.patch_position_codes import with_position_codes
+from segzero_ros.reasoning.preprocessing import resize_for_model
 from segzero_ros.simulation.scenes import make_scene
-from segzero_ros.training.mini import dense, loop
+from segzero_ros.training.mini import dense_heads, stage_runner
 from segzero_ros.training.mini import recipe as recipes
-from segzero_ros.training.mini.architecture import new_model, patches_of, Reader, shown, Tower
+from segzero_ros.training.mini.architecture import (
+    FastLanguageModel,
+    FastVisionTower,
+    new_model,
+    patches_of,
+    shown,
+)
 from segzero_ros.training.mini.checkpoint import make_processor
 from segzero_ros.training.mini.dataset import make_scenes
-from segzero_ros.training.mini.lessons import Lesson, lessons_of, phrases_in
-from segzero_ros.training.mini.recipe import chosen, make, Recipe, TRAINING_SEED
-from segzero_ros.training.mini.scenes import HEIGHT, keep, Kept, WIDTH
-from segzero_ros.training.mini.squares import GRID, PATCH, SIDE, TOKENS
-from segzero_ros.training.mini.token_truth import KINDS, token_truth
-from segzero_ros.training.mini.vocabulary import IMAGE, make_tokenizer
-from segzero_ros.training.mini.warm_start import (
+from segzero_ros.training.mini.dense_targets import dense_targets, KINDS
+from segzero_ros.training.mini.geometry import GRID, PATCH, SIDE, TOKENS
+from segzero_ros.training.mini.packed_sequences import (
     AFTER,
     batch_of,
     BEFORE,
     embedded,
     Loss,
     mask_of,
+    SequencePacker,
     TURN,
-    Writer,
 )
+from segzero_ros.training.mini.recipe import chosen, make, Recipe, TRAINING_SEED
+from segzero_ros.training.mini.rendered_scenes import HEIGHT, render_scene, RenderedScene, WIDTH
+from segzero_ros.training.mini.sft_examples import examples_of, phrases_in, SftExample
+from segzero_ros.training.mini.vocabulary import IMAGE, make_tokenizer
 from segzero_ros.types import Frame, Query, ReasonerUnavailable, Status
 
 SEED = 52
@@ -61,8 +67,8 @@ def model(tokenizer: Any) -> Any:
 
 
 @pytest.fixture(scope='module')
-def scene() -> tuple[Any, Kept]:
-    return keep(SEED, SIDE)
+def scene() -> tuple[Any, RenderedScene]:
+    return render_scene(SEED, SIDE)
 
 
 class TestWords:
@@ -78,32 +84,32 @@ class TestWords:
         assert tokenizer.decode(tokenizer(text)['input_ids']) == text
 
     def test_no_sentence_or_answer_about_a_scene_falls_apart_into_bytes(
-        self, tokenizer: Any, scene: tuple[Any, Kept]
+        self, tokenizer: Any, scene: tuple[Any, RenderedScene]
     ) -> None:
-        for lesson in lessons_of(scene[1], SIDE):
-            for text in (lesson.question, lesson.answer):
+        for example in examples_of(scene[1], SIDE):
+            for text in (example.question, example.answer):
                 tokens = tokenizer.convert_ids_to_tokens(tokenizer(text)['input_ids'])
                 assert not [t for t in tokens if len(t) == 1 and t.isalpha() and t not in 'ai']
 
 
-class TestLessons:
+class TestSftExamples:
     def test_the_answer_is_the_truth_in_the_dialect_s_grammar(
-        self, scene: tuple[Any, Kept]
+        self, scene: tuple[Any, RenderedScene]
     ) -> None:
         kept = scene[1]
         kinds = set()
-        for lesson, sentence in zip(lessons_of(kept, SIDE), kept.sentences, strict=False):
-            answer = dialect_named('mini').parse(lesson.answer, WIDTH, HEIGHT, 'strict')
+        for example, sentence in zip(examples_of(kept, SIDE), kept.sentences, strict=False):
+            answer = dialect_named('mini').parse(example.answer, WIDTH, HEIGHT, 'strict')
             true = [kept.objects[index].box for index in sentence.targets]
             assert len(answer.objects) == len(true)
             for found in answer.objects:
                 assert min(np.abs(np.subtract(found.box, box)).max() for box in true) <= 2
             assert answer.reasoning
-            kinds.add(lesson.kind)
+            kinds.add(example.kind)
         assert len(kinds) == 9
 
-    def test_a_mirrored_lesson_says_the_other_side(self, scene: tuple[Any, Kept]) -> None:
-        pairs = zip(lessons_of(scene[1], SIDE), lessons_of(scene[1], SIDE, True), strict=True)
+    def test_a_mirrored_example_has_the_other_side(self, scene: tuple[Any, RenderedScene]) -> None:
+        pairs = zip(examples_of(scene[1], SIDE), examples_of(scene[1], SIDE, True), strict=True)
         told = [(one, other) for one, other in pairs if 'leftmost' in one.question]
         assert told
         for one, other in told:
@@ -129,16 +135,16 @@ class TestLessons:
         assert phrases_in(question) == phrases
 
     def test_kinds_are_chosen_alike(self) -> None:
-        lessons = [Lesson('none', str(number), '') for number in range(20)]
-        lessons += [Lesson('colour', '', ''), Lesson('size', '', '')]
-        kinds = [each.kind for each in chosen(lessons, 4, np.random.default_rng(0))]
+        examples = [SftExample('none', str(number), '') for number in range(20)]
+        examples += [SftExample('colour', '', ''), SftExample('size', '', '')]
+        kinds = [each.kind for each in chosen(examples, 4, np.random.default_rng(0))]
         assert sorted(kinds) == ['colour', 'none', 'none', 'size']
 
 
 class TestPictures:
     def test_every_patch_is_marked_otherwise_and_little_else_is_touched(self) -> None:
         grey = np.full((SIDE, SIDE, 3), 90, np.uint8)
-        shown = marked(grey, PATCH)
+        shown = with_position_codes(grey, PATCH)
         assert (grey == 90).all()
         assert (shown != 90).any(-1).sum() <= 4 * TOKENS
         corners = shown.reshape(GRID, PATCH, GRID, PATCH, 3)[:, :2, :, :2].swapaxes(1, 2)
@@ -146,26 +152,26 @@ class TestPictures:
 
     def test_the_processor_makes_the_same_patches(self, tokenizer: Any) -> None:
         picture = make_scene(SEED, width=320, height=240).frame.image
-        seen = seen_by(dialect_named('mini'), picture)
+        seen = resize_for_model(dialect_named('mini'), picture)
         processed = make_processor(tokenizer).image_processor(images=[seen], return_tensors='pt')
         assert processed['image_grid_thw'].tolist() == [[1, GRID, GRID]]
         frames = processed['pixel_values'].view(TOKENS, 3, 2, -1)
         ours = patches_of(shown(seen[None])).view(TOKENS, 3, -1)
         assert torch.allclose(frames[:, :, 0], ours, atol=1e-5)
 
-    def test_every_visible_object_has_its_tokens(self, scene: tuple[Any, Kept]) -> None:
-        names, places = token_truth(scene[1])
+    def test_every_visible_object_has_its_tokens(self, scene: tuple[Any, RenderedScene]) -> None:
+        names, places = dense_targets(scene[1])
         owned = names[:, 0] > 0
         x1, y1, x2, y2, x, y = places[owned].T
         assert ((x1 < x) & (x < x2) & (y1 < y) & (y < y2)).all()
         kinds = {KINDS[kind] for kind in names[names[:, 3] == 1, 0]}
         assert kinds == {item.kind for item in scene[1].objects if item.area}
 
-    def test_a_changed_picture_keeps_its_truth(self, scene: tuple[Any, Kept]) -> None:
+    def test_a_changed_picture_keeps_its_truth(self, scene: tuple[Any, RenderedScene]) -> None:
         picture, kept = scene
-        names, places = token_truth(kept)
+        names, places = dense_targets(kept)
         batch = [np.stack([each] * 8) for each in (picture, names, places)]
-        view = dense.augmented(*batch, np.random.default_rng(2))
+        view = dense_heads.augmented(*batch, np.random.default_rng(2))
         assert len({array.tobytes() for array in view.places.numpy()}) > 2
         for row in range(8):
             # The token of an inner point lies where that point is said to be.
@@ -182,25 +188,25 @@ class TestQuickWays:
         patches = patches_of(shown(pictures))
         both = torch.stack([patches.view(2, TOKENS, 3, -1)] * 2, 3).reshape(2 * TOKENS, -1)
         with torch.no_grad():
-            ours = Tower(model.model.visual)(patches).flatten(0, 1)
+            ours = FastVisionTower(model.model.visual)(patches).flatten(0, 1)
             grid = torch.tensor([[1, GRID, GRID]] * 2)
             theirs = model.model.visual(both, grid_thw=grid, return_dict=True).pooler_output
         assert torch.allclose(ours, theirs, atol=1e-4)
 
     def test_a_question_among_others_reads_as_if_it_stood_alone(
-        self, model: Any, tokenizer: Any, scene: tuple[Any, Kept]
+        self, model: Any, tokenizer: Any, scene: tuple[Any, RenderedScene]
     ) -> None:
-        lessons = lessons_of(scene[1], SIDE)[:4]
-        writer = Writer(tokenizer)
+        examples = examples_of(scene[1], SIDE)[:4]
+        writer = SequencePacker(tokenizer)
         features = torch.randn(1, TOKENS, model.config.text_config.hidden_size)
-        sheet = writer.sheet(lessons)
-        text = BEFORE + IMAGE * TOKENS + AFTER + lessons[2].question + TURN + lessons[2].answer
+        sequence = writer.sequence(examples)
+        text = BEFORE + IMAGE * TOKENS + AFTER + examples[2].question + TURN + examples[2].answer
         ids = tokenizer(text, return_tensors='pt')['input_ids']
         places = ids == model.config.image_token_id
         with torch.no_grad():
-            batch, embed = batch_of(writer, [sheet]), model.get_input_embeddings()
+            batch, embed = batch_of(writer, [sequence]), model.get_input_embeddings()
             hidden = embedded(embed, writer, batch, features)
-            ours = Reader(model)(hidden, batch.positions, mask_of(batch.parts))[0][0]
+            ours = FastLanguageModel(model)(hidden, batch.positions, mask_of(batch.parts))[0][0]
             embeds = embed(ids)
             embeds = embeds.masked_scatter(places[..., None], features)
             positions, _ = model.model.get_rope_index(
@@ -209,11 +215,11 @@ class TestQuickWays:
             theirs = model.model.language_model(
                 inputs_embeds=embeds, position_ids=positions, use_cache=False
             ).last_hidden_state[0]
-        own = ours[-len(sheet.parts) :][sheet.parts == 2]
+        own = ours[-len(sequence.parts) :][sequence.parts == 2]
         assert torch.allclose(own, theirs[-len(own) :], atol=1e-4)
 
     def test_a_near_miss_of_a_coordinate_costs_less_than_a_far_one(self, tokenizer: Any) -> None:
-        writer = Writer(tokenizer)
+        writer = SequencePacker(tokenizer)
         true, near, far = (tokenizer(f', {value}')['input_ids'][0] for value in (100, 102, 150))
         logits = torch.zeros(2, len(tokenizer))
         logits[0, near], logits[1, far] = 9.0, 9.0
@@ -233,7 +239,7 @@ def trained(folder: Path, *breaks: int) -> Any:
     layer = torch.nn.Linear(3, 1)
     left = breaks[0] if breaks else 1000
 
-    def step(batch: Any) -> tuple[Any, loop.Figures]:
+    def step(batch: Any) -> tuple[Any, stage_runner.Figures]:
         nonlocal left
         left -= 1
         if left < 0:
@@ -246,7 +252,9 @@ def trained(folder: Path, *breaks: int) -> Any:
     # Who draws the batches makes no difference.
     workers = 2 if breaks else 0
     try:
-        loop.run(loop.Stage('s', 220, 0.01), [layer], draw, step, dict, folder, workers)
+        stage_runner.run(
+            stage_runner.Stage('s', 220, 0.01), [layer], draw, step, dict, folder, workers
+        )
     except Broken:
         return trained(folder, *breaks[1:])
     return layer.weight
@@ -259,9 +267,12 @@ def test_a_stage_that_was_broken_off_ends_as_if_it_had_not_been(tmp_path: Path) 
 
 def test_a_stage_begun_otherwise_is_not_continued(tmp_path: Path) -> None:
     trained(tmp_path)
-    for other in (loop.Stage('s', 220, 0.02), loop.Stage('s', 220, 0.01, drawn='other scenes')):
-        with pytest.raises(loop.StageError, match='take another folder'):
-            loop.run(other, [torch.nn.Linear(3, 1)], dict, dict, dict, tmp_path)
+    for other in (
+        stage_runner.Stage('s', 220, 0.02),
+        stage_runner.Stage('s', 220, 0.01, drawn='other scenes'),
+    ):
+        with pytest.raises(stage_runner.StageError, match='take another folder'):
+            stage_runner.run(other, [torch.nn.Linear(3, 1)], dict, dict, dict, tmp_path)
 
 
 @pytest.fixture(scope='module')
@@ -272,7 +283,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     torch.set_num_threads(1)
     recipe = Recipe(
         tmp_path_factory.mktemp('mini'), scenes=1, unseen=1, eyes=3, pictures=2, words=150,
-        pages=1, questions=4, workers=1,
+        packed=1, questions=4, workers=1,
     )  # fmt: skip
     folder = make(recipe)
     torch.set_num_threads(threads)
@@ -327,7 +338,7 @@ def test_words_can_be_taught_anew_on_trained_eyes(
 ) -> None:
     recipe, start = made
     other = replace(recipe, folder=tmp_path, start=str(start), eyes=0, words=1, seed=5)
-    with pytest.raises(loop.StageError, match='all or eyes'):
+    with pytest.raises(stage_runner.StageError, match='all or eyes'):
         make(replace(other, kept='ears'))
     before, after = (
         load_file(folder / 'model.safetensors')
@@ -344,8 +355,8 @@ def test_heads_learn_to_read_a_tower_that_stays_as_it_is(
     monkeypatch.setattr(recipes, '_FITTING', 12)
     monkeypatch.setattr(recipes, '_FITTED_AT_ONCE', 2)
     seen = make_scenes(tmp_path, SEED, 2, 1)
-    tower, heads = Tower(model.model.visual), dense.Heads()
-    view = dense.as_they_are(seen.pictures, seen.names, seen.places)
+    tower, heads = FastVisionTower(model.model.visual), dense_heads.Heads()
+    view = dense_heads.as_they_are(seen.pictures, seen.names, seen.places)
     before = tower(patches_of(view.pictures))
 
     def loss() -> float:

@@ -23,15 +23,15 @@ pytest.importorskip('peft')
 from segzero_ros.cli.main import main
 from segzero_ros.loading import load_reasoner, ReasonerOptions
 from segzero_ros.reasoning.dialects import dialect_named
+from segzero_ros.training.callbacks import ThinkingLengthCallback
 from segzero_ros.training.models import _leave_all_but_last, gigabytes
 from segzero_ros.training.presets import load_composition, TrainingError
+from segzero_ros.training.row_sources import open_rows
 from segzero_ros.training.rows import answer_of, Row, solution_for, true_boxes
 from segzero_ros.training.settings import load_settings, PRESETS, Settings
-from segzero_ros.training.shared_sight import share_sight
-from segzero_ros.training.sources import open_rows
 from segzero_ros.training.trainer import halve, thinking_share, train
 from segzero_ros.training.validation import box_iou
-from segzero_ros.training.watching import ThoughtWatch
+from segzero_ros.training.vision_dedup import deduplicate_images
 from segzero_ros.types import Frame, Query, ReasonerUnavailable
 
 MINI = dialect_named('mini')
@@ -413,7 +413,7 @@ def test_pictures_of_a_group_are_looked_at_once(taught):
     (wanted,) = torch.autograd.grad(expected.sin().sum(), weight)
     looked = []
     visual.blocks[0].register_forward_hook(lambda *call: looked.append(call[2].shape[0]))
-    share_sight(visual)
+    deduplicate_images(visual)
     seen = visual(pixels, grid_thw=grid).pooler_output
     (given,) = torch.autograd.grad(seen.sin().sum(), weight)
     assert looked == [3 * 16]
@@ -429,7 +429,7 @@ def test_training_stops_when_thoughts_vanish():
         global_step = 7
 
     control, said = Control(), []
-    watch = ThoughtWatch(Settings(thinking_patience=3), said.append)
+    watch = ThinkingLengthCallback(Settings(thinking_patience=3), said.append)
     for share in (0.1, 0.0, 0.9, 0.1, 0.1):
         watch.on_log(None, State, control, {'rewards/thinking_share/mean': share})
     assert not control.should_training_stop

@@ -2,7 +2,7 @@
 
 The limits between names are angles of hue (HSV), for shade and light hardly move those, with
 lightness, chroma (CIE Lab) and saturation where a name needs them: brown is dark orange, pink is
-pale red, beige is pale yellow. Imports NumPy and OpenCV.
+pale red, beige is pale yellow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.reasoning.attributes.fragments import level, mean_colour
+from segzero_ros.reasoning.attributes.oversegmentation import level, mean_colour
 from segzero_ros.types import RgbImage
 
 Array = NDArray[np.float64]

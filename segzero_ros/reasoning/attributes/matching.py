@@ -1,4 +1,4 @@
-"""Find which regions a request means, and remember why, for the prose. Imports this room only."""
+"""Find which regions a request means, and remember why, for the prose."""
 
 from __future__ import annotations
 

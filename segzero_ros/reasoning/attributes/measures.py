@@ -1,7 +1,7 @@
 """Where regions are, what they are to each other, and how much of something they are.
 
 Everything is measured in the picture, in shares of its sides, except for bodies and distances,
-which are metres. Imports NumPy.
+which are metres.
 """
 
 from __future__ import annotations

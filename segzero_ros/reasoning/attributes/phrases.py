@@ -1,4 +1,4 @@
-"""What a sentence asks for, once it has been read. Imports nothing.
+"""What a sentence asks for, once it has been read.
 
 A Request is one or more Phrases ("the red ball and the two boxes"); a Phrase is a noun with
 Qualities that things have or lack, Relations to other phrases, and Picks that choose among what

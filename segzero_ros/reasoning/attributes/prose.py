@@ -1,4 +1,4 @@
-"""Say in sentences what was seen, what fits and what does not. Imports nothing outside this room.
+"""Say in sentences what was seen, what fits and what does not.
 
 Every sentence states what was measured: counts, colours, shapes, places. Where shapes are only
 outlines, because there is no depth, regions are called patches.

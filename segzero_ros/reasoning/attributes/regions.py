@@ -1,4 +1,4 @@
-"""The things in a frame, each with what can be said of it. Imports `tabletop`, NumPy and OpenCV.
+"""The things in a frame, each with what can be said of it.
 
 With depth and a plane under things, these are the things that stand on it (`standing`); otherwise
 patches of colour that differ from what is around them (`patches`).
@@ -22,17 +22,22 @@ from segzero_ros.reasoning.attributes.colours import (
     NAMES,
     summarise,
 )
-from segzero_ros.reasoning.attributes.fragments import Bytes, Labels, mean_of
-from segzero_ros.reasoning.attributes.patches import coloured_patches
+from segzero_ros.reasoning.attributes.components_from_colour import coloured_patches
+from segzero_ros.reasoning.attributes.components_with_depth import standing_things
+from segzero_ros.reasoning.attributes.oversegmentation import Bytes, Labels, mean_of
 from segzero_ros.reasoning.attributes.shapes import measure_body, measure_outline, Shape
-from segzero_ros.reasoning.attributes.standing import standing_things
-from segzero_ros.reasoning.attributes.tabletop import find_support, Support, Values, working_step
+from segzero_ros.reasoning.attributes.surface_fit import (
+    find_support,
+    Support,
+    Values,
+    working_step,
+)
 from segzero_ros.types import Box, Frame, Mask, Point
 
 # Of the picture: what is smaller is a crumb or noise.
 _LEAST_SHARE = 0.0008
 
-Checkpoint = Callable[[], None]
+CheckCancelled = Callable[[], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +146,7 @@ class View:
         return tuple(region for region in found if region.colour.fit(colour) >= 0.5)
 
 
-def look(frame: Frame, checkpoint: Checkpoint) -> View:
+def look(frame: Frame, checkpoint: CheckCancelled) -> View:
     """Find the things in a frame.
 
     Args:

@@ -1,7 +1,7 @@
 """Measure a region's outline and, with depth, the body behind it, and tell balls from boxes.
 
 Outlines are in pixels of the working image. Bodies are in metres: heights above the plane they
-stand on, and places seen from above. Imports `quantiles`, NumPy and OpenCV.
+stand on, and places seen from above.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.quantiles import quantile
-from segzero_ros.reasoning.attributes.fragments import inwards, level, mean_of, Values
+from segzero_ros.reasoning.attributes.oversegmentation import inwards, level, mean_of, Values
 from segzero_ros.types import Mask
 
 _SLICES = 5

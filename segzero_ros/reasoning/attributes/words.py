@@ -1,6 +1,6 @@
 """The words that the attribute reasoner knows, by the part they play in a sentence.
 
-Tables only; idioms of several words are in `scanner`. Imports nothing of the package.
+Tables only; idioms of several words are in `scanner`.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from segzero_ros.reasoning.marks import marked
-from segzero_ros.training.mini.squares import GRID, PATCH, SIDE, TOKENS
+from segzero_ros.reasoning.patch_position_codes import with_position_codes
+from segzero_ros.training.mini.geometry import GRID, PATCH, SIDE, TOKENS
 from segzero_ros.training.mini.vocabulary import (
     END,
     IMAGE,
@@ -119,7 +119,7 @@ def _order_numbers(model: Any, ids: torch.Tensor) -> None:
 
 def shown(pictures: NDArray[np.uint8]) -> torch.Tensor:
     """Return (B, SIDE, SIDE, 3) uint8 pictures as the dialect prepares them."""
-    return torch.from_numpy(marked(pictures, PATCH))
+    return torch.from_numpy(with_position_codes(pictures, PATCH))
 
 
 def patches_of(pictures: torch.Tensor) -> torch.Tensor:
@@ -132,7 +132,7 @@ def patches_of(pictures: torch.Tensor) -> torch.Tensor:
     return cells.reshape(len(pictures), TOKENS, -1)
 
 
-class Tower(nn.Module):
+class FastVisionTower(nn.Module):
     """The vision tower of a model for pictures of one size, all of a batch at once.
 
     transformers' own forward attends to one picture after the other and convolves in three
@@ -161,9 +161,9 @@ class Tower(nn.Module):
         weight = self.visual.patch_embed.proj.weight.sum(2).flatten(1)
         hidden = functional.linear(patches, weight)
         for block in self.visual.blocks:
-            hidden = hidden + self._attend(block.attn, _normed(block.norm1, hidden))
-            hidden = hidden + block.mlp(_normed(block.norm2, hidden))
-        features: torch.Tensor = self.visual.merger.mlp(_normed(self.visual.merger.ln_q, hidden))
+            hidden = hidden + self._attend(block.attn, _rms_norm(block.norm1, hidden))
+            hidden = hidden + block.mlp(_rms_norm(block.norm2, hidden))
+        features: torch.Tensor = self.visual.merger.mlp(_rms_norm(self.visual.merger.ln_q, hidden))
         return features
 
     def _attend(self, attention: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -182,16 +182,16 @@ class Tower(nn.Module):
         return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
 
 
-def _normed(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
+def _rms_norm(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Return what transformers' norm does, in one step."""
     weight = norm.weight.to(hidden.dtype)
     return functional.rms_norm(hidden, weight.shape, weight, norm.variance_epsilon)
 
 
-class Reader(nn.Module):
+class FastLanguageModel(nn.Module):
     """The language model of a model for sequences that share a picture.
 
-    As `Tower`: the weights and the numbers are the model's, with fewer steps on the way.
+    As `FastVisionTower`: the weights and the numbers are the model's, with fewer steps on the way.
     """
 
     speeds: torch.Tensor
@@ -226,15 +226,15 @@ class Reader(nn.Module):
         )
         mask = mask.to(hidden.dtype)
         for number, layer in enumerate(self.language.layers):
-            normed = _normed(layer.input_layernorm, hidden)
+            normed = _rms_norm(layer.input_layernorm, hidden)
             query, key, value = self._parts(layer.self_attn, normed, cosine, sine)
             if number == _POINTING_LAYER:
                 scores = query[:, 0] @ key[:, 0].transpose(1, 2) * layer.self_attn.scaling
                 looks = (scores.float() + mask[:, 0].float()).log_softmax(-1)
             mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
             hidden = hidden + layer.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
-            hidden = hidden + layer.mlp(_normed(layer.post_attention_layernorm, hidden))
-        return _normed(self.language.norm, hidden), looks
+            hidden = hidden + layer.mlp(_rms_norm(layer.post_attention_layernorm, hidden))
+        return _rms_norm(self.language.norm, hidden), looks
 
     def _parts(
         self, attention: Any, hidden: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor

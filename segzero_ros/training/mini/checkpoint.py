@@ -1,7 +1,4 @@
-"""A small reasoner as a folder that `reasoner_model:=` takes, laid out as the hub lays one out.
-
-Imports its neighbours in this folder, torch and transformers.
-"""
+"""A small reasoner as a folder that `reasoner_model:=` takes, laid out as the hub lays one out."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import torch
 from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
 from segzero_ros.training.mini.architecture import DEVIATION, MEAN
-from segzero_ros.training.mini.squares import PATCH, SIDE
+from segzero_ros.training.mini.geometry import PATCH, SIDE
 
 # One question, no system's words: the model knows but one task.
 CHAT_TEMPLATE = (

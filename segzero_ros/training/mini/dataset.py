@@ -1,7 +1,6 @@
 """The data set of a small reasoner: parts of rendered scenes in files, made once, read often.
 
-A part is complete when its last file stands; what was interrupted is made again. Imports its
-neighbours in this folder and NumPy.
+A part is complete when its last file stands; what was interrupted is made again.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.training.mini.lessons import Lesson, lessons_of
-from segzero_ros.training.mini.scenes import keep
-from segzero_ros.training.mini.squares import SIDE
-from segzero_ros.training.mini.token_truth import token_truth
+from segzero_ros.training.mini.dense_targets import dense_targets
+from segzero_ros.training.mini.geometry import SIDE
+from segzero_ros.training.mini.rendered_scenes import render_scene
+from segzero_ros.training.mini.sft_examples import examples_of, SftExample
 
 _PER_PART = 250
 _logger = logging.getLogger(__name__)
@@ -32,15 +31,15 @@ class Scenes:
 
     Attributes:
         pictures: (N, SIDE, SIDE, 3) uint8, RGB order.
-        names: (N, TOKENS, 4) int8; see `token_truth`.
+        names: (N, TOKENS, 4) int8; see `dense_targets`.
         places: (N, TOKENS, 6) float32, pixels of the square.
-        lessons: for each scene those of the picture and those of its mirror image.
+        examples: for each scene those of the picture and those of its mirror image.
     """
 
     pictures: NDArray[np.uint8]
     names: NDArray[np.int8]
     places: NDArray[np.float32]
-    lessons: Sequence[tuple[list[Lesson], list[Lesson]]]
+    examples: Sequence[tuple[list[SftExample], list[SftExample]]]
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -69,7 +68,7 @@ def make_scenes(folder: Path, seed: int, count: int, workers: int) -> Scenes:
     pictures, names, places = (
         np.concatenate([getattr(part, name) for part in read]) for name in _ARRAYS
     )
-    return Scenes(pictures, names, places, [each for part in read for each in part.lessons])
+    return Scenes(pictures, names, places, [each for part in read for each in part.examples])
 
 
 _ARRAYS = ('pictures', 'names', 'places')
@@ -89,12 +88,14 @@ def _make_part(part: tuple[Path, int, int]) -> str:
     arrays: dict[str, list[NDArray[Any]]] = {name: [] for name in _ARRAYS}
     lines = []
     for seed in range(first, first + count):
-        picture, kept = keep(seed, SIDE)
-        made: tuple[NDArray[Any], ...] = (picture, *token_truth(kept))
+        picture, kept = render_scene(seed, SIDE)
+        made: tuple[NDArray[Any], ...] = (picture, *dense_targets(kept))
         for name, values in zip(_ARRAYS, made, strict=True):
             arrays[name].append(values)
-        lessons = [[asdict(each) for each in lessons_of(kept, SIDE, way)] for way in (False, True)]
-        lines.append(json.dumps(lessons))
+        examples = [
+            [asdict(each) for each in examples_of(kept, SIDE, way)] for way in (False, True)
+        ]
+        lines.append(json.dumps(examples))
     for name, each in arrays.items():
         np.save(_array_file(*part, name), np.stack(each))
     last = _last_file(*part)
@@ -106,13 +107,13 @@ def _make_part(part: tuple[Path, int, int]) -> str:
 
 def _read_part(folder: Path, first: int, count: int) -> Scenes:
     arrays = [np.load(_array_file(folder, first, count, name)) for name in _ARRAYS]
-    lessons = []
+    examples = []
     for line in _last_file(folder, first, count).read_text(encoding='utf-8').splitlines():
-        plain, mirrored = ([_lesson(each) for each in way] for way in json.loads(line))
-        lessons.append((plain, mirrored))
+        plain, mirrored = ([_example(each) for each in way] for way in json.loads(line))
+        examples.append((plain, mirrored))
     pictures, names, places = arrays
-    return Scenes(pictures, names, places, lessons)
+    return Scenes(pictures, names, places, examples)
 
 
-def _lesson(fields: dict[str, str]) -> Lesson:
-    return Lesson(fields['kind'], fields['question'], fields['answer'])
+def _example(fields: dict[str, str]) -> SftExample:
+    return SftExample(fields['kind'], fields['question'], fields['answer'])

@@ -1,8 +1,7 @@
 """The recipe for the small reasoner: scenes, then eyes, then words, then a checkpoint.
 
 Each stage leaves its result in the folder and is not repeated; a stage that was broken off goes on
-where it stood. A finished model can be the start of another round, on other scenes. Imports its
-neighbours in this folder, `types`, `reasoning.checkpoints`, torch, transformers and NumPy.
+where it stood. A finished model can be the start of another round, on other scenes.
 """
 
 from __future__ import annotations
@@ -18,20 +17,26 @@ from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from segzero_ros.reasoning.checkpoints import local_folder, missing_weights
-from segzero_ros.training.mini import checkpoint, dense, loop
-from segzero_ros.training.mini.architecture import new_model, patches_of, Reader, shown, Tower
-from segzero_ros.training.mini.curves import draw_curves
+from segzero_ros.training.mini import checkpoint, dense_heads, stage_runner
+from segzero_ros.training.mini.architecture import (
+    FastLanguageModel,
+    FastVisionTower,
+    new_model,
+    patches_of,
+    shown,
+)
 from segzero_ros.training.mini.dataset import make_scenes, Scenes
-from segzero_ros.training.mini.lessons import Lesson
-from segzero_ros.training.mini.vocabulary import make_tokenizer
-from segzero_ros.training.mini.warm_start import (
+from segzero_ros.training.mini.packed_sequences import (
     Batch,
     batch_of,
     embedded,
     Loss,
     mask_of,
-    Writer,
+    SequencePacker,
 )
+from segzero_ros.training.mini.plots import draw_curves
+from segzero_ros.training.mini.sft_examples import SftExample
+from segzero_ros.training.mini.vocabulary import make_tokenizer
 from segzero_ros.types import ReasonerUnavailable
 
 # Far from the seeds of the benchmark, 100000 and up.
@@ -56,7 +61,7 @@ class Recipe:
         scenes: to learn from.
         unseen: scenes that figures are of while training.
         eyes: steps of dense supervision, of `pictures` pictures each.
-        words: steps of next-token training, of `pages` pictures with `questions` questions each.
+        words: steps of next-token training, of `packed` pictures with `questions` questions each.
         eyes_rate: highest learning rate of the eyes.
         words_rate: and of the words; of a further round less than of the first.
         seed: of weights and batches.
@@ -73,7 +78,7 @@ class Recipe:
     eyes: int = 2000
     pictures: int = 32
     words: int = 6000
-    pages: int = 8
+    packed: int = 8
     questions: int = 9
     eyes_rate: float = 2e-3
     words_rate: float = 2e-3
@@ -91,7 +96,7 @@ class Recipe:
         """What batches are drawn from, in words."""
         begun = f', after {self.kept} of {self.start}' if self.start else ''
         return (
-            f'{self.pictures} or {self.pages} x {self.questions} of scenes {self.first} to '
+            f'{self.pictures} or {self.packed} x {self.questions} of scenes {self.first} to '
             f'{self.first + self.scenes}{begun}'
         )
 
@@ -112,8 +117,8 @@ def make(recipe: Recipe) -> Path:
     if recipe.start:
         take_over(model, recipe)
     model = model.to(recipe.place)
-    teach_eyes(recipe, model, seen, unseen)
-    teach_words(recipe, model, Writer(tokenizer), seen, unseen)
+    train_vision_tower(recipe, model, seen, unseen)
+    train_language_model(recipe, model, SequencePacker(tokenizer), seen, unseen)
     folder = recipe.folder / 'checkpoint'
     checkpoint.save(model, tokenizer, folder)
     steps = {'eyes': recipe.eyes, 'words': recipe.words}
@@ -133,38 +138,40 @@ def take_over(model: Any, recipe: Recipe) -> None:
     elif recipe.kept == 'all':
         model.load_state_dict(trained.state_dict())
     else:
-        raise loop.StageError(f'kept must be all or eyes, not {recipe.kept!r}.')
+        raise stage_runner.StageError(f'kept must be all or eyes, not {recipe.kept!r}.')
 
 
-def teach_eyes(recipe: Recipe, model: Any, seen: Scenes, unseen: Scenes) -> None:
+def train_vision_tower(recipe: Recipe, model: Any, seen: Scenes, unseen: Scenes) -> None:
     """Train the vision tower to say at each token what it shows."""
     place = recipe.place
-    tower, heads = Tower(model.model.visual).to(place), dense.Heads().to(place)
-    stage = loop.Stage('eyes', recipe.eyes, recipe.eyes_rate, recipe.seed, recipe.drawn)
-    if recipe.start and recipe.eyes and not loop.state_of(stage, recipe.folder).exists():
+    tower, heads = FastVisionTower(model.model.visual).to(place), dense_heads.Heads().to(place)
+    stage = stage_runner.Stage('eyes', recipe.eyes, recipe.eyes_rate, recipe.seed, recipe.drawn)
+    if recipe.start and recipe.eyes and not stage_runner.state_of(stage, recipe.folder).exists():
         fit(heads, tower, seen)
 
-    def draw(rng: np.random.Generator) -> dense.View:
+    def draw(rng: np.random.Generator) -> dense_heads.View:
         rows = rng.integers(len(seen), size=recipe.pictures)
-        return dense.augmented(seen.pictures[rows], seen.names[rows], seen.places[rows], rng)
+        return dense_heads.augmented(seen.pictures[rows], seen.names[rows], seen.places[rows], rng)
 
-    def step(view: dense.View) -> tuple[torch.Tensor, loop.Figures]:
-        view = loop.moved(view, place)
+    def step(view: dense_heads.View) -> tuple[torch.Tensor, stage_runner.Figures]:
+        view = stage_runner.moved(view, place)
         with _half(place):
             features = tower(patches_of(view.pictures))
-        result: tuple[torch.Tensor, loop.Figures] = heads(features.float(), view)
+        result: tuple[torch.Tensor, stage_runner.Figures] = heads(features.float(), view)
         return result
 
-    def judge() -> loop.Figures:
+    def judge() -> stage_runner.Figures:
         with torch.no_grad():
-            loss, figures = step(dense.as_they_are(unseen.pictures, unseen.names, unseen.places))
+            loss, figures = step(
+                dense_heads.as_they_are(unseen.pictures, unseen.names, unseen.places)
+            )
         return {'loss': loss, **figures}
 
     modules = model.model.visual, heads
-    loop.run(stage, modules, draw, step, judge, recipe.folder, recipe.drawing)
+    stage_runner.run(stage, modules, draw, step, judge, recipe.folder, recipe.drawing)
 
 
-def fit(heads: dense.Heads, tower: Tower, seen: Scenes) -> None:
+def fit(heads: dense_heads.Heads, tower: FastVisionTower, seen: Scenes) -> None:
     """Have new heads learn to read a trained tower, which would be torn by what they say at first.
 
     Args:
@@ -182,52 +189,57 @@ def fit(heads: dense.Heads, tower: Tower, seen: Scenes) -> None:
         for group in optimizer.param_groups:
             group['lr'] = _FITTING_RATE * (1 - step / _FITTING)
         rows = torch.randint(len(features), (_FITTED_AT_ONCE,)).to(place)
-        view = dense.View(torch.empty(0), names[rows].long(), places[rows])
+        view = dense_heads.View(torch.empty(0), names[rows].long(), places[rows])
         loss, _ = heads(features[rows].float(), view)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
 
-def teach_words(recipe: Recipe, model: Any, writer: Writer, seen: Scenes, unseen: Scenes) -> None:
+def train_language_model(
+    recipe: Recipe, model: Any, writer: SequencePacker, seen: Scenes, unseen: Scenes
+) -> None:
     """Train the language model to answer, on what the trained tower makes of the pictures."""
     place = recipe.place
-    tower = Tower(model.model.visual).to(place)
+    tower = FastVisionTower(model.model.visual).to(place)
     features = torch.stack([features_of(tower, seen.pictures[:, :, ::way]) for way in (1, -1)])
     judged = features_of(tower, unseen.pictures)
-    pupil, loss_of = Pupil(model, writer), Loss(writer, place)
+    trainable, loss_of = MiniModel(model, writer), Loss(writer, place)
 
-    def pages(lessons: Iterable[Sequence[Lesson]], rng: np.random.Generator) -> Batch:
+    def packed(examples: Iterable[Sequence[SftExample]], rng: np.random.Generator) -> Batch:
         return batch_of(
-            writer, [writer.sheet(chosen(each, recipe.questions, rng)) for each in lessons]
+            writer, [writer.sequence(chosen(each, recipe.questions, rng)) for each in examples]
         )
 
-    def draw(rng: np.random.Generator) -> Pages:
-        rows, ways = rng.integers(len(seen), size=recipe.pages), rng.integers(2, size=recipe.pages)
-        lessons = (seen.lessons[row][way] for row, way in zip(rows, ways, strict=True))
-        return Pages(torch.from_numpy(ways), torch.from_numpy(rows), pages(lessons, rng))
+    def draw(rng: np.random.Generator) -> PackedBatches:
+        rows, ways = (
+            rng.integers(len(seen), size=recipe.packed),
+            rng.integers(2, size=recipe.packed),
+        )
+        examples = (seen.examples[row][way] for row, way in zip(rows, ways, strict=True))
+        return PackedBatches(torch.from_numpy(ways), torch.from_numpy(rows), packed(examples, rng))
 
-    def step(drawn: Pages) -> tuple[torch.Tensor, loop.Figures]:
-        logits, following, astray = pupil(features[drawn.ways, drawn.rows], drawn.batch)
+    def step(drawn: PackedBatches) -> tuple[torch.Tensor, stage_runner.Figures]:
+        logits, following, astray = trainable(features[drawn.ways, drawn.rows], drawn.batch)
         loss = loss_of(logits, following)
         figures = {'written': loss.detach(), 'astray': astray.detach()}
         return loss + _POINTING * astray, figures
 
-    asked = pages((plain for plain, _ in unseen.lessons), np.random.default_rng(recipe.seed))
+    asked = packed((plain for plain, _ in unseen.examples), np.random.default_rng(recipe.seed))
 
-    def judge() -> loop.Figures:
+    def judge() -> stage_runner.Figures:
         with torch.no_grad():
-            logits, following, astray = pupil(judged, asked)
+            logits, following, astray = trainable(judged, asked)
             right = (logits.argmax(-1) == following).float().mean()
             return {'written': loss_of(logits, following), 'right': right, 'astray': astray}
 
-    stage = loop.Stage('words', recipe.words, recipe.words_rate, recipe.seed, recipe.drawn)
+    stage = stage_runner.Stage('words', recipe.words, recipe.words_rate, recipe.seed, recipe.drawn)
     modules: Sequence[nn.Module] = (model.model.language_model, model.lm_head)
-    loop.run(stage, modules, draw, step, judge, recipe.folder, recipe.drawing)
+    stage_runner.run(stage, modules, draw, step, judge, recipe.folder, recipe.drawing)
 
 
 @dataclass(frozen=True)
-class Pages:
+class PackedBatches:
     """Questions about some scenes.
 
     Attributes:
@@ -241,13 +253,13 @@ class Pages:
     batch: Batch
 
 
-class Pupil:
+class MiniModel:
     """A model that answers all questions about some pictures at once, told the true answers."""
 
-    def __init__(self, model: Any, writer: Writer) -> None:
+    def __init__(self, model: Any, writer: SequencePacker) -> None:
         self._model = model
         self._writer = writer
-        self._reader = Reader(model).to(model.device)
+        self._reader = FastLanguageModel(model).to(model.device)
 
     def __call__(
         self, features: torch.Tensor, batch: Batch
@@ -257,7 +269,7 @@ class Pupil:
         The loss tells how far one head is from looking at the object whose coordinates are
         written.
         """
-        batch = loop.moved(batch, features.device)
+        batch = stage_runner.moved(batch, features.device)
         with _half(features.device):
             embed = self._model.get_input_embeddings()
             read = embedded(embed, self._writer, batch, features.float()).bfloat16()
@@ -268,19 +280,21 @@ class Pupil:
         return logits.float(), batch.following[batch.asked], astray
 
 
-def chosen(lessons: Sequence[Lesson], count: int, rng: np.random.Generator) -> list[Lesson]:
-    """Return so many of a scene's lessons, each kind as often as the others."""
-    order = rng.permutation(len(lessons))
+def chosen(
+    examples: Sequence[SftExample], count: int, rng: np.random.Generator
+) -> list[SftExample]:
+    """Return so many of a scene's examples, each kind as often as the others."""
+    order = rng.permutation(len(examples))
     met: dict[str, int] = {}
     ranked = []
     for place in order:
-        kind = lessons[place].kind
+        kind = examples[place].kind
         met[kind] = met.get(kind, 0) + 1
         ranked.append((met[kind], place))
-    return [lessons[place] for _, place in sorted(ranked, key=lambda each: each[0])[:count]]
+    return [examples[place] for _, place in sorted(ranked, key=lambda each: each[0])[:count]]
 
 
-def features_of(tower: Tower, pictures: np.ndarray[Any, Any]) -> torch.Tensor:
+def features_of(tower: FastVisionTower, pictures: np.ndarray[Any, Any]) -> torch.Tensor:
     """Return (N, TOKENS, WIDTH) float16 features of (N, SIDE, SIDE, 3) pictures."""
     place, found = tower.cosine.device, []
     with torch.no_grad(), _half(place):

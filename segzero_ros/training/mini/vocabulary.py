@@ -1,8 +1,7 @@
 """The small reasoner's words: a tokenizer in which each coordinate is one token.
 
 A known word, number or piece of an answer's form is one token; any other text is written byte by
-byte, so that every question can be read. Imports `squares`, `simulation`, tokenizers and
-transformers.
+byte, so that every question can be read.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Any
 
 from segzero_ros.simulation import colours, relations
 from segzero_ros.simulation.describing import ANYTHING, NOUNS, SHAPES
-from segzero_ros.training.mini.squares import SIDE
+from segzero_ros.training.mini.geometry import SIDE
 
 PAD, END = '<|endoftext|>', '<|im_end|>'
 START = '<|im_start|>'

@@ -1,0 +1,283 @@
+"""Between answers and messages, both ways, with whatever classes the messages have.
+
+Messages are read by their fields, and made by a `Make` that knows their classes: rclpy's in the
+node, the bag reader's in the replay.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segzero_ros import types
+from segzero_ros.types import Answer, BadImage, Frame, Mask, Pose3D, RgbImage, Roi, Segment
+
+
+class Make(Protocol):
+    """Makes a message of its type's name, as `std_msgs/msg/Header`, and of all its fields.
+
+    Pixels are given as bytes.
+    """
+
+    def __call__(self, name: str, /, **fields: Any) -> Any:
+        """Return the message."""
+        ...
+
+
+NANO = 1_000_000_000
+_MASK_ENCODING = 'mono8'
+# What the fields of an object without a pose hold, as ROS fills them by itself.
+_NO_POSE = Pose3D((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
+
+
+def to_time(make: Make, stamp_ns: int) -> Any:
+    """Return nanoseconds as a message."""
+    seconds, nanoseconds = divmod(stamp_ns, NANO)
+    return make('builtin_interfaces/msg/Time', sec=seconds, nanosec=nanoseconds)
+
+
+def to_ns(time: Any) -> int:
+    """Return a time message in nanoseconds."""
+    return int(time.sec) * NANO + int(time.nanosec)
+
+
+def clean_text(text: str) -> str:
+    """Return text that a ROS string can carry.
+
+    Models write what they like: NUL would end the string in C, and a lone surrogate is no UTF-8.
+    Both become U+FFFD; the two halves of one character are put together.
+    """
+    whole = text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
+    return whole.replace('\0', '\N{REPLACEMENT CHARACTER}')
+
+
+def header_of(make: Make, answer: Answer) -> Any:
+    """Return the header of the answered frame; an empty one for an answer without a frame."""
+    stamp_ns, frame_id = (
+        (0, '') if answer.frame is None else (answer.frame.stamp_ns, answer.frame.frame_id)
+    )
+    stamp = to_time(make, stamp_ns)
+    return make('std_msgs/msg/Header', stamp=stamp, frame_id=clean_text(frame_id))
+
+
+def to_result(make: Make, answer: Answer) -> Any:
+    """Return an answer as the message of the topic, the action and the service."""
+    header = header_of(make, answer)
+    height, width = (answer.frame.height, answer.frame.width) if answer.frame else (0, 0)
+    return make(
+        'segzero_ros/msg/SegmentationResult',
+        header=header,
+        query_id=clean_text(answer.query.id),
+        query=clean_text(answer.query.text),
+        status=int(answer.status),
+        message=clean_text(answer.message),
+        reasoning=clean_text(answer.reasoning),
+        raw_answer=clean_text(answer.raw_answer),
+        reasoner=clean_text(answer.reasoner),
+        segmenter=clean_text(answer.segmenter),
+        image_height=height,
+        image_width=width,
+        objects=[to_object(make, segment, header) for segment in answer.segments],
+        timing=_to_timing(make, answer.timing),
+    )
+
+
+def to_object(make: Make, segment: Segment, header: Any) -> Any:
+    """Return one object of an answer; header is the result's."""
+    return make(
+        'segzero_ros/msg/SegmentedObject',
+        id=segment.id,
+        label=clean_text(segment.label),
+        score=float(segment.score),
+        bbox=_to_region(make, segment.box),
+        points=[make('segzero_ros/msg/Pixel', x=float(x), y=float(y)) for x, y in segment.points],
+        mask_roi=_to_region(make, segment.mask_roi),
+        mask=_image(make, segment.mask.astype(np.uint8) * np.uint8(255), _MASK_ENCODING, header),
+        pose_status=int(segment.pose_status),
+        pose=to_pose(make, segment.pose or _NO_POSE),
+        size=to_vector(make, (segment.pose or _NO_POSE).size),
+    )
+
+
+def to_pose(make: Make, pose: Pose3D) -> Any:
+    """Return centre and axes of a box."""
+    x, y, z = map(float, pose.position)
+    qx, qy, qz, qw = map(float, pose.orientation)
+    return make(
+        'geometry_msgs/msg/Pose',
+        position=make('geometry_msgs/msg/Point', x=x, y=y, z=z),
+        orientation=make('geometry_msgs/msg/Quaternion', x=qx, y=qy, z=qz, w=qw),
+    )
+
+
+def to_vector(make: Make, values: tuple[float, float, float]) -> Any:
+    """Return three numbers as a message."""
+    x, y, z = map(float, values)
+    return make('geometry_msgs/msg/Vector3', x=x, y=y, z=z)
+
+
+def label_image(make: Make, answer: Answer) -> Any:
+    """Return the objects' ids, pixel by pixel, as mono16; 0 is background.
+
+    Where masks overlap, the object that comes first in the answer, the better one, has the pixel.
+    """
+    frame = _frame_of(answer)
+    labels = np.zeros((frame.height, frame.width), np.uint16)
+    for segment in reversed(answer.segments):
+        labels[segment.mask_roi.slices][segment.mask] = segment.id
+    return _image(make, labels, 'mono16', header_of(make, answer))
+
+
+def rgb_image(make: Make, rgb: RgbImage, header: Any) -> Any:
+    """Return an (H, W, 3) uint8 RGB picture as a message."""
+    return _image(make, rgb, 'rgb8', header)
+
+
+def mask_from(found: Any) -> Mask:
+    """Return an object's mask, (mask_roi.height, mask_roi.width) bool.
+
+    Raises:
+        BadImage: it is not what mask_roi says.
+    """
+    mask, roi = found.mask, found.mask_roi
+    size = (roi.height, roi.width)
+    right = mask.encoding == _MASK_ENCODING and (mask.height, mask.width) == size
+    if not right or mask.step < mask.width or len(mask.data) < mask.height * mask.step:
+        raise BadImage(
+            f'The mask of object {found.id} must be {_MASK_ENCODING} of {roi.width}x{roi.height} '
+            f'pixels as its mask_roi says, but it is {mask.encoding or "empty"} of '
+            f'{mask.width}x{mask.height} with step {mask.step} and {len(mask.data)} bytes.'
+        )
+    if not mask.data:
+        return np.zeros(size, np.bool_)
+    rows = np.frombuffer(mask.data, np.uint8, mask.height * mask.step)
+    return rows.reshape(mask.height, mask.step)[:, : mask.width] > 0
+
+
+def segments_from(result: Any) -> tuple[Segment, ...]:
+    """Return the objects of a received result; raise BadImage for one that does not fit it."""
+    return tuple(_segment_from(found, result) for found in result.objects)
+
+
+def answer_from(result: Any, frame: Frame | None = None) -> Answer:
+    """Return a received result as the answer that it was made of.
+
+    Args:
+        result: as received.
+        frame: the picture it is about, for drawing; the message does not carry it.
+
+    Raises:
+        BadImage: the frame or a mask is not of the size that the result names.
+    """
+    size = (result.image_width, result.image_height)
+    if frame is not None and size not in ((frame.width, frame.height), (0, 0)):
+        raise BadImage(
+            f'The result is about an image of {size[0]}x{size[1]} pixels, not about one of '
+            f'{frame.width}x{frame.height}.'
+        )
+    return Answer(
+        query=types.Query(result.query, result.query_id),
+        status=types.Status(result.status),
+        message=result.message,
+        frame=frame,
+        reasoning=result.reasoning,
+        raw_answer=result.raw_answer,
+        segments=segments_from(result),
+        reasoner=result.reasoner,
+        segmenter=result.segmenter,
+        timing=_timing_from(result.timing),
+    )
+
+
+def _frame_of(answer: Answer) -> Frame:
+    if answer.frame is None:
+        raise BadImage(f'The answer to query {answer.query.id!r} is about no image.')
+    return answer.frame
+
+
+def _image(make: Make, pixels: NDArray[Any], encoding: str, header: Any) -> Any:
+    height, width = pixels.shape[:2]
+    packed = np.ascontiguousarray(pixels)
+    return make(
+        'sensor_msgs/msg/Image',
+        header=header,
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=int(not np.little_endian),
+        step=width * packed.itemsize * (packed.shape[2] if packed.ndim == 3 else 1),
+        data=packed.tobytes(),
+    )
+
+
+def _to_region(make: Make, roi: Roi) -> Any:
+    x, y, width, height = map(int, roi)
+    return make(
+        'sensor_msgs/msg/RegionOfInterest',
+        x_offset=x,
+        y_offset=y,
+        width=width,
+        height=height,
+        do_rectify=False,
+    )
+
+
+def _roi_from(region: Any) -> Roi:
+    return Roi(region.x_offset, region.y_offset, region.width, region.height)
+
+
+def _to_timing(make: Make, timing: types.Timing) -> Any:
+    return make(
+        'segzero_ros/msg/Timing',
+        queued=float(timing.queued),
+        reasoning=float(timing.reasoning),
+        encoding=float(timing.encoding),
+        segmenting=float(timing.segmenting),
+        total=float(timing.total),
+        frame_age=float(timing.frame_age),
+        generated_tokens=timing.generated_tokens,
+    )
+
+
+def _timing_from(timing: Any) -> types.Timing:
+    return types.Timing(
+        queued=timing.queued,
+        reasoning=timing.reasoning,
+        encoding=timing.encoding,
+        segmenting=timing.segmenting,
+        total=timing.total,
+        frame_age=timing.frame_age,
+        generated_tokens=timing.generated_tokens,
+    )
+
+
+def _segment_from(found: Any, result: Any) -> Segment:
+    roi = _roi_from(found.mask_roi)
+    if roi.x + roi.width > result.image_width or roi.y + roi.height > result.image_height:
+        raise BadImage(
+            f'The mask of object {found.id} ({roi}) reaches out of the image of '
+            f'{result.image_width}x{result.image_height} pixels.'
+        )
+    status = types.PoseStatus(found.pose_status)
+    return Segment(
+        id=found.id,
+        label=found.label,
+        score=found.score,
+        box=_roi_from(found.bbox),
+        points=tuple((point.x, point.y) for point in found.points),
+        mask_roi=roi,
+        mask=mask_from(found),
+        pose=_pose_from(found) if status is types.PoseStatus.POSE_OK else None,
+        pose_status=status,
+    )
+
+
+def _pose_from(found: Any) -> Pose3D:
+    position, turn, size = found.pose.position, found.pose.orientation, found.size
+    return Pose3D(
+        position=(position.x, position.y, position.z),
+        orientation=(turn.x, turn.y, turn.z, turn.w),
+        size=(size.x, size.y, size.z),
+    )

@@ -1,0 +1,161 @@
+"""An answered sample as a line of JSON, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from segzero_ros.evaluation.measurements import (
+    Failure,
+    measure,
+    Measurement,
+    Overlap,
+    Prediction,
+    wrong_object,
+)
+from segzero_ros.evaluation.samples import DataError, Sample
+from segzero_ros.replay.coco_rle import to_rle
+from segzero_ros.types import Answer, GroundedObject, Mask, Stage, Status
+
+_STAGES = ('reasoning', 'encoding', 'segmenting', 'total')
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """One answered sample.
+
+    Attributes:
+        index: its place in the data set.
+        image_id: the data set's name for the picture.
+        ann_id: the data set's name for the question.
+        text: the question.
+        group: names by which figures are told apart.
+        status: of the answer.
+        message: of the answer.
+        reasoning: the thinking, in words.
+        raw_answer: the model's whole text.
+        item: what it is worth.
+        boxes: the predicted boxes (x1, y1, x2, y2), unclipped; None for what is not a number.
+        points: the predicted points.
+        mask: the union of the predicted masks in COCO's run-length code; None after a failure.
+        seconds: where the time went.
+        tokens: how many the model wrote.
+    """
+
+    index: int
+    image_id: str
+    ann_id: str
+    text: str
+    group: tuple[str, ...]
+    status: Status
+    message: str
+    reasoning: str
+    raw_answer: str
+    item: Measurement
+    boxes: tuple[tuple[float | None, ...], ...]
+    points: tuple[tuple[float | None, ...], ...]
+    mask: dict[str, Any] | None
+    seconds: dict[str, float]
+    tokens: int
+
+
+def make_record(
+    index: int, sample: Sample, answer: Answer, objects: list[GroundedObject]
+) -> tuple[SampleRecord, Prediction]:
+    """Measure an answer.
+
+    Args:
+        index: of the sample.
+        sample: what was asked.
+        answer: what came of it.
+        objects: as the reasoner told them, before boxes were clipped.
+    """
+    height, width = sample.image.shape[:2]
+    failure = _failure(answer)
+    # What a reasoner had told before it failed is no answer.
+    told = [] if failure in (Failure.ANSWER, Failure.CRASH) else objects
+    prediction = Prediction(
+        mask=None if failure is not Failure.NONE else _union(answer, height, width),
+        boxes=tuple(found.box for found in told),
+        points=tuple(point for found in told for point in found.points),
+        failure=failure,
+        words=len(answer.reasoning.split()),
+    )
+    item = measure(sample, prediction)
+    if sample.labels is not None:
+        wrong = wrong_object(_masks(answer, height, width), sample.labels, sample.targets)
+        item = Measurement(**{**vars(item), 'wrong_object': wrong})
+    row = SampleRecord(
+        index=index,
+        image_id=sample.image_id,
+        ann_id=sample.ann_id,
+        text=sample.text,
+        group=sample.group,
+        status=answer.status,
+        message=answer.message,
+        reasoning=answer.reasoning,
+        raw_answer=answer.raw_answer,
+        item=item,
+        boxes=tuple(_numbers(box) for box in prediction.boxes),
+        points=tuple(_numbers(point) for point in prediction.points),
+        mask=_coded(prediction.mask),
+        seconds={stage: getattr(answer.timing, stage) for stage in _STAGES},
+        tokens=answer.timing.generated_tokens,
+    )
+    return row, prediction
+
+
+def _failure(answer: Answer) -> Failure:
+    if answer.status in (Status.OK, Status.NOT_FOUND):
+        return Failure.NONE
+    if answer.failed_in is Stage.SEGMENTING:
+        # Also boxes of which none is usable: the published code hands them to the segmenter.
+        return Failure.SEGMENTER
+    return Failure.ANSWER if answer.status is Status.MALFORMED_ANSWER else Failure.CRASH
+
+
+def _masks(answer: Answer, height: int, width: int) -> Iterator[Mask]:
+    return (segment.full_mask(height, width) for segment in answer.segments)
+
+
+def _union(answer: Answer, height: int, width: int) -> Mask:
+    union = np.zeros((height, width), np.bool_)
+    for mask in _masks(answer, height, width):
+        union |= mask
+    return union
+
+
+def _numbers(values: tuple[float, ...]) -> tuple[float | None, ...]:
+    return tuple(float(value) if math.isfinite(value) else None for value in values)
+
+
+def _coded(mask: Mask | None) -> dict[str, Any] | None:
+    return None if mask is None else {'size': list(mask.shape), 'counts': to_rle(mask)}
+
+
+def to_line(row: SampleRecord) -> str:
+    """Return the line of a row, without its line end; ASCII, for a model may write anything."""
+    return json.dumps({**asdict(row), 'status': row.status.name}, allow_nan=False)
+
+
+def from_line(line: str) -> SampleRecord:
+    """Return the row of a line; raise DataError if it is none."""
+    try:
+        fields = json.loads(line)
+        item = fields['item']
+        for name in ('whole', 'valid'):
+            item[name] = None if item[name] is None else Overlap(*item[name])
+        item['failure'] = Failure(item['failure'])
+        fields['item'] = Measurement(**item)
+        fields['status'] = Status[fields['status']]
+        for name in ('boxes', 'points'):
+            fields[name] = tuple(tuple(numbers) for numbers in fields[name])
+        fields['group'] = tuple(fields['group'])
+        return SampleRecord(**fields)
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(f'{line[:80]!r} … is no line of results: {error!r}') from error

@@ -1,0 +1,273 @@
+"""What a run comes to: `summary.json` for programs, `report.md` and a gallery for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segzero_ros.evaluation import tabletop
+from segzero_ros.evaluation.gallery import MOST, write_gallery
+from segzero_ros.evaluation.hub import PUBLISHED
+from segzero_ros.evaluation.metrics import CONVENTIONS, figures, intervals
+from segzero_ros.evaluation.published import ABLATIONS, TABLES
+from segzero_ros.evaluation.records import SampleRecord
+from segzero_ros.evaluation.runner import RunFolder
+
+# Whose figures come first; the checkpoints' own convention is named by the dialect.
+_FIRST = {'seg_zero': 'seg_zero', 'vision_reasoner': 'vision_reasoner'}
+_DASH = '\N{EN DASH}'
+_HEADINGS = {
+    'giou': 'gIoU',
+    'ciou': 'cIoU',
+    'bbox_ap': 'bbox AP',
+    'bbox_ap_merged': 'bbox AP since 2025-08-29',
+    'giou_no_target': 'gIoU, nothing found is 1',
+    'n_acc': 'N-acc',
+    'point_accuracy': 'points on target',
+}
+# Without any of these the figure is a share of nothing.
+_ABOUT = {
+    'giou': 'scored',
+    'ciou': 'scored',
+    'bbox_ap': 'with_box',
+    'giou_no_target': 'without_target',
+    'n_acc': 'without_target',
+    'point_accuracy': 'points',
+}
+
+
+def summarise(rows: Sequence[SampleRecord], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything a run comes to; only `timing` depends on the machine.
+
+    Args:
+        rows: all answers.
+        manifest: what was asked by what.
+    """
+    items = [row.item for row in rows]
+    summary: dict[str, Any] = {
+        'dataset': manifest['dataset'],
+        'models': manifest['models'],
+        'statuses': _statuses(rows),
+        'conventions': {
+            name: {
+                'source': convention.source,
+                'figures': figures(items, convention),
+                'intervals_95': intervals(items, convention),
+            }
+            for name, convention in CONVENTIONS.items()
+        },
+        'tokens': _spread([row.tokens for row in rows]),
+        'timing': {
+            stage: _spread([row.seconds[stage] for row in rows])
+            for stage in ('reasoning', 'encoding', 'segmenting', 'total')
+        },
+    }
+    if any(row.group for row in rows):
+        groups = tabletop.report(rows)
+        times = {
+            name: {k: row.pop(k) for k in ('p50_ms', 'p95_ms')} for name, row in groups.items()
+        }
+        summary['groups'] = groups
+        summary['timing']['groups'] = times
+    cleaned: dict[str, Any] = _without_nan(summary)
+    return cleaned
+
+
+def _statuses(rows: Sequence[SampleRecord]) -> dict[str, int]:
+    names = sorted(row.status for row in rows)
+    return {status.name: names.count(status) for status in dict.fromkeys(names)}
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    p50, p90, p99 = np.percentile(values, (50, 90, 99))
+    return {
+        'mean': float(np.mean(values)),
+        'p50': float(p50),
+        'p90': float(p90),
+        'p99': float(p99),
+        'max': float(max(values)),
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    """Return the value with None for NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_report(folder: RunFolder, most: int = MOST) -> dict[str, Any]:
+    """Write what a run comes to into its folder; return the summary.
+
+    Args:
+        folder: of the run; an unfinished one is reported as such.
+        most: how many answers the gallery shows.
+    """
+    manifest = folder.manifest()
+    rows, whole = folder.rows()
+    summary = {'complete': whole, **summarise(rows, manifest)}
+    text = json.dumps(summary, indent=1, allow_nan=False)
+    (folder.path / 'summary.json').write_text(f'{text}\n', encoding='utf-8')
+    page = markdown(summary, manifest)
+    (folder.path / 'report.md').write_text(page, encoding='utf-8')
+    title = f'{manifest["dataset"]["name"]}: {_models(manifest)}'
+    first = CONVENTIONS[leading(manifest)]
+    write_gallery(folder.path / 'gallery.html', title, rows, first, folder.picture, most)
+    return summary
+
+
+def leading(manifest: Mapping[str, Any]) -> str:
+    """Return the convention under which the models of a run were published."""
+    return _FIRST.get(manifest['models']['reasoner']['dialect'], 'vision_reasoner')
+
+
+def _models(manifest: Mapping[str, Any]) -> str:
+    names = []
+    for part in ('reasoner', 'segmenter'):
+        options = manifest['models'][part]
+        plain = options['backend'] in ('attributes', 'grabcut')
+        model = options['model']
+        # Of a local file or folder, its name says enough.
+        model = Path(model).name if Path(model).is_absolute() else model
+        names.append(options['backend'] if plain else model)
+    return ' + '.join(names)
+
+
+def markdown(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """Return the report of a summary, as Markdown."""
+    parts = [f'# {manifest["dataset"]["name"]}: {_models(manifest)}', _about(summary, manifest)]
+    if 'groups' in summary:
+        parts.append(_groups(summary))
+    published = TABLES.get(manifest['dataset']['published'])
+    if published:
+        parts.append(_beside_published(summary, manifest, published))
+    parts += [_conventions(summary), _counting(summary), _timing(summary)]
+    return '\n\n'.join(filter(None, parts)) + '\n'
+
+
+def _about(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    samples = sum(summary['statuses'].values())
+    statuses = ', '.join(f'{count} {name}' for name, count in summary['statuses'].items())
+    lines = [f'{samples} answers: {statuses or "none"}.']
+    if not summary['complete']:
+        lines.append('**Unfinished**: run the same command again to go on.')
+    name = manifest['dataset']['published']
+    expected = PUBLISHED[name].samples if name in PUBLISHED else 0
+    if expected and expected != samples:
+        lines.append(f'The papers count {expected} samples here: not to be set beside theirs.')
+    return ' '.join(lines)
+
+
+def _beside_published(
+    summary: Mapping[str, Any], manifest: Mapping[str, Any], published: Sequence[Any]
+) -> str:
+    """Return the papers' table with the measured row, in percent."""
+    lines = [['method', 'gIoU', 'cIoU', 'where the figures are from']]
+    for row in published:
+        lines.append([row.method, _plain(row.giou), _plain(row.ciou), f'published: {row.source}'])
+    name = leading(manifest)
+    measured = summary['conventions'][name]['figures']
+    giou, ciou = (
+        f'**{_percent(measured[key])}** {_interval(summary, name, key)}'
+        for key in ('giou', 'ciou')
+    )
+    lines.append([f'**{_models(manifest)}**', giou, ciou, f'**measured here**, as {name}'])
+    return '## Beside published figures\n\n' + _table(lines) + _ablations(manifest)
+
+
+def _ablations(manifest: Mapping[str, Any]) -> str:
+    column = manifest['dataset']['published']
+    if column not in ('refcocog_test', 'reasonseg_test'):
+        return ''
+    lines = [['Seg-Zero, tables 1 and 5', 'gIoU, published']]
+    lines += [[row.what, _plain(getattr(row, column))] for row in ABLATIONS]
+    return '\n\n' + _table(lines)
+
+
+def _conventions(summary: Mapping[str, Any]) -> str:
+    lines = [['convention', *_HEADINGS.values(), 'scored', 'failed', 'dropped']]
+    for name, one in summary['conventions'].items():
+        found = one['figures']
+        cells = []
+        for key in _HEADINGS:
+            empty = key in _ABOUT and not found.get(_ABOUT[key])
+            cells.append(
+                _DASH if empty else f'{_percent(found[key])} {_interval(summary, name, key)}'
+            )
+        counts = (str(found[key]) for key in ('scored', 'failed', 'dropped'))
+        lines.append([f'{name} ({one["source"]})', *(cell.strip() for cell in cells), *counts])
+    note = 'Percent, with 95 % bootstrap intervals. How they differ: docs/evaluation.md.'
+    boxed = next(iter(summary['conventions'].values()))['figures'].get('boxes_alone')
+    if boxed:
+        note += f' Of {boxed} samples the truth is boxes alone: they count in bbox AP only.'
+    return f'## By convention\n\n{_table(lines)}\n\n{note}'
+
+
+def _counting(summary: Mapping[str, Any]) -> str:
+    found = next(iter(summary['conventions'].values()))['figures']
+    if not found.get('counted'):
+        return ''
+    cells = [f'{found[key]:.3f}' for key in ('count_mae', 'count_rmse')]
+    lines = [
+        ['counted', 'right', 'MAE', 'RMSE'],
+        [str(found['counted']), _percent(found['count_accuracy']), *cells],
+    ]
+    return f'## Counts\n\n{_table(lines)}'
+
+
+def _groups(summary: Mapping[str, Any]) -> str:
+    lines = [['sentences', 'count', 'gIoU', 'wrong object', 'missed', 'not found', 'p50', 'p95']]
+    for name, row in summary['groups'].items():
+        times = summary['timing']['groups'][name]
+        giou, wrong = (_share_between(row, key) for key in ('giou', 'wrong_object'))
+        shares = (row[key] for key in ('missed', 'not_found'))
+        milliseconds = (f'{times[key]:.0f} ms' for key in ('p50_ms', 'p95_ms'))
+        cells = (giou, wrong, *map(_percent, shares), *milliseconds)
+        lines.append([name, str(row['sentences']), *cells])
+    return f'## By sentence\n\n{_table(lines)}'
+
+
+def _share_between(row: Mapping[str, float | None], key: str) -> str:
+    """Return a share of one kind of sentence with its interval."""
+    if row[key] is None:
+        return _DASH
+    low, high = _percent(row[f'{key}_low']), _percent(row[f'{key}_high'])
+    return f'{_percent(row[key])} ({low} to {high})'
+
+
+def _timing(summary: Mapping[str, Any]) -> str:
+    lines = [['seconds', 'mean', 'median', '90 %', '99 %', 'longest']]
+    for stage, spread in summary['timing'].items():
+        if stage != 'groups' and spread:
+            lines.append([stage, *(f'{value:.3f}' for value in spread.values())])
+    if summary['tokens'].get('max'):
+        lines.append(['tokens', *(f'{value:.0f}' for value in summary['tokens'].values())])
+    return f'## Per query\n\n{_table(lines)}'
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    head, *body = ('| ' + ' | '.join(line) + ' |' for line in lines)
+    rule = '|' + '---|' * len(lines[0])
+    return '\n'.join([head, rule, *body])
+
+
+def _percent(share: float | None) -> str:
+    return _DASH if share is None else f'{100 * share:.1f}'
+
+
+def _plain(percent: float | None) -> str:
+    return _DASH if percent is None else f'{percent:.1f}'
+
+
+def _interval(summary: Mapping[str, Any], convention: str, figure: str) -> str:
+    between = summary['conventions'][convention]['intervals_95'].get(figure)
+    return f'({_percent(between[0])} to {_percent(between[1])})' if between else ''

@@ -1,0 +1,75 @@
+"""An answer while a model writes it, token by token: what it says, and whether it may go on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria
+
+from segzero_ros.reasoning.answers import StreamReporter
+from segzero_ros.reasoning.base import IsCancelled
+from segzero_ros.reasoning.detokenizer import Detokenizer
+from segzero_ros.types import Cancelled, Grounding, ReasonerTimeout
+
+
+class PartialAnswer:
+    """One answer while it is written: what it says, and whether it may go on."""
+
+    def __init__(
+        self,
+        narrator: StreamReporter,
+        text: Detokenizer,
+        cancelled: IsCancelled,
+        time_limit: float,
+    ) -> None:
+        self._narrator = narrator
+        self._text = text
+        self._cancelled = cancelled
+        self._time_limit = time_limit
+        self._started = time.monotonic()
+        self.tokens: list[int] = []
+
+    @property
+    def count(self) -> int:
+        """How many tokens are written."""
+        return len(self.tokens)
+
+    def take(self, token: int, end_tokens: frozenset[int]) -> bool:
+        """Take the next token; return whether the answer is complete."""
+        self.tokens.append(token)
+        if token in end_tokens:
+            return True
+        self._narrator.feed(self._text.add(token))
+        self.check()
+        return self._narrator.complete
+
+    def check(self) -> None:
+        """Raise Cancelled or ReasonerTimeout when the answer may not go on."""
+        if self._cancelled():
+            raise Cancelled(self._narrator.text)
+        if 0 < self._time_limit < time.monotonic() - self._started:
+            raise ReasonerTimeout(
+                f'The answer took longer than its {self._time_limit:g} s; {self.count} tokens '
+                'were written. Raise time_limit, lower max_new_tokens, or use a faster model.',
+                self._narrator.text,
+            )
+
+    def finish(self) -> Grounding:
+        """Return what the whole text says."""
+        self._narrator.feed(self._text.rest())
+        return self._narrator.finish(self.count)
+
+
+class StopWithAnswer(StoppingCriteria):
+    """Stops `generate` where the fast path stops."""
+
+    def __init__(self, answer: PartialAnswer, end_tokens: frozenset[int]) -> None:
+        self._answer = answer
+        self._end_tokens = end_tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Return whether the one sequence is complete, (1,) bool."""
+        done = self._answer.take(int(input_ids[0, -1]), self._end_tokens)
+        return torch.tensor([done], device=input_ids.device)

@@ -1,0 +1,183 @@
+"""Take a checkpoint's text apart while it comes in: reasoning, answer, and the objects in it.
+
+Whatever pieces the text comes in, the parts are the same; each takes time linear in the text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+import json
+import re
+from typing import Any
+
+# The tags that end each stage, and the stage that each of them begins.
+_TAGGED = {
+    'before': ('<think>', '<answer>'),
+    'thinking': ('</think>', '<answer>'),
+    'between': ('<answer>',),
+    'answering': ('</answer>',),
+}
+_PLAIN = {'thinking': ('```', '[', '{')}
+_NEXT = {
+    '<think>': 'thinking',
+    '</think>': 'between',
+    '<answer>': 'answering',
+    '</answer>': 'done',
+}
+# `name: [ … ]` with or without quotes around the name, for objects that are not quite JSON.
+_NAMED_LIST = re.compile(r'(?<!\w)([A-Za-z_]\w*)["\']?\s*:\s*\[([^\[\]{}]*)\]')
+_NAMED_TEXT = re.compile(r'(?<!\w)label["\']?\s*:\s*(?:"([^"]*)"|\'([^\']*)\')')
+_LONGEST_OBJECT = 20_000
+
+
+@dataclass
+class ThinkAnswerSplitter:
+    """Tells reasoning from answer while the text comes in, whatever pieces it comes in.
+
+    Attributes:
+        stage: `before`, `thinking`, `between`, `answering` or `done`.
+        started_thinking: whether reasoning was ever opened.
+    """
+
+    tagged: bool
+    stage: str = ''
+    started_thinking: bool = False
+    _pending: str = ''
+
+    def __post_init__(self) -> None:
+        self.stage = 'before' if self.tagged else 'thinking'
+
+    def feed(self, text: str) -> list[tuple[str, str]]:
+        """Return (stage, piece) for everything that is certain by now."""
+        self._pending += text
+        pieces = []
+        while self._pending:
+            markers = (_TAGGED if self.tagged else _PLAIN).get(self.stage, ())
+            piece, marker = self._take(markers)
+            if piece:
+                pieces.append((self.stage, piece))
+            if not marker:
+                break
+            self._enter(marker)
+        return pieces
+
+    def flush(self) -> list[tuple[str, str]]:
+        """Return what was held back as the possible beginning of a tag."""
+        held, self._pending = self._pending, ''
+        return [(self.stage, held)] if held else []
+
+    def _enter(self, marker: str) -> None:
+        self.stage = _NEXT.get(marker, 'answering')
+        self.started_thinking |= marker == '<think>'
+        if not self.tagged:
+            # The opening bracket belongs to the answer.
+            self._pending = marker + self._pending
+
+    def _take(self, markers: tuple[str, ...]) -> tuple[str, str]:
+        """Cut the pending text at its first marker, or before what may become one."""
+        found = [(at, mark) for mark in markers if (at := self._pending.find(mark)) >= 0]
+        if found:
+            at, marker = min(found)
+            piece, self._pending = self._pending[:at], self._pending[at + len(marker) :]
+            return piece, marker
+        held = _beginning_of(markers, self._pending)
+        cut = len(self._pending) - held
+        piece, self._pending = self._pending[:cut], self._pending[cut:]
+        return piece, ''
+
+
+def _beginning_of(markers: tuple[str, ...], text: str) -> int:
+    """Return how many characters at the text's end may be the beginning of a marker."""
+    longest = max(map(len, markers), default=1) - 1
+    for length in range(min(longest, len(text)), 0, -1):
+        if any(mark.startswith(text[-length:]) for mark in markers):
+            return length
+    return 0
+
+
+@dataclass
+class ReasoningText:
+    """The reasoning without the blanks around it, in pieces that add up to the whole."""
+
+    said: list[str] = field(default_factory=list)
+    _blanks: list[str] = field(default_factory=list)
+
+    def add(self, text: str) -> str:
+        """Return what can be said now: blanks wait until something follows them."""
+        words = text.rstrip()
+        if not words:
+            if self.said:
+                self._blanks.append(text)
+            return ''
+        piece = ''.join(self._blanks) + words if self.said else words.lstrip()
+        self._blanks = [text[len(words) :]]
+        self.said.append(piece)
+        return piece
+
+
+@dataclass
+class ObjectScanner:
+    """Finds `{…}` in an answer as the braces close; braces in quoted text do not count."""
+
+    depth: int = 0
+    _parts: list[str] = field(default_factory=list)
+    _quote: str = ''
+    _escaped: bool = False
+    _before: str = ''
+
+    def feed(self, text: str) -> list[str]:
+        """Return the text of each object that closes in this piece."""
+        closed = []
+        start = 0
+        for index, char in enumerate(text):
+            if self._step(char):
+                if self.depth == 1 and char == '{':
+                    start = index
+                elif self.depth == 0:
+                    closed.append(''.join((*self._parts, text[start : index + 1])))
+                    self._parts = []
+        if self.depth:
+            self._parts.append(text[start:])
+        return closed
+
+    def _step(self, char: str) -> bool:
+        """Take one character; return whether it opened or closed a brace."""
+        if self._quote:
+            if self._escaped:
+                self._escaped = False
+            elif char == '\\':
+                self._escaped = True
+            elif char == self._quote:
+                self._quote = ''
+                self._before = char
+            return False
+        before, self._before = self._before, self._before if char.isspace() else char
+        if char == '{':
+            self.depth += 1
+            return True
+        if not self.depth:
+            return False
+        if char == '}':
+            self.depth -= 1
+            return True
+        # An apostrophe opens a string only where JSON would begin one.
+        if char == '"' or (char == "'" and before in '{[,:'):
+            self._quote = char
+        return False
+
+
+def parse_lenient(raw: str) -> dict[str, Any]:
+    """Read `{…}` that is not quite JSON: every `name: [numbers]` in it, and its label.
+
+    Single quotes, missing quotes, trailing commas and comments do not matter.
+    """
+    if len(raw) > _LONGEST_OBJECT:
+        raise ValueError('the object is too long')
+    named: dict[str, Any] = {
+        name: json.loads(f'[{body.strip().rstrip(",")}]')
+        for name, body in _NAMED_LIST.findall(raw)
+    }
+    label = _NAMED_TEXT.search(raw)
+    if label:
+        named['label'] = label[1] or label[2] or ''
+    return named

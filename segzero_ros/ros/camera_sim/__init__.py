@@ -1,0 +1,1 @@
+"""The node `camera_sim`: a camera that shows photographs, generated scenes or a bag."""

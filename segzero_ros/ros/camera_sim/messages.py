@@ -1,0 +1,90 @@
+"""From a frame to what a camera's driver publishes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from segzero_ros.types import DepthImage, Intrinsics, RgbImage
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
+
+
+def _converted(code: int) -> Callable[[RgbImage], Pixels]:
+    return lambda image: np.asarray(cv2.cvtColor(image, code), np.uint8)
+
+
+def _mono16(image: RgbImage) -> Pixels:
+    # 257 takes 0 … 255 to 0 … 65535 exactly.
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint16) * np.uint16(257)
+
+
+def _mosaic(image: RgbImage) -> Pixels:
+    """Keep of each pixel the one colour that a sensor behind an RGGB filter sees."""
+    seen = image[..., 1].copy()
+    seen[0::2, 0::2] = image[0::2, 0::2, 0]
+    seen[1::2, 1::2] = image[1::2, 1::2, 2]
+    return seen
+
+
+_ENCODERS: dict[str, Callable[[RgbImage], Pixels]] = {
+    'rgb8': lambda image: image,
+    'bgr8': _converted(cv2.COLOR_RGB2BGR),
+    'rgba8': _converted(cv2.COLOR_RGB2RGBA),
+    'bgra8': _converted(cv2.COLOR_RGB2BGRA),
+    'mono8': _converted(cv2.COLOR_RGB2GRAY),
+    'mono16': _mono16,
+    'bayer_rggb8': _mosaic,
+}
+ENCODINGS = tuple(_ENCODERS)
+
+
+def image_message(image: RgbImage, encoding: str, header: Header) -> Image:
+    """Return an (H, W, 3) uint8 RGB image in one of ENCODINGS."""
+    return _message(_ENCODERS[encoding](image), encoding, header)
+
+
+def depth_message(depth: DepthImage, encoding: str, header: Header) -> Image:
+    """Return (H, W) float32 metres as `32FC1`, or as `16UC1` millimetres with 0 where unknown."""
+    if encoding == '32FC1':
+        return _message(depth.astype(np.float32), encoding, header)
+    millimetres = np.nan_to_num(depth * 1000, nan=0.0, posinf=0.0, neginf=0.0)
+    millimetres[millimetres > np.iinfo(np.uint16).max] = 0
+    return _message(np.round(millimetres).astype(np.uint16), '16UC1', header)
+
+
+def compressed_message(image: RgbImage, compression: str, header: Header) -> CompressedImage:
+    """Return an (H, W, 3) uint8 RGB image as `jpeg` or `png`."""
+    ending = {'jpeg': '.jpg', 'png': '.png'}[compression]
+    _, encoded = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    # The words of image_transport's compressed publisher.
+    message = CompressedImage(header=header, format=f'bgr8; {compression} compressed bgr8')
+    message.data = encoded.tobytes()
+    return message
+
+
+def camera_info_message(intrinsics: Intrinsics, header: Header) -> CameraInfo:
+    """Return the pinhole camera of a rectified image."""
+    fx, fy, cx, cy = intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy
+    message = CameraInfo(header=header, width=intrinsics.width, height=intrinsics.height)
+    message.distortion_model = 'plumb_bob'
+    message.d = [*intrinsics.distortion] or [0.0] * 5
+    message.k = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]
+    message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    message.p = [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return message
+
+
+def _message(pixels: Pixels, encoding: str, header: Header) -> Image:
+    message = Image(header=header, height=pixels.shape[0], width=pixels.shape[1])
+    message.encoding = encoding
+    message.is_bigendian = int(not np.little_endian)
+    message.step = pixels.nbytes // pixels.shape[0]
+    # bytes: from an array, the setter would copy element by element.
+    message.data = pixels.tobytes()
+    return message

@@ -1,0 +1,1 @@
+"""What the perception node reports about itself: diagnostics, status, memory, its server."""

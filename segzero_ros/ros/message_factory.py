@@ -1,0 +1,94 @@
+"""Answers as rclpy's messages; what is in them is told by `wire.results`."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
+from sensor_msgs.msg import Image, RegionOfInterest
+from std_msgs.msg import Header
+
+from segzero_ros.conversions import result
+from segzero_ros.conversions.result import answer_from, clean_text, mask_from, segments_from, to_ns
+from segzero_ros.msg import Pixel, SegmentationResult, SegmentedObject, Timing
+from segzero_ros.types import Answer, Pose3D, RgbImage, Segment
+
+__all__ = [
+    'answer_from',
+    'clean_text',
+    'header_of',
+    'label_image',
+    'mask_from',
+    'rgb_image',
+    'segments_from',
+    'to_ns',
+    'to_object',
+    'to_pose',
+    'to_result',
+    'to_time',
+    'to_vector',
+]
+
+_CLASSES = {
+    'builtin_interfaces/msg/Time': Time,
+    'geometry_msgs/msg/Point': Point,
+    'geometry_msgs/msg/Pose': Pose,
+    'geometry_msgs/msg/Quaternion': Quaternion,
+    'geometry_msgs/msg/Vector3': Vector3,
+    'segzero_ros/msg/Pixel': Pixel,
+    'segzero_ros/msg/SegmentationResult': SegmentationResult,
+    'segzero_ros/msg/SegmentedObject': SegmentedObject,
+    'segzero_ros/msg/Timing': Timing,
+    'sensor_msgs/msg/Image': Image,
+    'sensor_msgs/msg/RegionOfInterest': RegionOfInterest,
+    'std_msgs/msg/Header': Header,
+}
+
+
+def _make(name: str, /, **fields: Any) -> Any:
+    if 'data' in fields:
+        # Anything but an array would be copied element by element.
+        fields['data'] = array('B', fields['data'])
+    return _CLASSES[name](**fields)
+
+
+def to_time(stamp_ns: int) -> Time:
+    """Return nanoseconds as a message."""
+    return result.to_time(_make, stamp_ns)
+
+
+def header_of(answer: Answer) -> Header:
+    """Return the header of the answered frame; an empty one for an answer without a frame."""
+    return result.header_of(_make, answer)
+
+
+def to_result(answer: Answer) -> SegmentationResult:
+    """Return an answer as the message of the topic, the action and the service."""
+    return result.to_result(_make, answer)
+
+
+def to_object(segment: Segment, header: Header) -> SegmentedObject:
+    """Return one object of an answer; header is the result's."""
+    return result.to_object(_make, segment, header)
+
+
+def to_pose(pose: Pose3D) -> Pose:
+    """Return centre and axes of a box."""
+    return result.to_pose(_make, pose)
+
+
+def to_vector(values: tuple[float, float, float]) -> Vector3:
+    """Return three numbers as a message."""
+    return result.to_vector(_make, values)
+
+
+def label_image(answer: Answer) -> Image:
+    """Return the objects' ids, pixel by pixel, as mono16; 0 is background."""
+    return result.label_image(_make, answer)
+
+
+def rgb_image(rgb: RgbImage, header: Header) -> Image:
+    """Return an (H, W, 3) uint8 RGB picture as a message."""
+    return result.rgb_image(_make, rgb, header)

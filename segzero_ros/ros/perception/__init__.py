@@ -1,0 +1,1 @@
+"""The node `perception`: queries in, answers about the camera's frames out."""

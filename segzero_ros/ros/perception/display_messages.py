@@ -1,0 +1,42 @@
+"""RViz markers and vision_msgs detections as rclpy's messages; `wire.displays` fills them."""
+
+from __future__ import annotations
+
+from array import array
+from importlib import import_module
+from typing import Any
+
+from visualization_msgs.msg import MarkerArray
+
+from segzero_ros.conversions import displays
+from segzero_ros.types import Answer
+
+
+def markers(answer: Answer) -> MarkerArray:
+    """Return the boxes in 3-D with their labels; the first marker takes away the last answer's."""
+    return displays.markers(_make, answer)
+
+
+def detections(answer: Answer) -> Any:
+    """Return the objects' boxes as a vision_msgs/Detection2DArray.
+
+    Raises:
+        ImportError: vision_msgs is not installed.
+    """
+    return displays.detections(_make, answer)
+
+
+def detections_3d(answer: Answer) -> Any:
+    """Return the objects that have a pose as a vision_msgs/Detection3DArray.
+
+    Raises:
+        ImportError: vision_msgs is not installed.
+    """
+    return displays.detections_3d(_make, answer)
+
+
+def _make(name: str, /, **fields: Any) -> Any:
+    if 'data' in fields:
+        fields['data'] = array('B', fields['data'])
+    package, _, message = name.split('/')
+    return getattr(import_module(f'{package}.msg'), message)(**fields)

@@ -1,0 +1,1 @@
+"""The node `voice`: speech becomes queries."""

@@ -1,0 +1,76 @@
+"""Sentences that name a thing by what it is for: who answers them must know, not only look.
+
+The truth is certain: a scene in which something else would do at a pinch is not asked about.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from segzero_ros.simulation.describing import Describer
+from segzero_ros.simulation.scenes import Scene, Sentence
+
+KIND, DIFFICULTY = 'use', 'knowledge'
+
+# What is asked; the class that is meant; classes that would do at a pinch.
+_USES: tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...] = (
+    (
+        ('something to drink coffee from', 'what would you pour hot tea into?'),
+        'mug',
+        ('bowl', 'can', 'bottle'),
+    ),
+    (
+        ('something to write with', 'I have to sign a letter, what do I need?'),
+        'pen',
+        ('cable',),
+    ),
+    (
+        ('something to read before going to sleep', 'what has pages?'),
+        'book',
+        ('box', 'napkin'),
+    ),
+    (
+        ('something to eat soup from', 'where does the breakfast cereal go?'),
+        'bowl',
+        ('mug', 'plate', 'can'),
+    ),
+    (
+        ('something to serve a slice of cake on', 'what goes under a steak at dinner?'),
+        'plate',
+        ('bowl', 'book', 'box', 'napkin'),
+    ),
+    (
+        ('a toy that bounces', 'what would a child throw and catch?'),
+        'ball',
+        (),
+    ),
+    (
+        ('something with a neck and a cap that holds a drink', 'what is wine sold in?'),
+        'bottle',
+        ('can', 'mug'),
+    ),
+    (
+        ('food that keeps for years without a fridge', 'what needs a can opener?'),
+        'can',
+        ('box', 'bottle'),
+    ),
+)
+
+
+def affordance_sentences(scene: Scene, most: int) -> list[Sentence]:
+    """Return up to so many sentences about what things are for, each about another class.
+
+    The same scene gives the same sentences. All things of the class are meant.
+    """
+    rng = np.random.default_rng((scene.seed, 1))
+    describer = Describer(scene)
+    found = []
+    for number in rng.permutation(len(_USES)):
+        texts, kind, others = _USES[number]
+        truth = describer.of_classes((kind,), others)
+        targets = tuple(int(index) for index in np.flatnonzero(truth == 1))
+        # Half hidden things of the class are neither meant nor not meant.
+        if targets and not ((truth > 0) & (truth < 1)).any():
+            text = texts[int(rng.integers(len(texts)))]
+            found.append(Sentence(text, KIND, DIFFICULTY, targets))
+    return found[:most]

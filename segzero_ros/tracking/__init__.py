@@ -1,0 +1,1 @@
+"""Tracking: the objects of an answer in the frames after it."""
