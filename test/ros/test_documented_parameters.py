@@ -7,7 +7,9 @@ import re
 
 import pytest
 
-from segzero_ros.ros import camera_sim, parameters, voice_parameters
+from segzero_ros.ros import parameters
+from segzero_ros.ros.camera_sim import node as camera_sim
+from segzero_ros.ros.voice import parameters as voice_parameters
 
 DOCS = Path(__file__).resolve().parents[2] / 'docs'
 CHANGE = {
