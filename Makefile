@@ -17,7 +17,7 @@ help:
 	@echo 'make test   every test'
 	@echo 'make test-install  the README on a stand-in for a robot, models and all; half an hour'
 	@echo 'make test-servers  llama.cpp, vLLM and Ray Serve for real; SERVERS=llama_cpp: that one'
-	@echo 'make bench  the figures of the README'
+	@echo 'make bench  most figures of docs/measurements'
 	@echo 'make soak   the node for half an hour with faults; figures in out/soak'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make build  .venv, build and install only; then: $(READY)'

@@ -1,1 +1,1 @@
-"""The figures of the README, measured."""
+"""The figures of docs/measurements, measured."""

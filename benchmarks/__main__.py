@@ -1,7 +1,7 @@
 """Run every benchmark, one after the other: `make bench`, or `python -m benchmarks [NAME ...]`.
 
 Each is a module here that can be run alone with options of its own (`python -m benchmarks.pose
---help`); the figures in the README come from these runs.
+--help`); most figures in docs/measurements come from these runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 
 from benchmarks.machine import processor
 
-# What each measures, and its options; in the order of the README.
+# What each measures, and its options.
 RUNS: dict[str, tuple[str, ...]] = {
     'attributes': (),
     'pose': (),

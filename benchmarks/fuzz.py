@@ -48,7 +48,8 @@ from segzero_ros.srv import SegmentOnce
 
 BURST = 100
 MOST_SECONDS = 1.0
-# A young node grows with its first thousands of messages and levels off (docs/endurance.md).
+# A young node grows with its first thousands of messages and levels off
+# (docs/measurements/endurance.md).
 MOST_GROWTH = 1.25
 # How long the last callers may wait for their answers.
 PATIENCE = 30.0

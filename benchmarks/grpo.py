@@ -3,7 +3,7 @@
 Run `python -m benchmarks.grpo --model FOLDER [--seeds 0 1 2] [--steps 230] [--minutes 20]`.
 
 The model is a small one; that which comes with the package (`mini`) has little left to gain, and
-docs/training.md tells how to make one that has. It is trained from each seed with
+docs/measurements/grpo.md says how to make one that has. It is trained from each seed with
 `segzero train --config mini`, so many steps and at most so many minutes, and asked before and
 after about generated scenes that nothing was trained on, and about flat shapes on photographs, a
 domain apart: greedily, as the node asks, and drawn at temperature 1, as training sees it, each

@@ -20,8 +20,8 @@ WARM_UP_MOST = 900.0
 MOST_GROWTH_MB_PER_HOUR = 5.0
 MOST_GROWTH = 1.03
 MOST_DRIFT = 1.3
-# For so many seconds histories and pools still fill (docs/endurance.md shows the curve); a slope
-# is that of what follows, and is told from noise only over so many seconds more.
+# For so many seconds histories and pools still fill (docs/measurements/endurance.md shows the
+# curve); a slope is that of what follows, and is told from noise only over so many seconds more.
 FILLED_AFTER = 1800.0
 SLOPE_NEEDS = 900.0
 # Within so many seconds a node that just started still takes more.

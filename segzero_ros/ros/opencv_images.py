@@ -1,7 +1,8 @@
 """OpenCV's images from messages and into them, for users' own programs.
 
 cv_bridge converts where it is installed and reads a message as it is; else the node's own decoder
-does, with the same pixels. The node itself decodes without cv_bridge: docs/client.md says why.
+does, with the same pixels. The node itself decodes without cv_bridge: see
+docs/measurements/cv_bridge.md.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ Order = Literal['bgr8', 'rgb8']
 Pixels = NDArray[np.uint8]
 
 # Bytes a pixel of the encodings that cv_bridge turns into the same pixels as the node does.
-# Deeper ones are shown in the sensor's range here, and YUV as cameras send it: docs/client.md.
+# Deeper ones are shown in the sensor's range here, and YUV as cameras send it
+# (docs/measurements/cv_bridge.md).
 _BRIDGED = {'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4, 'mono8': 1}
 _logger = logging.getLogger(__name__)
 
