@@ -43,7 +43,6 @@ class Takes(Enum):
     """When a new value of a parameter takes effect."""
 
     AT_ONCE = 'Takes effect at once.'
-    AT_ACTIVATION = 'Takes effect when the node is activated; cannot be set while it is active.'
     AT_CONFIGURATION = (
         'Takes effect when the node is configured; cannot be set while it is active.'
     )

@@ -118,8 +118,6 @@ def refusal(parameters: Iterable[Parameter], state: str) -> str:
             spec.read(parameter.value)
         except ParameterError as error:
             return str(error)
-        if spec.takes is Takes.AT_ACTIVATION and state not in ('unconfigured', 'inactive'):
-            return f'{spec.name} cannot be set while the node is {state}: deactivate it first.'
         if spec.takes is Takes.AT_CONFIGURATION and state not in ('unconfigured', 'inactive'):
             return (
                 f'{spec.name} cannot be set while the node is {state}: deactivate it and clean '

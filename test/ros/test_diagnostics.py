@@ -141,8 +141,8 @@ CASES = {
         (OK, '30.0 Hz on /camera/image_raw.'),
         (
             WARN,
-            'Slow: the last answers took up to 1.50 s, more than slow_answer, 1.2 s: are others '
-            'using its GPU or server?',
+            'Slow: the last answers took up to 1.50 s, more than limits.latency_warning, 1.2 s: '
+            'do others use its GPU or server?',
         ),
     ),
     'any time is fine': (
@@ -221,8 +221,8 @@ def test_the_values_tell_the_figures() -> None:
     )
     assert models == {
         'state': 'ready',
-        'reasoner.backend': 'VisionReasoner-7B',
-        'segmenter.backend': 'sam2-hiera-large',
+        'reasoner': 'VisionReasoner-7B',
+        'segmenter': 'sam2-hiera-large',
         'process memory': '3.0 GiB',
     }
     assert camera == {

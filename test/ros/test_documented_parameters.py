@@ -7,16 +7,15 @@ import re
 
 import pytest
 
-from segzero_ros.ros import parameters
+from segzero_ros.config import SPECS, Takes
 from segzero_ros.ros.camera_sim import node as camera_sim
 from segzero_ros.ros.voice import parameters as voice_parameters
 
 DOCS = Path(__file__).resolve().parents[2] / 'docs'
 CHANGE = {
-    parameters.Takes.AT_ONCE: 'now',
-    parameters.Takes.AT_ACTIVATION: 'activate',
-    parameters.Takes.AT_CONFIGURATION: 'configure',
-    parameters.Takes.AT_START: 'start',
+    Takes.AT_ONCE: 'now',
+    Takes.AT_CONFIGURATION: 'configure',
+    Takes.AT_START: 'start',
 }
 
 
@@ -32,7 +31,7 @@ def rows(page: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize('spec', parameters.SPECS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize('spec', SPECS, ids=lambda spec: spec.name)
 def test_a_parameter_of_perception_is_explained_with_its_default(spec):
     default, change, text = rows('tune.md')[spec.name]
     if isinstance(spec.default, bool):
@@ -43,7 +42,7 @@ def test_a_parameter_of_perception_is_explained_with_its_default(spec):
         assert float(default) == spec.default
     assert change == CHANGE[spec.takes]
     for choice in filter(None, spec.choices):
-        assert f'`{choice}`' in text or 'as `reasoner_dtype`' in text, choice
+        assert f'`{choice}`' in text or 'as `reasoner.dtype`' in text, choice
 
 
 @pytest.mark.parametrize(
