@@ -10,11 +10,12 @@ SHELL  := /bin/bash
 READY  := . $(VENV)/activate && . install$(SUFFIX)/setup.bash
 COMPILE := $(VENV)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --no-annotate --no-header -q
 
-.PHONY: help build demo test test-install test-servers lint bench soak lock clean
+.PHONY: help build demo test test-unit test-install test-servers lint bench soak lock clean
 
 help:
 	@echo 'make demo   the real node on real photographs and generated scenes; pictures in out/demo'
 	@echo 'make test   every test'
+	@echo 'make test-unit   the quick tests that need neither ROS nor a model library'
 	@echo 'make test-install  the README on a stand-in for a robot, models and all; half an hour'
 	@echo 'make test-servers  llama.cpp, vLLM and Ray Serve for real; SERVERS=llama_cpp: that one'
 	@echo 'make bench  most figures of docs/measurements'
@@ -30,6 +31,10 @@ build:
 demo:
 	@$(PYTHON) scripts/bootstrap.py demo models || $(PYTHON) scripts/bootstrap.py demo
 	@$(READY) && segzero demo --output out/demo
+
+test-unit:
+	@$(PYTHON) scripts/bootstrap.py demo data test
+	@$(READY) && python -m pytest -m 'unit and not slow' $(PYTEST_ARGS)
 
 test:
 	@$(PYTHON) scripts/bootstrap.py demo data models quantization openai voice whisper training test lint

@@ -1,8 +1,10 @@
 """What tests of several rooms share: small models of the real architectures, each made once."""
 
 from collections.abc import Iterator
+from functools import cache
 import importlib.util
 from pathlib import Path
+import re
 import signal
 import sys
 from types import ModuleType
@@ -14,7 +16,25 @@ from scripted_server import transformers_serve
 # of one's own is not inherited, so the children of the tests hear it again.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SCRIPTS = Path(__file__).resolve().parent.parent / 'scripts'
+TEST = Path(__file__).resolve().parent
+SCRIPTS = TEST.parent / 'scripts'
+_ROS_FOLDERS = {'install', 'ros', 'servers', 'tiers'}
+_ROS = re.compile(r'\brclpy\b|segzero_ros\.(ros|msg|srv|action)\b|\b(sensor|std)_msgs\.msg\b')
+_MODELS = re.compile(r'\btorch\b|\btiny_|\btransformers_server\b|\bload_reasoner\b|\bSam2')
+
+
+@cache
+def kind_of(path: Path) -> str:
+    """Return the marker of a file of tests, by what its tests need."""
+    text = path.read_text(encoding='utf-8')
+    if path.relative_to(TEST).parts[0] in _ROS_FOLDERS or _ROS.search(text):
+        return 'ros'
+    return 'models' if _MODELS.search(text) else 'unit'
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark each test by what it needs."""
+    item.add_marker(kind_of(item.path))
 
 
 def script(name: str) -> ModuleType:

@@ -27,7 +27,7 @@ from segzero_ros.reasoning import (
     decoding,
     devices,
     fast_path,
-    fused_decode_step,
+    fused_decode,
     gqa_decode_attention,
     preallocated_cache,
     transformers_reasoner,
@@ -152,14 +152,14 @@ BROKEN = {
     ),
     'an attribute of attention is gone': (
         lambda patch: patch.setattr(
-            fused_decode_step,
+            fused_decode,
             '_look',
             raising(AttributeError("no attribute 'num_key_value_heads'")),
         ),
         "the fused decode step failed (AttributeError: no attribute 'num_key_value_heads')",
     ),
     'the norm adds one': (
-        off(fused_decode_step.FusedDecodeStep, '_rms_norm', lambda hidden: hidden * 1.01),
+        off(fused_decode.FusedDecodeStep, '_rms_norm', lambda hidden: hidden * 1.01),
         'the fused decode step computes otherwise',
     ),
     'the cache cannot be cut': (
@@ -446,14 +446,14 @@ class TestLater:
     ) -> None:
         reasoner = load(request.getfixturevalue(f'tiny_{name}'))
         assert reasoner._decoder is not None
-        read, left = fused_decode_step.FusedDecodeStep.read, iter(range(after))
+        read, left = fused_decode.FusedDecodeStep.read, iter(range(after))
 
         def fail(self: Any, *given: Any) -> Any:
             if next(left, None) is None:
                 raise RuntimeError('a kernel is missing')
             return read(self, *given)
 
-        monkeypatch.setattr(fused_decode_step.FusedDecodeStep, 'read', fail)
+        monkeypatch.setattr(fused_decode.FusedDecodeStep, 'read', fail)
         said: list[str] = []
         told: list[Any] = []
         answer = reasoner.reason(
@@ -488,14 +488,14 @@ class TestLater:
         self, tiny_qwen2_5_vl: Path, pair: Any, monkeypatch: Patch
     ) -> None:
         reasoner = load(tiny_qwen2_5_vl, max_new_tokens=20)
-        read, left = fused_decode_step.FusedDecodeStep.read, iter(range(3))
+        read, left = fused_decode.FusedDecodeStep.read, iter(range(3))
 
         def fail(self: Any, *given: Any) -> Any:
             if next(left, None) is None:
                 raise RuntimeError
             return read(self, *given)
 
-        monkeypatch.setattr(fused_decode_step.FusedDecodeStep, 'read', fail)
+        monkeypatch.setattr(fused_decode.FusedDecodeStep, 'read', fail)
         with pytest.raises(Exception, match='max_new_tokens=20') as caught:
             reasoner.reason(Frame(pair.image), Query(pair.query))
         assert pair.answer.startswith(caught.value.raw_answer)
