@@ -5,18 +5,24 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 import json
 import logging
+import os
 from pathlib import Path
+import shlex
+import signal
 from typing import Any
+import urllib.error
 import urllib.request
 
 import pytest
+from real_node import answers, gist, remote_node
 from real_servers import ask, environment, PATIENCE, same, served
 
+from segzero_ros import serving
 from segzero_ros.reasoning.openai_reasoner import OpenAIReasoner
-from segzero_ros.types import Frame, Query, ReasonerUnavailable
+from segzero_ros.types import Answer, Frame, Query, ReasonerUnavailable
 
 # Models are converted and loaded: minutes on a busy machine.
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture(scope='module')
@@ -42,6 +48,33 @@ def test_the_answers_are_those_of_the_same_weights_in_process(
     # Nobody had to say that the size of images cannot be checked.
     assert 'resizes' not in caplog.text
     assert 'destroyed' not in caplog.text
+
+
+@pytest.mark.usefixtures('_graph')
+def test_the_demos_questions_go_through_a_server_that_the_launch_file_starts(
+    llama_cpp: Path,
+    gguf: Path,
+    demo: list[Any],
+    demo_in_process: list[Answer],
+    tiny_sam2: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv('PATH', f'{llama_cpp / "bin"}{os.pathsep}{os.environ["PATH"]}')
+    port = serving.free_port()
+    # What serve:=llama_cpp puts before the node.
+    before = shlex.split(serving.prefix('llama_cpp', str(gguf), port, '--device none'))
+    url = serving.base_url(port)
+    with remote_node(url, str(gguf), str(tiny_sam2), tmp_path, before) as (client, process):
+        found = answers(client, demo)
+        process.send_signal(signal.SIGINT)
+        ended = process.wait(60)
+    assert [answer.raw_answer for answer in found] == [pair.answer for pair in demo]
+    assert list(map(gist, found)) == list(map(gist, demo_in_process))
+    # Ctrl-C ends the node well, and the server with it.
+    assert ended == 0
+    with pytest.raises(urllib.error.URLError, match='refused'):
+        urllib.request.urlopen(url.replace('/v1', '/health'))
 
 
 def test_one_slot_has_the_whole_context(url: str) -> None:
