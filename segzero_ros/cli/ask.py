@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from pathlib import Path
+import time
 from typing import Any, TYPE_CHECKING
 
 from segzero_ros.conversions.printable_text import printable
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--wait',
         type=float,
         default=5.0,
-        help='seconds to wait for the node (default: %(default)g)',
+        help='seconds to wait for the node, and for its first image (default: %(default)g)',
     )
     parser.add_argument(
         '--json', action='store_true', help='print the answer as JSON, and nothing else'
@@ -69,11 +70,16 @@ def run(options: argparse.Namespace) -> int:
     if options.output:
         prepare_output(options.output)
     with PerceptionClient(options.namespace, overlays=options.output is not None) as client:
+        deadline = time.monotonic() + options.wait
         client.wait_for_node(options.wait)
         stream = None if options.json else ReasoningStream()
-        reply = client.ask(
-            options.query, picture, stream.show if stream else ignore, options.timeout
-        )
+        on_progress = stream.show if stream else ignore
+        reply = client.ask(options.query, picture, on_progress, options.timeout)
+        # Node and camera may just be starting.
+        if reply.answer.status is Status.NO_IMAGE and client.wait_for_image(
+            deadline - time.monotonic()
+        ):
+            reply = client.ask(options.query, picture, on_progress, options.timeout)
         if stream:
             stream.finish(reply.answer.reasoning)
         if options.json:

@@ -14,7 +14,6 @@ import os
 import queue
 import threading
 import time
-from types import TracebackType
 from typing import Any
 
 from lifecycle_msgs.srv import GetState
@@ -32,6 +31,7 @@ from segzero_ros.ros.background_node import (
     wait_for_future,
     wait_for_graph,
 )
+from segzero_ros.ros.first_image import wait_for_image
 from segzero_ros.ros.message_factory import answer_from, to_ns
 from segzero_ros.ros.opencv_images import from_message, in_order, Order, Pixels, to_message
 from segzero_ros.srv import SegmentOnce
@@ -132,12 +132,7 @@ class PerceptionClient:
     def __enter__(self) -> PerceptionClient:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -176,6 +171,13 @@ class PerceptionClient:
             )
         wait_for_graph(lambda: self._state() == 'active', deadline - time.monotonic())
         return self._state()
+
+    def wait_for_image(self, timeout: float = 10.0) -> bool:
+        """Wait until the node has an image of its camera; return whether it has.
+
+        Asked without one, it answers NO_IMAGE and says why.
+        """
+        return wait_for_image(self._background, f'{self.namespace}/perception', timeout)
 
     def wait_until_heard(self, by: int, timeout: float = 10.0) -> bool:
         """Wait until so many subscribers, such as the node and a recorder, hear `query`.

@@ -90,6 +90,18 @@ def test_without_an_image_it_says_where_there_are_some() -> None:
     assert '/told/image' in ''.join(done.stdout.splitlines())
 
 
+def test_a_camera_that_comes_later_is_waited_for(
+    scripted_node: Start, new_client: Start, red_and_blue: Any
+) -> None:
+    node = scripted_node(arguments=['-r', '__ns:=/late'])
+    words = [*SEGZERO, 'ask', 'this', '--namespace', 'late', '--wait', '60', '--json']
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as asking:
+        node.wait_for_output('NO_IMAGE')
+        new_client('late').camera(red_and_blue, 'image', rate=10)
+        answer = json.loads(asking.communicate(timeout=60)[0])
+    assert (asking.returncode, answer['status']) == (0, 'OK')
+
+
 def test_without_a_node_it_says_where_there_is_one() -> None:
     done = ask('anything', '--wait', '3')
     assert (done.returncode, done.stdout) == (2, '')

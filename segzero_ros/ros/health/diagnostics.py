@@ -19,6 +19,9 @@ from segzero_ros.ros.message_factory import clean_text
 from segzero_ros.types import Timing
 
 PERIOD = 1.0
+# What clients look for: the report on the camera, and its `age` while there is no image.
+CAMERA = 'camera'
+NO_IMAGE = 'no image'
 # An image or an answer that takes longer than this is slow, in seconds, unless Health says else.
 STALE_AFTER = 1.0
 SLOW_AFTER = 30.0
@@ -177,7 +180,7 @@ def statuses(health: Health, name: str) -> list[DiagnosticStatus]:
     """
     return [
         make_status(f'{name}: models', *_models(health)),
-        make_status(f'{name}: camera', *_camera(health)),
+        make_status(f'{name}: {CAMERA}', *_camera(health)),
         make_status(f'{name}: queries', *_queries(health)),
         make_status(f'{name}: following', *_tracking(health.tracking)),
     ]
@@ -233,7 +236,7 @@ def _camera(health: Health) -> _Report:
     values = {
         'topic': health.topic,
         'rate': f'{health.frame_rate_hz:.1f} Hz',
-        'age': 'no image' if math.isnan(age) else f'{age:.2f} s',
+        'age': NO_IMAGE if math.isnan(age) else f'{age:.2f} s',
         'image': f'{health.encoding} {health.image_size[0]}x{health.image_size[1]}'.strip(),
         'qos': health.qos,
     }
