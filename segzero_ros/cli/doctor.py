@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, read_parameters
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from segzero_ros.doctor.checks import Check
 
 AMISS = 1
+# Of the table in a file or a pipe, in characters.
+WIDTH = 110
 _COLOURS = {'OK': 'green', 'WARN': 'yellow', 'FAIL': 'red'}
 EPILOG = """\
 examples:
@@ -83,12 +86,12 @@ def _show(findings: list[Check]) -> None:
 
     table = Table(show_lines=False, pad_edge=False)
     for column in ('', 'what', 'seen, and what to do'):
-        table.add_column(column)
+        # A path that is longer than its column goes on in the next line.
+        table.add_column(column, overflow='fold')
     for finding in findings:
         level = finding.level.value
         text = Text(printable(finding.said))
         if finding.cure:
             text.append(f'\n→ {printable(finding.cure)}', style='bold')
         table.add_row(Text(level, style=_COLOURS[level]), finding.what, text)
-    console = Console(highlight=False)
-    console.print(table, width=None if console.is_terminal else 110)
+    Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH).print(table)

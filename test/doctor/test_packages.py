@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from segzero_ros import extras
+from segzero_ros.cli.main import main
 from segzero_ros.doctor import packages
 from segzero_ros.doctor.checks import Level
 from segzero_ros.extras import explain, EXTRAS, install_command
@@ -86,6 +89,19 @@ def test_an_environment_that_is_active_and_not_used_is_told(monkeypatch, tmp_pat
     found = next(iter(packages.look_at_packages()))
     assert (found.what, found.level) == ('Python', Level.WARN)
     assert f'{tmp_path}/bin/activate' in found.cure
+
+
+def test_a_cure_with_a_long_path_is_shown_whole(tmp_path, monkeypatch, capsys):
+    # The command of the cure is in a folder with a long name.
+    checkout = tmp_path / ('workspace' * 12) / 'segzero_ros'
+    monkeypatch.setattr(extras, '__file__', str(checkout / 'segzero_ros' / 'extras.py'))
+    script = checkout / 'scripts' / 'install_models'
+    script.parent.mkdir(parents=True)
+    script.touch()
+    monkeypatch.setattr(packages, '_OPENCV', 'raise ImportError("multiarray")')
+    assert main(['doctor', '--no-ros', '--profile', 'offline']) == 1
+    shown = re.sub(r'[│\s]', '', capsys.readouterr().out)
+    assert f'→{script}modelsmakesanenvironment' in shown
 
 
 @pytest.mark.parametrize('extra', EXTRAS)
