@@ -20,8 +20,6 @@ import bootstrap
 CHECKOUT = Path(__file__).resolve().parents[2]
 # What ROS 2's own packages are called on the registry.
 _OF_ROS = re.compile(r'ros-')
-# Ubuntu's packages that ROS 2 and this one depend on, in Ubuntu 24.04's versions where it matters.
-_OF_APT = ('pip==24.0', 'pillow==10.2.0', 'pytest-timeout', 'pyyaml==6.0.1', 'rich==13.7.1', 'colcon-common-extensions', 'setuptools==68.1.2')
 _NOT_THERE = re.compile(
     r'(.*-)?(cc|c\+\+|gcc|g\+\+|cpp|clang|clang\+\+|ld|as|cmake|make|gmake|ninja|nvcc|python|pip|'
     r'pytest|uv|colcon)[0-9.-]*$'
@@ -46,12 +44,14 @@ class Kind:
         python: the interpreter to copy.
         numpy: its version.
         opencv: the version of the wheel that stands for apt's OpenCV.
+        apt: other packages that ROS 2 and this one depend on, with their versions.
     """
 
     name: str
     python: str
     numpy: str
     opencv: str
+    apt: tuple[str, ...]
 
 
 class Robot:
@@ -108,7 +108,8 @@ class Robot:
         }
         path = ':'.join(str(self._usr / place) for place in ('local/bin', 'bin', 'share/bin'))
         kept['UV_CACHE_DIR'] = subprocess.check_output([self._uv, 'cache', 'dir'], text=True).strip()
-        return kept | {'HOME': str(self.home), 'PATH': path, 'ROS_DOMAIN_ID': '73'}
+        graph = {'ROS_DOMAIN_ID': '73', 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+        return kept | graph | {'HOME': str(self.home), 'PATH': path}
 
     def _copy_python(self) -> None:
         code = (
@@ -133,16 +134,20 @@ class Robot:
         (stdlib / 'EXTERNALLY-MANAGED').write_text(_EXTERNALLY_MANAGED)
 
     def _install_apt_packages(self) -> None:
-        packages = [f'numpy=={self.kind.numpy}', f'opencv-python-headless=={self.kind.opencv}']
         listed = self._uv_pip('compile', '--python', str(self.python), '--extra', 'ros',
                               '--no-header', '--no-annotate', '-q', 'pyproject.toml')  # fmt: skip
         names = [line.partition(' ')[0] for line in listed.splitlines()]
         self._wheels_of_ros = [name for name in names if _OF_ROS.match(name)]
-        skipped = {'numpy', 'opencv-python-headless', 'pyyaml', 'rich', 'setuptools'}
-        packages += _OF_APT
+        packages = [
+            f'numpy=={self.kind.numpy}',
+            f'opencv-python-headless=={self.kind.opencv}',
+            'colcon-common-extensions',
+            *self.kind.apt,
+        ]
+        known = {name.partition('==')[0] for name in packages}
         packages += [
             name for name in names
-            if not _OF_ROS.match(name) and name.partition('==')[0] not in skipped
+            if not _OF_ROS.match(name) and name.partition('==')[0] not in known
         ]  # fmt: skip
         self._uv_pip('install', '--python', str(self.python), '--break-system-packages', *packages)
         # Ubuntu's OpenCV is known to no Python installer.
