@@ -9,6 +9,7 @@ from functools import cache
 import json
 from pathlib import Path
 import re
+import signal
 import subprocess
 import sys
 
@@ -230,17 +231,21 @@ def test_a_server_without_a_segmenter_names_its_extra(tiers, tmp_path):
 
 
 @contextmanager
-def program(tier: Tier, name: str, *words: str, folder: Path) -> Iterator[Path]:
-    """Run a node; give the file with what it says."""
+def program(
+    tier: Tier, name: str, *words: str, folder: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Run a node until Ctrl-C, if it does not end before; give it and the file with its words."""
     log = folder / f'{name}.log'
     with log.open('w') as stream:
         process = subprocess.Popen(
             [str(tier.python), str(ROOT / 'scripts' / name), '--ros-args', *words],
             env=tier.environment(), stdout=stream, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        # It ends by itself, for something is missing.
-        process.wait(120)
-        yield log
+        try:
+            yield process, log
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
 
 
 @pytest.fixture
@@ -254,6 +259,18 @@ def ros(tiers, monkeypatch):
     return tiers('ros')
 
 
+def test_with_ros_alone_a_camera_is_asked_about(ros, tmp_path):
+    camera = ('-r', '__ns:=/tier', '-p', 'source:=scene', '-p', 'item:=scene_3')
+    node = ('-r', '__ns:=/tier', '--params-file', str(ROOT / 'config' / 'offline.yaml'))
+    with (
+        program(ros, 'camera_sim', *camera, folder=tmp_path),
+        program(ros, 'perception_node', *node, folder=tmp_path) as (_, log),
+    ):
+        done = segzero(ros, 'ask', 'both mugs', '--namespace', 'tier', '--wait', 300, '--json')
+    assert done.returncode == 0, done.stdout + done.stderr + log.read_text()
+    assert json.loads(done.stdout)['status'] == 'OK'
+
+
 @pytest.mark.parametrize(
     ('node', 'words', 'said'),
     [
@@ -264,11 +281,28 @@ def ros(tiers, monkeypatch):
     ],
 )
 def test_with_ros_alone_a_node_names_the_extra(ros, tmp_path, node, words, said):
-    with program(ros, node, *(f for word in words for f in ('-p', word)), folder=tmp_path) as log:
-        pass
+    given = [part for word in words for part in ('-p', word)]
+    with program(ros, node, *given, folder=tmp_path) as (process, log):
+        assert process.wait(120)
     text = log.read_text()
     assert said in text
     assert 'Traceback' not in text
+
+
+def test_with_voice_a_recording_is_heard(tiers, tmp_path):
+    samples, rate = speech('both yellow plates')
+    path = write_wav(tmp_path / 'said.wav', samples, rate)
+    code = (
+        'import sys; from pathlib import Path\n'
+        'from segzero_ros.speech.listening import Hearers, Listening, Wake\n'
+        'from segzero_ros.speech.pocketsphinx_recogniser import PocketsphinxRecogniser\n'
+        'from segzero_ros.speech.wav_source import WavSource\n'
+        'hearers = Hearers(print, lambda text: None, lambda *why: None)\n'
+        'source = WavSource(Path(sys.argv[1]), real_time=False)\n'
+        'Listening(PocketsphinxRecogniser(), Wake()).run(source, hearers)\n'
+    )
+    done = tiers('voice').run('-c', code, str(path))
+    assert done.stdout.splitlines() == ['both yellow plates'], done.stderr
 
 
 def test_with_whisper_alone_speech_is_found_and_a_missing_model_is_one_sentence(tiers, tmp_path):
