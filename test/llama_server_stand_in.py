@@ -2,6 +2,7 @@
 
 from http.server import BaseHTTPRequestHandler, HTTPServer
 import json
+import os
 import sys
 
 
@@ -24,5 +25,5 @@ if sys.argv[1] == 'dies':
     sys.exit('no such architecture')
 extra = ' '.join(sys.argv[-2:])
 url = f'http://127.0.0.1:{value("--port")}/v1'
-print(f'serving {value("--alias")} at {url}, asked for {extra}', flush=True)  # noqa: T201
+print(f'process {os.getpid()}: serving {value("--alias")} at {url}, asked for {extra}', flush=True)  # noqa: T201
 HTTPServer((value('--host'), int(value('--port'))), Request).serve_forever()

@@ -430,6 +430,44 @@ def test_a_server_is_started_on_a_free_port_before_the_node_and_ends_with_it(
         urllib.request.urlopen(f'{url}/models')
 
 
+def test_a_server_that_dies_is_told_and_started_again_with_its_node(
+    launch: Callable[..., Launch],
+    new_client: Callable[..., Any],
+    llama_server: Any,
+    tmp_path: Path,
+) -> None:
+    own = tmp_path / 'own.yaml'
+    own.write_text(yaml.dump({'/**': {'ros__parameters': {'segmenter': 'grabcut'}}}))
+    model = llama_server('serves')
+    running = launch(
+        'profile:=remote',
+        'serve:=llama_cpp',
+        f'reasoner_model:={model}',
+        f'params_file:={own}',
+        'respawn:=true',
+        'namespace:=served',
+    )
+    client = new_client('served')
+    client.wait_for_state('active')
+    (server,) = servers(running)
+    os.kill(server, signal.SIGKILL)
+    client.until(lambda: 'process has died' in running.output, 'launch saw it end')
+    before = running.output.partition('process has died')[0]
+    assert 'llama-server ended by signal 9 while it was needed' in before
+    client.until(lambda: len(servers(running)) == 2, 'the server was started again')
+    client.until(
+        lambda: 'Active' in running.output.partition('process has died')[2], 'active again'
+    )
+    running.stop()
+    assert running.process.returncode == 0, running.output
+    assert len(servers(running)) == 2, 'Ctrl-C ended it for good'
+
+
+def servers(running: Launch) -> list[int]:
+    """Return the processes of the server that were started so far."""
+    return [int(pid) for pid in re.findall(r'process (\d+): serving', running.output)]
+
+
 @pytest.mark.parametrize(
     ('name', 'said'),
     [
