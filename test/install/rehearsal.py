@@ -93,12 +93,15 @@ def robot(request, tmp_path_factory):
         pytest.skip('needs Python 3.11')
     uv = Path(sys.executable).parent / 'uv'
     assert uv.exists(), f'{UV} belongs to the environment'
-    robot = Robot(tmp_path_factory.mktemp('robot'), KINDS[request.param], str(uv))
+    folder = tmp_path_factory.mktemp('robot')
+    robot = Robot(folder, KINDS[request.param], str(uv))
     # The keys are looked up in the test below; Ubuntu's packages are there already.
     robot.stand_in('rosdep', '#!/bin/sh\necho "All required rosdeps installed successfully"\n')
     done = robot.run(robots_commands())
     robot.said = done.stdout + done.stderr
-    return robot
+    yield robot
+    # Some 7 GB, where the installer could not link them from its cache.
+    shutil.rmtree(folder)
 
 
 def test_the_system_takes_no_packages_and_has_no_compiler(robot):
@@ -157,7 +160,7 @@ def test_colcon_test_result_fails_where_a_test_does(robot):
     done = robot.run(f'{READY}; {added}; {tested}')
     robot.run('cd ~/ws/src/segzero_ros; git checkout test')
     assert done.returncode == 1, done.stdout + done.stderr
-    assert re.search(r'Summary: \d+ tests?, 0 errors, 1 failure', done.stdout), done.stdout
+    assert re.search(r'Summary: .* [1-9]\d* failures?', done.stdout), done.stdout
 
 
 def test_another_numpy_is_found_and_put_right(robot):
