@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from diagnostic_msgs.msg import DiagnosticArray
 
-from segzero_ros.ros.background import BackgroundNode, wait_for_graph
-from segzero_ros.ros.diagnostics import CAMERA, NO_IMAGE
+from segzero_ros.ros.background_node import BackgroundNode, wait_for_graph
+from segzero_ros.ros.health.diagnostics import CAMERA, NO_IMAGE
 
 
 def wait_for_image(background: BackgroundNode, node: str, timeout: float) -> bool:

@@ -36,10 +36,10 @@ def remote_node(
         before: what goes before its command, as `serve:=…` has it.
     """
     profile = installed('share/segzero_ros/config/remote.yaml', 'config/remote.yaml')
-    given = {'base_url': url, 'reasoner_model': model, 'segmenter_model': segmenter}
+    given = {'server.base_url': url, 'reasoner.model': model, 'segmenter.model': segmenter}
     given['device'] = 'cpu'
     parameters = [f'{name}:={value}' for name, value in given.items()]
-    parameters.append(f'time_limit:={PATIENCE}')
+    parameters.append(f'limits.answer_time:={PATIENCE}')
     words = [*before, *executable('perception_node'), '--ros-args', '-r', f'__ns:=/{NAMESPACE}']
     words += ['--params-file', str(profile)]
     words += [word for parameter in parameters for word in ('-p', parameter)]
