@@ -63,10 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Ask, print, save; return the exit code."""
-    from segzero_ros.ros.camera_sim.sources import read_picture
+    from segzero_ros.ros.camera_sim.sources import read_image
     from segzero_ros.ros.client import ignore, PerceptionClient
 
-    picture = None if options.image is None else read_picture(options.image)
+    picture = None if options.image is None else read_image(options.image)
     if options.output:
         prepare_output(options.output)
     with PerceptionClient(options.namespace, overlays=options.output is not None) as client:

@@ -279,7 +279,7 @@ def ask_each(
         for number, question in enumerate(questions, start=1):
             show.begin(number, question)
             if (question.source, question.item) != before:
-                since = camera.look_at(question.source, question.item)
+                since = camera.select(question.source, question.item)
                 before = (question.source, question.item)
             outcome = ask_one(client, camera, question, since, show.reasoning)
             show.end(outcome)
@@ -308,7 +308,7 @@ def ask_one(
             break
         if time.monotonic() > until:
             raise DemoFailed(f'The node does not see the pictures of {question.item}.')
-        camera.wait_for_next()
+        camera.wait_for_next_image()
     overlay = picture_of(client, reply)
     covered = math.nan
     if question.has_truth:

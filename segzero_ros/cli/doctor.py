@@ -67,7 +67,7 @@ def _findings(options: argparse.Namespace) -> Iterator[Check]:
     if options.no_ros:
         return
     try:
-        from segzero_ros.ros.graph_doctor import look_at_graph
+        from segzero_ros.ros.graph_doctor import check_graph
     except ImportError as error:
         cure = (
             'Source ROS 2 and the workspace: . install/setup.bash; or leave the graph out with '
@@ -76,7 +76,7 @@ def _findings(options: argparse.Namespace) -> Iterator[Check]:
         yield fail('ROS 2', f'cannot be imported: {error}', cure)
         return
     yield from look_at_shared_memory()
-    yield from look_at_graph(options.namespace, options.image, options.depth, options.camera_info)
+    yield from check_graph(options.namespace, options.image, options.depth, options.camera_info)
 
 
 def _show(findings: list[Check]) -> None:

@@ -1,1 +1,1 @@
-"""The ROS room: the only one that imports rclpy and message modules."""
+"""The ROS 2 nodes and clients; the only package that imports rclpy and message modules."""

@@ -1,7 +1,7 @@
-"""Python's log records, with their tracebacks, into the node's logger.
+"""Forwarding of Python's log records, with tracebacks, to the node's logger.
 
-Words of models, servers and queries are in them, and somebody reads them on a terminal, so nothing
-active is left in.
+Records contain text from models, servers and queries and are shown on terminals, so control
+characters are removed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PACKAGE = 'segzero_ros'
 
 
 class RosLogHandler(logging.Handler):
-    """Hands records to a ROS logger, whose level decides what is shown."""
+    """Forwards records to a ROS logger, whose level filters them."""
 
     def __init__(self, logger: RcutilsLogger) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class RosLogHandler(logging.Handler):
         self.setFormatter(logging.Formatter('%(message)s'))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log one record; each severity at a line of its own, as rclpy demands of a call site."""
+        """Log a record; rclpy requires a separate call site for each severity."""
         try:
             text = printable(self.format(record))
             if record.levelno >= logging.CRITICAL:
@@ -43,18 +43,18 @@ class RosLogHandler(logging.Handler):
 
 
 def connect(logger: RcutilsLogger) -> RosLogHandler:
-    """Send every record of this package to a ROS logger, until `disconnect`."""
+    """Forward all records of this package to a ROS logger until `disconnect`."""
     handler = RosLogHandler(logger)
     package = logging.getLogger(PACKAGE)
     package.addHandler(handler)
     package.propagate = False
-    debugging = logger.is_enabled_for(LoggingSeverity.DEBUG)
-    package.setLevel(logging.DEBUG if debugging else logging.INFO)
+    debug = logger.is_enabled_for(LoggingSeverity.DEBUG)
+    package.setLevel(logging.DEBUG if debug else logging.INFO)
     return handler
 
 
 def disconnect(handler: RosLogHandler) -> None:
-    """Send no more records to the ROS logger."""
+    """Stop forwarding records."""
     package = logging.getLogger(PACKAGE)
     package.removeHandler(handler)
     package.propagate = True

@@ -1,4 +1,4 @@
-"""Answers as rclpy's messages; what is in them is told by `wire.results`."""
+"""Answers as rclpy messages; `conversions.result` fills them."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ _CLASSES = {
 
 def _make(name: str, /, **fields: Any) -> Any:
     if 'data' in fields:
-        # Anything but an array would be copied element by element.
+        # The setter would copy anything but an array element by element.
         fields['data'] = array('B', fields['data'])
     return _CLASSES[name](**fields)
 
 
 def to_time(stamp_ns: int) -> Time:
-    """Return nanoseconds as a message."""
+    """Return nanoseconds as a Time message."""
     return result.to_time(_make, stamp_ns)
 
 
 def header_of(answer: Answer) -> Header:
-    """Return the header of the answered frame; an empty one for an answer without a frame."""
+    """Return the header of an answer's frame; an empty one without a frame."""
     return result.header_of(_make, answer)
 
 
@@ -70,25 +70,35 @@ def to_result(answer: Answer) -> SegmentationResult:
 
 
 def to_object(segment: Segment, header: Header) -> SegmentedObject:
-    """Return one object of an answer; header is the result's."""
+    """Return an object of an answer as a message.
+
+    Args:
+        segment: the object.
+        header: the result's.
+    """
     return result.to_object(_make, segment, header)
 
 
 def to_pose(pose: Pose3D) -> Pose:
-    """Return centre and axes of a box."""
+    """Return centre and orientation of a box as a message."""
     return result.to_pose(_make, pose)
 
 
 def to_vector(values: tuple[float, float, float]) -> Vector3:
-    """Return three numbers as a message."""
+    """Return three numbers as a Vector3 message."""
     return result.to_vector(_make, values)
 
 
 def label_image(answer: Answer) -> Image:
-    """Return the objects' ids, pixel by pixel, as mono16; 0 is background."""
+    """Return an image with the object id of each pixel, mono16; 0 is background."""
     return result.label_image(_make, answer)
 
 
 def rgb_image(rgb: RgbImage, header: Header) -> Image:
-    """Return an (H, W, 3) uint8 RGB picture as a message."""
+    """Return an image as a message.
+
+    Args:
+        rgb: (H, W, 3) uint8 RGB.
+        header: the message's.
+    """
     return result.rgb_image(_make, rgb, header)

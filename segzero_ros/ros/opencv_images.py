@@ -1,7 +1,7 @@
-"""OpenCV's images from messages and into them, for users' own programs.
+"""Conversion between image messages and OpenCV images, for users' own programs.
 
-cv_bridge converts where it is installed and reads a message as it is; else the node's own decoder
-does, with the same pixels. The node itself decodes without cv_bridge: see
+Uses cv_bridge if it is installed and decodes the message correctly, else the node's own decoder,
+with the same pixels. The node itself does not use cv_bridge, see
 docs/measurements/cv_bridge.md.
 """
 
@@ -24,28 +24,28 @@ from segzero_ros.types import BadImage
 Order = Literal['bgr8', 'rgb8']
 Pixels = NDArray[np.uint8]
 
-# Bytes a pixel of the encodings that cv_bridge turns into the same pixels as the node does.
-# Deeper ones are shown in the sensor's range here, and YUV as cameras send it
-# (docs/measurements/cv_bridge.md).
-_BRIDGED = {'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4, 'mono8': 1}
+# Bytes per pixel of the encodings that cv_bridge decodes to the same pixels as the node. The node
+# scales deeper ones by the sensor's range and decodes YUV as cameras send it, see
+# docs/measurements/cv_bridge.md.
+_BRIDGE_ENCODINGS = {'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4, 'mono8': 1}
 _logger = logging.getLogger(__name__)
 
 
 def from_message(
     message: Image | CompressedImage, order: Order = 'bgr8', max_pixels: int = MAX_PIXELS
 ) -> Pixels:
-    """Return a message's image as OpenCV takes it.
+    """Return a message's image as an OpenCV image.
 
     Args:
-        message: in any encoding that the node reads.
-        order: of the channels; OpenCV's own is `bgr8`.
-        max_pixels: larger images are refused before they are decoded.
+        message: in any encoding that the node decodes.
+        order: of the channels; OpenCV's is `bgr8`.
+        max_pixels: larger images are refused before decoding.
 
     Returns:
-        (H, W, 3) uint8 in memory of its own.
+        (H, W, 3) uint8, a copy.
 
     Raises:
-        BadImage: it cannot be decoded, or is no colour or grey image.
+        BadImage: it cannot be decoded, or is not a colour or grey image.
     """
     _check_order(order)
     bridge = _bridge()
@@ -57,12 +57,12 @@ def from_message(
 
 
 def to_message(image: Pixels, order: Order = 'bgr8', header: Header | None = None) -> Image:
-    """Return an image of OpenCV's as a message.
+    """Return an OpenCV image as a message.
 
     Args:
         image: (H, W, 3) uint8.
-        order: of its channels, and the message's encoding.
-        header: the message's; an empty one otherwise.
+        order: of its channels; becomes the encoding.
+        header: of the message; None for an empty one.
 
     Raises:
         BadImage: it is no such array.
@@ -70,13 +70,13 @@ def to_message(image: Pixels, order: Order = 'bgr8', header: Header | None = Non
     _check_order(order)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise BadImage(
-            f'An image must be (H, W, 3) uint8, not {image.shape} {image.dtype}: cv2.cvtColor '
-            'makes a grey one or one with alpha so.'
+            f'An image must be (H, W, 3) uint8, not {image.shape} {image.dtype}: convert grey '
+            'images or images with alpha by cv2.cvtColor.'
         )
     bridge = _bridge()
     if bridge is not None:
         message = bridge.cv2_to_imgmsg(np.ascontiguousarray(image), order)
-        # Not by cv_bridge: some releases set what is None.
+        # Some releases of cv_bridge fail on a header of None.
         message.header = header or Header()
     else:
         message = rgb_image(image, header or Header())
@@ -85,24 +85,24 @@ def to_message(image: Pixels, order: Order = 'bgr8', header: Header | None = Non
 
 
 def in_order(image: Pixels, order: Order) -> Pixels:
-    """Return an (H, W, 3) image in RGB with its channels in an order; also the way back."""
+    """Convert an (H, W, 3) image between RGB and another channel order, in either direction."""
     return np.ascontiguousarray(image[..., ::-1]) if order == 'bgr8' else image
 
 
 def _check_order(order: str) -> None:
     if order not in ('bgr8', 'rgb8'):
-        raise BadImage(f'The order of channels is bgr8 (as OpenCV has it) or rgb8, not {order!r}.')
+        raise BadImage(f'The channel order is bgr8 (as in OpenCV) or rgb8, not {order!r}.')
 
 
 def _is_plain(message: Image | CompressedImage, max_pixels: int) -> bool:
-    """Return whether cv_bridge reads a message as it is.
+    """Return whether cv_bridge decodes a message correctly.
 
-    It takes rows that end inside a pixel for pixels, fails on big-endian ones with NumPy 2, and
-    believes sizes.
+    It misreads rows whose step is not a multiple of the pixel size, fails on big-endian images
+    with NumPy 2, and does not check sizes.
     """
-    if isinstance(message, CompressedImage) or message.encoding not in _BRIDGED:
+    if isinstance(message, CompressedImage) or message.encoding not in _BRIDGE_ENCODINGS:
         return False
-    pixel = _BRIDGED[message.encoding]
+    pixel = _BRIDGE_ENCODINGS[message.encoding]
     return (
         0 < message.width * message.height <= max_pixels
         and message.step % pixel == 0
@@ -114,10 +114,10 @@ def _is_plain(message: Image | CompressedImage, max_pixels: int) -> bool:
 
 @lru_cache(maxsize=1)
 def _bridge() -> Any:
-    """Return cv_bridge's converter; None where it is not installed or does not work here.
+    """Return cv_bridge's converter; None if it is not installed or does not work.
 
-    What PyPI has under its name is of ROS 1, and one that was compiled for NumPy 1 or OpenCV 4
-    fails beside NumPy 2 or OpenCV 5 when it is first used.
+    PyPI's package of that name belongs to ROS 1, and a build for NumPy 1 or OpenCV 4 fails on
+    first use with NumPy 2 or OpenCV 5.
     """
     try:
         from cv_bridge import CvBridge
@@ -126,9 +126,9 @@ def _bridge() -> Any:
     try:
         bridge = CvBridge()
         pixel = np.array([[[1, 2, 3]]], np.uint8)
-        turned = bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(pixel, 'rgb8'), 'bgr8')
-        assert np.array_equal(turned, pixel[..., ::-1])
+        decoded = bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(pixel, 'rgb8'), 'bgr8')
+        assert np.array_equal(decoded, pixel[..., ::-1])
     except Exception as error:
-        _logger.info('cv_bridge is installed but does not work here, so it is not used: %s', error)
+        _logger.info('cv_bridge is installed but does not work and is not used: %s', error)
         return None
     return bridge

@@ -1,4 +1,4 @@
-"""Record what programs say to each other into a bag, as they say it."""
+"""Recording of topics into a bag while they are published."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from segzero_ros.types import SegZeroError
 
 _logger = logging.getLogger(__name__)
 
-_LOOK_PERIOD = 0.25
+# Seconds between two searches for new topics.
+_DISCOVERY_PERIOD = 0.25
 _DEPTH = 100
 
 
 class RecorderError(SegZeroError):
-    """The bag is not complete; the text says since when and why."""
+    """The bag is incomplete; the text gives the first lost message and the reason."""
 
 
 class Recorder:
-    """Subscribes to every topic of some namespaces as soon as somebody publishes it.
+    """Records every topic of some namespaces as soon as it has a publisher.
 
-    Messages are written serialized, as they came, with the time at which they came. A topic whose
-    type has no definition here is left out with a warning. When a message cannot be written, as on
-    a full disk, recording ends with an error in the log, and `wait_for` and `close` raise it.
+    Messages are written serialised, with their time of arrival. A topic whose type is not
+    installed is skipped with a warning. If a message cannot be written, as on a full disk,
+    recording stops with an error in the log, which `wait_for` and `close` raise.
     """
 
     def __init__(
         self, bag: BagWriter, namespaces: Iterable[str], topics: Iterable[str] = ()
     ) -> None:
-        """Start to record.
+        """Start recording.
 
         Args:
             bag: an open bag; it has to outlive the recorder.
-            namespaces: as `/segzero`; every topic below them is recorded.
+            namespaces: such as `/segzero`; every topic below them is recorded.
             topics: full names of further topics.
         """
         self._bag = bag
@@ -50,7 +51,7 @@ class Recorder:
         self._error = ''
         self._background = BackgroundNode('segzero_recorder')
         self._node = self._background.node
-        self._node.create_timer(_LOOK_PERIOD, self._look)
+        self._node.create_timer(_DISCOVERY_PERIOD, self._discover)
 
     def __enter__(self) -> Recorder:
         return self
@@ -63,45 +64,54 @@ class Recorder:
     ) -> None:
         self._background.close()
         if kind is None:
-            self._must_be_whole()
+            self._raise_error()
 
     def close(self) -> None:
-        """Stop to record; the bag stays open.
+        """Stop recording; the bag stays open.
 
         Raises:
-            RecorderError: recording had to end before.
+            RecorderError: recording stopped before.
         """
         self._background.close()
-        self._must_be_whole()
+        self._raise_error()
 
-    def _must_be_whole(self) -> None:
+    def _raise_error(self) -> None:
         if self._error:
             raise RecorderError(self._error)
 
     def wait_for(self, topics: Iterable[str], timeout: float) -> bool:
-        """Wait until these topics are recorded; return whether they are after `timeout` s.
+        """Wait until topics are recorded.
 
-        Recorded is a topic once a publisher of it is heard. Who publishes has to see for itself
-        whether it is connected to the recorder: the two ends find each other at different times.
+        That is when the recorder has discovered a publisher. A publisher has to check by itself
+        that it has discovered the recorder: the two sides discover each other at different times.
+
+        Args:
+            topics: full names.
+            timeout: seconds.
+
+        Returns:
+            Whether all are recorded.
 
         Raises:
-            RecorderError: recording had to end.
+            RecorderError: recording stopped.
         """
-        wanted = set(topics)
+        names = set(topics)
         found = wait_for_graph(
-            lambda: bool(self._error) or all(map(self._hears, wanted)), timeout, self._background
+            lambda: bool(self._error) or all(map(self._is_recording, names)),
+            timeout,
+            self._background,
         )
-        self._must_be_whole()
+        self._raise_error()
         return found
 
-    def _hears(self, topic: str) -> bool:
-        """Return whether a topic is subscribed to and a publisher has been found."""
+    def _is_recording(self, topic: str) -> bool:
+        """Return whether a topic is subscribed to and a publisher has been discovered."""
         subscription = self._subscriptions.get(topic)
         return subscription is not None and bool(subscription.get_publisher_count())
 
-    def _look(self) -> None:
+    def _discover(self) -> None:
         for topic, types in self._node.get_topic_names_and_types():
-            # A name's part that begins with an underscore hides it, as an action's own topics.
+            # Names with a part that begins with an underscore are hidden, as an action's topics.
             visible = topic.startswith(self._prefixes) and '/_' not in topic
             if (
                 (visible or topic in self._topics)
@@ -112,9 +122,9 @@ class Recorder:
                 self._seen.add(topic)
 
     def _record(self, topic: str, message_type: str) -> None:
-        offers = [info.qos_profile for info in self._node.get_publishers_info_by_topic(topic)]
-        reliable = all(offer.reliability == ReliabilityPolicy.RELIABLE for offer in offers)
-        lasting = all(offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
+        profiles = [info.qos_profile for info in self._node.get_publishers_info_by_topic(topic)]
+        reliable = all(each.reliability == ReliabilityPolicy.RELIABLE for each in profiles)
+        latched = all(each.durability == DurabilityPolicy.TRANSIENT_LOCAL for each in profiles)
         try:
             self._bag.add_topic(topic, message_type, reliable=reliable)
             message_class = _message_class(message_type)
@@ -124,7 +134,7 @@ class Recorder:
         qos = QoSProfile(
             depth=_DEPTH,
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL if lasting else DurabilityPolicy.VOLATILE,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
         )
 
         def write(message: bytes) -> None:
@@ -140,9 +150,9 @@ class Recorder:
             self._bag.write(topic, message, self._node.get_clock().now().nanoseconds)
         except Exception as error:
             self._error = (
-                f'Recording ended at a message of {topic}, which cannot be written '
-                f'({type(error).__name__}: {error}): the bag holds what came before. Is the disk '
-                'full?'
+                f'Recording stopped at a message of {topic} that cannot be written '
+                f'({type(error).__name__}: {error}): the bag contains the messages before. Is the '
+                'disk full?'
             )
             _logger.exception(self._error)
 

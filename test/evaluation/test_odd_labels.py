@@ -11,7 +11,7 @@ import pytest
 from segzero_ros.conversions.image import decode_image
 from segzero_ros.evaluation.datasets import open_dataset
 from segzero_ros.evaluation.samples import DataError, decode_picture, Sample
-from segzero_ros.ros.camera_sim.sources import read_picture
+from segzero_ros.ros.camera_sim.sources import read_image
 
 TEXT = 'the red thing'
 SQUARE = [1, 1, 5, 1, 5, 5, 1, 5]
@@ -70,7 +70,7 @@ class TestSixteenBits:
         assert sample.image.max() == 255
         assert np.array_equal(sample.image, decode_image(msg))
         # The simulated camera and `segzero ask --image` read files too.
-        assert np.array_equal(read_picture(folder / 'a.png'), decode_image(msg))
+        assert np.array_equal(read_image(folder / 'a.png'), decode_image(msg))
 
     @pytest.mark.parametrize('ending', ['.png', '.jpg', '.webp', '.bmp', '.tif'])
     def test_eight_bits_stay_as_they_are(self, ending):

@@ -93,12 +93,13 @@ def test_a_damaged_bag_is_played_as_far_as_it_can_be_read(tmp_path, caplog):
 def test_without_the_libraries_for_bags_the_other_sources_can_be_had():
     code = (
         'import sys; sys.modules["rosbags"] = None\n'
-        'from segzero_ros.ros.camera_sim import node as camera_sim\n'
+        'from segzero_ros.ros.camera_sim import playback\n'
+        'from segzero_ros.ros.camera_sim.node import SPECS\n'
         'from segzero_ros.types import SegZeroError\n'
-        'values = {spec.name: spec.default for spec in camera_sim.SPECS}\n'
-        'still = camera_sim.Settings(**{**values, "source": "scene", "item": "scene_1"})\n'
-        'camera_sim.open_playback(still)\n'
-        'try: camera_sim.open_playback(camera_sim.Settings(**{**values, "source": "bag"}))\n'
+        'values = {spec.name: spec.default for spec in SPECS}\n'
+        'still = playback.Settings(**{**values, "source": "scene", "item": "scene_1"})\n'
+        'playback.open_playback(still)\n'
+        'try: playback.open_playback(playback.Settings(**{**values, "source": "bag"}))\n'
         'except SegZeroError as error: print(error)\n'
     )
     done = subprocess.run(

@@ -31,7 +31,7 @@ def test_the_rate_is_kept_whatever_publishing_takes(work: int) -> None:
     for _ in range(300):
         schedule.start(now)
         now += work
-        now += schedule.wait(now, PERIOD)
+        now += schedule.delay(now, PERIOD)
     assert now - START == 300 * PERIOD
 
 
@@ -40,11 +40,11 @@ def test_what_publishes_slower_than_the_rate_goes_on_without_a_pause_and_owes_no
     for _ in range(20):
         schedule.start(now)
         now += 50 * MS
-        assert schedule.wait(now, PERIOD) == 0
+        assert schedule.delay(now, PERIOD) == 0
     # From now on it is fast: one that was missed is made up for at most.
     waits = []
     for _ in range(4):
-        waits.append(schedule.wait(now, PERIOD))
+        waits.append(schedule.delay(now, PERIOD))
         now += waits[-1]
     assert waits.count(0) <= 1
     assert waits[-1] == PERIOD
@@ -54,11 +54,11 @@ def test_what_publishes_slower_than_the_rate_goes_on_without_a_pause_and_owes_no
 def test_a_clock_that_jumps_neither_stops_the_camera_nor_makes_it_rush(jump: int) -> None:
     schedule = Schedule(1000 * MS)
     schedule.start(START)
-    assert schedule.wait(START + MS, PERIOD) == PERIOD - MS
+    assert schedule.delay(START + MS, PERIOD) == PERIOD - MS
     now = START + PERIOD + jump
     waits = []
     for _ in range(3):
-        waits.append(schedule.wait(now, PERIOD))
+        waits.append(schedule.delay(now, PERIOD))
         now += waits[-1]
     assert max(waits) <= PERIOD
     assert waits[1:] == [PERIOD, PERIOD]
@@ -71,7 +71,7 @@ def test_what_was_recorded_together_does_not_push_the_rest_back() -> None:
         schedule.start(now)
         assert now >= due, 'nothing comes early'
         now += 15 * MS
-        now += schedule.wait(now, period)
+        now += schedule.delay(now, period)
         due += period
     assert now == START + 20 * 98 * MS
 

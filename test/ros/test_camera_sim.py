@@ -26,7 +26,7 @@ from segzero_ros.ros.camera_sim.messages import (
 )
 from segzero_ros.ros.camera_sim.sources import (
     CameraError,
-    Folder,
+    ImageFolder,
     motorcycle,
     open_source,
     Photographs,
@@ -257,7 +257,7 @@ def test_what_is_published_is_offered_reliable_or_best_effort(
         ({'item': 'sofa'}, "no photograph 'sofa'"),
         ({'rate': 'fast'}, 'rate must be a number'),
         ({'use_sim_time': 'perhaps'}, 'use_sim_time'),
-        ({'source': 'folder', 'path': '/nowhere'}, '/nowhere is no folder'),
+        ({'source': 'folder', 'path': '/nowhere'}, '/nowhere is not a folder'),
         ({'source': 'bag', 'path': '/nowhere'}, '/nowhere cannot be read as a bag'),
     ],
 )
@@ -329,7 +329,7 @@ def test_a_bag_is_played_in_its_own_pace_with_new_stamps(camera: Watcher, bag: P
     infos = camera.infos.wait_for_count(5, recorded)
     assert [ns(depth) for depth in depths] == [ns(info) for info in infos] == stamps
     assert {info.k[0] for info in infos} == {100.0}
-    camera.process.wait_for_output('nothing more to show')
+    camera.process.wait_for_output('The playback has ended')
 
 
 def test_a_bag_is_looped_and_its_other_camera_can_be_chosen(camera: Watcher, bag: Path) -> None:
@@ -356,13 +356,13 @@ def test_depth_beyond_16_bits_is_unknown_not_wrapped() -> None:
 
 
 def test_sources_name_what_they_hold(tmp_path: Path) -> None:
-    with pytest.raises(CameraError, match='holds no pictures'):
-        Folder(tmp_path)
+    with pytest.raises(CameraError, match='contains no images'):
+        ImageFolder(tmp_path)
     (tmp_path / 'broken.png').write_bytes(b'no png')
     (tmp_path / 'empty.png').write_bytes(b'')
     for name in ('broken.png', 'empty.png'):
-        with pytest.raises(CameraError, match=f'{name} is no picture'):
-            Folder(tmp_path).frame(name)
+        with pytest.raises(CameraError, match=f'{name} is not an image'):
+            ImageFolder(tmp_path).frame(name)
     with pytest.raises(CameraError, match='photograph, folder, scene'):
         open_source('webcam', '')
     for name in Photographs().items():

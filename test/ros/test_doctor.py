@@ -77,7 +77,7 @@ def pretend_to_be_active(client):
 def test_a_node_whose_reply_is_lost_is_asked_again(
     doctor, new_client, monkeypatch, lost, level, said
 ):
-    monkeypatch.setattr(graph_doctor, '_SERVICE', 0.5)
+    monkeypatch.setattr(graph_doctor, '_SERVICE_TIMEOUT', 0.5)
     client = new_client(f'deaf{lost}')
     client.camera(make_scene(3, width=320, height=240, sentences=False).frame.image)
     asked, over = [], threading.Event()
@@ -86,7 +86,7 @@ def test_a_node_whose_reply_is_lost_is_asked_again(
         asked.append(1)
         if len(asked) <= lost:
             # Longer than it is waited for.
-            over.wait(graph_doctor._SERVICE + 0.5)
+            over.wait(graph_doctor._SERVICE_TIMEOUT + 0.5)
         response.current_state.label = 'active'
         return response
 
@@ -119,7 +119,7 @@ def test_what_does_not_fit_the_image_is_told(doctor, new_client):
     assert '2x2, the image 320x240' in found['depth']['said']
     assert 'aligned' in found['depth']['cure']
     assert found['camera_info']['level'] == 'WARN'
-    assert 'distorts' in found['camera_info']['said']
+    assert 'distortion' in found['camera_info']['said']
 
 
 def test_a_topic_of_another_kind_and_an_unknown_encoding_are_told(doctor, new_client):

@@ -114,7 +114,7 @@ def test_what_is_offered_is_what_is_subscribed_to_and_noted(
 def test_a_query_is_in_the_bag_of_a_recorder_that_looks_late(
     bag: BagWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('segzero_ros.ros.recorder._LOOK_PERIOD', 1.0)
+    monkeypatch.setattr('segzero_ros.ros.recorder._DISCOVERY_PERIOD', 1.0)
     with Recorder(bag, ['/recorded']) as recorder, PerceptionClient('recorded') as client:
         assert recorder.wait_for(['/recorded/query'], DEADLINE)
         assert client.wait_until_heard(1, DEADLINE)

@@ -1,1 +1,1 @@
-"""The node `camera_sim`: a camera that shows photographs, generated scenes or a bag."""
+"""The node `camera_sim`: a camera simulated from photographs, generated scenes or a bag."""

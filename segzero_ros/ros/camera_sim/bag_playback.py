@@ -1,6 +1,6 @@
-"""A bag as a camera: its image, depth and camera_info messages as they came.
+"""Playback of a bag's image, depth and camera_info messages.
 
-Stamps are moved to now, or left as recorded with a clock that runs as the bag's.
+Stamps are shifted to the present, or kept as recorded together with a /clock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from segzero_ros.replay.bag import BagMessage, BagReader
 from segzero_ros.replay.image_topics import find_image_topics
 from segzero_ros.replay.topics import find_topics, NONE, NoTopic, SeveralCameras, Topics
-from segzero_ros.ros.camera_sim.sources import CameraError, Shown
+from segzero_ros.ros.camera_sim.sources import CameraError, TopicMessage
 from segzero_ros.types import SegZeroError
 
 _TYPES = {
@@ -24,22 +24,25 @@ _TYPES = {
     'sensor_msgs/msg/CompressedImage': CompressedImage,
     'sensor_msgs/msg/CameraInfo': CameraInfo,
 }
-# Between two playings; a bag may hold a single picture.
+# Pause before the next loop; a bag may contain a single image.
 _PAUSE_NS = 100_000_000
-# Messages recorded together come one after the other; a player that was stopped does not rush
-# through what it missed.
-_CATCH_UP_NS = 1_000_000_000
+# Messages recorded at the same time are published one after the other, so all but the first are
+# late. After a longer delay, as of a suspended process, playback continues at the recorded rate.
+_MAX_DELAY_NS = 1_000_000_000
 _logger = logging.getLogger(__name__)
 
 
 class BagPlayback:
-    """The camera that a bag recorded.
+    """Plays the camera topics of a bag.
 
     Args:
         path: the bag.
-        item: the image topic, where the bag holds several; empty for the first camera's.
-        loop: whether it starts again when it is through.
-        recorded: whether stamps stay as they were recorded.
+        item: the image topic, if the bag contains several; empty for the first camera's.
+        loop: whether to start again at the end.
+        recorded: whether to keep the recorded stamps.
+
+    Raises:
+        SegZeroError: the bag cannot be read, or has no such image topic.
     """
 
     def __init__(self, path: Path, item: str, *, loop: bool, recorded: bool = False) -> None:
@@ -49,10 +52,10 @@ class BagPlayback:
         except SegZeroError:
             self._bag.close()
             raise
-        self.catch_up_ns = _CATCH_UP_NS
+        self.max_delay_ns = _MAX_DELAY_NS
         self._loop = loop
         self._recorded = recorded
-        # The moment of the bag at which playing was last, and the true time of it.
+        # Recorded time of the last published message, and the time of publication.
         self._played: tuple[int, int] | None = None
         self._due: BagMessage | None = None
         self._rewind()
@@ -61,31 +64,31 @@ class BagPlayback:
         """Close the bag."""
         self._bag.close()
 
-    def next(self, now: Time) -> tuple[list[Shown], int | None]:
-        """Return the message that is due, and after how long the next one is; None at the end.
+    def next(self, now: Time) -> tuple[list[TopicMessage], int | None]:
+        """Return the message due now, and the ns until the next one; None at the end.
 
-        Stamps are moved to now by one offset for each playing, so that their distances stay.
+        Stamps are shifted by one offset in each loop, so that the intervals are preserved.
         """
-        shown = []
-        before = self._due
-        if before is not None:
-            message = _message(before)
+        messages: list[TopicMessage] = []
+        current = self._due
+        if current is not None:
+            message = _deserialize(current)
             if not self._recorded:
                 self._restamp(message, now)
-            shown.append((self._roles[before.topic], message))
-            self._played = before.stamp_ns, now.nanoseconds
+            messages.append((self._roles[current.topic], message))
+            self._played = current.stamp_ns, now.nanoseconds
         self._due = next(self._messages, None)
         if self._due is not None:
-            return shown, max(0, self._due.stamp_ns - before.stamp_ns) if before else 0
+            return messages, max(0, self._due.stamp_ns - current.stamp_ns) if current else 0
         if not self._loop:
-            return shown, None
+            return messages, None
         self._rewind()
-        return shown, _PAUSE_NS
+        return messages, _PAUSE_NS
 
     def clock(self, now: Time) -> Time | None:
-        """Return which moment of the bag it is; None before the first message, or with new stamps.
+        """Return the recorded time; None before the first message, or if stamps are shifted.
 
-        It never runs ahead of a message that is late, and stands still at the end.
+        It never exceeds the stamp of the next message, and stops at the end.
         """
         if not self._recorded or self._played is None:
             return None
@@ -104,13 +107,13 @@ class BagPlayback:
         message.header.stamp = Time(nanoseconds=old + self._offset_ns).to_msg()
 
     def _find_roles(self, item: str) -> dict[str, str]:
-        """Return which topic of the bag is published as `image`, `depth` and `camera_info`."""
+        """Return for each topic of the bag to play the topic it is published on."""
         try:
             found = self._find_topics(item)
         except NoTopic as error:
             raise CameraError(str(error)) from error
-        for remark in (*filter(None, [self._bag.damage]), *found.remarks):
-            _logger.warning('%s', remark)
+        for warning in (*filter(None, [self._bag.damage]), *found.remarks):
+            _logger.warning('%s', warning)
         compressed = self._bag.topics[found.image] == 'sensor_msgs/msg/CompressedImage'
         roles = {found.image: 'image/compressed' if compressed else 'image'}
         for topic, role in ((found.depth, 'depth'), (found.camera_info, 'camera_info')):
@@ -122,8 +125,8 @@ class BagPlayback:
         colours = [topic.topic for topic in find_image_topics(self._bag) if not topic.is_depth]
         if item and item not in colours:
             raise CameraError(
-                f'{self._bag.path} holds no colour images on {item!r}; '
-                + (f'on {", ".join(colours)} it does.' if colours else 'it holds none at all.')
+                f'{self._bag.path} has no colour images on {item!r}; '
+                + (f'it has some on {", ".join(colours)}.' if colours else 'it has none at all.')
             )
         try:
             return find_topics(self._bag, item, queries=NONE)
@@ -131,5 +134,5 @@ class BagPlayback:
             return find_topics(self._bag, error.images[0], queries=NONE)
 
 
-def _message(recorded: BagMessage) -> Any:
+def _deserialize(recorded: BagMessage) -> Any:
     return deserialize_message(recorded.data, _TYPES[recorded.type])

@@ -1,4 +1,4 @@
-"""From a frame to what a camera's driver publishes of it."""
+"""Conversion of frames to the messages of a camera driver."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def _converted(code: int) -> Callable[[RgbImage], Pixels]:
 
 
 def _mono16(image: RgbImage) -> Pixels:
-    # 257 takes 0 … 255 to 0 … 65535 exactly.
+    # 257 maps 0 … 255 to 0 … 65535.
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint16) * np.uint16(257)
 
 
 def _mosaic(image: RgbImage) -> Pixels:
-    """Keep of each pixel the one colour that a sensor behind an RGGB filter sees."""
-    seen = image[..., 1].copy()
-    seen[0::2, 0::2] = image[0::2, 0::2, 0]
-    seen[1::2, 1::2] = image[1::2, 1::2, 2]
-    return seen
+    """Return the Bayer mosaic of a sensor with an RGGB filter."""
+    mosaic = image[..., 1].copy()
+    mosaic[0::2, 0::2] = image[0::2, 0::2, 0]
+    mosaic[1::2, 1::2] = image[1::2, 1::2, 2]
+    return mosaic
 
 
 _ENCODERS: dict[str, Callable[[RgbImage], Pixels]] = {
@@ -45,12 +45,24 @@ ENCODINGS = tuple(_ENCODERS)
 
 
 def image_message(image: RgbImage, encoding: str, header: Header) -> Image:
-    """Return an (H, W, 3) uint8 RGB image in one of ENCODINGS."""
+    """Return the message of an image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        encoding: one of ENCODINGS.
+        header: of the message.
+    """
     return _message(_ENCODERS[encoding](image), encoding, header)
 
 
 def depth_message(depth: DepthImage, encoding: str, header: Header) -> Image:
-    """Return (H, W) float32 metres as `32FC1`, or as `16UC1` millimetres with 0 where unknown."""
+    """Return the message of a depth image.
+
+    Args:
+        depth: (H, W) float32 metres, NaN where unknown.
+        encoding: `32FC1`, or `16UC1` for millimetres with 0 where unknown.
+        header: of the message.
+    """
     if encoding == '32FC1':
         return _message(depth.astype(np.float32), encoding, header)
     millimetres = np.nan_to_num(depth * 1000, nan=0.0, posinf=0.0, neginf=0.0)
@@ -59,17 +71,28 @@ def depth_message(depth: DepthImage, encoding: str, header: Header) -> Image:
 
 
 def compressed_message(image: RgbImage, compression: str, header: Header) -> CompressedImage:
-    """Return an (H, W, 3) uint8 RGB image as `jpeg` or `png`."""
-    ending = {'jpeg': '.jpg', 'png': '.png'}[compression]
-    _, encoded = cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    # The words of image_transport's compressed publisher.
+    """Return the compressed message of an image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        compression: `jpeg` or `png`.
+        header: of the message.
+    """
+    extension = {'jpeg': '.jpg', 'png': '.png'}[compression]
+    _, encoded = cv2.imencode(extension, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    # The format string of compressed_image_transport.
     message = CompressedImage(header=header, format=f'bgr8; {compression} compressed bgr8')
     message.data = encoded.tobytes()
     return message
 
 
 def camera_info_message(intrinsics: Intrinsics, header: Header) -> CameraInfo:
-    """Return the pinhole camera of a rectified image."""
+    """Return the message of a pinhole camera.
+
+    Args:
+        intrinsics: of the image, in pixels.
+        header: of the message.
+    """
     fx, fy, cx, cy = intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy
     message = CameraInfo(header=header, width=intrinsics.width, height=intrinsics.height)
     message.distortion_model = 'plumb_bob'
@@ -85,6 +108,6 @@ def _message(pixels: Pixels, encoding: str, header: Header) -> Image:
     message.encoding = encoding
     message.is_bigendian = int(not np.little_endian)
     message.step = pixels.nbytes // pixels.shape[0]
-    # bytes: from an array, the setter would copy element by element.
+    # As bytes: the setter would copy a NumPy array element by element.
     message.data = pixels.tobytes()
     return message

@@ -1,6 +1,6 @@
-"""What the simulated camera looks at: photographs, pictures in a folder, generated scenes.
+"""Image sources of the simulated camera: photographs, a folder, generated scenes.
 
-Each source gives Frames without a stamp.
+Each source returns Frames without a stamp.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from segzero_ros.extras import lacking
 from segzero_ros.simulation import make_motion, make_scene
 from segzero_ros.types import DepthImage, Frame, Intrinsics, RgbImage, SegZeroError
 
-# A message to publish, and on which topic.
-Shown = tuple[str, Any]
+# A topic and the message to publish on it.
+TopicMessage = tuple[str, Any]
 PHOTOGRAPHS = ('coffee', 'astronaut', 'chelsea', 'rocket', 'stereo_motorcycle')
-_PICTURES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
+_IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
 
 class CameraError(SegZeroError):
-    """There is nothing to look at; the text names the cause and the cure."""
+    """The source or its item is not available; the text gives the reason and a hint."""
 
 
 class Source(Protocol):
-    """Something to look at, by items."""
+    """A source of images, by items."""
 
     def items(self) -> Sequence[str]:
-        """Return the names of what there is to see, the first one first."""
+        """Return the names of the items, the default first."""
         ...
 
     def frame(self, item: str) -> Frame:
-        """Return the picture of an item; raise CameraError if there is none."""
+        """Return the image of an item; raise CameraError if there is none."""
         ...
 
 
 class Photographs:
-    """Real photographs that scikit-image carries; `stereo_motorcycle` with measured depth."""
+    """Photographs from scikit-image's data; `stereo_motorcycle` has measured depth."""
 
     def items(self) -> Sequence[str]:
         """Return their names."""
@@ -50,7 +50,7 @@ class Photographs:
         """Return a photograph by its name."""
         if item not in PHOTOGRAPHS:
             raise CameraError(
-                f'There is no photograph {item!r}; there are {", ".join(PHOTOGRAPHS)}.'
+                f'There is no photograph {item!r}; the photographs are {", ".join(PHOTOGRAPHS)}.'
             )
         try:
             from skimage import data
@@ -63,11 +63,14 @@ class Photographs:
 
 
 def motorcycle(left: RgbImage, disparity: DepthImage) -> Frame:
-    """Turn the Middlebury 2014 pair's left picture and its measured disparity into a RGB-D frame.
+    """Return an RGB-D frame from the left image and disparity of the Middlebury 2014 pair.
 
-    Z = f · B / (d + doffs), with the calibration in scikit-image's docstring (for these pictures):
-    f 994.978 px, principal point (311.193, 254.877) px, B 193.001 mm, doffs 31.086 px. What has no
-    measured disparity (infinite) has no depth.
+    Z = f · B / (d + doffs), with the calibration in scikit-image's docstring (for these images):
+    f 994.978 px, principal point (311.193, 254.877) px, B 193.001 mm, doffs 31.086 px.
+
+    Args:
+        left: (H, W, 3) uint8 RGB.
+        disparity: (H, W) float32 pixels; infinite where unknown, which gives no depth.
     """
     known = np.isfinite(disparity) & (disparity > 0)
     depth = np.full(disparity.shape, np.nan, np.float32)
@@ -77,59 +80,67 @@ def motorcycle(left: RgbImage, disparity: DepthImage) -> Frame:
     return Frame(np.ascontiguousarray(left), depth=depth, intrinsics=intrinsics)
 
 
-class Folder:
-    """The pictures in a folder, by file name."""
+class ImageFolder:
+    """The images in a folder, by file name."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         if not path.is_dir():
-            raise CameraError(f'{path} is no folder; set `path` to one that holds pictures.')
-        self._items = sorted(p.name for p in path.iterdir() if p.suffix.lower() in _PICTURES)
+            raise CameraError(f'{path} is not a folder; set `path` to a folder with images.')
+        self._items = sorted(p.name for p in path.iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES)
         if not self._items:
-            raise CameraError(f'{path} holds no pictures ({", ".join(_PICTURES)}).')
+            raise CameraError(f'{path} contains no images ({", ".join(_IMAGE_SUFFIXES)}).')
 
     def items(self) -> Sequence[str]:
-        """Return the names of the files."""
+        """Return the file names."""
         return self._items
 
     def frame(self, item: str) -> Frame:
-        """Return the picture in a file."""
+        """Return the image in a file."""
         if item not in self._items:
-            raise CameraError(f'{self._path} holds no picture {item!r}.')
-        return Frame(read_picture(self._path / item))
+            raise CameraError(f'{self._path} contains no image {item!r}.')
+        return Frame(read_image(self._path / item))
 
 
-def read_picture(path: Path) -> RgbImage:
-    """Read a picture file as (H, W, 3) uint8 RGB; raise CameraError if it is none."""
+def read_image(path: Path) -> RgbImage:
+    """Read an image file as (H, W, 3) uint8 RGB; raise CameraError if it cannot be decoded."""
     try:
-        picture = decode_file(path.read_bytes())
+        image = decode_file(path.read_bytes())
     except OSError as error:
         raise CameraError(f'{path} cannot be read: {error.strerror}.') from error
-    if picture is None:
-        raise CameraError(f'{path} is no picture that OpenCV can decode.')
-    return picture
+    if image is None:
+        raise CameraError(f'{path} is not an image that OpenCV can decode.')
+    return image
 
 
 class Scenes:
     """Generated table-tops with depth; the item `scene_7` is the scene of seed 7."""
 
     def items(self) -> Sequence[str]:
-        """Return some of them; every whole number is a seed."""
+        """Return some of them; every non-negative integer is a seed."""
         return tuple(f'scene_{seed}' for seed in range(10))
 
     def frame(self, item: str) -> Frame:
         """Return the scene of a seed."""
         return _scene(self._seed(item))
 
-    def film(self, item: str, frames: int, rate: float) -> Iterator[Frame]:
-        """Give the pictures of the seed's film: things slide, the camera sways."""
+    def motion_frames(self, item: str, frames: int, rate: float) -> Iterator[Frame]:
+        """Yield the frames of a scene in motion: objects slide and the camera sways.
+
+        Args:
+            item: the scene.
+            frames: their number.
+            rate: frames per second.
+        """
         return (scene.frame for scene in make_motion(self._seed(item), frames, rate=rate))
 
     @staticmethod
     def _seed(item: str) -> int:
         seed = item.removeprefix('scene_')
         if not seed.isdecimal():
-            raise CameraError(f'A generated scene is named by its seed, as scene_7, not {item!r}.')
+            raise CameraError(
+                f'A generated scene is named by its seed, such as scene_7, not {item!r}.'
+            )
         return int(seed)
 
 
@@ -139,12 +150,22 @@ def _scene(seed: int) -> Frame:
 
 
 def open_source(name: str, path: str) -> Source:
-    """Return a source by its name; raise CameraError if it cannot be had."""
+    """Return a source.
+
+    Args:
+        name: `photograph`, `folder` or `scene`.
+        path: of the folder.
+
+    Raises:
+        CameraError: it is not available.
+    """
     sources: dict[str, Callable[[], Source]] = {
         'photograph': Photographs,
-        'folder': lambda: Folder(Path(path).expanduser()),
+        'folder': lambda: ImageFolder(Path(path).expanduser()),
         'scene': Scenes,
     }
     if name not in sources:
-        raise CameraError(f'There is no source {name!r}; there are {", ".join(sources)} and bag.')
+        raise CameraError(
+            f'There is no source {name!r}; the sources are {", ".join(sources)} and bag.'
+        )
     return sources[name]()

@@ -1,7 +1,7 @@
-"""Where a simulated camera's optical frame is, for RViz and tf2: on `/tf_static`.
+"""Transform of the simulated camera's optical frame on `/tf_static`, for RViz and tf2.
 
-REP 103: a camera's body frame looks along x with z up, its optical frame along z with y down. A
-driver such as RealSense's publishes the one in the other; so does the simulated camera, where
+REP 103: a camera's body frame has x forward and z up, its optical frame z forward and y down.
+Drivers such as RealSense's publish the transform between them; so does the simulated camera, if
 tf2_msgs is installed.
 """
 
@@ -15,16 +15,16 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-# The turn from a body frame to its optical frame, REP 103.
+# Rotation of an optical frame in its body frame, REP 103.
 _OPTICAL = Quaternion(x=-0.5, y=0.5, z=-0.5, w=0.5)
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class CameraTransform:
-    """Publishes each optical frame that the camera shows as a frame in the camera's body frame.
+    """Publishes the transform of each optical frame that the camera uses.
 
     Args:
-        node: whose publisher it is.
+        node: owner of the publisher.
     """
 
     def __init__(self, node: Node) -> None:
@@ -34,12 +34,12 @@ class CameraTransform:
         self._publisher: Publisher | None = None
         self._missing_reported = False
 
-    def place(self, optical: str, body: str) -> None:
-        """Publish a frame where it is new.
+    def publish(self, optical: str, body: str) -> None:
+        """Publish a frame's transform, unless it was published before.
 
         Args:
-            optical: the frame of the images.
-            body: the frame to put it into; empty: nothing is published.
+            optical: frame of the images.
+            body: its parent; empty: nothing is published.
         """
         if not body or optical in ('', body) or self._published.get(optical) == body:
             return
@@ -51,15 +51,15 @@ class CameraTransform:
             self._publisher = self._node.create_publisher(
                 self._message_type, '/tf_static', _LATCHED
             )
-        # All of them: who comes later receives the last message only.
+        # All of them, because a late subscriber receives only the last message.
         transforms = [self._transform(child, parent) for child, parent in self._published.items()]
         self._publisher.publish(self._message_type(transforms=transforms))
 
     def _transform(self, child: str, parent: str) -> TransformStamped:
-        made = TransformStamped(child_frame_id=child, transform=Transform(rotation=_OPTICAL))
-        made.header.frame_id = parent
-        made.header.stamp = self._node.get_clock().now().to_msg()
-        return made
+        transform = TransformStamped(child_frame_id=child, transform=Transform(rotation=_OPTICAL))
+        transform.header.frame_id = parent
+        transform.header.stamp = self._node.get_clock().now().to_msg()
+        return transform
 
     def _report_missing(self, optical: str) -> None:
         if self._missing_reported:
@@ -74,7 +74,7 @@ class CameraTransform:
 
 
 def _tf_message() -> Any:
-    """Return the message type of /tf_static, None where it is not installed."""
+    """Return the message type of /tf_static; None if it is not installed."""
     try:
         from tf2_msgs.msg import TFMessage
     except ImportError:
