@@ -263,7 +263,7 @@ def wait_until_recorded(recorder: Recorder, client: PerceptionClient) -> None:
     topics = [f'/{CAMERA}/image', *(f'/{NODE}/{name}' for name in RECORDED)]
     if not recorder.wait_for(topics, STARTING):
         raise DemoFailed(f'Not all of {", ".join(topics)} are on the graph.')
-    if not client.wait_until_heard(HEARERS, STARTING):
+    if not client.wait_for_subscribers(HEARERS, STARTING):
         raise DemoFailed(f'Not both the node and the recorder hear /{NODE}/query.')
 
 

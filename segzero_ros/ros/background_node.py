@@ -1,6 +1,6 @@
-"""A ROS node that spins in a thread of its own, for programs that are not nodes themselves.
+"""ROS node that spins in its own thread, for programs that are not nodes.
 
-Signals stay with the program: Ctrl-C is a KeyboardInterrupt in its main thread.
+The program keeps its signal handlers: Ctrl-C is a KeyboardInterrupt in its main thread.
 """
 
 from __future__ import annotations
@@ -19,41 +19,45 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
-from segzero_ros.ros.process import Reports
+from segzero_ros.ros.process import FailureLog
 from segzero_ros.ros.rclpy_internals import private
 from segzero_ros.types import SegZeroError
 
-# The graph tells nobody that it changed, so it has to be asked.
+# Period of polling the graph, seconds; rclpy does not notify of its changes.
 _GRAPH_PERIOD = 0.02
-# How soon a waiting caller notices that a callback has failed, in seconds.
+# Period of checking for a failed callback while waiting, seconds.
 _FAILURE_PERIOD = 0.1
-# What rclpy sends the requests for a goal's result and for its end by.
-REPLACED = ('_get_result_async', '_cancel_goal_async')
+# Private methods of rclpy that are overridden here: they request a goal's result and its cancel.
+OVERRIDDEN = ('_get_result_async', '_cancel_goal_async')
 
 
 class BackgroundError(SegZeroError):
-    """A callback of a node in the background failed; the text says what went wrong."""
+    """A callback of a background node failed; the text gives the error."""
 
 
 class ThreadSafeActionClient(ActionClient):
     """An action client that may be used while another thread spins its node.
 
-    rclpy notes a request only after sending it, so that an answer that is quicker is taken for a
-    stray one and dropped, and its future is never done. Here answers wait for the note.
+    rclpy registers a request only after sending it, so a response that arrives in between is
+    dropped as unknown, and its future is never done. Here responses wait for the registration.
+
+    Args:
+        args: of rclpy's ActionClient.
+        options: likewise.
 
     Raises:
         UnsupportedRclpy: this rclpy sends its requests in another way.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        for replaced in REPLACED:
-            private(ActionClient, replaced)
-        # Before rclpy's part: the node may already be spinning when that puts the client into it.
+        for method in OVERRIDDEN:
+            private(ActionClient, method)
+        # Before the base class adds the client to the node, which may be spinning already.
         self._sending = threading.RLock()
         super().__init__(*args, **options)
 
     def send_goal_async(self, *args: Any, **options: Any) -> Future:
-        """Send a goal, as rclpy's."""
+        """Send a goal, as rclpy does."""
         with self._sending:
             return super().send_goal_async(*args, **options)
 
@@ -66,17 +70,21 @@ class ThreadSafeActionClient(ActionClient):
             return super()._cancel_goal_async(goal_handle)
 
     async def execute(self, taken_data: Any) -> None:
-        """Handle what came, as rclpy's, once no request is being sent."""
+        """Handle a response, as rclpy does, once no request is being sent."""
         with self._sending:
             pass
         await super().execute(taken_data)
 
 
 class BackgroundNode:
-    """A node with a context and an executor of its own, on the graph until `close()`.
+    """A node with its own context and executor, on the graph until `close()`.
 
-    A callback that fails is logged, and the node goes on; `check` raises what went wrong in the
-    thread of whoever waits for that callback.
+    An exception of a callback is logged and the node goes on; `check` raises it in the thread that
+    waits for the callback.
+
+    Args:
+        name: of the node.
+        namespace: of the node.
     """
 
     def __init__(self, name: str, namespace: str = '') -> None:
@@ -87,7 +95,7 @@ class BackgroundNode:
         )
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
-        self._leaving = False
+        self._closing = False
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
         self._thread.start()
@@ -107,18 +115,18 @@ class BackgroundNode:
         """Leave the graph; safe to call twice."""
         if not self.context.ok():
             return
-        # rclpy's shutdown() takes away from the executor what its thread may still be using.
-        self._executor.create_task(self._leave)
+        # End the thread first: rclpy's shutdown() destroys what it may still use.
+        self._executor.create_task(self._set_closing)
         self._thread.join()
         self._executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
 
     def check(self) -> None:
-        """Raise what a callback raised since the last `forget`, if one did.
+        """Raise the exception of a callback since the last `clear_failure`, if there was one.
 
         Raises:
-            SegZeroError: what it raised, or a BackgroundError that tells of it.
+            SegZeroError: the exception itself, or a BackgroundError caused by it.
         """
         failure = self._failure
         if isinstance(failure, SegZeroError):
@@ -126,27 +134,27 @@ class BackgroundNode:
         if failure is not None:
             name = self.node.get_name()
             raise BackgroundError(
-                f'{name} could not handle what it received: {type(failure).__name__}: {failure}'
+                f'{name} could not handle a message: {type(failure).__name__}: {failure}'
             ) from failure
 
-    def forget(self) -> None:
-        """Let `check` raise only what fails from now on."""
+    def clear_failure(self) -> None:
+        """Have `check` raise only exceptions from now on."""
         self._failure = None
 
-    def _leave(self) -> None:
-        self._leaving = True
+    def _set_closing(self) -> None:
+        self._closing = True
 
     def _spin(self) -> None:
-        reports = Reports()
-        while not self._leaving:
+        failures = FailureLog()
+        while not self._closing:
             try:
                 self._executor.spin_once()
             except ExternalShutdownException:
                 return
             except BaseException as error:
-                # Were the thread to end here, whoever waits for an answer would wait in vain.
+                # If the thread ended here, callers would wait for a response until their timeout.
                 self._failure = error
-                reports.failed()
+                failures.log_exception()
 
 
 def wait_for_graph(
@@ -155,9 +163,9 @@ def wait_for_graph(
     """Wait until a condition about the graph holds.
 
     Args:
-        condition: asked again and again.
+        condition: evaluated periodically.
         timeout: seconds.
-        background: whose callbacks the condition waits for.
+        background: node whose callbacks the condition depends on.
 
     Returns:
         Whether it holds after `timeout` s.
@@ -184,7 +192,7 @@ def wait_for_future(
     Args:
         future: rclpy's.
         timeout: seconds.
-        background: whose callbacks have to do it.
+        background: node whose callbacks complete it.
 
     Returns:
         Whether it is done after `timeout` s.

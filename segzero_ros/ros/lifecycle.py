@@ -1,9 +1,9 @@
-"""A lifecycle node whose transitions may take their time without holding up the executor.
+"""Lifecycle node whose transitions are coroutines, so that long ones do not block the executor.
 
-rclpy runs a transition inside the service's callback: while a model loads for a minute, nothing
-else is answered. It also hides what a transition raises, and dies of a transition that is not
-possible in the present state. Here transitions are coroutines, failures are logged with their
-traceback, and an impossible request is answered `success: false`.
+rclpy runs a transition inside the service's callback: while a model loads for a minute, no other
+callback runs. It also hides a transition's exceptions, and raises on a transition that is not
+possible in the present state. Here failures are logged with their traceback, and an impossible
+request is answered `success: false`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from segzero_ros.ros.rclpy_internals import private
 
 _logger = logging.getLogger(__name__)
 
-# What may be asked for from outside; the state machine has further transitions of its own.
+# Transitions that clients may request; the state machine has further internal ones.
 _NAMES = {
     Transition.TRANSITION_CONFIGURE: 'configure',
     Transition.TRANSITION_CLEANUP: 'cleanup',
@@ -32,30 +32,34 @@ _NAMES = {
     Transition.TRANSITION_INACTIVE_SHUTDOWN: 'shutdown',
     Transition.TRANSITION_ACTIVE_SHUTDOWN: 'shutdown',
 }
-# A failure on the way up leads back to where the transition began; one on the way down, to
-# `unconfigured` by way of `recover`.
-_UP = ('configure', 'activate')
-# Where rclpy's transitions can be replaced; rclpy calls both by these names.
-REPLACED = ('_LifecycleNodeMixin__on_change_state', '_LifecycleNodeMixin__change_state')
+# A failure of these returns to the state before; a failure of the others runs `recover` and leads
+# to `unconfigured`.
+_REVERTIBLE = ('configure', 'activate')
+# Private methods of rclpy that are overridden here to replace its transitions.
+OVERRIDDEN = ('_LifecycleNodeMixin__on_change_state', '_LifecycleNodeMixin__change_state')
 
 
 class AsyncLifecycleNode(LifecycleNodeMixin, Node):
     """A lifecycle node with a coroutine for each transition.
 
     A subclass overrides `configure`, `activate`, `deactivate`, `cleanup`, `shutdown` and
-    `recover`; each may await rclpy futures and raises when it fails. All run in the executor's
+    `recover`; each may await rclpy futures and raises on failure. All run in the executor's
     thread.
 
+    Args:
+        name: of the node.
+        options: of rclpy's Node.
+
     Raises:
-        UnsupportedRclpy: this rclpy offers no way to replace its transitions.
+        UnsupportedRclpy: the transitions of this rclpy cannot be replaced.
     """
 
     def __init__(self, name: str, **options: object) -> None:
-        for replaced in REPLACED:
-            private(LifecycleNodeMixin, replaced)
+        for method in OVERRIDDEN:
+            private(LifecycleNodeMixin, method)
         Node.__init__(self, name, **options)
         self._changing = False
-        # Reentrant: `get_state` is answered while a transition is awaited.
+        # Reentrant, so that `get_state` is answered while a transition is awaited.
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
         machine = private(self, '_state_machine')
         self._trigger_by_id = private(machine, 'trigger_transition_by_id')
@@ -65,19 +69,19 @@ class AsyncLifecycleNode(LifecycleNodeMixin, Node):
 
     @property
     def state(self) -> str:
-        """The label of the present state, such as `inactive` or `configuring`."""
+        """Label of the present state, such as `inactive` or `configuring`."""
         return str(self._machine.current_state[1])
 
     @property
     def changing(self) -> bool:
-        """Whether a transition is under way."""
+        """Whether a transition is in progress."""
         return self._changing
 
     async def configure(self) -> None:
-        """Make ready for activation; after a failure, leave nothing behind."""
+        """Prepare for activation; on failure, undo what was done."""
 
     async def activate(self) -> None:
-        """Begin to work; after a failure, be as before."""
+        """Start working; on failure, undo what was done."""
 
     async def deactivate(self) -> None:
         """Stop working."""
@@ -86,13 +90,13 @@ class AsyncLifecycleNode(LifecycleNodeMixin, Node):
         """Undo `configure`."""
 
     async def shutdown(self) -> None:
-        """Stop working for good, from whatever state."""
+        """Stop working for good, from any state."""
 
     async def recover(self) -> None:
-        """Undo everything after a failure on the way down."""
+        """Undo everything after a failed `deactivate`, `cleanup` or `shutdown`."""
 
     async def change_state(self, transition: int) -> bool:
-        """Go through a transition of lifecycle_msgs/Transition; return whether it succeeded."""
+        """Carry out a transition of lifecycle_msgs/Transition; return whether it succeeded."""
         name = _NAMES.get(transition)
         if name is None or self._changing:
             _logger.warning('Cannot %s while the node is %s', name or transition, self.state)
@@ -112,7 +116,7 @@ class AsyncLifecycleNode(LifecycleNodeMixin, Node):
         succeeded = await self._succeeds(name, getattr(self, name))
         if succeeded:
             outcome = TransitionCallbackReturn.SUCCESS
-        elif name in _UP:
+        elif name in _REVERTIBLE:
             outcome = TransitionCallbackReturn.FAILURE
         else:
             outcome = TransitionCallbackReturn.ERROR
@@ -133,7 +137,7 @@ class AsyncLifecycleNode(LifecycleNodeMixin, Node):
     async def _LifecycleNodeMixin__on_change_state(  # noqa: N802
         self, request: ChangeState.Request, response: ChangeState.Response
     ) -> ChangeState.Response:
-        """Serve `~/change_state`, by id or, where one is given, by label."""
+        """Serve `~/change_state`, by label if given, else by id."""
         transition = request.transition.id
         if request.transition.label:
             transition = self._by_label(request.transition.label)
@@ -141,7 +145,7 @@ class AsyncLifecycleNode(LifecycleNodeMixin, Node):
         return response
 
     def _LifecycleNodeMixin__change_state(self, transition: int) -> Task:  # noqa: N802
-        """Serve rclpy's `trigger_…()` methods: return the task that the executor carries out."""
+        """Serve rclpy's `trigger_…()` methods: return a task of the executor."""
         return self.executor.create_task(self.change_state(transition))
 
     def _by_label(self, label: str) -> int:

@@ -1,7 +1,7 @@
-"""A node's process: it spins until SIGINT or SIGTERM and survives what a callback raises.
+"""Process of a node: spins until SIGINT or SIGTERM, and survives exceptions of callbacks.
 
-rclpy's own signal handlers shut the middleware down at once, so that nothing can be answered any
-more; here a signal only wakes the executor, and the node ends in good order.
+rclpy's own signal handlers shut the middleware down at once, so pending queries could not be
+answered. Here a signal only wakes the executor, and the node shuts down in order.
 """
 
 from __future__ import annotations
@@ -19,82 +19,86 @@ from types import FrameType
 
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
-# How often a failing callback is reported at most, seconds: its traceback must not fill the log.
+# Minimum seconds between two reports of failing callbacks, so that they do not fill the log.
 REPORT_PERIOD = 1.0
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _logger = logging.getLogger(__name__)
 
 
 class StopSignals:
-    """Hears SIGINT and SIGTERM while the main thread waits inside the middleware.
+    """Receives SIGINT and SIGTERM while the main thread waits inside the middleware.
 
-    Python runs signal handlers in the main thread between two bytecodes, and the main thread sits
-    in the middleware's wait, which signals do not end. So a thread reads what Python writes to
-    the wake-up socket at the very moment of the signal.
+    Python runs signal handlers in the main thread between two bytecodes, but the main thread is
+    in the middleware's wait, which signals do not interrupt. So a thread reads the wake-up socket
+    (signal.set_wakeup_fd), to which Python writes at the moment of the signal.
 
     Attributes:
-        received: whether one has come.
-        wake: makes the main thread come out of its wait; set it before the wait begins.
+        received: whether a signal was received.
+        wake: called at the signal, to end the main thread's wait; set it before the wait begins.
     """
 
     def __init__(self) -> None:
         self.received = False
-        self.wake: Callable[[], None] = _nobody_waits
+        self.wake: Callable[[], None] = _do_nothing
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in _ENDING:
-            signal.signal(number, _heard_elsewhere)
-        threading.Thread(target=self._listen, name='signals', daemon=True).start()
+        for number in _STOP_SIGNALS:
+            signal.signal(number, _ignore)
+        threading.Thread(target=self._read_signals, name='signals', daemon=True).start()
 
     def close(self) -> None:
         """Ignore the two signals from now on; the process is ending."""
-        for number in _ENDING:
+        for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
 
-    def _listen(self) -> None:
-        # Python writes the number of every signal that it has a handler for.
-        while self._reader.recv(1)[0] not in _ENDING:
+    def _read_signals(self) -> None:
+        # Python writes the number of every signal that has a handler.
+        while self._reader.recv(1)[0] not in _STOP_SIGNALS:
             pass
         self.received = True
         self.wake()
 
 
-def _nobody_waits() -> None:
-    """Wake nobody."""
+def _do_nothing() -> None:
+    """Wake no thread: none waits yet."""
 
 
-def _heard_elsewhere(number: int, frame: FrameType | None) -> None:
-    """Do nothing: the thread of StopSignals acts."""
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Do nothing: the thread of StopSignals handles the signal."""
 
 
 def spin(executor: SingleThreadedExecutor, stopped: Callable[[], bool]) -> None:
-    """Execute callbacks until `stopped`; report what one raises and go on.
+    """Execute callbacks until `stopped`, and log exceptions.
 
-    rclpy raises whatever a callback raises, and what it meets itself, such as a caller that has
-    gone before its reply.
+    rclpy raises a callback's exceptions and its own, such as for a client that left before its
+    reply.
+
+    Args:
+        executor: with the node.
+        stopped: returns whether to stop.
     """
-    reports = Reports()
+    failures = FailureLog()
     while not stopped():
         try:
             executor.spin_once()
         except ExternalShutdownException:
             return
         except Exception:
-            reports.failed()
+            failures.log_exception()
 
 
-class Reports:
-    """Logs failures with their traceback, one a second at most, and how many there were."""
+class FailureLog:
+    """Logs exceptions with their traceback, at most one a second, and counts the others."""
 
     def __init__(self) -> None:
         self._unreported = 0
         self._reported_at = -math.inf
 
-    def failed(self) -> None:
-        """Report the exception that is being handled, now or by counting it next time."""
+    def log_exception(self) -> None:
+        """Log or count the exception that is being handled."""
         self._unreported += 1
         now = time.monotonic()
         if now - self._reported_at < REPORT_PERIOD:
@@ -107,12 +111,17 @@ class Reports:
 def spin_while(
     executor: SingleThreadedExecutor, condition: Callable[[], bool], seconds: float
 ) -> bool:
-    """Execute callbacks while a condition holds, for so many seconds at most.
+    """Execute callbacks while a condition holds.
+
+    Args:
+        executor: with the node.
+        condition: whether to continue.
+        seconds: maximum duration.
 
     Returns:
-        Whether the condition came to an end.
+        Whether the condition ended in time.
     """
-    reports = Reports()
+    failures = FailureLog()
     end = time.monotonic() + seconds
     while condition():
         if time.monotonic() > end:
@@ -122,12 +131,12 @@ def spin_while(
         except ExternalShutdownException:
             return False
         except Exception:
-            reports.failed()
+            failures.log_exception()
     return True
 
 
-def leave(code: int) -> None:
-    """End the process at once, without waiting for threads that are inside a model."""
+def exit_now(code: int) -> None:
+    """Exit the process at once, without waiting for threads that run a model."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,7 +1,7 @@
-"""What this package takes from rclpy's inside, where rclpy offers no public way.
+"""Access to private names of rclpy, where it has no public way.
 
-Each such name is asked for here when a node or client is made. A release of rclpy without it then
-ends the program with a sentence that names it, and not a query in a traceback.
+Each name is looked up when a node or client is created. With a release of rclpy that lacks it, the
+program then stops with a clear message, instead of failing in the first query.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from segzero_ros.types import SegZeroError
 
 
 class UnsupportedRclpy(SegZeroError, RuntimeError):
-    """This release of rclpy lacks a private name that is needed; the text says which."""
+    """This release of rclpy lacks a required private name; the text gives it."""
 
 
 def private(owner: Any, name: str) -> Any:
-    """Return a private attribute of a class or an object of rclpy's.
+    """Return a private attribute of an rclpy class or object.
 
     Args:
         owner: the class, or the object.
-        name: of the attribute, mangled where Python mangles it.
+        name: of the attribute, mangled if Python mangles it.
 
     Raises:
-        UnsupportedRclpy: it is not there.
+        UnsupportedRclpy: there is no such attribute.
     """
     try:
         return getattr(owner, name)
     except AttributeError:
         kind = owner if isinstance(owner, type) else type(owner)
         raise UnsupportedRclpy(
-            f'{_release()} has no {kind.__name__}.{name}, which segzero_ros uses: run it with a '
-            'release of rclpy that has it (7.1 of Jazzy and 9.1 of Kilted do), or take a newer '
+            f'{_release()} has no {kind.__name__}.{name}, which segzero_ros needs: use a '
+            'release of rclpy that has it (7.1 of Jazzy and 9.1 of Kilted do), or a newer '
             'segzero_ros.'
         ) from None
 
 
 def _release() -> str:
-    """Return which rclpy this is, such as `rclpy 7.1.6 (jazzy)`."""
+    """Return the release of rclpy, such as `rclpy 7.1.6 (jazzy)`."""
     distro = os.environ.get('ROS_DISTRO', '')
     try:
         release = f'rclpy {version("rclpy")}'

@@ -29,7 +29,7 @@ from segzero_ros.cancellation import Check
 from segzero_ros.loading import ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
-from segzero_ros.ros.perception import node
+from segzero_ros.ros.perception import model_loader, node
 from segzero_ros.types import (
     Cancelled,
     Frame,
@@ -250,5 +250,5 @@ def watch_feedback() -> None:
 
 if __name__ == '__main__':
     watch_feedback()
-    node.load_tracker = lambda *_: ScriptedTracker()
+    model_loader.load_tracker = lambda *_: ScriptedTracker()
     raise SystemExit(node.main(load=load))

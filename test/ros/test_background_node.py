@@ -68,7 +68,7 @@ def test_who_waits_for_a_callback_that_fails_is_told_at_once(
             wait_for_graph(lambda: False, DEADLINE, background)
         assert 'A callback failed' in caplog.text
         # The node goes on, and what is waited for from now on may succeed.
-        background.forget()
+        background.clear_failure()
         again = threading.Event()
         background.node.create_timer(0.01, again.set)
         assert again.wait(DEADLINE)

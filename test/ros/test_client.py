@@ -127,7 +127,7 @@ def test_the_example_crops_the_objects_of_each_answer(
         script=EXAMPLES / 'crop_objects.py',
         arguments=['-r', '__ns:=/asked', '--', str(crops)],
     )
-    assert client.wait_until_heard(1, DEADLINE)
+    assert client.wait_for_subscribers(1, DEADLINE)
     wait_for_graph(lambda: 'crop_objects' in client._node.get_node_names(), DEADLINE)
     for number in range(100):
         reply = client.ask_by_topic(f'crop {number}')
@@ -213,8 +213,8 @@ def test_feedback_that_is_not_understood_is_an_error_at_once_and_the_client_goes
             return Stage(number + 40)
 
     with monkeypatch.context() as patched:
-        patched.setattr('segzero_ros.ros.client.Stage', NewerStage)
-        with pytest.raises(ClientError, match=r'at a stage [01] that this client does not know'):
+        patched.setattr('segzero_ros.ros.client.types.Stage', NewerStage)
+        with pytest.raises(ClientError, match=r'stage [01], which this client does not know'):
             client.ask('count for ever')
     # The goal was cancelled: the one thread that owns the models is free again.
     assert client.ask('after that', timeout=DEADLINE).answer.status is Status.OK
@@ -285,5 +285,5 @@ def test_a_node_that_leaves_while_it_is_asked_is_missed(new_client: Start) -> No
     server = ActionServer(there.node, SegmentAction, 'segment', accept)
     with PerceptionClient('leaving') as client:
         there.until(client._action.server_is_ready, 'the client sees the node')
-        with pytest.raises(NoNode, match='/leaving is no longer there'):
+        with pytest.raises(NoNode, match='/leaving has left the graph'):
             client.ask('anything', on_progress=lambda _: server.destroy(), timeout=DEADLINE)

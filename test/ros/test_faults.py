@@ -74,10 +74,10 @@ def test_an_encoder_that_would_end_the_program_fails_its_own_query(
     assert (result.status, 'SystemExit: 4' in result.message) == (Result.ERROR, True)
 
 
-def test_a_tracker_that_would_end_the_program_ends_following_alone(node, client):
+def test_a_tracker_that_would_end_the_program_ends_tracking_alone(node, client):
     assert client.set_parameter('track', True)[0]
     assert client.once('quit while followed').status == Result.OK
-    node.wait_for_output('Following the objects of query .* failed')
+    node.wait_for_output('Tracking of the objects of query .* failed')
     assert client.once('and now?').status == Result.OK
     assert client.set_parameter('track', False)[0]
 
@@ -144,7 +144,7 @@ def test_models_past_their_time_are_abandoned_and_loaded_anew(node, client, text
     client.say('waiting behind it')
     result = client.results.wait_for(lambda r: r.query == text)
     assert result.status == Result.TIMEOUT
-    assert 'limits.answer_time allows 1 s' in result.message
+    assert 'limits.answer_time is 1 s' in result.message
     waiting = client.results.wait_for(lambda r: r.query == 'waiting behind it')
     assert waiting.status in (Result.CANCELED, Result.OK)
     client.until(lambda: node.output.count('Loading') > loaded, 'the models are loaded anew')

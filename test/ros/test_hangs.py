@@ -68,14 +68,14 @@ def begin(client, transition):
 
 @contextmanager
 def impatient(client) -> Iterator[None]:
-    """Let models be left behind soon."""
+    """Let models be abandoned soon."""
     assert client.set_parameter('limits.watchdog_timeout', 0.5)[0]
     yield
     assert client.set_parameter('limits.watchdog_timeout', 60.0)[0]
 
 
 def end(client, future):
-    """See that a transition is held up, but not for longer than `stuck_after`."""
+    """See that a transition is held up, but not for longer than `limits.watchdog_timeout`."""
     assert not future.done()
     with impatient(client):
         assert client.wait(future).success
@@ -101,8 +101,8 @@ def test_a_tracker_that_hangs_is_abandoned_and_the_node_answers_again(hanging):
     with impatient(client):
         result = client.outcome(waiting)[1]
     assert result.status == Result.CANCELED
-    assert 'loaded anew' in result.message
-    node.wait_for_output('No sign of life from answering, or following objects')
+    assert 'being reloaded' in result.message
+    node.wait_for_output('No heartbeat from answering or tracking')
     node.wait_for_output(r'scripted_node.py.* in step')
     check_well(client)
     # Following goes on as well, with a tracker of the new models.
@@ -116,7 +116,7 @@ def test_deactivation_does_not_wait_for_a_tracker_that_hangs(hanging):
     end(client, begin(client, 'deactivate'))
     # Before other models are loaded there is nothing to activate, and nothing is half activated.
     if not client.transition('activate'):
-        node.wait_for_output('NotConfigured: The models came to no end|Cannot activate while')
+        node.wait_for_output('NotConfigured: The models did not finish|Cannot activate while')
     check_well(client)
     assert 'AssertionError' not in node.output
 
@@ -138,7 +138,7 @@ def test_cleanup_does_not_wait_for_an_encoder_that_hangs(hanging, as_image_messa
     assert client.transition('deactivate')
     end(client, begin(client, 'cleanup'))
     assert client.state() == 'unconfigured'
-    node.wait_for_output('No sign of life from freeing the models')
+    node.wait_for_output('No heartbeat from freeing the models')
     assert 'ros2 lifecycle set' in client.once('anybody there?').message
     assert client.transition('configure')
     check_well(client)
@@ -159,7 +159,7 @@ def test_a_signal_ends_the_process_at_once_and_the_log_says_what_hangs(
     code, seconds = node.stop()
     assert code == 0
     assert seconds < 2.0
-    doing = {'tracker': 'answering, or following objects', 'encoder': 'freeing the models'}
-    node.wait_for_output(f'The process ends in the middle of {doing[what]}')
+    doing = {'tracker': 'answering or tracking', 'encoder': 'freeing the models'}
+    node.wait_for_output(f'The process exits while still {doing[what]}')
     node.wait_for_output(r'File ".*", line \d+, in (step|close)')
     client.close()

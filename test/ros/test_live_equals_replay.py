@@ -96,7 +96,7 @@ def live(
     for number, text in enumerate(asked, start=1):
         images.wait_for_count(number, lambda image: image.width == 320)
         results.append(client.ask(text))
-    camera.wait_for_output('nothing more to show')
+    camera.wait_for_output('The playback has ended')
     return results, list(clocks), markers.wait_for_count(len(asked))
 
 
@@ -210,9 +210,9 @@ def play_to(camera: RgbdSubscriber, bag: BagReader, client: Any, topics: Any) ->
 
     def has(message: BagMessage) -> bool:
         stored = {
-            topics.image: camera.store.newest,
-            topics.depth: camera.store.newest_depth,
-        }.get(message.topic, lambda: camera.store._infos[-1] if camera.store._infos else None)()
+            topics.image: camera.buffer.newest,
+            topics.depth: camera.buffer.newest_depth,
+        }.get(message.topic, lambda: camera.buffer._infos[-1] if camera.buffer._infos else None)()
         return stored is not None and stored.data == message.data
 
     taken = []

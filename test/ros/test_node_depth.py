@@ -211,7 +211,7 @@ def test_depth_that_has_stopped_or_never_came_is_said(client, depth_camera) -> N
         depth_camera.send_info(at)
         depth_camera.send_colour(at)
 
-    never = 'no depth has come: 1 publish it, but nothing has arrived yet'
+    never = 'no depth was received: /depth/depth has publishers (1), but nothing arrived yet'
     with reported(client, never, colour_alone):
         result = ask_until(client, colour_alone, lambda one: never in one.message, 'the reason')
     assert poses(result) == [SegmentedObject.NO_DEPTH]
@@ -229,7 +229,7 @@ def test_depth_without_intrinsics_is_said(client, depth_camera) -> None:
         depth_camera.send_colour(at)
         depth_camera.send_depth(at)
 
-    words = 'There are no poses, for no camera_info has come: 1 publish it'
+    words = 'There are no poses, for no camera_info was received: /depth/camera_info has'
     with reported(client, words, publish):
         result = ask_until(client, publish, lambda one: words in one.message, 'the reason')
     assert poses(result) == [SegmentedObject.NO_INTRINSICS]
@@ -246,11 +246,11 @@ def test_full_rate_with_old_stamps_is_two_clocks(client, depth_camera) -> None:
     def publish() -> None:
         depth_camera.send_colour(now(client) - 9 * NANO)
 
-    words = 'images come at'
+    words = 'images arrive at'
     with reported(client, 'two clocks differ', publish):
         result = ask_until(client, publish, lambda one: words in one.message, 'two clocks')
     assert result.status == Result.NO_IMAGE
-    assert 'stamps 9.' in result.message
+    assert 'stamps are 9.' in result.message
     assert 'two clocks differ' in result.message
     assert 'chrony, NTP or PTP' in result.message
     assert 'use_sim_time' in result.message

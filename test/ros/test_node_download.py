@@ -65,7 +65,7 @@ def test_a_download_is_seen_in_status_log_and_answers_and_can_be_tried_again(
         'an answer tells of the download',
     )
     assert asked.status == Result.REJECTED
-    assert asked.message.endswith('Ask again when the node is active.')
+    assert asked.message.endswith('Send the query again when the node is active.')
     assert 'MB' in node.wait_for_output(f'Downloading {NAME}: ')
     hub.release.set()
     node.wait_for_output(r'The download of somebody/model broke off after .* MB of .* MB', 120)

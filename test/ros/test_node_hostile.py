@@ -221,7 +221,7 @@ def test_garbage_from_the_camera_is_an_error_and_the_next_frame_is_read(client, 
     def heard():
         publisher.publish(data)
         result = client.once('the red thing')
-        return None if 'nothing has come' in result.message else result
+        return None if 'nothing arrived' in result.message else result
 
     client.until(lambda: publisher.get_subscription_count(), 'the node listens')
     result = client.until(heard, 'the garbage has come')

@@ -79,7 +79,7 @@ def test_without_a_profile_the_node_names_what_is_missing_and_can_be_told_to_nee
         environment={'HF_HUB_OFFLINE': '1', 'HF_HOME': str(tmp_path), 'CUDA_VISIBLE_DEVICES': ''},
     )
     node.wait_for_output(r'\[ERROR\]', deadline=120)
-    line = node.wait_for_output('What needs less')
+    line = node.wait_for_output('Needs less')
     assert 'VisionReasoner-7B' in line or 'GPU' in line
     assert 'profile `remote`' in line
     assert 'profile:=offline' in line

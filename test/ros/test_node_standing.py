@@ -5,7 +5,7 @@ import pytest
 
 from segzero_ros.msg import SegmentationResult as Result
 from segzero_ros.ros.message_factory import to_ns
-from segzero_ros.ros.perception.standing_query import change, thumbnail
+from segzero_ros.ros.perception.standing_query import changed_share, thumbnail
 
 WATCH, FOREVER, MINE = 'watch the cup', 'count for ever', 'where is my cup'
 
@@ -133,7 +133,7 @@ def test_lost_objects_are_asked_for_again(node_process, new_client, red_and_blue
     eye.message.data = there
     found = client.results.wait_for(lambda r: r.query == red and r.status == Result.OK)
     # From then on it is followed, and asked no more.
-    node.wait_for_output(f'Following 1 objects of query {found.query_id}')
+    node.wait_for_output(f'Tracking 1 objects of query {found.query_id}')
     assert 'Traceback' not in node.output
 
 
@@ -145,6 +145,6 @@ def test_thumbnails_differ_where_things_move_but_not_with_noise_or_exposure():
     moved = picture.copy()
     moved[100:300, 100:300] = 255
     seen = thumbnail(picture)
-    assert change(seen, thumbnail(noisy)) == 0
-    assert change(seen, thumbnail(lighter)) == 0
-    assert 0.08 < change(seen, thumbnail(moved)) < 0.2
+    assert changed_share(seen, thumbnail(noisy)) == 0
+    assert changed_share(seen, thumbnail(lighter)) == 0
+    assert 0.08 < changed_share(seen, thumbnail(moved)) < 0.2

@@ -160,7 +160,7 @@ def test_a_query_that_finds_nothing_leaves_the_objects_followed(node, client, as
     )
     assert not any(map(about(nothing), client.tracked))
     # It goes on where it was, and does not begin anew with the old frame.
-    assert node.output.count(f'Following 2 objects of query {asked.query_id}') == 1
+    assert node.output.count(f'Tracking 2 objects of query {asked.query_id}') == 1
 
 
 def test_a_picture_that_comes_with_its_query_is_not_followed(client, asked):
@@ -175,9 +175,9 @@ def test_a_picture_that_comes_with_its_query_is_not_followed(client, asked):
 
 def test_deactivation_ends_it_for_good(node, client, asked):
     client.tracked.wait_for(about(asked))
-    ended = node.output.count('Following has ended')
+    ended = node.output.count('Tracking has ended')
     assert client.transition('deactivate')
-    client.until(lambda: node.output.count('Following has ended') > ended, 'the tracker is freed')
+    client.until(lambda: node.output.count('Tracking has ended') > ended, 'the tracker is freed')
     moment = max(client.film.shown)
     assert client.transition('activate')
     client.until(lambda: client.once(NOTHING).status == Result.NOT_FOUND, 'a frame')

@@ -14,8 +14,8 @@ from segzero_ros.types import Answer, Query, Status
 POLICIES = list(QueryPolicy)
 
 
-class Office:
-    """A queue, and what everybody who asked there was answered."""
+class QueueHarness:
+    """A queue and the answers it delivered."""
 
     def __init__(self, *args, **kwargs):
         self.queue = QueryQueue(*args, **kwargs)
@@ -35,13 +35,13 @@ class Office:
         return pending
 
     def finish(self, pending: PendingQuery) -> None:
-        """Do what the worker does with a pending query it took."""
+        """Answer a popped query, as the worker does."""
         status = Status.CANCELED if pending.cancelled() else Status.OK
-        self.queue.done(pending)
+        self.queue.finish(pending)
         pending.answer(Answer(pending.query, status, pending.cancel_reason))
 
-    def work_off(self) -> None:
-        while pending := self.queue.take():
+    def answer_all(self) -> None:
+        while pending := self.queue.pop():
             self.finish(pending)
 
     def statuses(self) -> dict[str, Status]:
@@ -71,137 +71,137 @@ def test_an_answered_query_and_its_picture_are_freed_without_the_collector():
 
 
 def test_the_queue_keeps_the_order():
-    office = Office(QueryPolicy.QUEUE, 10)
+    harness = QueueHarness(QueryPolicy.QUEUE, 10)
     for _ in range(5):
-        office.submit()
-    office.work_off()
-    assert [answer.query.id for answer in office.answers] == ['q1', 'q2', 'q3', 'q4', 'q5']
-    assert {answer.status for answer in office.answers} == {Status.OK}
+        harness.submit()
+    harness.answer_all()
+    assert [answer.query.id for answer in harness.answers] == ['q1', 'q2', 'q3', 'q4', 'q5']
+    assert {answer.status for answer in harness.answers} == {Status.OK}
 
 
 @pytest.mark.parametrize('policy', POLICIES)
 @pytest.mark.parametrize('taken', [True, False])
-def test_what_yields_makes_way_under_every_policy(policy, taken):
-    office = Office(policy, 0)
-    yielding = office.submit(low_priority=True)
+def test_a_low_priority_query_is_cancelled_under_every_policy(policy, taken):
+    harness = QueueHarness(policy, 0)
+    low = harness.submit(low_priority=True)
     if taken:
-        office.queue.take()
-    asked = office.submit()
-    assert yielding.cancelled()
+        harness.queue.pop()
+    asked = harness.submit()
+    assert low.cancelled()
     if taken:
-        office.finish(yielding)
-    office.work_off()
-    assert office.statuses() == {'q1': Status.CANCELED, 'q2': Status.OK}
-    assert 'made way' in office.message(yielding)
-    assert office.message(asked) == ''
+        harness.finish(low)
+    harness.answer_all()
+    assert harness.statuses() == {'q1': Status.CANCELED, 'q2': Status.OK}
+    assert "cancelled by a client's query" in harness.message(low)
+    assert harness.message(asked) == ''
 
 
-def test_the_queue_turns_away_what_does_not_fit_and_says_how_many_wait():
-    office = Office(QueryPolicy.QUEUE, 2)
-    office.submit()
-    current = office.queue.take()
-    office.submit()
-    office.submit()
-    refused = office.submit()
-    assert office.statuses() == {'q4': Status.REJECTED}
-    assert '2 queries wait already' in office.message(refused)
-    office.finish(current)
-    office.work_off()
-    assert Counter(office.statuses().values()) == {Status.OK: 3, Status.REJECTED: 1}
+def test_a_full_queue_rejects_and_reports_how_many_wait():
+    harness = QueueHarness(QueryPolicy.QUEUE, 2)
+    harness.submit()
+    current = harness.queue.pop()
+    harness.submit()
+    harness.submit()
+    refused = harness.submit()
+    assert harness.statuses() == {'q4': Status.REJECTED}
+    assert '2 queries are waiting' in harness.message(refused)
+    harness.finish(current)
+    harness.answer_all()
+    assert Counter(harness.statuses().values()) == {Status.OK: 3, Status.REJECTED: 1}
 
 
 @pytest.mark.parametrize('taken', [True, False])
 def test_a_queue_of_none_takes_one_query_at_a_time(taken):
-    office = Office(QueryPolicy.QUEUE, 0)
-    first = office.submit()
+    harness = QueueHarness(QueryPolicy.QUEUE, 0)
+    first = harness.submit()
     if taken:
-        assert office.queue.take() is first
-    office.submit()
-    assert office.statuses() == {'q2': Status.REJECTED}
+        assert harness.queue.pop() is first
+    harness.submit()
+    assert harness.statuses() == {'q2': Status.REJECTED}
 
 
 @pytest.mark.parametrize('taken', [True, False])
 def test_reject_names_the_query_it_is_busy_with(taken):
-    office = Office(QueryPolicy.REJECT)
-    first = office.submit()
+    harness = QueueHarness(QueryPolicy.REJECT)
+    first = harness.submit()
     if taken:
-        assert office.queue.take() is first
-    refused = office.submit()
-    assert office.statuses() == {'q2': Status.REJECTED}
-    assert 'q1' in office.message(refused)
-    assert 'find thing 1' in office.message(refused)
+        assert harness.queue.pop() is first
+    refused = harness.submit()
+    assert harness.statuses() == {'q2': Status.REJECTED}
+    assert 'q1' in harness.message(refused)
+    assert 'find thing 1' in harness.message(refused)
 
 
 def test_reject_takes_the_next_query_as_soon_as_the_last_is_done():
-    office = Office(QueryPolicy.REJECT)
-    first = office.submit()
-    office.queue.take()
-    office.queue.done(first)
-    office.submit()
-    assert office.queue.take() is not None
+    harness = QueueHarness(QueryPolicy.REJECT)
+    first = harness.submit()
+    harness.queue.pop()
+    harness.queue.finish(first)
+    harness.submit()
+    assert harness.queue.pop() is not None
 
 
 def test_a_newer_query_replaces_the_waiting_and_stops_the_current_one():
-    office = Office(QueryPolicy.PREEMPT)
-    office.submit()
-    current = office.queue.take()
-    waiting = office.submit()
-    newest = office.submit()
-    assert office.statuses() == {'q2': Status.CANCELED}
-    assert 'Replaced by query q3' in office.message(waiting)
+    harness = QueueHarness(QueryPolicy.PREEMPT)
+    harness.submit()
+    current = harness.queue.pop()
+    waiting = harness.submit()
+    newest = harness.submit()
+    assert harness.statuses() == {'q2': Status.CANCELED}
+    assert 'Replaced by query q3' in harness.message(waiting)
     assert current.cancelled()
-    office.finish(current)
+    harness.finish(current)
     # The one that stopped it first is the one that it names.
-    assert 'Replaced by query q2' in office.message(current)
-    assert office.queue.take() is newest
+    assert 'Replaced by query q2' in harness.message(current)
+    assert harness.queue.pop() is newest
 
 
 def test_cancelling_a_waiting_query_answers_it_at_once_and_leaves_the_others():
-    office = Office(QueryPolicy.QUEUE, 5)
-    office.submit()
-    current = office.queue.take()
-    waiting = office.submit()
-    office.submit()
-    office.queue.cancel(waiting, 'no longer wanted')
-    assert office.statuses() == {'q2': Status.CANCELED}
-    assert office.message(waiting) == 'no longer wanted'
+    harness = QueueHarness(QueryPolicy.QUEUE, 5)
+    harness.submit()
+    current = harness.queue.pop()
+    waiting = harness.submit()
+    harness.submit()
+    harness.queue.cancel(waiting, 'no longer wanted')
+    assert harness.statuses() == {'q2': Status.CANCELED}
+    assert harness.message(waiting) == 'no longer wanted'
     assert not current.cancelled()
 
 
 def test_cancelling_the_current_query_tells_the_models_and_answers_when_they_stopped():
-    office = Office()
-    pending = office.submit()
-    office.queue.take()
-    office.queue.cancel(pending, 'enough')
+    harness = QueueHarness()
+    pending = harness.submit()
+    harness.queue.pop()
+    harness.queue.cancel(pending, 'enough')
     assert pending.cancelled()
-    assert not office.answers
-    office.finish(pending)
-    assert office.message(pending) == 'enough'
+    assert not harness.answers
+    harness.finish(pending)
+    assert harness.message(pending) == 'enough'
 
 
 def test_cancelling_an_answered_query_changes_nothing():
-    office = Office()
-    pending = office.submit()
-    office.work_off()
-    office.queue.cancel(pending, 'too late')
-    assert office.statuses() == {'q1': Status.OK}
-    assert len(office.answers) == 1
+    harness = QueueHarness()
+    pending = harness.submit()
+    harness.answer_all()
+    harness.queue.cancel(pending, 'too late')
+    assert harness.statuses() == {'q1': Status.OK}
+    assert len(harness.answers) == 1
 
 
 def test_closing_answers_what_is_here_and_refuses_what_comes():
-    office = Office(QueryPolicy.QUEUE, 5)
-    office.submit()
-    current = office.queue.take()
-    office.submit()
-    office.queue.close('closed for today', 'everybody out')
-    late = office.submit()
+    harness = QueueHarness(QueryPolicy.QUEUE, 5)
+    harness.submit()
+    current = harness.queue.pop()
+    harness.submit()
+    harness.queue.close('closed for today', 'everybody out')
+    late = harness.submit()
     assert current.cancelled()
-    assert office.statuses() == {'q2': Status.CANCELED, 'q3': Status.REJECTED}
-    assert office.message(late) == 'closed for today'
-    office.finish(current)
-    assert office.message(current) == 'everybody out'
-    office.queue.open()
-    assert office.queue.submit(office.pending())
+    assert harness.statuses() == {'q2': Status.CANCELED, 'q3': Status.REJECTED}
+    assert harness.message(late) == 'closed for today'
+    harness.finish(current)
+    assert harness.message(current) == 'everybody out'
+    harness.queue.open()
+    assert harness.queue.submit(harness.pending())
 
 
 def test_a_query_is_answered_once_even_if_two_try():
@@ -222,35 +222,35 @@ def test_the_first_reason_to_cancel_counts():
 @pytest.mark.parametrize('policy', POLICIES)
 def test_a_burst_from_several_threads_is_answered_exactly_once_each(policy):
     """Four clients ask and cancel, one worker works, the queue closes in the middle of it."""
-    office = Office(policy, 7)
+    harness = QueueHarness(policy, 7)
     done = threading.Event()
     random = Random(policy.value)
 
     def work():
-        while not done.is_set() or office.queue.waiting:
-            pending = office.queue.take()
+        while not done.is_set() or harness.queue.waiting:
+            pending = harness.queue.pop()
             if pending is not None:
-                office.finish(pending)
+                harness.finish(pending)
 
     def ask(count):
         for _ in range(count):
-            pending = office.submit()
+            pending = harness.submit()
             if random.random() < 0.2:
-                office.queue.cancel(pending, 'changed my mind')
+                harness.queue.cancel(pending, 'changed my mind')
 
     worker = threading.Thread(target=work)
     clients = [threading.Thread(target=ask, args=(50,)) for _ in range(4)]
     for thread in (worker, *clients):
         thread.start()
     clients[0].join()
-    office.queue.close('closed', 'closing')
+    harness.queue.close('closed', 'closing')
     for client in clients:
         client.join()
     done.set()
     worker.join(20)
     assert not worker.is_alive()
-    counts = Counter(answer.query.id for answer in office.answers)
+    counts = Counter(answer.query.id for answer in harness.answers)
     assert len(counts) == 200
     assert set(counts.values()) == {1}
-    silent = [a for a in office.answers if a.status is not Status.OK and not a.message]
+    silent = [a for a in harness.answers if a.status is not Status.OK and not a.message]
     assert not silent

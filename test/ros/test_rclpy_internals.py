@@ -49,7 +49,7 @@ def renamed(name: str) -> Callable[..., None]:
     return wrapped
 
 
-@pytest.mark.parametrize('name', lifecycle.REPLACED)
+@pytest.mark.parametrize('name', lifecycle.OVERRIDDEN)
 def test_a_lifecycle_whose_transitions_cannot_be_replaced_is_refused(
     context: Context, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -68,7 +68,7 @@ def test_a_lifecycle_without_its_state_machine_is_refused(
         AsyncLifecycleNode('refused', context=context)
 
 
-@pytest.mark.parametrize('name', background_node.REPLACED)
+@pytest.mark.parametrize('name', background_node.OVERRIDDEN)
 def test_an_action_client_that_sends_in_another_way_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -112,14 +112,14 @@ runpy.run_path({str(SCRIPTS / program)!r}, run_name='__main__')
     )
     assert done.returncode in (1, 2)
     said = done.stdout + done.stderr
-    assert '._parameter_overrides, which segzero_ros uses' in said
+    assert '._parameter_overrides, which segzero_ros needs' in said
     assert 'Traceback' not in said
 
 
 def test_what_is_leant_on_is_there() -> None:
     for owner, names in (
-        (LifecycleNodeMixin, lifecycle.REPLACED),
-        (ActionClient, background_node.REPLACED),
+        (LifecycleNodeMixin, lifecycle.OVERRIDDEN),
+        (ActionClient, background_node.OVERRIDDEN),
         (ServerGoalHandle, ELSEWHERE),
     ):
         for name in names:
@@ -153,7 +153,7 @@ def test_nothing_else_of_rclpys_inside_is_used() -> None:
 
 def test_only_what_is_meant_is_replaced_in_rclpys_classes(context: Context) -> None:
     """A private name of ours that a newer rclpy uses too would break it in silence."""
-    meant = {*lifecycle.REPLACED, *background_node.REPLACED}
+    meant = {*lifecycle.OVERRIDDEN, *background_node.OVERRIDDEN}
     lifecycle_node = LifecycleNode('plain', context=context)
     theirs = {name for name in dir(lifecycle_node) if is_private(name)}
     theirs |= {name for name in dir(ActionClient) if is_private(name)}

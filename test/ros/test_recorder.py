@@ -117,7 +117,7 @@ def test_a_query_is_in_the_bag_of_a_recorder_that_looks_late(
     monkeypatch.setattr('segzero_ros.ros.recorder._DISCOVERY_PERIOD', 1.0)
     with Recorder(bag, ['/recorded']) as recorder, PerceptionClient('recorded') as client:
         assert recorder.wait_for(['/recorded/query'], DEADLINE)
-        assert client.wait_until_heard(1, DEADLINE)
+        assert client.wait_for_subscribers(1, DEADLINE)
         with pytest.raises(NoNode):
             client.ask_by_topic('heard although nobody answers')
         assert wait_for_graph(lambda: bag.counts['/recorded/query'] == 1, DEADLINE)
@@ -158,7 +158,7 @@ def test_a_recorder_that_cannot_write_any_more_says_so_to_all_who_wait(
     publisher.publish(String(data='this one has none'))
     with pytest.raises(RecorderError, match=r'/recorded/too_much.*No space left on device'):
         recorder.wait_for(['/recorded/nothing'], DEADLINE)
-    assert 'Recording ended' in caplog.text
+    assert 'Recording stopped' in caplog.text
     # Nothing is written behind the gap, and whoever completes the bag learns of it.
     monkeypatch.undo()
     publisher.publish(String(data='this one would have'))

@@ -72,8 +72,8 @@ def test_of_ten_spoken_commands_eight_reach_the_right_object(client, voice, scen
     commands = [sentence for sentence in scene.sentences if sentence.targets][:COUNT]
     client.results.forget()
     node = voice([sentence.text for sentence in commands])
-    node.wait_for_output('The sound has ended')
-    heard = re.findall(r'Heard: (.*)|(Ignored)', node.output)
+    node.wait_for_output('The audio has ended')
+    heard = re.findall(r'Recognised: (.*)|(Ignored)', node.output)
     assert len(heard) == COUNT, node.output
     queries = [text for text, _ in heard if text]
     results = client.results.wait_for_count(len(queries))
@@ -93,11 +93,11 @@ def test_words_come_while_they_are_said_and_the_node_tells_how_it_is(client, voi
     partial = client.listen(String, 'speech', 100)
     health = client.listen(DiagnosticArray, '/diagnostics', 100)
     node = voice(['both yellow plates'], real_time=True)
-    node.wait_for_output('Heard: both yellow plates')
+    node.wait_for_output('Recognised: both yellow plates')
     partial.wait_for(lambda message: message.data.startswith('both'))
     report = health.wait_for(
         lambda message: (
-            message.status[0].name == '/voice: hearing'
+            message.status[0].name == '/voice: speech'
             and 'ended' in message.status[0].message
             and any(each.value == 'both yellow plates' for each in message.status[0].values)
         )
@@ -108,8 +108,8 @@ def test_words_come_while_they_are_said_and_the_node_tells_how_it_is(client, voi
 def test_without_the_wake_phrase_nothing_is_asked(client, voice):
     client.results.forget()
     node = voice(['both mugs', 'hello robot both mugs'], wake_phrase='hello robot')
-    node.wait_for_output('The sound has ended')
-    assert re.findall(r'Heard: (.*)', node.output) == ['both mugs']
+    node.wait_for_output('The audio has ended')
+    assert re.findall(r'Recognised: (.*)', node.output) == ['both mugs']
     client.results.wait_for_count(1)
     assert client.once('ready')
     assert [result.query for result in client.results] == ['both mugs', 'ready']
@@ -134,7 +134,7 @@ def test_what_cannot_be_heard_ends_it_with_one_line(node_process, parameters, co
 
 def test_a_microphone_that_is_not_there_is_tried_again_and_again(node_process):
     node = node_process({'source': 'microphone', 'microphone': 'no such device'}, script=VOICE)
-    line = node.wait_for_output(r'Trying again every')
+    line = node.wait_for_output(r'Retrying every')
     assert 'PortAudio' in line or 'cannot be opened' in line
     code, seconds = node.stop()
     assert (code, 'Traceback' in node.output) == (0, False)
@@ -152,7 +152,7 @@ def test_a_file_for_all_nodes_gives_neither_what_is_the_others(node_process, new
     hearing, seeing = new_client('both', 'voice'), new_client('both')
     assert hearing.get_parameter('microphone') == ''
     assert seeing.get_parameter('device') == 'cuda:0'
-    voice.wait_for_output('Trying again|Listening')
+    voice.wait_for_output('Retrying|Listening')
     for node in (voice, perception):
         assert 'There is no parameter' not in node.output
         assert 'is called' not in node.output
@@ -174,7 +174,7 @@ def test_a_microphone_may_be_a_number_and_its_old_name_is_taken_with_a_warning(
     space = f'old{len(str(given))}'
     node = node_process(given, script=VOICE, arguments=['-r', f'__ns:=/{space}'])
     assert new_client(space, 'voice').get_parameter('microphone') == taken
-    node.wait_for_output('Trying again|Listening')
+    node.wait_for_output('Retrying|Listening')
     warnings = [line for line in node.output.splitlines() if 'device is called microphone' in line]
     assert len(warnings) == warned
     assert 'There is no parameter' not in node.output

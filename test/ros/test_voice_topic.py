@@ -51,7 +51,7 @@ def messages(inbox):
     def wait(wanted):
         return inbox.wait_for(
             lambda report: (
-                report.status[0].name == '/voice: hearing' and wanted in report.status[0].message
+                report.status[0].name == '/voice: speech' and wanted in report.status[0].message
             )
         ).status[0]
 
@@ -66,7 +66,7 @@ def test_a_command_that_is_said_on_a_topic_becomes_a_query(
     queries = client.listen(String, 'query', 100)
     report = messages(client.listen(DiagnosticArray, '/diagnostics', 100))
     node = node_process({'source': 'topic'}, script=VOICE, environment=environment)
-    assert report('nobody publishes it').level == b'\1'
+    assert report('it has no publisher').level == b'\1'
     speaker = node_process({'path': said}, script=SPEAKER, environment=environment)
     # The publisher falls silent right after the last word.
     assert queries.wait_for().data.endswith(HEARD), node.output
@@ -103,7 +103,7 @@ def test_compressed_sound_is_refused_until_its_publisher_is_another(
     speaker = node_process(
         {'path': said, 'coding': 'mp3'}, script=SPEAKER, environment=ros_drivers
     )
-    node.wait_for_output(r'/audio cannot be heard: it is compressed \(mp3\).*format:=wave')
+    node.wait_for_output(r'/audio cannot be used: it is compressed \(mp3\).*format:=wave')
     assert report('compressed').level == b'\2'
     speaker.stop()
     speaker = node_process({'path': said}, script=SPEAKER, environment=ros_drivers)
@@ -120,7 +120,7 @@ def test_another_audio_common_than_the_publishers_is_told(
     node = node_process({'source': 'topic'}, script=VOICE, environment=ros_drivers)
     speaker = node_process({'path': said}, script=SPEAKER, environment=mgonzs13)
     found = report('AudioStamped').message
-    assert 'the audio_common_msgs that is installed here has' in found
+    assert 'the installed audio_common_msgs has' in found
     assert 'AudioData' in found
     speaker.stop()
     node.stop()

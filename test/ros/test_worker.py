@@ -20,7 +20,7 @@ def worker() -> Iterator[Worker]:
 def done(worker: Worker) -> threading.Event:
     """Return what is set when all that was handed in until now is done."""
     event = threading.Event()
-    worker.do(event.set, 'coming to the end')
+    worker.submit(event.set, 'coming to the end')
     return event
 
 
@@ -32,7 +32,7 @@ def stuck(worker: Worker) -> threading.Event:
         begun.set()
         release.wait(DEADLINE)
 
-    worker.do(hang, 'hanging')
+    worker.submit(hang, 'hanging')
     assert begun.wait(DEADLINE)
     return release
 
@@ -46,18 +46,18 @@ def test_the_next_job_is_done_whatever_one_raises(
     def fail() -> None:
         raise raised
 
-    worker.do(fail, 'failing')
+    worker.submit(fail, 'failing')
     assert done(worker).wait(DEADLINE)
     assert 'A job of the worker failed: failing' in caplog.text
-    assert worker.silence() == 0.0 or worker.doing == 'coming to the end'
+    assert worker.seconds_since_heartbeat() == 0.0 or worker.current_job == 'coming to the end'
 
 
 def test_jobs_are_done_in_order_and_the_thread_ends_after_the_last(worker: Worker) -> None:
     did: list[int] = []
     release = stuck(worker)
     for number in range(5):
-        worker.do(lambda number=number: did.append(number), 'counting')
-    assert worker.wanted()
+        worker.submit(lambda number=number: did.append(number), 'counting')
+    assert worker.should_yield()
     worker.stop()
     release.set()
     assert worker.join(DEADLINE)
@@ -73,16 +73,16 @@ def test_a_job_that_ends_while_it_is_abandoned_takes_no_other_with_it(
     threads: list[threading.Thread] = []
     left = threading.Event()
     for _ in range(50):
-        worker.do(lambda: threads.append(threading.current_thread()), 'noting the thread')
-    start = worker._start
+        worker.submit(lambda: threads.append(threading.current_thread()), 'noting the thread')
+    start = worker._start_thread
 
     def start_as_it_ends() -> threading.Thread:
         release.set()
         return start()
 
-    monkeypatch.setattr(worker, '_start', start_as_it_ends)
+    monkeypatch.setattr(worker, '_start_thread', start_as_it_ends)
     # In a thread of its own, for it is said that it never waits.
-    leaver = threading.Thread(target=lambda: (worker.abandon(), left.set()), daemon=True)
+    leaver = threading.Thread(target=lambda: (worker.abandon_job(), left.set()), daemon=True)
     leaver.start()
     assert left.wait(DEADLINE)
     assert done(worker).wait(DEADLINE)
@@ -94,45 +94,45 @@ def test_a_job_that_ends_while_it_is_abandoned_takes_no_other_with_it(
 def test_only_a_job_that_has_not_ended_is_abandoned(worker: Worker) -> None:
     left: list[str] = []
     assert done(worker).wait(DEADLINE)
-    worker.abandon()
+    worker.abandon_job()
     release = stuck(worker)
-    worker.do(lambda: None, 'waiting', lambda: left.append('waiting'))
-    worker.abandon()
+    worker.submit(lambda: None, 'waiting', lambda: left.append('waiting'))
+    worker.abandon_job()
     assert done(worker).wait(DEADLINE)
     release.set()
     assert left == []
 
 
-def test_who_waits_for_a_job_that_is_abandoned_is_told(worker: Worker) -> None:
-    told, begun, release = (threading.Event() for _ in range(3))
+def test_abandoning_a_job_calls_its_callback(worker: Worker) -> None:
+    called, begun, release = (threading.Event() for _ in range(3))
 
     def hang() -> None:
         begun.set()
         release.wait(DEADLINE)
 
-    worker.do(hang, 'hanging', told.set)
+    worker.submit(hang, 'hanging', called.set)
     assert begun.wait(DEADLINE)
-    worker.abandon()
-    assert told.is_set()
+    worker.abandon_job()
+    assert called.is_set()
     release.set()
 
 
-def test_a_job_that_was_abandoned_gives_no_sign_of_life_for_another(worker: Worker) -> None:
+def test_an_abandoned_job_gives_no_heartbeat_for_another(worker: Worker) -> None:
     begun, spoken, release = (threading.Event() for _ in range(3))
 
     def speak() -> None:
         begun.set()
         release.wait(DEADLINE)
-        worker.alive()
+        worker.heartbeat()
         spoken.set()
 
-    worker.do(speak, 'speaking')
+    worker.submit(speak, 'speaking')
     assert begun.wait(DEADLINE)
-    worker.abandon()
+    worker.abandon_job()
     other = stuck(worker)
     assert worker._current is not None
-    since = worker._current.since
+    heartbeat = worker._current.heartbeat
     release.set()
     assert spoken.wait(DEADLINE)
-    assert worker._current.since == since
+    assert worker._current.heartbeat == heartbeat
     other.set()

@@ -1,9 +1,9 @@
-"""Subscriptions to a camera's topics: undecoded, and as reliable as their publishers.
+"""Subscriptions whose QoS and type match their publishers, for a camera's topics.
 
-A best-effort subscriber loses most large images of a busy publisher; a reliable one hears nothing
-from a best-effort publisher. So each subscription follows what is offered: looked up once a
-second, and at once when the middleware reports a publisher that does not fit. Messages are taken
-serialised, which spares a copy into Python for every frame that nobody asks about.
+A best-effort subscriber loses most large images of a busy publisher; a reliable one receives
+nothing from a best-effort publisher. So each subscription adopts what is offered: checked once a
+second, and at once when the middleware reports an incompatible publisher. Messages are received
+serialised, which saves the deserialisation of frames that no query uses.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 OfferedQos = tuple[ReliabilityPolicy, DurabilityPolicy]
 
-LOOK_PERIOD = 1.0
-# The executor's thread only stores messages, so none waits long; each place in the middleware's
-# queue keeps memory of the largest message, some 25 MB more after half a minute with four places.
-_QUEUE = 1
-# Where cameras publish what is subscribed to by these names.
+# Seconds between two calls of `match_publishers`.
+QOS_CHECK_PERIOD = 1.0
+# The callback only stores a message, so the queue stays short. Each slot of the middleware's queue
+# keeps the memory of the largest message: a depth of 4 cost 25 MB more after half a minute.
+_DEPTH = 1
+# Topics of common camera drivers, for the hint to remap.
 _EXAMPLES = {
     'image': '/camera/image_raw',
     'depth': '/camera/aligned_depth_to_color/image_raw',
@@ -37,18 +38,17 @@ _logger = logging.getLogger(__name__)
 
 
 class QosMatchingSubscription:
-    """One topic, subscribed to with the QoS and the type that its publishers offer.
+    """A subscription with the QoS and the type that its publishers offer.
 
     Args:
-        node: the node that subscribes.
-        message_types: the message types that can be used; the first is taken where no publisher
-            decides.
+        node: owner of the subscription.
+        message_types: supported types; the first is used while there is no publisher.
         topic: relative name.
         store: called with each message, serialised, in the executor's thread.
-        on_new_type: called before messages of another type than before arrive.
+        on_new_type: called when the type changes, before messages of the new one arrive.
 
     Attributes:
-        message_type: the type that is subscribed to.
+        message_type: the subscribed type.
         topic: the resolved name.
     """
 
@@ -66,19 +66,19 @@ class QosMatchingSubscription:
         self._types = {_type_name(kind): kind for kind in message_types}
         self._store = store
         self._on_new_type = on_new_type
-        self._warned = ''
+        self._last_warning = ''
         self.message_type = self._published_type() or message_types[0]
-        self._offer: OfferedQos = offered(self.publishers())
+        self._qos: OfferedQos = strongest_qos(self.publishers())
         self._subscription: Subscription = self._subscribe()
 
-    def look(self) -> None:
+    def match_publishers(self) -> None:
         """Subscribe again if the publishers offer another QoS or type than before."""
         message_type = self._published_type() or self.message_type
         if message_type is not self.message_type:
             self._change_type(message_type)
-        offer = offered(self.publishers())
-        if offer != self._offer:
-            self._change(offer)
+        qos = strongest_qos(self.publishers())
+        if qos != self._qos:
+            self._change_qos(qos)
         self._warn_about_types()
 
     def close(self) -> None:
@@ -87,8 +87,8 @@ class QosMatchingSubscription:
 
     @property
     def qos(self) -> str:
-        """The reliability of the subscription, such as `best_effort`."""
-        return self._offer[0].name.lower()
+        """Reliability of the subscription, such as `best_effort`."""
+        return self._qos[0].name.lower()
 
     def publishers(self) -> list[TopicEndpointInfo]:
         """Return the publishers of the subscribed type."""
@@ -97,39 +97,39 @@ class QosMatchingSubscription:
 
     @property
     def is_published(self) -> bool:
-        """Whether anybody publishes on the topic, of whatever type."""
+        """Whether the topic has a publisher, of any type."""
         return bool(self._infos())
 
-    def silence(self) -> str:
-        """Return, for a person, why nothing may have arrived."""
+    def no_message_reason(self) -> str:
+        """Return why no message may have been received, with a hint."""
         infos = self._infos()
         if not infos:
             return (
-                f'nobody publishes {self.topic}; remap it to your camera, such as '
+                f'{self.topic} has no publisher; remap it to your camera, such as '
                 f'-r {self._name}:={_EXAMPLES[self._name]}.'
             )
         if not self.publishers():
             return self._other_types(infos)
-        return f'{len(self.publishers())} publish it, but nothing has arrived yet.'
+        return f'{self.topic} has publishers ({len(self.publishers())}), but nothing arrived yet.'
 
     def _infos(self) -> list[TopicEndpointInfo]:
         infos: list[TopicEndpointInfo] = self._node.get_publishers_info_by_topic(self.topic)
         return infos
 
     def _published_type(self) -> Any:
-        """Return the usable type that is published, the present one first; None for none."""
+        """Return a supported type that is published, preferably the present one; None for none."""
         published = {info.topic_type for info in self._infos()}
-        usable = [kind for name, kind in self._types.items() if name in published]
+        supported = [kind for name, kind in self._types.items() if name in published]
         present = getattr(self, 'message_type', None)
-        return present if present in usable else next(iter(usable), None)
+        return present if present in supported else next(iter(supported), None)
 
     def _subscribe(self) -> Subscription:
-        reliability, durability = self._offer
+        reliability, durability = self._qos
         return self._node.create_subscription(
             self.message_type,
             self._name,
             self._store,
-            QoSProfile(depth=_QUEUE, reliability=reliability, durability=durability),
+            QoSProfile(depth=_DEPTH, reliability=reliability, durability=durability),
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=self._on_incompatible_qos, use_default_callbacks=False
             ),
@@ -140,38 +140,39 @@ class QosMatchingSubscription:
         self._node.destroy_subscription(self._subscription)
         self._on_new_type()
         self.message_type = message_type
-        self._offer = offered(self.publishers())
+        self._qos = strongest_qos(self.publishers())
         self._subscription = self._subscribe()
         _logger.info('Subscribed to %s as %s', self.topic, _type_name(message_type))
 
-    def _change(self, offer: OfferedQos) -> None:
+    def _change_qos(self, qos: OfferedQos) -> None:
         _logger.info(
-            'Subscribing to %s %s, %s, as its publishers offer it',
+            'Subscribing to %s %s, %s, as offered by its publishers',
             self.topic,
-            offer[0].name.lower(),
-            offer[1].name.lower(),
+            qos[0].name.lower(),
+            qos[1].name.lower(),
         )
-        self._offer = offer
+        self._qos = qos
         self._node.destroy_subscription(self._subscription)
         self._subscription = self._subscribe()
 
     def _on_incompatible_qos(self, _: object) -> None:
-        """Subscribe again, with the QoS of a publisher that did not match."""
-        # The graph may not show the publisher yet, but it offers less than was requested.
+        """Subscribe again with a QoS that is compatible with every publisher."""
+        # The graph may not list the publisher yet; then only the weakest QoS is sure to match.
         weakest = (ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
-        offer = offered(self.publishers())
-        self._change(offer if offer != self._offer else weakest)
+        qos = strongest_qos(self.publishers())
+        self._change_qos(qos if qos != self._qos else weakest)
 
     def _warn_about_types(self) -> None:
         infos = self._infos()
         warning = self._other_types(infos) if infos and not self.publishers() else ''
-        if warning and warning != self._warned:
-            _logger.warning('Nothing can arrive on %s: %s', self.topic, warning)
-        self._warned = warning
+        if warning and warning != self._last_warning:
+            _logger.warning('No message can be received: %s', warning)
+        self._last_warning = warning
 
     def _other_types(self, infos: Iterable[TopicEndpointInfo]) -> str:
         published = ', '.join(sorted({info.topic_type for info in infos}))
-        return f'{self.topic} is published as {published}, but takes {" or ".join(self._types)}.'
+        supported = ' or '.join(self._types)
+        return f'{self.topic} is published as {published}, but expected as {supported}.'
 
 
 def _type_name(message_type: Any) -> str:
@@ -179,17 +180,17 @@ def _type_name(message_type: Any) -> str:
     return f'{package}/{kind}/{message_type.__name__}'
 
 
-def offered(infos: Iterable[TopicEndpointInfo]) -> OfferedQos:
-    """Return the strongest quality of service that fits every publisher.
+def strongest_qos(infos: Iterable[TopicEndpointInfo]) -> OfferedQos:
+    """Return the strongest QoS that is compatible with every publisher.
 
-    Without publishers: reliable and volatile, which is what most cameras' drivers offer.
+    Without publishers: reliable and volatile, as most camera drivers offer.
     """
     profiles = [info.qos_profile for info in infos]
     reliable = all(p.reliability is ReliabilityPolicy.RELIABLE for p in profiles)
-    kept = bool(profiles) and all(
+    transient_local = bool(profiles) and all(
         p.durability is DurabilityPolicy.TRANSIENT_LOCAL for p in profiles
     )
     return (
         ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        DurabilityPolicy.TRANSIENT_LOCAL if kept else DurabilityPolicy.VOLATILE,
+        DurabilityPolicy.TRANSIENT_LOCAL if transient_local else DurabilityPolicy.VOLATILE,
     )

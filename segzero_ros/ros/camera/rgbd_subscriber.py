@@ -1,6 +1,6 @@
-"""The camera as the node sees it: three subscriptions, and a frame when one is asked for.
+"""Subscriber to an RGB-D camera: three topics, decoded to a frame on demand.
 
-Storing happens in the executor's thread, decoding in the worker's.
+Messages are stored in the executor's thread and decoded in the worker's.
 """
 
 from __future__ import annotations
@@ -21,46 +21,51 @@ from segzero_ros.ros.camera.qos_matching import QosMatchingSubscription
 from segzero_ros.types import BadImage, Frame, SegZeroError
 
 NANO = 1_000_000_000
-# A stamp this far from the clock, in seconds, is of a bag's or a simulator's clock.
-OTHER_CLOCK = 3600.0
-# An image that is stamped so much later than it arrived, in seconds, has another clock's stamp.
-AHEAD = 1.0
+# An older image, in seconds, was stamped by the clock of a bag or a simulator.
+MAX_CLOCK_DIFFERENCE = 3600.0
+# An image stamped this much later than it arrived, in seconds, was stamped by another clock.
+MIN_STAMP_LEAD = 1.0
 
-
-# What two clocks that differ are, and what to do.
-_CLOCKS = (
-    'two clocks differ; synchronise the clocks of both computers (chrony, NTP or PTP), have the '
-    "camera's driver stamp with its host's time, or set use_sim_time where a bag's or a "
+_CLOCK_HINT = (
+    'two clocks differ; synchronise the clocks of both computers (chrony, NTP or PTP), configure '
+    "the camera driver to stamp with its host's time, or set use_sim_time if a bag's or a "
     "simulator's clock is published"
 )
 
 
 class NoImage(SegZeroError):
-    """There is no image to ask about; the text says why."""
+    """There is no image to query; the text gives the reason."""
 
 
-class TakenFrame(NamedTuple):
-    """A frame to be asked about.
+class CameraFrame(NamedTuple):
+    """A decoded frame of the camera.
 
     Attributes:
-        frame: decoded.
-        time_ns: when it was taken, by its stamp or else its arrival; 0 where that is not known.
-        remark: for a person, why there are no poses or why they may be wrong; empty where all is
-            well, or there is no depth camera.
+        frame: the frame.
+        time_ns: when it was taken, by its stamp or else its arrival; 0 if unknown.
+        warning: why there are no poses, or why they may be wrong; empty if nothing is wrong or
+            there is no depth camera.
     """
 
     frame: Frame
     time_ns: int
-    remark: str
+    warning: str
 
 
 class RgbdSubscriber:
-    """Subscribes to image, depth and camera_info, and makes a frame of what came.
+    """Subscribes to image, depth and camera_info, and decodes them to frames.
+
+    Attributes:
+        buffer: the received messages.
+        max_pixels: larger images are not decoded; may be changed from any thread.
+        encoding: of the last decoded image; empty before.
+        size: width and height of the last decoded image.
+        error: why the last image could not be decoded; empty if it could.
 
     Args:
-        node: whose subscriptions they are.
-        max_offset: most seconds between an image's stamp and its depth's.
-        max_pixels: larger images are not decoded; may be changed from any thread.
+        node: owner of the subscriptions.
+        max_offset: maximum difference between the stamps of an image and its depth, seconds.
+        max_pixels: see above.
     """
 
     def __init__(
@@ -70,10 +75,9 @@ class RgbdSubscriber:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.max_pixels = max_pixels
-        self.store = store = RgbdBuffer(round(max_offset * NANO))
+        self.buffer = buffer = RgbdBuffer(round(max_offset * NANO))
         self._clock = clock = node.get_clock()
-        self._made: tuple[RgbdMessages, TakenFrame] | None = None
-        # What diagnostics tell about the last image that was decoded.
+        self._last: tuple[RgbdMessages, CameraFrame] | None = None
         self.encoding = ''
         self.size = (0, 0)
         self.error = ''
@@ -82,178 +86,178 @@ class RgbdSubscriber:
             node,
             (Image, CompressedImage),
             'image',
-            lambda data: store.put_image(data, clock.now().nanoseconds),
-            store.restart,
+            lambda data: buffer.put_image(data, clock.now().nanoseconds),
+            buffer.restart,
         )
         self._depth = QosMatchingSubscription(
             node,
             (Image, CompressedImage),
             'depth',
-            lambda data: store.put_depth(data, clock.now().nanoseconds),
-            store.restart,
+            lambda data: buffer.put_depth(data, clock.now().nanoseconds),
+            buffer.restart,
         )
         self._info = QosMatchingSubscription(
             node,
             (CameraInfo,),
             'camera_info',
-            lambda data: store.put_info(data, clock.now().nanoseconds),
+            lambda data: buffer.put_info(data, clock.now().nanoseconds),
         )
 
     @property
     def topic(self) -> str:
-        """The resolved name of the image's topic."""
+        """Resolved name of the image topic."""
         return self._image.topic
 
     @property
     def qos(self) -> str:
-        """How the image's topic is subscribed to, such as `best_effort`."""
+        """Reliability of the image subscription, such as `best_effort`."""
         return self._image.qos
 
-    def look(self) -> None:
-        """Follow what the publishers offer now."""
+    def match_publishers(self) -> None:
+        """Adopt the QoS and types that the publishers offer now."""
         for subscription in (self._image, self._depth, self._info):
-            subscription.look()
+            subscription.match_publishers()
 
     def set_max_offset(self, max_offset: float) -> None:
-        """Set the most seconds between an image's stamp and its depth's."""
-        self.store.max_offset_ns = round(max_offset * NANO)
+        """Set the maximum difference between the stamps of an image and its depth, seconds."""
+        self.buffer.max_offset_ns = round(max_offset * NANO)
 
     def close(self) -> None:
-        """Unsubscribe, and forget the images, which rclpy would keep alive for minutes."""
+        """Unsubscribe and drop the buffered images, which rclpy would keep alive for minutes."""
         for subscription in (self._image, self._depth, self._info):
             subscription.close()
-        self.store.clear()
-        self._made = None
+        self.buffer.clear()
+        self._last = None
 
     def age(self) -> float:
         """Return the seconds since the newest image was taken, NaN while there is none."""
-        newest = self.store.newest()
+        newest = self.buffer.newest()
         if newest is None:
             return math.nan
         return (self._clock.now().nanoseconds - newest.time_ns) / NANO
 
     def depth_age(self) -> float:
         """Return the seconds since the newest depth was taken, NaN while there is none."""
-        newest = self.store.newest_depth()
+        newest = self.buffer.newest_depth()
         if newest is None:
             return math.nan
         return (self._clock.now().nanoseconds - newest.time_ns) / NANO
 
-    def absence(self, max_age: float) -> str:
-        """Say why there is no image to ask about; empty when there is one.
+    def no_image_reason(self, max_age: float) -> str:
+        """Return why there is no image to query; empty if there is one.
 
         Args:
-            max_age: how old the newest image may be, seconds; 0 for any age.
+            max_age: maximum age of the newest image, seconds; 0 for any age.
         """
-        newest = self.store.newest()
+        newest = self.buffer.newest()
         if newest is None:
-            return f'There is no image: {self._image.silence()}'
+            return f'There is no image: {self._image.no_message_reason()}'
         age = self.age()
         if not max_age or age <= max_age:
             return ''
         return (
             f'There is no image newer than camera.max_image_age, {max_age:g} s: the newest on '
-            f'{self.topic} was taken {age:.1f} s ago; {self._old_because(newest, age, max_age)}'
+            f'{self.topic} was taken {age:.1f} s ago; {self._stale_reason(newest, age, max_age)}'
         )
 
-    def _old_because(self, newest: StoredMessage, age: float, max_age: float) -> str:
-        """Say why the newest image is too old: its camera has stopped, or there are two clocks."""
-        if age > OTHER_CLOCK:
+    def _stale_reason(self, newest: StoredMessage, age: float, max_age: float) -> str:
+        """Return why the newest image is too old: the camera has stopped, or two clocks differ."""
+        if age > MAX_CLOCK_DIFFERENCE:
             return (
-                "its stamps are of another clock: set use_sim_time where a bag's or a "
-                "simulator's clock is published, or camera.max_image_age to 0."
+                "its stamps are of another clock: set use_sim_time if a bag's or a simulator's "
+                'clock is published, or set camera.max_image_age to 0.'
             )
         lag = (newest.arrived_ns - newest.time_ns) / NANO
         if lag <= max_age:
             return 'is the camera still running?'
-        rate = self.store.rate()
-        coming = f'images come at {rate:.1f} Hz, but their' if rate else 'it came with its'
+        rate = self.buffer.rate()
+        images = f'images arrive at {rate:.1f} Hz, but their' if rate else 'when it arrived, its'
         return (
-            f'{coming} stamps {lag:.1f} s behind the clock of this node: {_CLOCKS}; or set '
-            'camera.max_image_age to 0.'
+            f'{images} stamps are {lag:.1f} s behind the clock of this node: {_CLOCK_HINT}; or '
+            'set camera.max_image_age to 0.'
         )
 
     def clock_warning(self) -> str:
-        """Say that images are stamped in the future of the node's clock; empty if they are not."""
-        newest = self.store.newest()
-        ahead = 0.0 if newest is None else (newest.time_ns - newest.arrived_ns) / NANO
-        if ahead < AHEAD:
+        """Return a warning if images are stamped in the future of the node's clock, else empty."""
+        newest = self.buffer.newest()
+        lead = 0.0 if newest is None else (newest.time_ns - newest.arrived_ns) / NANO
+        if lead < MIN_STAMP_LEAD:
             return ''
         return (
-            f'The stamps of the images on {self.topic} are {ahead:.1f} s ahead of the clock of '
-            f'this node: {_CLOCKS}.'
+            f'The stamps of the images on {self.topic} are {lead:.1f} s ahead of the clock of '
+            f'this node: {_CLOCK_HINT}.'
         )
 
     def warning(self) -> str:
-        """Say what may be wrong with stamps, depth and intrinsics now; empty if nothing."""
-        rgbd = self.store.latest()
+        """Return what is wrong with stamps, depth and intrinsics now; empty if nothing."""
+        rgbd = self.buffer.latest()
         if rgbd is None:
             return ''
-        found = [self.clock_warning(), *self._pairing_warnings(rgbd)]
-        return ' '.join(filter(None, found)) or self._warning
+        warnings = [self.clock_warning(), *self._pairing_warnings(rgbd)]
+        return ' '.join(filter(None, warnings)) or self._warning
 
     def _pairing_warnings(self, rgbd: RgbdMessages) -> list[str]:
-        # Asking the graph takes time, so it is done where something is missing.
+        # Querying the graph takes time, so it is done only if something is missing.
         no_depth = no_info = ''
         if rgbd.depth is None and rgbd.depth_gap_ns is None and self._depth.is_published:
-            no_depth = f'no depth has come: {self._depth.silence()}'
+            no_depth = f'no depth was received: {self._depth.no_message_reason()}'
         if rgbd.depth is not None and rgbd.info is None:
-            no_info = f'no camera_info has come: {self._info.silence()}'
+            no_info = f'no camera_info was received: {self._info.no_message_reason()}'
         return pairing_warnings(rgbd, self._depth.topic, no_depth=no_depth, no_info=no_info)
 
-    def take(self) -> TakenFrame:
-        """Decode the newest image with its depth and intrinsics; called by the worker.
+    def take(self) -> CameraFrame:
+        """Decode the newest image with its depth and intrinsics; in the worker's thread.
 
-        While nothing newer came, the frame is the same object as before.
+        Returns the same object again while there is no newer image.
 
         Raises:
-            NoImage: none has come, or the clock jumped since.
-            BadImage: what came cannot be used.
+            NoImage: none was received, or the clock jumped since.
+            BadImage: the image cannot be used.
         """
-        rgbd = self.store.latest()
+        rgbd = self.buffer.latest()
         if rgbd is None:
-            raise NoImage(f'There is no image: {self._image.silence()}')
-        made = self._made
-        if made is None or made[0] != rgbd:
-            made = self._made = rgbd, self.decode(rgbd)
-        return made[1]
+            raise NoImage(f'There is no image: {self._image.no_message_reason()}')
+        last = self._last
+        if last is None or last[0] != rgbd:
+            last = self._last = rgbd, self.decode(rgbd)
+        return last[1]
 
-    def decode(self, rgbd: RgbdMessages) -> TakenFrame:
-        """Decode an image of the store's; called by the worker.
+    def decode(self, rgbd: RgbdMessages) -> CameraFrame:
+        """Decode a buffered image with its depth and intrinsics; in the worker's thread.
 
         Raises:
-            BadImage: it cannot be used.
+            BadImage: the image cannot be used.
         """
         warnings = self._pairing_warnings(rgbd)
         try:
-            frame, remark = self._decode(rgbd, warnings)
+            frame, warning = self._decode(rgbd, warnings)
         except BadImage as error:
             self.error = str(error)
             raise
-        # What is found without decoding is looked up anew each time.
-        self._warning = remark.removeprefix(' '.join(warnings)).strip()
+        # Only what decoding found; `warning` computes the rest each time.
+        self._warning = warning.removeprefix(' '.join(warnings)).strip()
         self.error, self.size = '', (frame.width, frame.height)
-        remark = f'{self.clock_warning()} {remark}'.strip()
-        return TakenFrame(frame, rgbd.image.time_ns, remark)
+        warning = f'{self.clock_warning()} {warning}'.strip()
+        return CameraFrame(frame, rgbd.image.time_ns, warning)
 
     def _decode(self, rgbd: RgbdMessages, warnings: Sequence[str]) -> tuple[Frame, str]:
-        message = self._read(self._image, rgbd.image)
+        message = self._deserialize(self._image, rgbd.image)
         self.encoding = message.encoding if isinstance(message, Image) else message.format
         return make_frame(
             message,
-            lambda: None if rgbd.depth is None else self._read(self._depth, rgbd.depth),
-            None if rgbd.info is None else self._read(self._info, rgbd.info),
+            lambda: None if rgbd.depth is None else self._deserialize(self._depth, rgbd.depth),
+            None if rgbd.info is None else self._deserialize(self._info, rgbd.info),
             rectified=is_rectified(self.topic),
             max_pixels=self.max_pixels,
             warnings=warnings,
         )
 
-    def _read(self, subscription: QosMatchingSubscription, stored: StoredMessage) -> Any:
+    def _deserialize(self, subscription: QosMatchingSubscription, stored: StoredMessage) -> Any:
         kind = subscription.message_type
         try:
             return deserialize_message(stored.data, kind)
         except RuntimeError as error:
             raise BadImage(
-                f'The newest message on {subscription.topic} ({len(stored.data)} bytes) is no '
-                f'whole sensor_msgs/{kind.__name__}: {error}'
+                f'The newest message on {subscription.topic} ({len(stored.data)} bytes) is not '
+                f'a complete sensor_msgs/{kind.__name__}: {error}'
             ) from error

@@ -146,7 +146,7 @@ class CameraSim(Node):
         self._transform = CameraTransform(self)
         reliability = ReliabilityPolicy[settings.reliability.upper()]
         qos = QoSProfile(depth=_DEPTH, reliability=reliability)
-        self._publishers = {
+        self._topic_publishers = {
             name: self.create_publisher(kind, name, qos)
             for name, kind in (
                 ('image', Image),
@@ -204,7 +204,7 @@ class CameraSim(Node):
         parent = self.get_parameter('parent_frame').value
         for topic, message in messages:
             self._transform.publish(message.header.frame_id, parent)
-            self._publishers[topic].publish(message)
+            self._topic_publishers[topic].publish(message)
         if period_ns is None:
             self.get_logger().info('The playback has ended.')
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""Memory of the process: how much it holds, and what keeps it from growing for hours."""
+"""Memory of the process: its size, and settings of malloc and gc that keep it from growing."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from pathlib import Path
 
 from segzero_ros.gpus import on_gpu
 
-# malloc.h's names for the size from which blocks are mapped one by one, and for what a pool may
-# hold unused at its end; and sizes in bytes: of a small picture, and the largest that glibc takes
-# and comes to by itself.
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-_PICTURE = 2**17
-_LARGEST = 2**25
+# mallopt parameters, from malloc.h: the block size from which malloc uses mmap, and how much free
+# memory the heap may hold at its top.
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+# Thresholds in bytes: glibc's initial one, about a small image, and the largest that its dynamic
+# threshold reaches (mallopt(3): DEFAULT_MMAP_THRESHOLD_MAX on 64 bits).
+_MIN_THRESHOLD = 2**17
+_MAX_THRESHOLD = 2**25
 
 
 def process_memory() -> int:
-    """Return the bytes of memory that the process holds; 0 where the system does not tell."""
+    """Return the resident set size in bytes; 0 where the system does not report it."""
     try:
         pages = Path('/proc/self/statm').read_text().split()[1]
     except OSError:
@@ -29,68 +30,66 @@ def process_memory() -> int:
 
 
 def map_large_blocks() -> bool:
-    """Have the C library take blocks of a picture's size from the system, one by one, for good.
+    """Set glibc's mmap threshold to its initial value and keep it there.
 
-    glibc begins so, but once a large block was freed it takes ever larger ones from its pools,
-    where what is freed stays between what lives longer: the pools of a node that answers all day
-    grow for hours. A block of its own goes back to the system when it is freed. To be called
-    before there are threads; who sets MALLOC_MMAP_THRESHOLD_ or MALLOC_TRIM_THRESHOLD_ knows
-    better.
+    By default glibc raises the threshold when a large block is freed, and then serves images from
+    the heap, where a freed block stays between longer-lived ones: the heap of a node that answers
+    all day grows for hours. A mapped block is returned to the system when it is freed. Call this
+    before there are threads. Does nothing if MALLOC_MMAP_THRESHOLD_ or MALLOC_TRIM_THRESHOLD_ is
+    set.
 
     Returns:
-        Whether it was done.
+        Whether the threshold was set.
     """
-    return _set_thresholds(_PICTURE, _PICTURE)
+    return _set_thresholds(_MIN_THRESHOLD, _MIN_THRESHOLD)
 
 
 @contextmanager
 def pool_large_blocks() -> Iterator[None]:
-    """Have the C library take blocks of up to 32 MB from its pools while torch computes on a CPU.
+    """Serve blocks of up to 32 MiB from glibc's heap while torch computes on a CPU.
 
-    There each operation's result is such a block, and every page of one that was mapped by itself
-    has to come from the system: a model looks at an image in nearly twice the time. Afterwards
-    it is as `map_large_blocks` has it, for its reasons. Does nothing without torch or with a
-    GPU.
+    There each operation's result is such a block, and a mapped one costs a page fault for every
+    page: encoding an image takes nearly twice as long. Afterwards the thresholds are those of
+    `map_large_blocks` again. Does nothing without torch or with a GPU.
     """
-    together = on_gpu() is False and _set_thresholds(_LARGEST, 2 * _LARGEST)
+    pooled = on_gpu() is False and _set_thresholds(_MAX_THRESHOLD, 2 * _MAX_THRESHOLD)
     try:
         yield
     finally:
-        if together:
-            _set_thresholds(_PICTURE, _PICTURE)
+        if pooled:
+            _set_thresholds(_MIN_THRESHOLD, _MIN_THRESHOLD)
 
 
-def _set_thresholds(mapped: int, unused: int) -> bool:
+def _set_thresholds(mmap: int, trim: int) -> bool:
     option = getattr(ctypes.CDLL(None), 'mallopt', None)
     if option is None or {'MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_'} & set(os.environ):
         return False
-    return bool(option(_MMAP_THRESHOLD, mapped)) and bool(option(_TRIM_THRESHOLD, unused))
+    return bool(option(_M_MMAP_THRESHOLD, mmap)) and bool(option(_M_TRIM_THRESHOLD, trim))
 
 
 def freeze_long_lived_objects() -> None:
-    """Have Python's collector of cycles pass over all that is there now: libraries and models.
+    """Exclude all present objects, libraries and models, from garbage collection.
 
-    They are half a million objects. With them a full collection stops every thread for a fifth of
-    a second, and it comes only when a quarter as many new ones have gathered: what answers leave
-    behind in cycles takes memory for half an hour. To be called again when others were loaded,
-    and `unfreeze` before those are closed that are to be freed.
+    They are half a million objects. With them, a full collection stops every thread for 0.2 s, and
+    starts only when a quarter as many new objects exist, so garbage of answers in reference cycles
+    stays for half an hour. Call it again after loading other models, and `gc.unfreeze` before
+    closing those that are to be freed.
     """
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    # From now on it counts the others alone.
+    # A full collection with nothing unfrozen sets the count that the next one is measured by.
     gc.collect()
 
 
 def trim_memory() -> bool:
-    """Return to the system what was freed but is kept by the C library between what is used.
+    """Return freed memory in glibc's heap to the system; takes milliseconds.
 
-    After a burst of pictures glibc keeps what lies around the few that live longer; over days a
-    process looks as if it leaked. Takes milliseconds.
+    After a burst of images glibc keeps freed blocks between the few that live longer; over days
+    that looks like a leak.
 
     Returns:
-        Whether the C library can do it; others than glibc give memory back by themselves, or
-        never.
+        Whether the C library can do it; other C libraries than glibc cannot.
     """
     trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
     if trim is None:

@@ -1,4 +1,4 @@
-"""Rates that the node measures: of the camera, of tracking, and percentiles of answer times."""
+"""Rates of the camera and of tracking, and percentiles of latencies."""
 
 from __future__ import annotations
 
@@ -8,51 +8,57 @@ import math
 import statistics
 import time
 
-# Rates that are remembered, how many make a usual one, and the share of it below which one fell.
-REMEMBERED = 60
-ENOUGH = 10
-FELL_BELOW = 0.5
-# Moments over which a rate is averaged, and the silence after which it is 0, in seconds.
-MOMENTS = 30
-SILENCE = 2.0
+# Number of samples the median is taken over, and how many it needs.
+MEDIAN_WINDOW = 60
+MIN_SAMPLES = 10
+# Below this share of the median, a rate has dropped.
+DROPPED_SHARE = 0.5
+# Number of events a rate is averaged over, and seconds without any after which it is 0.
+EVENT_WINDOW = 30
+TIMEOUT = 2.0
 
 
-class UsualRate:
-    """Knows a rate that has been usual for the last minute, when it is told it once a second."""
+class MedianRate:
+    """Median of a rate over the last minute, if it is updated once a second."""
 
     def __init__(self) -> None:
-        self._rates: deque[float] = deque(maxlen=REMEMBERED)
+        self._rates: deque[float] = deque(maxlen=MEDIAN_WINDOW)
 
-    def note(self, rate_hz: float) -> float:
-        """Take in the rate now; return the usual one, 0.0 while that is not known."""
+    def update(self, rate_hz: float) -> float:
+        """Add the present rate; return the median, 0.0 while there are too few samples."""
         if rate_hz > 0:
             self._rates.append(rate_hz)
-        return statistics.median(self._rates) if len(self._rates) >= ENOUGH else 0.0
+        return statistics.median(self._rates) if len(self._rates) >= MIN_SAMPLES else 0.0
 
-    def forget(self) -> None:
-        """Begin anew, as with another camera."""
+    def reset(self) -> None:
+        """Drop all samples, as for another camera."""
         self._rates.clear()
 
 
 class Rate:
-    """How often something happens; noted in one thread, read in any."""
+    """Rate of an event; `tick` is called in one thread, `per_second` in any."""
 
     def __init__(self) -> None:
-        self._moments: deque[float] = deque(maxlen=MOMENTS)
+        self._ticks: deque[float] = deque(maxlen=EVENT_WINDOW)
 
-    def note(self) -> None:
-        """Say that it happened."""
-        self._moments.append(time.monotonic())
+    def tick(self) -> None:
+        """Count one event, now."""
+        self._ticks.append(time.monotonic())
 
-    def rate(self) -> float:
-        """Return how often it happens per second; 0.0 when it does not."""
-        moments = list(self._moments)
-        if len(moments) < 2 or time.monotonic() - moments[-1] > SILENCE:
+    def per_second(self) -> float:
+        """Return the rate in Hz; 0.0 if there was no event lately."""
+        ticks = list(self._ticks)
+        if len(ticks) < 2 or time.monotonic() - ticks[-1] > TIMEOUT:
             return 0.0
-        return (len(moments) - 1) / max(moments[-1] - moments[0], 1e-9)
+        return (len(ticks) - 1) / max(ticks[-1] - ticks[0], 1e-9)
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """Return the smallest value that such a share of them does not exceed; NaN for none."""
+    """Return the smallest value that at least this share does not exceed; NaN for no values.
+
+    Args:
+        values: in any order.
+        share: 0 to 1, such as 0.95.
+    """
     ordered = sorted(values)
     return ordered[math.ceil(share * len(ordered)) - 1] if ordered else math.nan

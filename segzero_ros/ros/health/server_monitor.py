@@ -1,7 +1,7 @@
-"""Whether the reasoning model's server is still there while nobody asks anything.
+"""Monitor of the reasoning model's server between queries.
 
-A thread of its own asks for the list of models, without a key: any answer but a proxy's that its
-server is gone shows that it is there. openai is imported in that thread, when there is a server.
+A thread requests the list of models, without a key. Any response shows that the server is there,
+except a proxy's that reports it gone. Only this thread imports openai, if there is a server.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ PERIOD = 5.0
 
 
 class ServerMonitor:
-    """Looks after one server at a time, in a thread of its own.
+    """Probes one server at a time, in its own thread.
 
     Attributes:
-        error: why the server cannot be reached, with the cure; empty while it can.
+        error: why the server cannot be reached, with a hint; empty while it can.
+
+    Args:
+        period: seconds between two probes.
     """
 
     def __init__(self, period: float = PERIOD) -> None:
@@ -25,17 +28,17 @@ class ServerMonitor:
         self._stop = threading.Event()
 
     def watch(self, base_url: str) -> None:
-        """Look after this server from now on, and after no other; empty: after none."""
+        """Probe this server from now on, and no other; empty: none."""
         self._stop.set()
         self.error = ''
         if base_url:
             self._stop = stop = threading.Event()
             threading.Thread(
-                target=self._look, args=(base_url, stop), name='server_watch', daemon=True
+                target=self._poll, args=(base_url, stop), name='server_monitor', daemon=True
             ).start()
 
-    def _look(self, base_url: str, stop: threading.Event) -> None:
-        # The reasoner has loaded it before; nodes without a server never do.
+    def _poll(self, base_url: str, stop: threading.Event) -> None:
+        # Imported here, because nodes without a server do not need openai.
         from segzero_ros.reasoning.server_probe import ServerProbe
 
         with ServerProbe(base_url) as probe:

@@ -1,4 +1,4 @@
-"""RViz markers and vision_msgs detections as rclpy's messages; `wire.displays` fills them."""
+"""RViz markers and vision_msgs detections as rclpy messages; `conversions` fills them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segzero_ros.types import Answer
 
 
 def markers(answer: Answer) -> MarkerArray:
-    """Return the boxes in 3-D with their labels; the first marker takes away the last answer's."""
+    """Return the 3-D boxes with their labels; the first marker deletes the previous ones."""
     return displays.markers(_make, answer)
 
 

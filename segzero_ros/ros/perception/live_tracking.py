@@ -1,6 +1,6 @@
-"""Following an answer's objects with the live camera, in the time that queries leave.
+"""Tracking of an answer's objects in the live camera, while no query needs the worker.
 
-Frames are kept in the executor's thread; everything else happens in the worker's.
+Frames are buffered in the executor's thread; everything else runs in the worker's.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from segzero_ros.tracking.catch_up import CatchUp, TrackedFrame, TrackingEnd
 from segzero_ros.tracking.frame_buffer import CAPACITY, FrameBuffer
 from segzero_ros.types import Answer, BadImage, Frame, Status
 
-# Most memory that the frames take which are kept while a query is answered, in bytes.
-MOST_KEPT = 256 * 2**20
+# Maximum memory of the frames that are buffered while a query is answered, bytes.
+MAX_BUFFER_BYTES = 256 * 2**20
 _logger = logging.getLogger(__name__)
 
 
 @dataclass
 class _Objects:
-    """An answer's objects; without a follow-up, they are not followed yet.
+    """The objects of an answer.
 
     Attributes:
-        answer: whose objects they are.
+        answer: the answer.
         time_ns: when its frame was taken.
-        follow_up: follows them.
+        catch_up: tracks them from that frame on; None before tracking has started.
     """
 
     answer: Answer
@@ -38,168 +38,168 @@ class _Objects:
 
 
 class LiveTracking:
-    """Keeps frames while a query is answered, and follows the answer's objects from its frame on.
+    """Buffers frames while a query is answered, then tracks its objects from its frame on.
 
-    It gives way to every other job of the worker, and goes on afterwards with the objects of the
-    newest answer that has any. The tracker is there only as long as it is used.
+    It yields to every other job of the worker and continues afterwards, with the objects of the
+    newest answer that has any. A tracker exists only while it is used.
 
     Attributes:
-        enabled: whether objects shall be followed; may be changed from any thread.
-        make_tracker: makes the tracker that goes with the loaded segmenter.
-        on_lost: hears of an answer whose objects have all been lost for long.
-        pace: how often frames are followed.
-        lag: seconds from the frame followed last to the newest one of the camera.
+        enabled: whether to track; may be changed from any thread.
+        make_tracker: makes the tracker that suits the loaded segmenter.
+        on_lost: called with an answer whose objects have all been lost for long.
+        rate: of tracked frames.
+        lag: seconds between the last tracked frame and the camera's newest.
 
     Args:
-        camera: returns the camera that the node listens to now; None for none.
-        busy: returns whether the worker has something else to do.
-        publish: takes the objects in each followed frame, as an answer about that frame.
+        camera: returns the node's present camera; None if there is none.
+        should_yield: returns whether another job waits for the worker.
+        publish: called with the objects in each tracked frame, as an answer about that frame.
     """
 
     def __init__(
         self,
         camera: Callable[[], RgbdSubscriber | None],
-        busy: Callable[[], bool],
+        should_yield: Callable[[], bool],
         publish: Callable[[Answer], None],
     ) -> None:
         self.enabled = False
         self.make_tracker: Callable[[], Tracker] | None = None
         self.on_lost: Callable[[Answer], None] = lambda _: None
-        self.pace = Rate()
+        self.rate = Rate()
         self.lag = 0.0
         self._current_camera = camera
-        self._busy = busy
+        self._should_yield = should_yield
         self._publish = publish
         self._camera: RgbdSubscriber | None = None
         self._frame_buffer: FrameBuffer[RgbdMessages] = FrameBuffer()
         self._tracker: Tracker | None = None
         self._objects: _Objects | None = None
-        self._complaint = ''
-        self._depth_is_bad = False
+        self._last_error = ''
+        self._depth_unusable = False
         self._abandoned = False
 
     @property
     def active(self) -> bool:
-        """Whether there are objects that are followed, or about to be."""
+        """Whether objects are tracked, or will be as soon as the worker is free."""
         return self._objects is not None
 
     @property
-    def tracked(self) -> int:
-        """How many objects are followed."""
+    def object_count(self) -> int:
+        """Number of tracked objects."""
         objects = self._objects
         return 0 if objects is None else len(objects.answer.segments)
 
-    def keep(self, camera: RgbdSubscriber) -> None:
-        """Keep the camera's frames from now on, if objects are to be followed."""
+    def buffer_frames(self, camera: RgbdSubscriber) -> None:
+        """Buffer the camera's frames from now on, if tracking is enabled."""
         if not self.enabled or self._camera is camera:
             return
-        self.end()
+        self.stop()
         if self._abandoned:
             return
-        self._frame_buffer = frame_buffer = FrameBuffer[RgbdMessages](capacity(camera.store))
+        self._frame_buffer = frame_buffer = FrameBuffer[RgbdMessages](capacity(camera.buffer))
         frame_buffer.open()
         self._camera = camera
-        camera.store.listen(lambda rgbd: frame_buffer.put(rgbd.image.time_ns, rgbd))
+        camera.buffer.listen(lambda rgbd: frame_buffer.put(rgbd.image.time_ns, rgbd))
 
-    def begin(self, answer: Answer, time_ns: int) -> None:
-        """Let an answer's objects be followed, instead of those of an earlier one.
+    def start(self, answer: Answer, time_ns: int) -> None:
+        """Track an answer's objects instead of those of an earlier one.
 
         Args:
-            answer: about a frame of the camera whose frames are kept.
+            answer: about a frame of the camera whose frames are buffered.
             time_ns: when that frame was taken.
         """
         if self._camera is not None:
             self._objects = _Objects(answer, time_ns)
 
     def abandon(self) -> LiveTracking:
-        """Keep no frames and publish nothing any more; return what follows in its place.
+        """Buffer and publish nothing more; return a new instance that replaces this one.
 
-        For a tracker that does not come to an end: it is free when it does.
+        For a tracker that hangs; it is freed when its thread ends.
         """
         self._abandoned = True
-        self._keep_no_frames()
-        successor = LiveTracking(self._current_camera, self._busy, self._publish)
+        self._stop_buffering()
+        successor = LiveTracking(self._current_camera, self._should_yield, self._publish)
         successor.enabled = self.enabled
         successor.make_tracker = self.make_tracker
         successor.on_lost = self.on_lost
         return successor
 
     def run(self) -> None:
-        """Follow what there is to follow until something else is to be done."""
+        """Track until the worker has another job, or tracking ends."""
         objects = self._objects
-        if objects is None or self._is_over():
-            self.end()
+        if objects is None or self._is_stopped():
+            self.stop()
             return
-        if self._busy():
+        if self._should_yield():
             return
         query_id = objects.answer.query.id
         lost = False
         try:
-            end = self._follow(objects)
-            if end is TrackingEnd.CANCELLED and not self._is_over():
+            end = self._track(objects)
+            if end is TrackingEnd.CANCELLED and not self._is_stopped():
                 return
             lost = end is TrackingEnd.ALL_LOST and not self._abandoned
         except BadImage as error:
-            _logger.warning('The objects of query %s are followed no more: %s', query_id, error)
+            _logger.warning('Tracking of the objects of query %s ended: %s', query_id, error)
         except BaseException:
-            # SystemExit too: it would come again with every job of the worker.
-            _logger.exception('Following the objects of query %s failed', query_id)
-        self.end()
+            # SystemExit too: it would be raised again with every job of the worker.
+            _logger.exception('Tracking of the objects of query %s failed', query_id)
+        self.stop()
         if lost:
             self.on_lost(objects.answer)
 
-    def end(self) -> None:
-        """Follow nothing, keep no frames and close the tracker."""
-        self._keep_no_frames()
+    def stop(self) -> None:
+        """Stop tracking and buffering, and close the tracker."""
+        self._stop_buffering()
         self._objects = None
         self.lag = 0.0
-        self._complaint = ''
-        self._depth_is_bad = False
+        self._last_error = ''
+        self._depth_unusable = False
         tracker, self._tracker = self._tracker, None
         if tracker is not None:
             tracker.close()
-            _logger.info('Following has ended')
+            _logger.info('Tracking has ended')
 
-    def _keep_no_frames(self) -> None:
+    def _stop_buffering(self) -> None:
         camera, self._camera = self._camera, None
         if camera is not None:
-            camera.store.listen(None)
+            camera.buffer.listen(None)
             self._frame_buffer.close()
 
-    def _follow(self, objects: _Objects) -> TrackingEnd | None:
-        """Follow until something else is to be done; None where there is nothing to follow."""
+    def _track(self, objects: _Objects) -> TrackingEnd | None:
+        """Track until the worker has another job; return None if no object can be tracked."""
         query_id = objects.answer.query.id
-        if objects.catch_up is None and not self._start(objects):
-            _logger.info('The answer to query %s has no mask that could be followed', query_id)
+        if objects.catch_up is None and not self._start_tracker(objects):
+            _logger.info('The answer to query %s has no mask that can be tracked', query_id)
             return None
         assert objects.catch_up is not None
         end = objects.catch_up.run(
-            lambda tracked: self._show(tracked, objects.answer),
-            lambda: self._busy() or self._is_over(),
+            lambda tracked: self._on_tracked(tracked, objects.answer),
+            lambda: self._should_yield() or self._is_stopped(),
         )
         if end is TrackingEnd.ALL_LOST:
             _logger.info('All objects of query %s have been lost for long', query_id)
         return end
 
-    def _start(self, objects: _Objects) -> bool:
-        """Show the tracker the objects; return whether it has anything to follow."""
+    def _start_tracker(self, objects: _Objects) -> bool:
+        """Give the objects to the tracker; return whether it can track any."""
         if self._tracker is None:
             assert self.make_tracker is not None
             self._tracker = self.make_tracker()
         objects.catch_up = CatchUp(self._tracker, self._frame_buffer, self._decode)
         answer = objects.answer
         _logger.info(
-            'Following %d objects of query %s with %s',
+            'Tracking %d objects of query %s with %s',
             len(answer.segments),
             answer.query.id,
             self._tracker.name,
         )
         return objects.catch_up.start(answer, objects.time_ns)
 
-    def _show(self, tracked: TrackedFrame, answer: Answer) -> None:
+    def _on_tracked(self, tracked: TrackedFrame, answer: Answer) -> None:
         if self._abandoned:
             return
-        self.pace.note()
+        self.rate.tick()
         self.lag = tracked.lag
         self._publish(self._answer_about(tracked, answer))
 
@@ -215,31 +215,31 @@ class LiveTracking:
             segmenter=self._tracker.name,
         )
 
-    def _is_over(self) -> bool:
+    def _is_stopped(self) -> bool:
         if self._abandoned or not self.enabled:
             return True
         return self._current_camera() is not self._camera
 
     def _decode(self, rgbd: RgbdMessages) -> Frame | None:
         assert self._camera is not None
-        # Depth that cannot be used is complained about once, not for every frame.
-        usable = rgbd._replace(depth=None) if self._depth_is_bad else rgbd
+        # Unusable depth is warned about once, not for every frame.
+        usable = rgbd._replace(depth=None) if self._depth_unusable else rgbd
         try:
             taken = self._camera.decode(usable)
         except BadImage as error:
-            if str(error) != self._complaint:
-                _logger.warning('An image is left out in following: %s', error)
-            self._complaint = str(error)
+            if str(error) != self._last_error:
+                _logger.warning('Tracking skips an image: %s', error)
+            self._last_error = str(error)
             return None
         refused = usable.depth is not None and taken.frame.depth is None
-        self._depth_is_bad = self._depth_is_bad or refused
+        self._depth_unusable = self._depth_unusable or refused
         return taken.frame
 
 
-def capacity(store: RgbdBuffer) -> int:
-    """Return how many frames as large as the newest one may be kept."""
-    rgbd = store.latest()
+def capacity(buffer: RgbdBuffer) -> int:
+    """Return how many frames as large as the newest one may be buffered."""
+    rgbd = buffer.latest()
     if rgbd is None:
         return CAPACITY
     size = len(rgbd.image.data) + (len(rgbd.depth.data) if rgbd.depth else 0)
-    return min(CAPACITY, max(2, MOST_KEPT // size))
+    return min(CAPACITY, max(2, MAX_BUFFER_BYTES // size))

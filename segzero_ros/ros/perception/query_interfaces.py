@@ -1,7 +1,7 @@
-"""The three ways a query comes in: the topic, the service and the action.
+"""The topic, the service and the action that accept queries.
 
-All lead to `QueryServer.ask`. The service and the action await an rclpy future that is resolved
-where the answer is made, so the executor's thread never waits.
+All call `QueryServer.submit`. The service and the action await an rclpy future that is set by the
+thread that answers, so the executor's thread never blocks.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ from segzero_ros.pipeline import Listeners
 from segzero_ros.ros.message_factory import clean_text
 from segzero_ros.ros.perception.query_queue import PendingQuery
 from segzero_ros.ros.perception.query_server import Deliver, QueryServer
-from segzero_ros.ros.perception.result_publishers import BURST, RESULTS
+from segzero_ros.ros.perception.result_publishers import BURST_DEPTH, RESULT_DEPTH
 from segzero_ros.srv import SegmentOnce
 from segzero_ros.types import Stage, Status
 
-# ROS's own default of 10 loses requests that come in a burst.
-DEEP = QoSProfile(depth=BURST)
-WITH_RESULTS = QoSProfile(depth=RESULTS)
-# How long a goal's result is kept for its client, in seconds; it may hold images.
+# ROS's default depth of 10 loses requests in a burst.
+REQUEST_QOS = QoSProfile(depth=BURST_DEPTH)
+RESULT_QOS = QoSProfile(depth=RESULT_DEPTH)
+# How long a goal's result is kept for its client, seconds; short, because it holds masks.
 RESULT_TIMEOUT = 10
 
 _logger = logging.getLogger(__name__)
 
 
 class PendingReplies:
-    """The replies that callers wait for, and the waking of the executor that sends them."""
+    """Futures of the replies that clients wait for; setting one wakes the executor."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._awaited: set[Future] = set()
 
     @property
-    def awaited(self) -> int:
-        """How many are not sent yet."""
+    def count(self) -> int:
+        """Number of replies that are not sent yet."""
         return len(self._awaited)
 
     def begin(self) -> tuple[Future, Deliver]:
-        """Return a future to await, and what resolves it with a result from any thread."""
+        """Return a future to await, and a function that sets its result from any thread."""
         future = Future()
         self._awaited.add(future)
 
         def resolve(message: SegmentationResult) -> None:
             future.set_result(message)
-            # rclpy looks at an awaited future only when something wakes its executor.
+            # rclpy checks an awaited future only when something wakes its executor.
             executor = self._node.executor
             if executor is not None:
                 executor.wake()
@@ -64,19 +64,19 @@ class PendingReplies:
         return future, resolve
 
     def end(self, future: Future) -> None:
-        """Say that the reply is on its way."""
+        """Remove a future whose reply is being sent."""
         self._awaited.discard(future)
 
 
 class QuerySubscription:
-    """Takes queries from `query`; their results are on `result` only."""
+    """Subscribes to `query`; the results are published on `result` only."""
 
     def __init__(self, node: Node, query_server: QueryServer) -> None:
         self._query_server = query_server
-        node.create_subscription(String, 'query', self._heard, DEEP)
+        node.create_subscription(String, 'query', self._on_query, REQUEST_QOS)
 
-    def _heard(self, message: String) -> None:
-        self._query_server.ask(message.data)
+    def _on_query(self, message: String) -> None:
+        self._query_server.submit(message.data)
 
 
 class SegmentOnceService:
@@ -85,12 +85,12 @@ class SegmentOnceService:
     def __init__(self, node: Node, query_server: QueryServer, replies: PendingReplies) -> None:
         self._query_server = query_server
         self._replies = replies
-        # Reentrant: other callers are served while one waits.
+        # Reentrant: other clients are served while one waits.
         node.create_service(
             SegmentOnce,
             'segment_once',
             self._serve,
-            qos_profile=WITH_RESULTS,
+            qos_profile=RESULT_QOS,
             callback_group=ReentrantCallbackGroup(),
         )
 
@@ -99,7 +99,7 @@ class SegmentOnceService:
     ) -> SegmentOnce.Response:
         future, resolve = self._replies.begin()
         try:
-            self._query_server.ask(request.query, resolve, image=request.image)
+            self._query_server.submit(request.query, resolve, image=request.image)
             response.result = await future
         finally:
             self._replies.end(future)
@@ -110,8 +110,8 @@ class SegmentActionServer:
     """Serves `segment`.
 
     Every goal is accepted, and ends with its result filled in: SUCCEEDED for OK and NOT_FOUND,
-    CANCELED where a client cancelled it, ABORTED for the rest, among them a node that is not
-    active and goals that the node itself stopped, whose result says CANCELED.
+    CANCELED if a client cancelled it, else ABORTED. ABORTED includes goals sent while the node is
+    not active and goals that the node cancelled itself, whose result has the status CANCELED.
     """
 
     def __init__(self, node: Node, query_server: QueryServer, replies: PendingReplies) -> None:
@@ -125,24 +125,24 @@ class SegmentActionServer:
             self._execute,
             handle_accepted_callback=self._accepted,
             cancel_callback=self._cancel,
-            goal_service_qos_profile=DEEP,
-            result_service_qos_profile=WITH_RESULTS,
-            cancel_service_qos_profile=DEEP,
-            feedback_pub_qos_profile=DEEP,
+            goal_service_qos_profile=REQUEST_QOS,
+            result_service_qos_profile=RESULT_QOS,
+            cancel_service_qos_profile=REQUEST_QOS,
+            feedback_pub_qos_profile=REQUEST_QOS,
             result_timeout=RESULT_TIMEOUT,
         )
 
     def close(self) -> None:
-        """Take the action off the graph."""
+        """Remove the action from the graph."""
         self._server.destroy()
 
     def _accepted(self, goal: ServerGoalHandle) -> None:
         future, resolve = self._replies.begin()
-        # First: from Lyrical on, feedback of a goal that is not executing is dropped.
+        # Before any feedback: from Lyrical on, rclpy drops it if the goal is not executing.
         goal.execute()
         feedback = FeedbackWriter(goal)
         feedback.stage(Stage.QUEUED)
-        pending = self._query_server.ask(
+        pending = self._query_server.submit(
             goal.request.query,
             resolve,
             query_id=bytes(goal.goal_id.uuid).hex(),
@@ -166,7 +166,7 @@ class SegmentActionServer:
             try:
                 finish(goal, Status(result.status))
             except RuntimeError:
-                # rclpy's; the result reaches its client all the same, as that of an aborted goal.
+                # rclpy then aborts the goal; the client gets the result nevertheless.
                 _logger.exception('Goal %s cannot be finished', result.query_id)
         finally:
             del self._pending[key]
@@ -175,9 +175,9 @@ class SegmentActionServer:
 
 
 class FeedbackWriter:
-    """Publishes a goal's feedback while it is executing, and no more once it is cancelled.
+    """Publishes a goal's feedback while the goal is executing.
 
-    Its client may be gone, which is no reason to stop.
+    Errors are ignored: a client that has gone must not stop the query.
     """
 
     def __init__(self, goal: ServerGoalHandle) -> None:
@@ -186,17 +186,17 @@ class FeedbackWriter:
         self._started = time.perf_counter()
 
     def stage(self, stage: Stage) -> None:
-        """Say where the query is."""
+        """Publish the stage of the query."""
         self._stage = stage
         self._publish('')
 
     def text(self, piece: str) -> None:
-        """Pass on what the model wrote."""
+        """Publish a piece of the reasoning."""
         self._publish(piece)
 
     def _publish(self, piece: str) -> None:
         if self._goal.status != GoalStatus.STATUS_EXECUTING:
-            # From Lyrical on, rclpy warns of each and drops it.
+            # From Lyrical on, rclpy drops it with a warning.
             return
         elapsed = time.perf_counter() - self._started
         feedback = Segment.Feedback(
@@ -209,10 +209,14 @@ class FeedbackWriter:
 
 
 def finish(goal: ServerGoalHandle, status: Status) -> None:
-    """Put a goal into the terminal state that belongs to its result's status.
+    """Put a goal into the terminal state for the status of its result.
 
-    A goal ends CANCELED only if a client asked for that, as action_msgs/GoalStatus says; one that
-    the node stopped by itself (replaced, deactivated, shut down) is ABORTED.
+    As action_msgs/GoalStatus defines, a goal ends CANCELED only if a client requested it; one that
+    the node cancelled itself (replaced, deactivated, shut down) is ABORTED.
+
+    Args:
+        goal: the goal.
+        status: of its result.
     """
     if status in (Status.OK, Status.NOT_FOUND):
         goal.succeed()

@@ -1,7 +1,7 @@
-"""Where queries are taken in: one is worked on; the others wait, make way or are turned away.
+"""Queue of pending queries: one is processed, others wait, are preempted or are rejected.
 
-Every submitted query gets exactly one answer: from the worker that took it, or from here when it
-is refused, replaced, cancelled while it waits, or when the queue closes. Knows nothing of ROS;
+Every submitted query gets exactly one answer: from the worker that popped it, or from here when it
+is rejected, preempted, cancelled while waiting, or when the queue closes. Does not depend on ROS;
 every method may be called from any thread.
 """
 
@@ -20,15 +20,15 @@ from segzero_ros.types import Answer, Query, Status, Timing
 SILENT = Listeners()
 
 
-def _nowhere(_: Answer) -> None:
-    """Deliver nothing any more."""
+def _discard(_: Answer) -> None:
+    """Ignore an answer: one was delivered already."""
 
 
 class QueryPolicy(str, Enum):
-    """What happens to a query that comes while another one is worked on.
+    """What happens to a query that arrives while another one is processed.
 
-    PREEMPT: it takes the place of the one before, which is told to stop and answered CANCELED.
-    QUEUE: it waits, behind at most `queue_size` others; beyond that it is answered REJECTED.
+    PREEMPT: it replaces the other one, which is cancelled and answered CANCELED.
+    QUEUE: it waits behind at most `queue_size` others; beyond that it is answered REJECTED.
     REJECT: it is answered REJECTED.
     """
 
@@ -38,17 +38,27 @@ class QueryPolicy(str, Enum):
 
 
 class PendingQuery:
-    """One query on its way, and where its answer goes.
+    """A query without an answer yet, and the callback for its answer.
 
     Attributes:
-        query: the sentence and its id.
-        image: the picture it came with, as it came; None for the newest camera frame.
-        listeners: who hears how the answer comes about.
-        accepted_ns: the node's clock when it was handed in, nanoseconds.
-        taken_at: when work on it began, seconds of the monotonic clock; None before.
-        cancelled_at: when the models were told to stop, likewise.
-        abandoned: whether whoever works on it is not waited for any longer.
-        low_priority: whether it makes way for every pending query that does not.
+        query: the text and its id.
+        image: the image message to query, undecoded; None for the newest camera frame.
+        listeners: callbacks for stages, reasoning and objects.
+        accepted_ns: time of submission by the node's clock, nanoseconds.
+        started_at: when processing began, seconds of the monotonic clock; None before.
+        cancelled_at: when cancellation was requested, likewise.
+        abandoned: whether the watchdog has answered it because the models hang. The thread that
+            still processes it must then neither publish nor count anything for it.
+        low_priority: whether the node submitted it by itself. Any query of a client cancels it,
+            under every policy.
+
+    Args:
+        query: the text and its id.
+        deliver: called once with the answer.
+        image: see above.
+        listeners: see above.
+        accepted_ns: see above.
+        low_priority: see above.
     """
 
     def __init__(
@@ -66,7 +76,7 @@ class PendingQuery:
         self.image = image
         self.listeners = listeners
         self.accepted_ns = accepted_ns
-        self.taken_at: float | None = None
+        self.started_at: float | None = None
         self.cancelled_at: float | None = None
         self.abandoned = False
         self._deliver = deliver
@@ -77,53 +87,53 @@ class PendingQuery:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the query was handed in."""
+        """Seconds since submission."""
         return time.perf_counter() - self._accepted
 
     @property
     def cancel_reason(self) -> str:
-        """Why the models should stop, empty while they should not."""
+        """Why cancellation was requested; empty while it was not."""
         return self._cancel_reason
 
     def cancelled(self) -> bool:
-        """Return whether the models should stop."""
+        """Return whether cancellation was requested."""
         return bool(self._cancel_reason)
 
     def cancel(self, reason: str) -> None:
-        """Ask the models to stop; the first reason counts."""
+        """Request that the models stop; the first reason counts."""
         if self.cancelled_at is None:
             self.cancelled_at = time.monotonic()
         self._cancel_reason = self._cancel_reason or reason
 
     def answer(self, answer: Answer) -> bool:
-        """Deliver the answer, unless one was delivered before; return whether this one was."""
+        """Deliver the answer unless one was delivered before; return whether this one was."""
         with self._lock:
             if self._answered:
                 return False
             self._answered = True
-        # Who delivers holds the pending query, its image and its result: were it kept, they
-        # would stay until Python looks for cycles, which takes minutes.
-        deliver, self._deliver = self._deliver, _nowhere
+        # The callback holds a reference to this query with its image and result. Drop it, so that
+        # they are freed now and not by the garbage collector minutes later.
+        deliver, self._deliver = self._deliver, _discard
         deliver(answer)
         return True
 
     def refuse(self, status: Status, message: str) -> bool:
-        """Answer without having asked the models; return whether this was the answer."""
+        """Answer without running the models; return whether this answer was delivered."""
         return self.answer(self.failed(status, message))
 
     def failed(self, status: Status, message: str) -> Answer:
-        """Return the answer to a query that never reaches the models."""
+        """Return an answer without results, for a query that never reaches the models."""
         timing = Timing(queued=self.elapsed, total=self.elapsed)
         return Answer(self.query, status, message, timing=timing)
 
 
 class QueryQueue:
-    """Takes in pending queries by a policy and gives them out one at a time.
+    """Accepts pending queries by a policy and hands them out one at a time.
 
     Args:
-        policy: what happens to a query that comes while another one is worked on.
-        queue_size: how many may wait under Policy.QUEUE, besides the one that is worked on.
-        closed: why nothing is taken in; empty to open at once.
+        policy: what happens to a query that arrives while another one is processed.
+        queue_size: how many may wait under QueryPolicy.QUEUE, besides the current one.
+        closed: message for queries that are rejected while the queue is closed; empty: open.
     """
 
     def __init__(
@@ -138,68 +148,68 @@ class QueryQueue:
 
     @property
     def waiting(self) -> int:
-        """How many queries wait."""
+        """Number of waiting queries."""
         return len(self._waiting)
 
     @property
     def current(self) -> PendingQuery | None:
-        """The query that is worked on."""
+        """The query that is processed now."""
         return self._current
 
     def open(self) -> None:
-        """Take in queries from now on."""
+        """Accept queries from now on."""
         self._closed = ''
 
-    def close(self, refusal: str, reason: str = '') -> None:
-        """Turn queries away from now on, and end those that are here.
+    def close(self, rejection: str, reason: str = '') -> None:
+        """Reject further queries and cancel the present ones.
 
         Args:
-            refusal: the message that later queries are answered REJECTED with.
-            reason: the message that the waiting ones are answered CANCELED with, and the current
-                one when the models have stopped; empty: nobody can be here.
+            rejection: message of the REJECTED answers to later queries.
+            reason: message of the CANCELED answers to the waiting queries, sent now, and to the
+                current one, sent when the models have stopped; empty: the same as `rejection`.
         """
         with self._lock:
-            self._closed = refusal
+            self._closed = rejection
             waiting = list(self._waiting)
             self._waiting.clear()
             if self._current is not None:
-                self._current.cancel(reason or refusal)
+                self._current.cancel(reason or rejection)
         for pending in waiting:
-            pending.refuse(Status.CANCELED, reason or refusal)
+            pending.refuse(Status.CANCELED, reason or rejection)
 
     def submit(self, pending: PendingQuery) -> bool:
-        """Take a pending query in, or refuse it; return whether it waits to be taken."""
+        """Enqueue a query or answer it REJECTED; return whether it was enqueued."""
         with self._lock:
             replaced: list[PendingQuery] = []
             if not self._closed and not pending.low_priority:
-                replaced = self._drop_low_priority()
-            refusal = self._closed or self._no_room()
-            if not refusal:
+                replaced = self._cancel_low_priority()
+            rejection = self._closed or self._full()
+            if not rejection:
                 if self.policy is QueryPolicy.PREEMPT:
                     replaced += self._preempt(pending)
                 self._waiting.append(pending)
         for other in replaced:
             other.refuse(Status.CANCELED, other.cancel_reason)
-        if refusal:
-            pending.refuse(Status.REJECTED, refusal)
-        return not refusal
+        if rejection:
+            pending.refuse(Status.REJECTED, rejection)
+        return not rejection
 
-    def take(self) -> PendingQuery | None:
-        """Take the oldest pending query to work on it until `done`; None when nobody waits."""
+    def pop(self) -> PendingQuery | None:
+        """Return the oldest waiting query, current until `finish`; None if none waits."""
         with self._lock:
             self._current = self._waiting.popleft() if self._waiting else None
             if self._current is not None:
-                self._current.taken_at = time.monotonic()
+                self._current.started_at = time.monotonic()
             return self._current
 
-    def done(self, pending: PendingQuery) -> None:
-        """Say that the pending query is worked on no longer; its answer may follow."""
+    def finish(self, pending: PendingQuery) -> None:
+        """Mark a popped query as processed; its answer may follow."""
         with self._lock:
             if self._current is pending:
                 self._current = None
 
     def cancel(self, pending: PendingQuery, reason: str) -> None:
-        """Answer a waiting query CANCELED, or tell the models to stop if it is worked on."""
+        """Answer a waiting query CANCELED; request the models to stop if it is the current one."""
         with self._lock:
             waiting = pending in self._waiting
             if waiting:
@@ -208,18 +218,18 @@ class QueryQueue:
         if waiting:
             pending.refuse(Status.CANCELED, reason)
 
-    def _drop_low_priority(self) -> list[PendingQuery]:
-        """Cancel the pending queries that yield; return those that have to be answered now."""
+    def _cancel_low_priority(self) -> list[PendingQuery]:
+        """Cancel all low-priority queries; return the waiting ones, which need an answer now."""
         replaced = [other for other in self._waiting if other.low_priority]
         for other in (*replaced, self._current):
             if other is not None and other.low_priority:
-                other.cancel('The node asked this by itself, and made way for a query.')
+                other.cancel("The node's own query was cancelled by a client's query.")
         for other in replaced:
             self._waiting.remove(other)
         return replaced
 
     def _preempt(self, pending: PendingQuery) -> list[PendingQuery]:
-        """Cancel everything before the query; return those that have to be answered now."""
+        """Cancel all earlier queries; return the waiting ones, which need an answer now."""
         reason = f'Replaced by query {describe(pending.query)}.'
         replaced = list(self._waiting)
         self._waiting.clear()
@@ -228,27 +238,34 @@ class QueryQueue:
                 other.cancel(reason)
         return replaced
 
-    def _no_room(self) -> str:
-        """Say why one more pending query cannot be taken in; empty when it can."""
+    def _full(self) -> str:
+        """Return why the policy allows no further query; empty if it does."""
         current = None if self._current is None or self._current.low_priority else self._current
         busy = current or (self._waiting[0] if self._waiting else None)
         if self.policy is QueryPolicy.REJECT and busy is not None:
             return (
-                f'Busy with query {describe(busy.query)}; ask again when it is answered, or set '
+                f'Busy with query {describe(busy.query)}; retry after its answer, or set '
                 'query.policy to `queue` or `preempt`.'
             )
         if self.policy is QueryPolicy.QUEUE and busy is not None:
-            # A pending query that nobody has taken yet counts as the one that is worked on.
+            # A query that has not been popped yet counts as the current one.
             waiting = len(self._waiting) - (self._current is None)
             if waiting >= self.queue_size:
                 return (
-                    f'{waiting} queries wait already, which is query.queue_size; ask again later, '
-                    'or set query.policy to `preempt`.'
+                    f'The queue is full: {waiting} queries are waiting, which is '
+                    'query.queue_size. Retry later, or set query.policy to `preempt`.'
                 )
         return ''
 
 
-def describe(query: Query, longest: int = 60) -> str:
-    """Name a query for a person: its id and the beginning of its text."""
-    text = query.text if len(query.text) <= longest else query.text[: longest - 1] + '…'
+def describe(query: Query, max_length: int = 60) -> str:
+    """Return a query's id and the beginning of its text, for logs and messages.
+
+    Args:
+        query: the query.
+        max_length: of the text, characters.
+    """
+    text = query.text
+    if len(text) > max_length:
+        text = text[: max_length - 1] + '…'
     return f'{query.id} (“{text}”)'

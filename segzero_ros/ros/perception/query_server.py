@@ -1,15 +1,13 @@
-"""How a query gets its answer: accepted in the executor's thread, answered in the worker's."""
+"""Server of queries: accepts them in the executor's thread, answers them in the worker's."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 import logging
 import math
 import threading
-import time
 import uuid
 
 from rclpy.clock import Clock
@@ -19,82 +17,78 @@ from segzero_ros.conversions.query_text import read_query
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.pipeline import in_words, Listeners, Pipeline
 from segzero_ros.rgbd.frames import frame_of
-from segzero_ros.ros.camera.rgbd_subscriber import NANO, NoImage, RgbdSubscriber, TakenFrame
+from segzero_ros.ros.camera.rgbd_subscriber import CameraFrame, NANO, NoImage, RgbdSubscriber
 from segzero_ros.ros.health.process_memory import pool_large_blocks
 from segzero_ros.ros.message_factory import to_result
 from segzero_ros.ros.perception.live_tracking import LiveTracking
-from segzero_ros.ros.perception.query_queue import describe, PendingQuery, QueryQueue, SILENT
+from segzero_ros.ros.perception.progress_relay import ProgressRelay
+from segzero_ros.ros.perception.query_queue import PendingQuery, QueryQueue, SILENT
+from segzero_ros.ros.perception.query_stats import QueryStats
 from segzero_ros.ros.perception.result_publishers import ResultPublishers
 from segzero_ros.ros.perception.worker import Worker
-from segzero_ros.types import Answer, BadImage, Query, Stage, Status, Timing
+from segzero_ros.types import Answer, BadImage, Query, Status
 
 Deliver = Callable[[SegmentationResult], None]
 
-SUCCESSES = (Status.OK, Status.NOT_FOUND)
-FAILURES = (Status.ERROR, Status.MALFORMED_ANSWER, Status.TIMEOUT, Status.NO_IMAGE)
-# Most seconds that publishing a piece of reasoning takes another thread, unless it hangs.
-PUBLISHING = 0.1
-# How many answers tell whether the models are slow.
-RECENT = 20
 _logger = logging.getLogger(__name__)
 
 
 class QueryServer:
-    """Takes queries in and sees that each gets exactly one result.
+    """Accepts queries and sends exactly one result for each.
 
     Attributes:
-        queue: where they wait.
-        camera: what they are about; None while the node is not active.
-        pipeline: who answers them; None while the node is not configured.
-        following: what goes on after an answer, where that is wanted.
-        max_image_age: how old a frame may be when a query is accepted, seconds; 0 for any age.
-        max_pixels: most pixels of an image that comes with its query.
-        counts: how many queries ended with each status.
-        last_timing: of the last query that a model answered.
-        recent: seconds that the models took for each of the last answers.
-        last_error: the message of the last query if it failed; empty when it did not.
-        failed_at: when that was, seconds of the monotonic clock.
+        queue: pending queries.
+        stats: statistics of the answered ones.
+        camera: source of frames; None while the node is not active.
+        pipeline: the models; None while the node is not configured.
+        tracking: tracks the objects of the last answer, if enabled.
+        max_image_age: maximum age of a frame when a query is accepted, seconds; 0 for any age.
+        max_pixels: maximum size of an image that a query brings.
+
+    Args:
+        queue: pending queries.
+        worker: its thread owns the models.
+        publishers: of results and what is drawn of them.
+        clock: the node's.
     """
 
     def __init__(
         self, queue: QueryQueue, worker: Worker, publishers: ResultPublishers, clock: Clock
     ) -> None:
         self.queue = queue
+        self.stats = QueryStats()
         self.camera: RgbdSubscriber | None = None
         self.pipeline: Pipeline | None = None
-        self.tracking = LiveTracking(lambda: self.camera, worker.wanted, publishers.tracked)
+        self.tracking = LiveTracking(
+            lambda: self.camera, worker.should_yield, publishers.publish_tracked
+        )
         self.max_image_age = 0.0
         self.max_pixels = 0
-        self.counts: Counter[Status] = Counter()
-        self.last_timing: Timing | None = None
-        self.recent: deque[float] = deque(maxlen=RECENT)
-        self.last_error = ''
-        self.failed_at = 0.0
         self._worker = worker
         self._publishers = publishers
         self._clock = clock
-        self._open: set[PendingQuery] = set()
-        self._open_lock = threading.Lock()
-        self._relay: Relay | None = None
+        self._unanswered: set[PendingQuery] = set()
+        self._unanswered_lock = threading.Lock()
+        self._relay: ProgressRelay | None = None
 
     @property
-    def open(self) -> list[PendingQuery]:
-        """The pending queries that have no answer yet."""
-        with self._open_lock:
-            return list(self._open)
+    def unanswered(self) -> list[PendingQuery]:
+        """The queries without an answer yet."""
+        with self._unanswered_lock:
+            return list(self._unanswered)
 
     @property
     def idle(self) -> bool:
-        """Whether there is a picture to ask about, and no query here."""
+        """Whether the node could answer a query about the camera, and has none."""
         return (
             self.pipeline is not None
             and self.camera is not None
-            and not self.camera.absence(self.max_image_age)
+            and not self.camera.no_image_reason(self.max_image_age)
             and self.queue.current is None
             and not self.queue.waiting
         )
 
-    def ask(
+    def submit(
         self,
         text: str,
         deliver: Deliver | None = None,
@@ -104,17 +98,17 @@ class QueryServer:
         listeners: Listeners = SILENT,
         low_priority: bool = False,
     ) -> PendingQuery:
-        """Take in a query; never waits and never decodes.
+        """Accept or refuse a query; never blocks and never decodes.
 
         Args:
-            text: the sentence as it came.
+            text: the query as received.
             deliver: called once with the result, from this thread or the worker's.
-            query_id: what the query is called; empty: a new id.
-            image: the picture to ask about; None or an empty one: the newest camera frame.
-            listeners: hear how the answer comes about, from the worker's thread.
-            low_priority: make way for every query that does not.
+            query_id: id of the query; empty: a new one.
+            image: the image to query; None or an empty one: the newest camera frame.
+            listeners: called with the progress, from the worker's thread.
+            low_priority: whether any query of a client cancels this one.
         """
-        tidied, complaint = read_query(text)
+        tidied, rejection = read_query(text)
         pending = PendingQuery(
             Query(tidied, query_id or uuid.uuid4().hex),
             lambda answer: self._deliver(pending, answer, deliver),
@@ -123,53 +117,63 @@ class QueryServer:
             accepted_ns=self._clock.now().nanoseconds,
             low_priority=low_priority,
         )
-        with self._open_lock:
-            self._open.add(pending)
+        with self._unanswered_lock:
+            self._unanswered.add(pending)
         try:
-            if complaint:
-                pending.refuse(Status.REJECTED, complaint)
-            elif absence := self._absence(pending):
-                pending.refuse(Status.NO_IMAGE, absence)
-            elif self.queue.submit(pending):
-                self._worker.do(self._serve_next, 'answering, or following objects')
+            self._enqueue(pending, rejection)
         except Exception as error:
-            _logger.exception('Query %s cannot be taken in', pending.query.id)
-            pending.refuse(Status.ERROR, f'The query cannot be taken in: {in_words(error)}')
+            _logger.exception('Query %s cannot be accepted', pending.query.id)
+            pending.refuse(Status.ERROR, f'The query cannot be accepted: {in_words(error)}')
         return pending
 
-    def abandon(self, pending: PendingQuery, status: Status, message: str) -> None:
-        """Answer a query whose models do not come to an end, and go on without them."""
+    def abandon_query(self, pending: PendingQuery, status: Status, message: str) -> None:
+        """Answer a query whose models hang, and abandon the models.
+
+        Args:
+            pending: the current query.
+            status: of its answer.
+            message: of its answer.
+        """
         pending.abandoned = True
         if (relay := self._relay) is not None:
-            relay.end()
+            relay.close()
         pending.cancel(message)
-        self.queue.done(pending)
-        self.go_on_without_models()
+        self.queue.finish(pending)
+        self.abandon_models()
         pending.refuse(status, message)
 
-    def go_on_without_models(self) -> None:
-        """Leave the models behind, with what the worker does with them now.
+    def abandon_models(self) -> None:
+        """Drop models that hang, with their tracker and the worker's running job.
 
-        They are not closed, for they are still used; they are free when that ends.
+        They are not closed, because the hung thread still uses them; their memory is freed when
+        it ends.
         """
         self.pipeline = None
         self.tracking = self.tracking.abandon()
-        self._worker.abandon()
+        self._worker.abandon_job()
 
-    def _absence(self, pending: PendingQuery) -> str:
-        """Say why there is nothing to ask about; the queue reports a node that is not active."""
+    def _enqueue(self, pending: PendingQuery, rejection: str) -> None:
+        if rejection:
+            pending.refuse(Status.REJECTED, rejection)
+        elif reason := self._no_image_reason(pending):
+            pending.refuse(Status.NO_IMAGE, reason)
+        elif self.queue.submit(pending):
+            self._worker.submit(self._serve_next, 'answering or tracking')
+
+    def _no_image_reason(self, pending: PendingQuery) -> str:
+        """Return why there is no image to query; an inactive node is reported by the queue."""
         if self.camera is None or pending.image is not None:
             return ''
-        return self.camera.absence(self.max_image_age)
+        return self.camera.no_image_reason(self.max_image_age)
 
     def _serve_next(self) -> None:
-        """Answer the next query, if it still waits, then track; in the worker's thread."""
+        """Answer the next query, if one still waits, then track; in the worker's thread."""
         tracking = self.tracking
-        pending = self.queue.take()
+        pending = self.queue.pop()
         if pending is not None:
             self._serve(pending)
             if pending.abandoned:
-                # Another thread does the worker's jobs by now, and follows by other means.
+                # Another thread runs the worker's jobs by now, with its own tracking.
                 return
         tracking.run()
 
@@ -177,23 +181,24 @@ class QueryServer:
         try:
             answer = self._answer(pending)
         except BaseException as error:
-            # Whatever a model raises: SystemExit would end this thread, and with it all queries.
+            # SystemExit too: a model that raises it must not end this thread.
             _logger.exception('Query %s failed', pending.query.id)
             answer = pending.failed(Status.ERROR, in_words(error))
-        # Its time counts no longer; what comes now has its own.
-        self._worker.alive()
-        self.queue.done(pending)
+        # Publishing and tracking have their own time limit, beginning now.
+        self._worker.heartbeat()
+        self.queue.finish(pending)
         if pending.answer(answer):
-            self._show(answer)
+            self._publish_displays(answer)
 
-    def _show(self, answer: Answer) -> None:
+    def _publish_displays(self, answer: Answer) -> None:
         try:
-            self._publishers.show(answer)
+            self._publishers.publish_displays(answer)
         except Exception:
             _logger.exception('The answer to query %s cannot be drawn', answer.query.id)
 
     def _answer(self, pending: PendingQuery) -> Answer:
-        assert self.pipeline is not None
+        pipeline = self.pipeline
+        assert pipeline is not None
         queued = pending.elapsed
         try:
             taken = self._take_frame(pending)
@@ -201,11 +206,24 @@ class QueryServer:
             return pending.failed(Status.NO_IMAGE, str(error))
         except BadImage as error:
             return pending.failed(Status.ERROR, str(error))
-        self._relay = relay = Relay(pending.listeners, self._publishers)
+        answer = self._run_pipeline(pipeline, pending, taken, queued)
+        if pending.abandoned:
+            return answer
+        if answer.status is Status.CANCELED and pending.cancel_reason:
+            return replace(answer, message=pending.cancel_reason)
+        self.stats.record_timing(answer.timing)
+        if answer.status is Status.OK and pending.image is None:
+            self.tracking.start(answer, taken.time_ns)
+        return replace(answer, message=f'{answer.message} {taken.warning}'.strip())
+
+    def _run_pipeline(
+        self, pipeline: Pipeline, pending: PendingQuery, taken: CameraFrame, queued: float
+    ) -> Answer:
+        self._relay = relay = ProgressRelay(pending.listeners, self._publishers)
         frame_age = (pending.accepted_ns - taken.time_ns) / NANO if taken.time_ns else math.nan
         try:
             with pool_large_blocks():
-                answer = self.pipeline.answer(
+                return pipeline.answer(
                     taken.frame,
                     pending.query,
                     relay.listeners,
@@ -214,128 +232,68 @@ class QueryServer:
                     frame_age=frame_age,
                 )
         finally:
-            relay.end()
-        if pending.abandoned:
-            return answer
-        if answer.status is Status.CANCELED and pending.cancel_reason:
-            return replace(answer, message=pending.cancel_reason)
-        self.last_timing = answer.timing
-        self.recent.append(answer.timing.total - answer.timing.queued)
-        if answer.status is Status.OK and pending.image is None:
-            self.tracking.begin(answer, taken.time_ns)
-        return replace(answer, message=f'{answer.message} {taken.remark}'.strip())
+            relay.close()
 
-    def _take_frame(self, pending: PendingQuery) -> TakenFrame:
+    def _take_frame(self, pending: PendingQuery) -> CameraFrame:
         if pending.image is not None:
             frame = frame_of(pending.image, self.max_pixels)
-            return TakenFrame(frame, frame.stamp_ns, '')
+            return CameraFrame(frame, frame.stamp_ns, '')
         camera = self.camera
         if camera is None:
             raise NoImage('There is no image: the node was deactivated.')
-        self.tracking.keep(camera)
+        self.tracking.buffer_frames(camera)
         return camera.take()
 
     def _deliver(self, pending: PendingQuery, answer: Answer, deliver: Deliver | None) -> None:
-        """Publish the result and hand it to who asked, whatever fails of the two."""
+        """Publish the result and send it to the client, even if one of the two fails."""
         try:
-            message = self._published(answer)
-            self._keep_count(message)
+            message = self._publish_result(answer)
+            self.stats.record_result(message)
             if deliver is not None:
                 deliver(message)
         except Exception:
             _logger.exception('The result of query %s cannot be delivered', answer.query.id)
         finally:
-            with self._open_lock:
-                self._open.discard(pending)
+            with self._unanswered_lock:
+                self._unanswered.discard(pending)
 
-    def _published(self, answer: Answer) -> SegmentationResult:
-        """Publish the result of an answer and return it; ERROR where it cannot be published."""
-        message = result_of(answer)
+    def _publish_result(self, answer: Answer) -> SegmentationResult:
+        """Publish an answer and return its message; status ERROR if it cannot be published."""
+        message = result_message(answer)
         try:
-            self._publishers.result(message)
+            self._publishers.publish_result(message)
         except RuntimeError:
-            # The middleware is gone already when the process ends; who asked may still be reached.
+            # At shutdown the middleware may be gone; the client may still be reachable.
             _logger.warning('The result of query %s is not published', answer.query.id)
         except Exception as error:
             _logger.exception('The result of query %s cannot be published', answer.query.id)
-            message = to_result(unpublished(answer, error))
+            message = to_result(unpublishable(answer, error))
             with suppress(Exception):
-                self._publishers.result(message)
+                self._publishers.publish_result(message)
         return message
-
-    def _keep_count(self, result: SegmentationResult) -> None:
-        status = Status(result.status)
-        self.counts[status] += 1
-        query = describe(Query(result.query, result.query_id))
-        if status in FAILURES:
-            self.last_error, self.failed_at = result.message, time.monotonic()
-            _logger.warning('Query %s: %s, %s', query, status.name, result.message)
-        else:
-            self.last_error = '' if status in SUCCESSES else self.last_error
-            _logger.info(
-                'Query %s: %s, %d objects, %.3f s',
-                query,
-                status.name,
-                len(result.objects),
-                result.timing.total,
-            )
-
-
-class Relay:
-    """Passes on what is heard of one answer, until its end: to `reasoning`, and to who asked."""
-
-    def __init__(self, client: Listeners, publishers: ResultPublishers) -> None:
-        self._client = client
-        self._publishers = publishers
-        self._wrote = self._ended = False
-        self._lock = threading.Lock()
-        self.listeners = Listeners(self._stage, self._text, client.on_object)
-
-    def end(self) -> None:
-        """Pass on nothing more; close the reasoning on its topic, if there was any, by a line end.
-
-        From whatever thread, and without waiting for one that hangs: models that are left behind
-        may go on writing.
-        """
-        self._ended = True
-        if not self._lock.acquire(timeout=PUBLISHING):
-            return
-        try:
-            if self._wrote:
-                self._wrote = False
-                self._publishers.reasoning('\n')
-        finally:
-            self._lock.release()
-
-    def _stage(self, stage: Stage) -> None:
-        if not self._ended:
-            self._client.on_stage(stage)
-
-    def _text(self, piece: str) -> None:
-        with self._lock:
-            if self._ended:
-                return
-            self._wrote = True
-            self._publishers.reasoning(piece)
-        self._client.on_text(piece)
 
 
 def is_empty(image: Image) -> bool:
-    """Return whether an image field was left as it was."""
+    """Return whether an image field was left at its defaults."""
     return not (image.width or image.height or len(image.data))
 
 
-def result_of(answer: Answer) -> SegmentationResult:
-    """Return the message of an answer; an answer that cannot be put into one becomes ERROR."""
+def result_message(answer: Answer) -> SegmentationResult:
+    """Return the message of an answer; status ERROR if the answer cannot be converted."""
     try:
         return to_result(answer)
     except Exception as error:
         _logger.exception('The answer to query %s cannot be published', answer.query.id)
-        return to_result(unpublished(answer, error))
+        return to_result(unpublishable(answer, error))
 
 
-def unpublished(answer: Answer, error: Exception) -> Answer:
-    """Return what is said instead of an answer that cannot be published."""
+def unpublishable(answer: Answer, error: Exception) -> Answer:
+    """Return the answer that replaces one which cannot be published.
+
+    Args:
+        answer: the one that cannot be published.
+        error: why.
+    """
     return Answer(
         answer.query,
         Status.ERROR,

@@ -1,6 +1,6 @@
-"""What the node publishes about its answers.
+"""Publishers of results, reasoning, images, markers and detections.
 
-Pictures and markers are made only while somebody subscribes to them. All methods may be called
+Images, markers and detections are made only while they have subscribers. All methods may be called
 from any thread.
 """
 
@@ -24,16 +24,16 @@ from segzero_ros.ros import message_factory
 from segzero_ros.ros.perception import display_messages
 from segzero_ros.types import Answer, Status
 
-# Deep enough that a burst of queries loses neither a result nor a word. The middleware keeps so
-# many for a subscriber that is slow or gone without a word, and results hold masks: not deeper.
-RESULTS = 256
-BURST = 1000
-PICTURES = 5
-# Of these, there is something to show; of the others, what was shown before stays.
-SHOWN = (Status.OK, Status.NOT_FOUND)
+# QoS depths that lose nothing in a burst of queries. The middleware keeps that many messages for a
+# subscriber that is slow or has crashed, so results, which hold masks, are not kept as deep.
+RESULT_DEPTH = 256
+BURST_DEPTH = 1000
+IMAGE_DEPTH = 5
+# Statuses for which displays are published; after the others, the last display stays.
+DISPLAYED = (Status.OK, Status.NOT_FOUND)
 
-# What a params file may say otherwise of each publisher, as qos_overrides.TOPIC.publisher.POLICY.
-OVERRIDABLE = (
+# QoS policies that a params file may override, as qos_overrides.TOPIC.publisher.POLICY.
+OVERRIDABLE_POLICIES = (
     QoSPolicyKind.DEPTH,
     QoSPolicyKind.DURABILITY,
     QoSPolicyKind.HISTORY,
@@ -44,35 +44,39 @@ MakeMessage = Callable[[Answer], Any]
 
 
 class ResultPublishers:
-    """The publishers of results, reasoning, pictures, markers and detections."""
+    """Creates the publishers and publishes on them.
+
+    Args:
+        node: owner of the publishers.
+    """
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._result = self._publisher(SegmentationResult, 'result', RESULTS)
-        self._tracked = self._publisher(SegmentationResult, 'tracked', PICTURES)
-        self._reasoning = self._publisher(String, 'reasoning', BURST)
+        self._result = self._publisher(SegmentationResult, 'result', RESULT_DEPTH)
+        self._tracked = self._publisher(SegmentationResult, 'tracked', IMAGE_DEPTH)
+        self._reasoning = self._publisher(String, 'reasoning', BURST_DEPTH)
         self._on_demand: list[tuple[Publisher, MakeMessage]] = [
-            (self._publisher(Image, 'label_image', PICTURES), message_factory.label_image),
-            (self._publisher(Image, 'overlay', PICTURES), _overlay),
-            (self._publisher(MarkerArray, 'markers', PICTURES), display_messages.markers),
+            (self._publisher(Image, 'label_image', IMAGE_DEPTH), message_factory.label_image),
+            (self._publisher(Image, 'overlay', IMAGE_DEPTH), _overlay),
+            (self._publisher(MarkerArray, 'markers', IMAGE_DEPTH), display_messages.markers),
         ]
         self._add_detections()
 
-    def result(self, message: SegmentationResult) -> None:
-        """Publish what came of a query."""
+    def publish_result(self, message: SegmentationResult) -> None:
+        """Publish the result of a query."""
         self._result.publish(message)
 
-    def tracked(self, answer: Answer) -> None:
-        """Publish where an answer's objects are in a later frame."""
+    def publish_tracked(self, answer: Answer) -> None:
+        """Publish an answer's objects as tracked in a later frame."""
         self._tracked.publish(message_factory.to_result(answer))
 
-    def reasoning(self, piece: str) -> None:
-        """Publish a further piece of the reasoning."""
+    def publish_reasoning(self, piece: str) -> None:
+        """Publish the next piece of the reasoning."""
         self._reasoning.publish(String(data=message_factory.clean_text(piece)))
 
-    def show(self, answer: Answer) -> None:
-        """Publish everything about an answer that somebody listens to, besides the result."""
-        if answer.frame is None or answer.status not in SHOWN:
+    def publish_displays(self, answer: Answer) -> None:
+        """Publish images, markers and detections of an answer on topics with subscribers."""
+        if answer.frame is None or answer.status not in DISPLAYED:
             return
         for publisher, make in self._on_demand:
             if publisher.get_subscription_count():
@@ -85,23 +89,23 @@ class ResultPublishers:
             return
         self._on_demand += [
             (
-                self._publisher(Detection2DArray, 'detections', PICTURES),
+                self._publisher(Detection2DArray, 'detections', IMAGE_DEPTH),
                 display_messages.detections,
             ),
             (
-                self._publisher(Detection3DArray, 'detections_3d', PICTURES),
+                self._publisher(Detection3DArray, 'detections_3d', IMAGE_DEPTH),
                 display_messages.detections_3d,
             ),
         ]
 
     def _publisher(self, message_type: Any, topic: str, depth: int) -> Publisher:
-        # Without rclpy's event handlers, which every wake of the executor would have to look at.
+        # Without rclpy's event handlers, which the executor would check at every wake-up.
         return self._node.create_publisher(
             message_type,
             topic,
             QoSProfile(depth=depth),
             event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
-            qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
+            qos_overriding_options=QoSOverridingOptions(OVERRIDABLE_POLICIES),
         )
 
 

@@ -1,4 +1,4 @@
-"""The one thread that owns the models. Knows nothing of ROS."""
+"""The thread that owns the models. Does not depend on ROS."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import traceback
 
 Job = Callable[[], None]
 
-# How many calls, the innermost ones, tell where a job is.
-_CALLS = 6
+# Innermost stack frames that `stack_trace` returns.
+_STACK_FRAMES = 6
 _logger = logging.getLogger(__name__)
 
 
-def _nobody_waits() -> None:
-    """Tell nobody."""
+def _do_nothing() -> None:
+    """Ignore that a job was abandoned."""
 
 
 @dataclass
 class _Task:
-    """A job, what it is called in the log, and since when it has given no sign of life."""
+    """A job, its name for the log, and its last heartbeat, seconds of the monotonic clock."""
 
     job: Job
-    what: str
-    when_left: Job
-    since: float = 0.0
+    name: str
+    on_abandoned: Job
+    heartbeat: float = 0.0
 
 
 class Worker:
-    """Does one job after another, in the order they were given, in a thread of its own.
+    """Runs jobs one after another, in the order of submission, in its own thread.
 
-    The thread is a daemon: a process that is told to end does not wait for a model.
+    The thread is a daemon: a process that is stopped does not wait for a model.
     """
 
     def __init__(self) -> None:
@@ -44,108 +44,104 @@ class Worker:
         self._stopping = False
         self._changed = threading.Condition()
         with self._changed:
-            self._thread = self._start()
+            self._thread = self._start_thread()
 
     @property
-    def doing(self) -> str:
-        """What is being done; empty for nothing."""
+    def current_job(self) -> str:
+        """Name of the running job; empty if none runs."""
         current = self._current
-        return '' if current is None else current.what
+        return '' if current is None else current.name
 
-    def do(self, job: Job, what: str, when_left: Job = _nobody_waits) -> None:
-        """Do a job when all earlier ones are done.
+    def submit(self, job: Job, name: str, on_abandoned: Job = _do_nothing) -> None:
+        """Run a job after all earlier ones.
 
         Args:
-            job: what to do.
-            what: what that is, for the log, as `freeing the models`.
-            when_left: called if it is left behind, from the thread that leaves it behind; the
-                job may still come to its end later.
+            job: what to run.
+            name: for the log, such as `freeing the models`.
+            on_abandoned: called if the job is abandoned, from the thread that abandons it; the job
+                may still return later.
         """
         with self._changed:
-            self._tasks.append(_Task(job, what, when_left))
+            self._tasks.append(_Task(job, name, on_abandoned))
             self._changed.notify_all()
 
-    def wanted(self) -> bool:
-        """Return whether another job waits until the one that is being done has ended.
+    def should_yield(self) -> bool:
+        """Return whether another job waits for the running one, which calls this.
 
-        The job that is being done asks this, which is a sign of life.
+        The call counts as a heartbeat.
         """
-        self.alive()
+        self.heartbeat()
         return bool(self._tasks) or self._stopping
 
-    def alive(self) -> None:
-        """Give a sign of life; called by the job that is being done."""
+    def heartbeat(self) -> None:
+        """Show that the running job makes progress; called by that job."""
         current = self._current
-        # One that was left behind must not speak for the job that is being done instead.
+        # An abandoned job must not give heartbeats for the one that runs now.
         if current is not None and threading.current_thread() is self._thread:
-            current.since = time.monotonic()
+            current.heartbeat = time.monotonic()
 
-    def silence(self) -> float:
-        """Return the seconds since the job that is being done began or gave a sign of life.
-
-        0.0 while nothing is being done.
-        """
+    def seconds_since_heartbeat(self) -> float:
+        """Return the seconds since the running job's start or last heartbeat; 0.0 without one."""
         current = self._current
-        return 0.0 if current is None else time.monotonic() - current.since
+        return 0.0 if current is None else time.monotonic() - current.heartbeat
 
-    def where(self) -> str:
-        """Return the innermost calls of the job that is being done, as a traceback has them."""
+    def stack_trace(self) -> str:
+        """Return the innermost stack frames of the running job, formatted as in a traceback."""
         frame = sys._current_frames().get(self._thread.ident or 0)
-        return ''.join(traceback.format_stack(frame)[-_CALLS:]).rstrip()
+        return ''.join(traceback.format_stack(frame)[-_STACK_FRAMES:]).rstrip()
 
-    def abandon(self) -> None:
-        """Go on in another thread: the job that is being done does not come to an end.
+    def abandon_job(self) -> None:
+        """Continue with the next job in a new thread: the running one hangs.
 
-        Its thread ends with it, if it ever does; nothing can stop it before. Never waits, and does
-        no harm to a job that ends at this very moment.
+        The old thread cannot be stopped; it ends when its job returns, if ever. This call never
+        waits, and is safe if the job returns at this moment.
         """
         with self._changed:
-            left, self._current = self._current, None
-            # From here on the old thread takes no task, even if its job has just ended.
-            self._thread = self._start()
+            abandoned, self._current = self._current, None
+            # From here on the old thread takes no task, even if its job has just returned.
+            self._thread = self._start_thread()
             self._changed.notify_all()
-        if left is not None:
-            left.when_left()
+        if abandoned is not None:
+            abandoned.on_abandoned()
 
     def stop(self) -> None:
-        """End the thread when all earlier jobs are done."""
+        """End the thread after all submitted jobs."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
 
     def join(self, timeout: float) -> bool:
-        """Wait at most so many seconds for the thread to end; return whether it has."""
+        """Wait at most `timeout` seconds for the thread to end; return whether it has."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _start(self) -> threading.Thread:
-        """Return a new thread; it takes no task before this one lets go of the lock."""
+    def _start_thread(self) -> threading.Thread:
+        """Return a new thread; it takes no task until the caller releases the lock."""
         thread = threading.Thread(target=self._run, name='worker', daemon=True)
         thread.start()
         return thread
 
     def _run(self) -> None:
-        while (task := self._take()) is not None:
+        while (task := self._next_task()) is not None:
             try:
                 task.job()
             except BaseException:
-                # Also SystemExit, which ends a thread without a word: whatever waits here would
-                # never be done.
-                _logger.exception('A job of the worker failed: %s', task.what)
+                # SystemExit too: it would end the thread silently, and all waiting jobs with it.
+                _logger.exception('A job of the worker failed: %s', task.name)
             with self._changed:
-                # Another thread's by now, if this one was left behind.
+                # If this job was abandoned, another one is current by now.
                 if self._current is task:
                     self._current = None
 
-    def _take(self) -> _Task | None:
-        """Wait for the next task; None when this thread is to end."""
-        me = threading.current_thread()
+    def _next_task(self) -> _Task | None:
+        """Wait for the next task; return None when this thread is to end."""
+        this_thread = threading.current_thread()
         with self._changed:
             self._changed.wait_for(
-                lambda: self._thread is not me or bool(self._tasks) or self._stopping
+                lambda: self._thread is not this_thread or bool(self._tasks) or self._stopping
             )
-            if self._thread is not me or not self._tasks:
+            if self._thread is not this_thread or not self._tasks:
                 return None
             task = self._current = self._tasks.popleft()
-            task.since = time.monotonic()
+            task.heartbeat = time.monotonic()
             return task

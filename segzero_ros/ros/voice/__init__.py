@@ -1,1 +1,1 @@
-"""The node `voice`: speech becomes queries."""
+"""The node `voice`: publishes recognised speech as queries."""

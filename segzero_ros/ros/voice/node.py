@@ -1,9 +1,9 @@
-"""The node `voice`: what is said to a microphone, on a topic or in a file goes to `query` as text.
+"""The node `voice`: recognises speech of a microphone, topic or file and publishes it on `query`.
 
     ros2 run segzero_ros voice_node --ros-args -r __ns:=/segzero -p wake_phrase:='hello robot'
 
-Listening happens in a thread of its own; the executor's thread serves parameters, reports, and
-takes the sound of a topic.
+Recognition runs in its own thread; the executor's thread serves parameters, diagnostics and the
+audio topic.
 """
 
 from __future__ import annotations
@@ -32,69 +32,70 @@ from segzero_ros.ros import log_bridge
 from segzero_ros.ros.health.diagnostics import make_status
 from segzero_ros.ros.message_factory import clean_text
 from segzero_ros.ros.parameters import declare
-from segzero_ros.ros.process import leave, spin, StopSignals
+from segzero_ros.ros.process import exit_now, spin, StopSignals
 from segzero_ros.ros.voice.audio_topic import AudioTopic
 from segzero_ros.ros.voice.parameters import SPECS, take_old_names
 from segzero_ros.speech.base import Recogniser, Source, SpeechError
 from segzero_ros.speech.recogniser_loop import RecogniserLoop, SpeechCallbacks, WakePhrase
 
-# How long to wait before a device that is gone is tried again, in seconds.
-RETRY = 2.0
-# How long the speech of a file waits for somebody who hears the queries, in seconds.
-PATIENCE = 20.0
-_BURST = 100
+# Seconds between two attempts to open an audio device.
+RETRY_PERIOD = 2.0
+# Seconds that a file is held back until `query` has a subscriber.
+SUBSCRIBER_TIMEOUT = 20.0
+_DEPTH = 100
 
 _logger = logging.getLogger(__name__)
 
 
 class VoiceNode(Node):
-    """Listens, and publishes what was said.
+    """Recognises speech and publishes it as queries.
 
     Raises:
-        ParameterError: a parameter was given a value that it cannot have.
-        SpeechError: the engine, a WAV file or the messages of a topic cannot be had.
+        ParameterError: a parameter has an invalid value.
+        SpeechError: the engine, a WAV file or the messages of a topic are not available.
     """
 
     def __init__(self) -> None:
         super().__init__('voice')
-        self._log = log_bridge.connect(self.get_logger())
+        self._log_handler = log_bridge.connect(self.get_logger())
         for warning in declare(self, SPECS, others=BY_NAME, rename=take_old_names):
             _logger.warning(warning)
-        # What is missing for a topic or a file stays so; a microphone may be plugged in later.
+        # A topic or file is opened here, so that errors stop the node; a microphone may be plugged
+        # in later.
         self._audio = AudioTopic(self) if self._value('source') == 'topic' else None
-        self._recogniser = self._load()
+        self._recogniser = self._load_recogniser()
         self._recogniser_loop = RecogniserLoop(
             self._recogniser,
             WakePhrase(self._value('wake_phrase'), self._value('wake_time')),
             self._value('min_words'),
             self._value('max_utterance'),
         )
-        self._source = self._open() if self._value('source') == 'wav' else None
-        self._queries = self.create_publisher(String, 'query', QoSProfile(depth=_BURST))
-        self._partial = self.create_publisher(String, 'speech', QoSProfile(depth=_BURST))
-        self._health = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self._said = ''
+        self._source = self._open_source() if self._value('source') == 'wav' else None
+        self._queries = self.create_publisher(String, 'query', QoSProfile(depth=_DEPTH))
+        self._partial = self.create_publisher(String, 'speech', QoSProfile(depth=_DEPTH))
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._last_query = ''
         self._error = ''
-        self._absence = ''
+        self._no_audio_reason = ''
         self._dropped = 0.0
         self._ended = False
         self._stop = threading.Event()
         self.create_timer(1.0, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        # A daemon: a device that does not let go must not keep the process.
-        threading.Thread(target=self._listen, name='listening', daemon=True).start()
+        # A daemon, so that a blocked device does not keep the process from exiting.
+        threading.Thread(target=self._recognise, name='speech', daemon=True).start()
 
     def finish(self) -> None:
-        """Let the source go and leave the graph."""
+        """Close the source and leave the graph."""
         self._stop.set()
         if self._source is not None:
             self._source.close()
-        log_bridge.disconnect(self._log)
+        log_bridge.disconnect(self._log_handler)
         self.destroy_node()
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
 
-    def _load(self) -> Recogniser:
+    def _load_recogniser(self) -> Recogniser:
         try:
             if self._value('engine') == 'faster_whisper':
                 from segzero_ros.speech.whisper_recogniser import WhisperRecogniser
@@ -106,19 +107,19 @@ class VoiceNode(Node):
                 )
             from segzero_ros.speech.pocketsphinx_recogniser import PocketsphinxRecogniser
         except ImportError as error:
-            raise SpeechError(f'{lacking("Hearing needs", error, "voice")}.') from error
+            raise SpeechError(f'{lacking("Speech recognition needs", error, "voice")}.') from error
         nouns = self._value('nouns').split(',')
         phrase = self._value('wake_phrase')
-        made = PocketsphinxRecogniser(self._value('vocabulary'), nouns, phrase)
-        if made.left_out:
+        recogniser = PocketsphinxRecogniser(self._value('vocabulary'), nouns, phrase)
+        if recogniser.left_out:
             _logger.warning(
-                'Not heard, for want of a pronunciation: %s. Describe these by colour, shape or '
-                'place.',
-                ', '.join(made.left_out),
+                'Not recognised, because their pronunciation is unknown: %s. Describe these by '
+                'colour, shape or position.',
+                ', '.join(recogniser.left_out),
             )
-        return made
+        return recogniser
 
-    def _open(self) -> Source:
+    def _open_source(self) -> Source:
         if self._audio is not None:
             return self._audio.open()
         if self._value('source') == 'wav':
@@ -130,97 +131,97 @@ class VoiceNode(Node):
 
         return Microphone(self._value('microphone'))
 
-    def _listen(self) -> None:
-        """Listen until the sound or the node ends; open a device that is gone again and again."""
-        callbacks = SpeechCallbacks(self._ask, self._say_so_far, self._ignore)
+    def _recognise(self) -> None:
+        """Recognise until the audio or the node ends; reopen a source that failed."""
+        callbacks = SpeechCallbacks(self._on_query, self._on_partial, self._on_ignored)
         while not self._stop.is_set():
             try:
-                source = self._source = self._source or self._open()
+                source = self._source = self._source or self._open_source()
                 if self._value('source') == 'wav':
-                    self._wait_for_listener()
+                    self._wait_for_subscriber()
                 _logger.info('Listening with %s', self._recogniser.name)
                 self._error = ''
                 self._recogniser_loop.run(source, callbacks)
                 self._ended = True
-                _logger.info('The sound has ended')
+                _logger.info('The audio has ended')
                 return
             except SpeechError as error:
-                self._lose(str(error))
+                self._close_source(str(error))
             except Exception as error:
-                _logger.exception('Listening failed')
-                self._lose(f'{type(error).__name__}: {error}')
-            self._stop.wait(RETRY)
+                _logger.exception('Speech recognition failed')
+                self._close_source(f'{type(error).__name__}: {error}')
+            self._stop.wait(RETRY_PERIOD)
 
-    def _lose(self, error: str) -> None:
+    def _close_source(self, error: str) -> None:
         if error != self._error and not self._stop.is_set():
-            _logger.error('%s Trying again every %g s', error, RETRY)
+            _logger.error('%s Retrying every %g s', error, RETRY_PERIOD)
         self._error = error
         source, self._source = self._source, None
         if source is not None:
             source.close()
 
-    def _wait_for_listener(self) -> None:
-        """Wait until somebody hears the queries, for what a file says is said but once."""
-        end = time.monotonic() + PATIENCE
+    def _wait_for_subscriber(self) -> None:
+        """Wait until `query` has a subscriber, because a file is played only once."""
+        deadline = time.monotonic() + SUBSCRIBER_TIMEOUT
         while not self._queries.get_subscription_count():
             if self._stop.wait(0.05):
                 return
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 topic = self.resolve_topic_name('query')
-                _logger.warning('Nobody listens to %s; the file is read all the same', topic)
+                _logger.warning('%s has no subscriber; the file is played nevertheless', topic)
                 return
 
-    def _ask(self, text: str) -> None:
-        self._said = text
-        _logger.info('Heard: %s', text)
+    def _on_query(self, text: str) -> None:
+        self._last_query = text
+        _logger.info('Recognised: %s', text)
         self._queries.publish(String(data=clean_text(text)))
 
-    def _say_so_far(self, text: str) -> None:
+    def _on_partial(self, text: str) -> None:
         self._partial.publish(String(data=clean_text(text)))
 
-    def _ignore(self, text: str, reason: str) -> None:
+    def _on_ignored(self, text: str, reason: str) -> None:
         _logger.info('Ignored %r: %s', text, reason)
 
-    def _watch(self, audio: AudioTopic) -> None:
-        """Say when nothing comes on the topic, or more than is heard."""
-        absence, dropped = audio.absence(), audio.dropped()
-        if absence and absence != self._absence:
-            _logger.warning(absence)
-        self._absence = absence
+    def _check_audio(self, audio: AudioTopic) -> None:
+        """Warn if no audio arrives, or more than can be recognised."""
+        reason, dropped = audio.no_audio_reason(), audio.dropped()
+        if reason and reason != self._no_audio_reason:
+            _logger.warning(reason)
+        self._no_audio_reason = reason
         if dropped > self._dropped:
             _logger.warning(
-                '%.1f s of sound on %s were dropped: it comes faster than it is heard',
+                '%.1f s of audio on %s were dropped: it arrives faster than it can be recognised',
                 dropped - self._dropped,
                 audio.topic,
             )
         self._dropped = dropped
 
     def _report(self) -> None:
-        """Publish how it is, once a second."""
+        """Publish diagnostics, once a second."""
         if self._audio is not None:
-            self._watch(self._audio)
+            self._check_audio(self._audio)
         level, message = DiagnosticStatus.OK, f'Listening with {self._recogniser.name}.'
         if self._error:
             level, message = DiagnosticStatus.ERROR, self._error
         elif self._ended:
-            message = 'The sound has ended.'
-        elif self._absence:
-            level, message = DiagnosticStatus.WARN, self._absence
+            message = 'The audio has ended.'
+        elif self._no_audio_reason:
+            level, message = DiagnosticStatus.WARN, self._no_audio_reason
         values = {
             'engine': self._recogniser.name,
             'speaking': str(self._recogniser_loop.speaking),
             'utterances': str(self._recogniser_loop.utterances),
-            'listened': f'{self._recogniser_loop.seconds:.0f} s',
-            'last query': self._said or 'none',
+            'processed audio': f'{self._recogniser_loop.seconds:.0f} s',
+            'last query': self._last_query or 'none',
         }
-        name = f'{self.get_fully_qualified_name()}: hearing'
+        name = f'{self.get_fully_qualified_name()}: speech'
         report = DiagnosticArray(status=[make_status(name, level, message, values)])
         report.header.stamp = self.get_clock().now().to_msg()
-        self._health.publish(report)
+        self._diagnostics.publish(report)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM; return the process's exit code."""
+    """Run the node until SIGINT or SIGTERM; return the exit code."""
     signals = StopSignals()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -236,7 +237,7 @@ def main(args: Sequence[str] | None = None) -> int:
     signals.close()
     node.finish()
     rclpy.try_shutdown()
-    leave(0)
+    exit_now(0)
     return 0
 
 
