@@ -232,7 +232,7 @@ class _Attempt:
         segments, left_out = self._segment(encoding, usable)
         self._stop_if_cancelled(grounding.raw_answer)
         posed = any(segment.pose is not None for segment in segments)
-        bent = spatial.rectification_remark(self._frame) if posed else ''
+        bent = spatial.rectification_warning(self._frame) if posed else ''
         missing = spatial.missing_pose_warning(self._frame, segments)
         texts = (grounding.note, remarks, left_out, bent, missing)
         message = ' '.join(text for text in texts if text)

@@ -23,6 +23,9 @@ Mask = NDArray[np.bool_]
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 
+# Nanoseconds per second, as in rclpy.constants.
+S_TO_NS = 1_000_000_000
+
 # A mask whose box has more pixels than this is kept packed until it is used.
 MOST_UNPACKED_PIXELS = 2**20
 # zlib's fastest level: most masks are a few runs a row.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, read_parameters
 from segzero_ros.config import reasoner_options, segmenter_options
-from segzero_ros.conversions.printable_text import printable
+from segzero_ros.conversions.text import printable
 
 if TYPE_CHECKING:
     from segzero_ros.doctor.checks import Check

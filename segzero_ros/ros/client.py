@@ -23,7 +23,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from segzero_ros.action import Segment
-from segzero_ros.conversions.query_text import tidy
+from segzero_ros.conversions.text import single_line
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.ros.background_node import (
     BackgroundNode,
@@ -266,7 +266,7 @@ class PerceptionClient:
         heard: _News = queue.SimpleQueue()
         self._heard = heard
         deadline = time.monotonic() + timeout
-        wanted = tidy(text)
+        wanted = single_line(text)
         self._queries.publish(String(data=text))
         try:
             while True:

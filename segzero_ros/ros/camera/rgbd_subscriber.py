@@ -13,14 +13,14 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from segzero_ros.conversions.image import is_rectified, MAX_PIXELS
+from segzero_ros.conversions.camera_info import is_rectified
+from segzero_ros.conversions.image import MAX_PIXELS
 from segzero_ros.rgbd.buffer import RgbdBuffer, RgbdMessages
 from segzero_ros.rgbd.frames import make_frame, pairing_warnings
 from segzero_ros.rgbd.message_buffer import StoredMessage
 from segzero_ros.ros.camera.qos_matching import QosMatchingSubscription
-from segzero_ros.types import BadImage, Frame, SegZeroError
+from segzero_ros.types import BadImage, Frame, S_TO_NS, SegZeroError
 
-NANO = 1_000_000_000
 # A stamp this far from the clock, in seconds, is of a bag's or a simulator's clock.
 OTHER_CLOCK = 3600.0
 # An image that is stamped so much later than it arrived, in seconds, has another clock's stamp.
@@ -70,7 +70,7 @@ class RgbdSubscriber:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.max_pixels = max_pixels
-        self.store = store = RgbdBuffer(round(max_offset * NANO))
+        self.store = store = RgbdBuffer(round(max_offset * S_TO_NS))
         self._clock = clock = node.get_clock()
         self._made: tuple[RgbdMessages, TakenFrame] | None = None
         # What diagnostics tell about the last image that was decoded.
@@ -116,7 +116,7 @@ class RgbdSubscriber:
 
     def set_max_offset(self, max_offset: float) -> None:
         """Set the most seconds between an image's stamp and its depth's."""
-        self.store.max_offset_ns = round(max_offset * NANO)
+        self.store.max_offset_ns = round(max_offset * S_TO_NS)
 
     def close(self) -> None:
         """Unsubscribe, and forget the images, which rclpy would keep alive for minutes."""
@@ -130,14 +130,14 @@ class RgbdSubscriber:
         newest = self.store.newest()
         if newest is None:
             return math.nan
-        return (self._clock.now().nanoseconds - newest.time_ns) / NANO
+        return (self._clock.now().nanoseconds - newest.time_ns) / S_TO_NS
 
     def depth_age(self) -> float:
         """Return the seconds since the newest depth was taken, NaN while there is none."""
         newest = self.store.newest_depth()
         if newest is None:
             return math.nan
-        return (self._clock.now().nanoseconds - newest.time_ns) / NANO
+        return (self._clock.now().nanoseconds - newest.time_ns) / S_TO_NS
 
     def absence(self, max_age: float) -> str:
         """Say why there is no image to ask about; empty when there is one.
@@ -163,7 +163,7 @@ class RgbdSubscriber:
                 "its stamps are of another clock: set use_sim_time where a bag's or a "
                 "simulator's clock is published, or camera.max_image_age to 0."
             )
-        lag = (newest.arrived_ns - newest.time_ns) / NANO
+        lag = (newest.arrived_ns - newest.time_ns) / S_TO_NS
         if lag <= max_age:
             return 'is the camera still running?'
         rate = self.store.rate()
@@ -176,7 +176,7 @@ class RgbdSubscriber:
     def clock_warning(self) -> str:
         """Say that images are stamped in the future of the node's clock; empty if they are not."""
         newest = self.store.newest()
-        ahead = 0.0 if newest is None else (newest.time_ns - newest.arrived_ns) / NANO
+        ahead = 0.0 if newest is None else (newest.time_ns - newest.arrived_ns) / S_TO_NS
         if ahead < AHEAD:
             return ''
         return (

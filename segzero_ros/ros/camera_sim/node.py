@@ -40,9 +40,8 @@ from segzero_ros.ros.camera_sim.schedule import Schedule
 from segzero_ros.ros.camera_sim.sources import open_source, Scenes, Shown
 from segzero_ros.ros.camera_sim.transform import CameraTransform
 from segzero_ros.ros.parameters import declare
-from segzero_ros.types import Frame, SegZeroError
+from segzero_ros.types import Frame, S_TO_NS, SegZeroError
 
-NANO = 1_000_000_000
 _DEPTH = 5
 _CLOCK_DEPTH = 10
 # As `ros2 bag play --clock 100`, in seconds.
@@ -184,7 +183,7 @@ class ImagePlayback:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.catch_up_ns = round(NANO / settings.rate)
+        self.catch_up_ns = round(S_TO_NS / settings.rate)
         self._source = open_source(settings.source, settings.path)
         self._item = settings.item or self._source.items()[0]
         self._since: Time | None = None
@@ -200,10 +199,10 @@ class ImagePlayback:
         """Return the picture's messages with this stamp, and the time between two pictures."""
         self._since = self._since or now
         period = self._settings.item_period
-        if period and (now - self._since).nanoseconds >= period * NANO:
+        if period and (now - self._since).nanoseconds >= period * S_TO_NS:
             self._go_on()
             self._since = now
-        return stamped(self._messages, now), round(NANO / self._settings.rate)
+        return stamped(self._messages, now), round(S_TO_NS / self._settings.rate)
 
     def _go_on(self) -> None:
         items = self._source.items()
@@ -221,7 +220,7 @@ class ScenePlayback:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.catch_up_ns = round(NANO / settings.rate)
+        self.catch_up_ns = round(S_TO_NS / settings.rate)
         scenes = Scenes()
         item = settings.item or scenes.items()[0]
         self._count = max(2, round(settings.motion * settings.rate))
@@ -242,7 +241,7 @@ class ScenePlayback:
         self._ticks += 1
         if index == len(self._made):
             self._made.append(messages_of(next(self._coming), self._settings))
-        return stamped(self._made[index], now), round(NANO / self._settings.rate)
+        return stamped(self._made[index], now), round(S_TO_NS / self._settings.rate)
 
 
 def messages_of(frame: Frame, settings: Settings) -> list[Shown]:

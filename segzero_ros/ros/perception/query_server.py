@@ -15,18 +15,18 @@ import uuid
 from rclpy.clock import Clock
 from sensor_msgs.msg import Image
 
-from segzero_ros.conversions.query_text import read_query
+from segzero_ros.conversions.text import read_query
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.pipeline import in_words, Listeners, Pipeline
 from segzero_ros.rgbd.frames import frame_of
-from segzero_ros.ros.camera.rgbd_subscriber import NANO, NoImage, RgbdSubscriber, TakenFrame
+from segzero_ros.ros.camera.rgbd_subscriber import NoImage, RgbdSubscriber, TakenFrame
 from segzero_ros.ros.health.process_memory import pool_large_blocks
 from segzero_ros.ros.message_factory import to_result
 from segzero_ros.ros.perception.live_tracking import LiveTracking
 from segzero_ros.ros.perception.query_queue import describe, PendingQuery, QueryQueue, SILENT
 from segzero_ros.ros.perception.result_publishers import ResultPublishers
 from segzero_ros.ros.perception.worker import Worker
-from segzero_ros.types import Answer, BadImage, Query, Stage, Status, Timing
+from segzero_ros.types import Answer, BadImage, Query, S_TO_NS, Stage, Status, Timing
 
 Deliver = Callable[[SegmentationResult], None]
 
@@ -202,7 +202,7 @@ class QueryServer:
         except BadImage as error:
             return pending.failed(Status.ERROR, str(error))
         self._relay = relay = Relay(pending.listeners, self._publishers)
-        frame_age = (pending.accepted_ns - taken.time_ns) / NANO if taken.time_ns else math.nan
+        frame_age = (pending.accepted_ns - taken.time_ns) / S_TO_NS if taken.time_ns else math.nan
         try:
             with pool_large_blocks():
                 answer = self.pipeline.answer(

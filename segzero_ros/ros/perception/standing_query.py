@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rclpy.clock import Clock
 
-from segzero_ros.ros.camera.rgbd_subscriber import NANO, NoImage
+from segzero_ros.ros.camera.rgbd_subscriber import NoImage
 from segzero_ros.ros.perception.query_server import QueryServer
 from segzero_ros.ros.perception.worker import Worker
-from segzero_ros.types import Answer, BadImage, RgbImage
+from segzero_ros.types import Answer, BadImage, RgbImage, S_TO_NS
 
 # How often `look` is to be called, and how often pictures are compared at most, in seconds.
 PERIOD = 0.1
@@ -98,7 +98,7 @@ class StandingQuery:
             self._lost = None
         if self._lost is not None and self.reask_when_lost and now_ns >= self._lost.due_ns:
             self._lost.delay = min(2 * self._lost.delay, LONGEST_DELAY)
-            self._lost.due_ns = now_ns + round(self._lost.delay * NANO)
+            self._lost.due_ns = now_ns + round(self._lost.delay * S_TO_NS)
             self._ask(self._lost.text)
         elif self.query and self._is_due(now_ns):
             if not self._changed:
@@ -113,18 +113,18 @@ class StandingQuery:
             return False
         if self._asked_ns is None or self._changed:
             return True
-        return 0 < self.every <= (now_ns - self._asked_ns) / NANO
+        return 0 < self.every <= (now_ns - self._asked_ns) / S_TO_NS
 
     def _ask(self, text: str) -> None:
         self.asked += 1
         self._query_server.ask(text, low_priority=True)
 
     def _objects_lost(self, answer: Answer) -> None:
-        due_ns = self._clock.now().nanoseconds + round(FIRST_DELAY * NANO)
+        due_ns = self._clock.now().nanoseconds + round(FIRST_DELAY * S_TO_NS)
         self._lost = _Lost(answer.query.text, due_ns)
 
     def _compare_soon(self, now_ns: int) -> None:
-        since = None if self._compared_ns is None else (now_ns - self._compared_ns) / NANO
+        since = None if self._compared_ns is None else (now_ns - self._compared_ns) / S_TO_NS
         if self._comparing or (since is not None and 0 <= since < COMPARE_PERIOD):
             return
         self._comparing, self._compared_ns = True, now_ns
