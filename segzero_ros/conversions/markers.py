@@ -7,7 +7,7 @@ from typing import Any
 
 from segzero_ros.conversions.result import header_of, Make, NO_POSE, to_pose, to_time, to_vector
 from segzero_ros.conversions.text import clean_text
-from segzero_ros.overlay import object_colour
+from segzero_ros.overlay_layout import object_colour
 from segzero_ros.rotations import matrix_from_quaternion
 from segzero_ros.types import Answer, Pose3D, Segment
 

@@ -124,9 +124,9 @@ CASES = {
         (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),
     ),
     'depth has stopped': (
-        replace(WELL, camera_warning='There are no poses, for depth has stopped.'),
+        replace(WELL, camera_warning='There are no poses: depth has stopped.'),
         (OK, 'VisionReasoner-7B and sam2-hiera-large are ready.'),
-        (WARN, 'There are no poses, for depth has stopped.'),
+        (WARN, 'There are no poses: depth has stopped.'),
         (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),
     ),
     'any age is fine': (

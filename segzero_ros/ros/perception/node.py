@@ -36,7 +36,7 @@ from segzero_ros.loading import (
     ReasonerOptions,
     SegmenterOptions,
 )
-from segzero_ros.pipeline import in_words, Pipeline
+from segzero_ros.pipeline import describe_error, Pipeline
 from segzero_ros.rgbd.message_buffer import JUMP_NS
 from segzero_ros.ros import log_bridge
 from segzero_ros.ros.camera.qos_matching import LOOK_PERIOD
@@ -306,7 +306,7 @@ class PerceptionNode(AsyncLifecycleNode):
                 end = partial(future.set_exception, error)
             except BaseException as error:
                 # A library that calls sys.exit() must not end the executor that awaits this.
-                end = partial(future.set_exception, RuntimeError(in_words(error)))
+                end = partial(future.set_exception, RuntimeError(describe_error(error)))
             settle(end)
             if self.executor is not None:
                 self.executor.wake()

@@ -17,7 +17,7 @@ from sensor_msgs.msg import Image
 
 from segzero_ros.conversions.text import read_query
 from segzero_ros.msg import SegmentationResult
-from segzero_ros.pipeline import in_words, Listeners, Pipeline
+from segzero_ros.pipeline import describe_error, Listeners, Pipeline
 from segzero_ros.rgbd.frames import frame_of
 from segzero_ros.ros.camera.rgbd_subscriber import NoImage, RgbdSubscriber, TakenFrame
 from segzero_ros.ros.health.process_memory import pool_large_blocks
@@ -134,7 +134,7 @@ class QueryServer:
                 self._worker.do(self._serve_next, 'answering, or following objects')
         except Exception as error:
             _logger.exception('Query %s cannot be taken in', pending.query.id)
-            pending.refuse(Status.ERROR, f'The query cannot be taken in: {in_words(error)}')
+            pending.refuse(Status.ERROR, f'The query cannot be taken in: {describe_error(error)}')
         return pending
 
     def abandon(self, pending: PendingQuery, status: Status, message: str) -> None:
@@ -179,7 +179,7 @@ class QueryServer:
         except BaseException as error:
             # Whatever a model raises: SystemExit would end this thread, and with it all queries.
             _logger.exception('Query %s failed', pending.query.id)
-            answer = pending.failed(Status.ERROR, in_words(error))
+            answer = pending.failed(Status.ERROR, describe_error(error))
         # Its time counts no longer; what comes now has its own.
         self._worker.alive()
         self.queue.done(pending)
@@ -339,7 +339,7 @@ def unpublished(answer: Answer, error: Exception) -> Answer:
     return Answer(
         answer.query,
         Status.ERROR,
-        f'The answer cannot be published: {in_words(error)}',
+        f'The answer cannot be published: {describe_error(error)}',
         frame=answer.frame,
         timing=answer.timing,
     )
