@@ -173,7 +173,7 @@ def test_intrinsics_of_no_lens_are_named():
     depth = np.full((40, 60), 0.8, np.float32)
     answer = with_depth(depth, Intrinsics(1e-9, 50.0, 29.5, 19.5, 60, 40), CUP)
     assert answer.segments[0].pose is None
-    assert 'numbers that no lens has: focal lengths 1e-09 and 50' in answer.message
+    assert 'implausible intrinsics: focal lengths 1e-09 and 50' in answer.message
 
 
 def test_stages_text_and_objects_are_heard_in_order(ask):
@@ -424,7 +424,7 @@ def test_masks_that_would_be_too_large_together_are_left_out_and_named(ask, monk
     answer = ask(grounding(CUP, CUP, CUP, small))
     assert answer.status is Status.OK
     assert [segment.mask.size for segment in answer.segments] == [400, 400, 0, 100]
-    assert answer.message.startswith('The masks of objects 3 are left out')
+    assert answer.message.startswith('The masks of objects 3 were dropped')
     left_out = answer.segments[2]
     assert left_out.mask_roi == Roi(0, 0, 0, 0)
     assert (left_out.label, left_out.box, left_out.score) == ('cup', Roi(10, 5, 20, 20), 0.5)

@@ -230,11 +230,7 @@ class Sam2Segmenter:
         self, encoding: Sam2Encoding, objects: list[GroundedObject]
     ) -> tuple[Tensor, Tensor]:
         """Return coordinates (n, 2 + points, 2), in pixels of the model's image, and labels."""
-        corners = [
-            ((grounded.box[0], grounded.box[1]), (grounded.box[2], grounded.box[3]))
-            + grounded.points
-            for grounded in objects
-        ]
+        corners = [(grounded.box[:2], grounded.box[2:], *grounded.points) for grounded in objects]
         coordinates = torch.tensor(corners, dtype=torch.float32, device=self.device)
         coordinates[..., 0] /= encoding.width
         coordinates[..., 1] /= encoding.height

@@ -129,7 +129,7 @@ def _window(roi: Roi, guess: Matrix, shape: tuple[int, ...]) -> Roi:
 def _track_points(
     before: GrayImage, after: GrayImage, start: Points, window: Roi, guess: Matrix
 ) -> tuple[Points, Points]:
-    """Return the points that pass the forward-backward check, before and after, in image pixels."""
+    """Return the points that pass the forward-backward check, in both images, in pixels."""
     corner = np.array([window.x, window.y], np.float32)
     expected = moved(guess, start.astype(np.float64)).astype(np.float32)
     before, after = np.ascontiguousarray(before), np.ascontiguousarray(after)
