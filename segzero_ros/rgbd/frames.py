@@ -131,8 +131,8 @@ def _gap(gap_ns: int, where: str) -> str:
         return f'{nearest}: depth has stopped, or its stamps are from another clock.'
     delay = f'{DEPTH_WAIT_NS / S_TO_NS:g} s'
     return (
-        f'{nearest}, more than camera.max_depth_offset: depth has stopped, is delayed by more than '
-        f'{delay}, has not arrived yet, or is stamped differently.'
+        f'{nearest}, more than camera.max_depth_offset: depth has stopped, is delayed by more '
+        f'than {delay}, has not arrived yet, or is stamped differently.'
     )
 
 
