@@ -174,9 +174,9 @@ def masks_of_the_package(segmenter: Any, config: Path, film: Film) -> Iterator[d
     from omegaconf import OmegaConf
     import torch
 
-    from segzero_ros.segmentation.sam2_checkpoint import SETTINGS_OF_THE_PACKAGE
+    from segzero_ros.segmentation.sam2_checkpoint import BUILD_OVERRIDES
 
-    settings = OmegaConf.merge(OmegaConf.load(config).model, SETTINGS_OF_THE_PACKAGE)
+    settings = OmegaConf.merge(OmegaConf.load(config).model, BUILD_OVERRIDES)
     settings._target_ = 'sam2.sam2_video_predictor.SAM2VideoPredictor'
     predictor = instantiate(settings, fill_hole_area=0, _recursive_=True).eval()
     predictor.load_state_dict(segmenter.model.state_dict())

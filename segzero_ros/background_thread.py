@@ -1,7 +1,7 @@
-"""A thread beside the caller's that lasts, for what is done again and again.
+"""A persistent background thread for recurring jobs.
 
-What a library keeps for a thread may outlive it: OpenCV 5.0 leaves 0.8 kB behind for every thread
-that has converted a picture, so a thread for each query would cost 3 MB an hour at one a second.
+Libraries may leak memory for each thread: OpenCV 5.0 leaks 0.8 kB for every thread that has
+converted an image, so one thread per query would leak 3 MB an hour at one query per second.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _Job = tuple[Callable[[], Any], 'Future[Any]']
 
 
 class BackgroundThread:
-    """Does one job after the other; ends when it is closed, or with whoever holds it."""
+    """Runs jobs one after another; ends when it is closed or garbage-collected."""
 
     def __init__(self, name: str) -> None:
         """Start the thread.
@@ -26,17 +26,17 @@ class BackgroundThread:
             name: of the thread.
         """
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        # A daemon: a process that is told to end does not wait for it.
-        self._thread = threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True)
+        # A daemon thread does not keep a process that exits waiting.
+        self._thread = threading.Thread(target=_run, args=(self._jobs,), name=name, daemon=True)
         self._thread.start()
-        # The thread knows the queue alone, so that it keeps nobody alive.
+        # The thread refers only to the queue, so that it does not keep this object alive.
         weakref.finalize(self, self._jobs.put, None)
 
-    def do(self, job: Callable[[], Any]) -> Future[Any]:
-        """Have a job done after those before it; return what will hold its result or error.
+    def submit(self, job: Callable[[], Any]) -> Future[Any]:
+        """Run a job after the earlier ones; return the future of its result.
 
         Raises:
-            RuntimeError: it was closed, so the job would be waited for in vain.
+            RuntimeError: the thread was closed.
         """
         if not self._thread.is_alive():
             raise RuntimeError(f'The thread {self._thread.name} was closed.')
@@ -45,29 +45,30 @@ class BackgroundThread:
         return future
 
     def close(self) -> None:
-        """Wait until everything asked for is done, and end the thread."""
+        """Wait until all jobs are done, and end the thread."""
         self._jobs.put(None)
         self._thread.join()
 
 
-def _work(jobs: SimpleQueue[_Job | None]) -> None:
-    # In a function of its own, so that nothing of a job is kept while the next is waited for.
-    while _do_next(jobs):
+def _run(jobs: SimpleQueue[_Job | None]) -> None:
+    # A separate function per job, so that no reference to a job remains while waiting for the
+    # next.
+    while _run_next(jobs):
         pass
 
 
-def _do_next(jobs: SimpleQueue[_Job | None]) -> bool:
-    """Do a job; return whether more may come."""
-    found = jobs.get()
-    if found is None:
+def _run_next(jobs: SimpleQueue[_Job | None]) -> bool:
+    """Run a job; return False when the thread shall end."""
+    item = jobs.get()
+    if item is None:
         return False
-    job, future = found
+    job, future = item
     try:
         if future.set_running_or_notify_cancel():
             future.set_result(job())
     except BaseException as error:
         future.set_exception(error)
     finally:
-        # An error knows this frame, and the future knows the error.
-        del found, job, future
+        # Break the reference cycle future -> error -> traceback -> this frame -> future.
+        del item, job, future
     return True

@@ -1,4 +1,4 @@
-"""Stopping a model that is at work in the caller's own thread."""
+"""Cancel a torch model that runs in the caller's thread."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ Check = Callable[[], None]
 
 @contextmanager
 def cancellable(modules: Iterable[Any], check: Check | None) -> Iterator[None]:
-    """Call `check`, if there is one, before each of the modules; what it raises ends their work.
+    """Call `check` before each module's forward pass; an exception it raises aborts the model.
 
-    Give it what modules consist of as well: on a CPU a single layer may take so long that a
-    person notices.
+    Args:
+        modules: torch modules. Include submodules: on a CPU a single layer may take so long that
+            the delay is noticeable.
+        check: None for no check.
     """
 
     def before(*_: Any) -> None:

@@ -1,7 +1,7 @@
-"""The optional packages: which extra of pyproject.toml brings each, and the command that does.
+"""Optional packages: the extra of pyproject.toml that installs each, and the install command.
 
-Whatever finds a package missing says it by `lacking`, so that all name the same command. Imports
-the standard library only, and so can be used where hardly anything is installed.
+All error messages about missing packages are made by `lacking`, so that they name the same
+command. It needs only the standard library.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 
-# By extra, the packages that this one imports of those that it brings, by import name.
+# For each extra, its packages that are imported here, by import name.
 EXTRAS = {
     'bags': ('mcap', 'rosbags', 'zstandard'),
     'data': ('huggingface_hub', 'pyarrow', 'pycocotools'),
@@ -36,21 +36,21 @@ EXTRAS = {
     'voice': ('pocketsphinx', 'sounddevice', 'soxr'),
     'whisper': ('faster_whisper', 'sounddevice', 'soxr'),
 }
-# The first Python that pocketsphinx has no wheel for.
+# The first Python version without a pocketsphinx wheel.
 NO_POCKETSPHINX = (3, 14)
-_OF_ROS = re.compile(
+_ROS_MODULE = re.compile(
     r'(rclpy|rpyutils|rosidl\w*|ament_\w+|launch\w*|cv_bridge|\w+_msgs|\w+_interfaces|'
     r'segzero_ros\.(msg|srv|action))(\.|$)'
 )
-# How NumPy, and what was compiled for another, word it.
+# Error messages of NumPy, and of libraries compiled for another NumPy.
 _NUMPY_ABI = re.compile(r'numpy\.?_?core|multiarray|compiled using NumPy|numpy\.dtype size')
 
 
 def install_command(*extras: str) -> str:
-    """Return the command that installs extras, as it is typed on this machine.
+    """Return the command that installs extras.
 
-    It is the script of the checkout that this package is run from; a copy that colcon or pip has
-    made does not know where that is, and names the script alone.
+    It is the script of the checkout that this package runs from. A copy installed by colcon or pip
+    does not know the checkout's path, and names only the script.
     """
     script = Path(__file__).resolve().parent.parent / 'scripts' / 'install_models'
     if script.is_file():
@@ -59,18 +59,18 @@ def install_command(*extras: str) -> str:
 
 
 def lacking(need: str, error: ImportError, *extras: str) -> str:
-    """Return what an import that failed for want of extras means; without the full stop.
+    """Return the error message for a failed import of an optional package; without full stop.
 
     Args:
-        need: what it is for, with its verb: `Bags need`.
-        error: what Python said.
-        extras: those that bring the package, and what belongs to it.
+        need: the feature with its verb: `Bags need`.
+        error: the import error.
+        extras: the extras that install the package.
     """
-    name = _top(error)
+    name = _package(error)
     if name == 'pocketsphinx' and sys.version_info >= NO_POCKETSPHINX:
         return (
             f'{need} pocketsphinx, which has no wheel for Python '
-            f'{".".join(map(str, sys.version_info[:2]))}: take engine:=faster_whisper '
+            f'{".".join(map(str, sys.version_info[:2]))}: use engine:=faster_whisper '
             f'({install_command("whisper")})'
         )
     if isinstance(error, ModuleNotFoundError):
@@ -81,27 +81,27 @@ def lacking(need: str, error: ImportError, *extras: str) -> str:
 
 
 def explain(error: ImportError) -> str:
-    """Return one sentence on an import that ended a program; empty where nothing is known."""
+    """Return one sentence about a failed import with a hint; empty for an unknown package."""
     if not isinstance(error, ModuleNotFoundError) and _NUMPY_ABI.search(str(error)):
         return (
-            f'NumPy is not the one that {_top(error) or "a package"} was compiled for ({error}): '
-            f'{install_command("models")} brings one that fits; "segzero doctor" says more.'
+            f'{_package(error) or "A package"} was compiled for another NumPy ({error}): '
+            f'{install_command("models")} installs a compatible one; see "segzero doctor".'
         )
     name = error.name or ''
-    if _OF_ROS.match(name):
+    if _ROS_MODULE.match(name):
         return (
             f'ROS 2 is needed, and {name} cannot be imported ({error}): source it and the '
-            'workspace (. /opt/ros/<distro>/setup.bash && . install/setup.bash), and run this '
-            'with the Python of that ROS, or an environment that install_models made of it.'
+            'workspace (. /opt/ros/<distro>/setup.bash && . install/setup.bash), and use the '
+            'Python of that ROS, or an environment that install_models created with it.'
         )
-    extra = extra_of(_top(error))
+    extra = extra_of(_package(error))
     return f'{lacking("This needs", error, extra)}.' if extra else ''
 
 
 def extra_of(package: str) -> str:
-    """Return the first extra that brings a package, by its import name; empty for none."""
+    """Return the first extra that installs a package, by its import name; empty if none does."""
     return next((extra for extra, names in EXTRAS.items() if package in names), '')
 
 
-def _top(error: ImportError) -> str:
+def _package(error: ImportError) -> str:
     return (error.name or '').partition('.')[0]

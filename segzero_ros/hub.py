@@ -1,8 +1,8 @@
-"""Fetch files from the Hugging Face hub: room on the disk first, then how far it is.
+"""Download files from the Hugging Face hub, with a disk space check and progress reports.
 
-Checkpoints and data sets come through `fetch`. How far a download is, is logged in a few lines,
-or goes to whoever registered with `reporting` (a terminal); `progress` returns it at any time, for
-the node's `status`. huggingface_hub is imported only where something is fetched.
+Checkpoints and datasets are downloaded with `fetch`. Progress is logged, or passed to a callback
+registered with `reporting` (for a terminal); `progress` returns the current state, for the node's
+`status`. huggingface_hub is imported only for a download.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from typing import Any
 
 from segzero_ros.types import SegZeroError
 
-# A line is logged at each further tenth, and when there was none for so many seconds.
-_STEP = 10
-_SILENCE = 60.0
-# How often a registered reporter is called, in seconds.
-_PERIOD = 0.2
-# What a file system needs beside the files themselves, in bytes.
-_SPARE = 100_000_000
+# Progress is logged every 10 percent, and at least every 60 seconds.
+_LOG_STEP = 10
+_LOG_PERIOD = 60.0
+# Interval of calls of a registered callback, in seconds.
+_REPORT_PERIOD = 0.2
+# Disk space that must stay free, in bytes.
+_MIN_FREE = 100_000_000
 _GB = 1e9
 
 _logger = logging.getLogger(__name__)
 
 
 class DownloadError(SegZeroError):
-    """Files of the hub cannot be fetched; the text names the cause and the cure."""
+    """Files cannot be downloaded; the text gives the reason and a hint."""
 
 
 class DiskFull(DownloadError):
-    """There is no room for them."""
+    """There is not enough disk space."""
 
 
 class BrokenOff(DownloadError):
-    """The connection broke while they came."""
+    """The connection was lost during a download."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a download is.
+    """Progress of a download.
 
     Attributes:
-        name: what is fetched, as on the hub.
-        done: bytes that are here.
-        total: bytes of all of it.
-        left_s: seconds that it will take; None while that is not known.
+        name: of the repository or file, as on the hub.
+        done: downloaded bytes.
+        total: total bytes.
+        left_s: estimated remaining seconds; None while unknown.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Progress:
 
     @property
     def percent(self) -> int:
-        """How much of it is here, from 0 to 100."""
+        """Progress in percent, 0 to 100."""
         return min(100, 100 * self.done // max(self.total, 1))
 
     def __str__(self) -> str:
@@ -78,15 +78,15 @@ _progress: Progress | None = None
 
 
 def progress() -> Progress | None:
-    """Return how far the download is that is going on in this process; None when there is none."""
+    """Return the progress of this process's current download; None if there is none."""
     return _progress
 
 
 @contextmanager
 def reporting(report: Report) -> Iterator[None]:
-    """Have a function called with the progress of downloads, several times a second.
+    """Call a function with the progress of downloads, several times per second.
 
-    It is called in the thread that downloads, and takes the place of the log's lines.
+    It is called in the downloading thread, and replaces the log messages.
     """
     with _lock:
         _reporters.append(report)
@@ -100,55 +100,56 @@ def reporting(report: Report) -> Iterator[None]:
 def fetch(
     repository: str, patterns: Sequence[str], *, repo_type: str = 'model', file: str = ''
 ) -> Path:
-    """Fetch a repository's files that are not on this machine yet.
+    """Download a repository's files that are not cached yet.
 
-    What is complete is kept when a download breaks off, so the next one fetches the rest only.
+    Complete files are kept when a download fails, so the next one downloads only the rest.
 
     Args:
         repository: `owner/name`.
-        patterns: which of its files, as in a shell; unused where `file` is given.
+        patterns: shell patterns of its files; unused if `file` is given.
         repo_type: `model` or `dataset`.
-        file: the only file that is wanted.
+        file: a single file.
 
     Returns:
         The folder with the files, or the path of `file`.
 
     Raises:
-        DiskFull: the folder that they go to has too little room.
-        DownloadError: the hub cannot be reached, does not have them, or the connection broke.
+        DiskFull: there is not enough disk space.
+        DownloadError: the hub cannot be reached, does not have the files, or the connection was
+            lost.
     """
     name = f'{file} of {repository}' if file else repository
-    track = _Track(name)
+    tracker = _ProgressTracker(name)
     try:
-        wanted = _plan(repository, patterns, repo_type, file)
-        absent = [found for found in wanted if found.will_download]
-        absent.sort(key=lambda found: str(found.filename))
-        track.total = sum(found.file_size or 0 for found in wanted)
-        track.complete = track.total - sum(found.file_size or 0 for found in absent)
-        _refuse_if_too_large(name, track.total - track.complete)
-        if absent:
-            track.begin()
-            _download(repository, absent, repo_type, track)
-        return _found(repository, patterns, repo_type, file)
+        files = _plan(repository, patterns, repo_type, file)
+        missing = [info for info in files if info.will_download]
+        missing.sort(key=lambda info: str(info.filename))
+        tracker.total = sum(info.file_size or 0 for info in files)
+        tracker.complete = tracker.total - sum(info.file_size or 0 for info in missing)
+        _check_disk_space(name, tracker.total - tracker.complete)
+        if missing:
+            tracker.begin()
+            _download(repository, missing, repo_type, tracker)
+        return _cached(repository, patterns, repo_type, file)
     except DownloadError:
         raise
     except Exception as error:
-        # The hub's client lets errors of several HTTP libraries through.
+        # huggingface_hub raises errors of several HTTP libraries.
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            _refuse_if_too_large(name, track.total - track.complete + _SPARE)
-        if track.total:
+            _check_disk_space(name, tracker.total - tracker.complete + _MIN_FREE)
+        if tracker.total:
             raise BrokenOff(
-                f'The download of {name} broke off after {_size(track.done)} of '
-                f'{_size(track.total)} ({_cause(error)}). Files that are complete are kept: try '
-                'again, and the rest is fetched.'
+                f'The download of {name} was interrupted after {_size(tracker.done)} of '
+                f'{_size(tracker.total)} ({_cause(error)}). Complete files are kept: try again to '
+                'download the rest.'
             ) from error
         raise DownloadError(_reason(name, error)) from error
     finally:
-        _forget()
+        _clear_progress()
 
 
-def _found(repository: str, patterns: Sequence[str], repo_type: str, file: str) -> Path:
-    """Return where what is here now is; notes its revision, so that it is found offline."""
+def _cached(repository: str, patterns: Sequence[str], repo_type: str, file: str) -> Path:
+    """Return the path in the cache; records the revision, so that it is found offline."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
     if file:
@@ -163,86 +164,86 @@ def _found(repository: str, patterns: Sequence[str], repo_type: str, file: str) 
     )
 
 
-def _forget() -> None:
+def _clear_progress() -> None:
     global _progress
     _progress = None
 
 
 def cache_folder() -> Path:
-    """Return the folder that the hub's files are kept in; it need not be there yet."""
+    """Return huggingface_hub's cache folder; it may not exist yet."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).expanduser()
 
 
 def free_space() -> int:
-    """Return how many bytes are free where the hub's files are kept."""
+    """Return the free bytes on the cache folder's disk."""
     folder = cache_folder().absolute()
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
-class _Track:
-    """Counts what is fetched, and reports it."""
+class _ProgressTracker:
+    """Counts downloaded bytes and reports the progress."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self.total = self.complete = self._part = 0
-        self._began_with = 0
-        self._began = time.monotonic()
-        self._logged, self._logged_at = -_STEP, 0.0
+        self._done_at_start = 0
+        self._start = time.monotonic()
+        self._logged, self._logged_at = -_LOG_STEP, 0.0
         self._reported, self._reported_at = -1, 0.0
 
     @property
     def done(self) -> int:
-        """How many bytes are here."""
+        """Number of downloaded bytes."""
         return self.complete + self._part
 
     def begin(self) -> None:
-        """Begin to count the time."""
-        self._began, self._began_with = time.monotonic(), self.done
+        """Start measuring the speed."""
+        self._start, self._done_at_start = time.monotonic(), self.done
         self._report()
 
-    def take(self, count: int) -> None:
-        """Take note of how many bytes of the file that is fetched now are here."""
+    def update(self, count: int) -> None:
+        """Set the number of downloaded bytes of the current file."""
         self._part = count
         self._report()
 
     def finish(self, size: int) -> None:
-        """Take note that a file is complete."""
+        """Add a complete file of this size, in bytes."""
         self.complete += size
         self._part = 0
         self._report()
 
     def _report(self) -> None:
-        """Make known how far it is, if it is time to."""
+        """Report the progress, if it is due."""
         global _progress
         now = time.monotonic()
         if self.done == self._reported:
             return
         self._reported = self.done
-        fetched, seconds = self.done - self._began_with, now - self._began
-        # A few small files tell nothing of the speed.
-        known = 100 * fetched > self.total - self._began_with
-        left = (self.total - self.done) * seconds / fetched if known else None
-        _progress = reached = Progress(self._name, self.done, self.total, left)
+        downloaded, seconds = self.done - self._done_at_start, now - self._start
+        # The speed is not estimated from a few small files.
+        known = 100 * downloaded > self.total - self._done_at_start
+        left = (self.total - self.done) * seconds / downloaded if known else None
+        _progress = current = Progress(self._name, self.done, self.total, left)
         with _lock:
             reporter = _reporters[-1] if _reporters else None
         if reporter is not None:
-            if self.done >= self.total or now - self._reported_at >= _PERIOD:
+            if self.done >= self.total or now - self._reported_at >= _REPORT_PERIOD:
                 self._reported_at = now
-                reporter(reached)
-        elif reached.percent >= self._logged + _STEP or now - self._logged_at >= _SILENCE:
-            self._logged, self._logged_at = reached.percent // _STEP * _STEP, now
-            _logger.warning('%s', reached)
+                reporter(current)
+        elif current.percent >= self._logged + _LOG_STEP or now - self._logged_at >= _LOG_PERIOD:
+            self._logged, self._logged_at = current.percent // _LOG_STEP * _LOG_STEP, now
+            _logger.warning('%s', current)
 
 
-def _bar(take: Callable[[int], None]) -> type[Any]:
-    """Return a class of the hub's progress bars that shows nothing.
+def _bar(on_count: Callable[[int], None]) -> type[Any]:
+    """Return a tqdm class for huggingface_hub that displays nothing.
 
-    The client makes one for what is received and one for what is on the disk, or one for both:
-    they count the same bytes, and `take` is called with the highest count.
+    huggingface_hub creates one bar for received bytes and one for bytes on disk, or one for both.
+    They count the same bytes, and `on_count` is called with the highest count.
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -256,17 +257,17 @@ def _bar(take: Callable[[int], None]) -> type[Any]:
 
         def update(self, n: float | None = 1) -> None:
             self.count += int(n or 0)
-            take(max(bar.count for bar in bars))
+            on_count(max(bar.count for bar in bars))
 
     return Bar
 
 
 def _ignore(_: int) -> None:
-    """Leave it at that."""
+    """Do nothing."""
 
 
 def _plan(repository: str, patterns: Sequence[str], repo_type: str, file: str) -> list[Any]:
-    """Return what is wanted, each with its size and whether it is here: `DryRunFileInfo`."""
+    """Return the files as `DryRunFileInfo`: their size, and whether they must be downloaded."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
     if file:
@@ -280,35 +281,36 @@ def _plan(repository: str, patterns: Sequence[str], repo_type: str, file: str) -
     )
 
 
-def _download(repository: str, files: list[Any], repo_type: str, track: _Track) -> None:
-    """Fetch those files that are not here."""
+def _download(
+    repository: str, files: list[Any], repo_type: str, tracker: _ProgressTracker
+) -> None:
     from huggingface_hub import hf_hub_download
 
-    for found in files:
+    for info in files:
         hf_hub_download(
             repository,
-            found.filename,
+            info.filename,
             repo_type=repo_type,
-            revision=found.commit_hash,
-            tqdm_class=_bar(track.take),
+            revision=info.commit_hash,
+            tqdm_class=_bar(tracker.update),
         )
-        track.finish(found.file_size or 0)
+        tracker.finish(info.file_size or 0)
 
 
-def _refuse_if_too_large(name: str, size: int) -> None:
-    """Raise DiskFull when there is no room for so many bytes."""
+def _check_disk_space(name: str, size: int) -> None:
+    """Raise DiskFull if there is not enough space for this number of bytes."""
     if not size:
         return
-    missing = size + _SPARE - free_space()
+    missing = size + _MIN_FREE - free_space()
     if missing > 0:
         raise DiskFull(
-            f'{name} takes {_size(size)} more in {cache_folder()}, and {_size(missing)} of that '
-            'are missing on its disk: free them, or set HF_HOME to a folder on a larger disk.'
+            f'{name} takes {_size(size)} more in {cache_folder()}, and {_size(missing)} are '
+            'missing on its disk: free them, or set HF_HOME to a folder on a larger disk.'
         )
 
 
 def _reason(name: str, error: Exception) -> str:
-    """Say why a download does not begin, and what to do."""
+    """Return why a download did not start, with a hint."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -319,22 +321,25 @@ def _reason(name: str, error: Exception) -> str:
 
     kinds = [type(each) for each in _chain(error)]
     if OfflineModeIsEnabled in kinds:
-        return f'{name} cannot be fetched, since HF_HUB_OFFLINE is set: unset it on a network.'
+        return f'{name} cannot be downloaded, because HF_HUB_OFFLINE is set: unset it.'
     if GatedRepoError in kinds:
-        return f'{name} wants its terms accepted: do so on the hub, and log in with hf auth login.'
+        return (
+            f'{name} requires accepting its terms: do so on the hub, and log in with '
+            'hf auth login.'
+        )
     if {RepositoryNotFoundError, RevisionNotFoundError} & set(kinds):
         return (
-            f'The hub ({constants.ENDPOINT}) has no {name}, or keeps it private: put the name '
-            'right, or log in with hf auth login.'
+            f'The hub ({constants.ENDPOINT}) has no {name}, or it is private: correct the name, '
+            'or log in with hf auth login.'
         )
     return (
-        f'The hub ({constants.ENDPOINT}) cannot be asked for {name} ({_cause(error)}): is there '
-        'network?'
+        f'{name} cannot be downloaded from the hub ({constants.ENDPOINT}; {_cause(error)}): '
+        'check the network.'
     )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what caused it."""
+    """Yield an error and its causes."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
@@ -342,7 +347,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _cause(error: BaseException) -> str:
-    """Return an error's first cause in a line."""
+    """Return an error's root cause on one line."""
     *_, cause = _chain(error)
     text = str(cause).strip().partition('\n')[0].rstrip('.')
     return f'{type(cause).__name__}: {text}' if text else type(cause).__name__

@@ -1,12 +1,12 @@
-"""Which kernels a CPU multiplies few rows with: doing without oneDNN where torch's own are faster.
+"""Disable oneDNN on a CPU while torch's own kernels are faster: for products with a single row.
 
-With a single row against a bfloat16 matrix, one new token's case, torch hands the product to
-oneDNN on processors that have instructions for it, which reads the matrix at little more than half
-the speed of torch's own kernel. There is one switch for the whole process, and convolutions need
-oneDNN, so it is turned off for no longer than a token takes and never while SAM 2 works. The two
-kernels round differently, in one of some ten thousand results. Processors with tiles (AMX) keep
-oneDNN, and several rows are multiplied otherwise there (`reasoning.one_token.across`). Where torch
-has no such switch, or holds it fast, oneDNN is used throughout.
+For a single row times a bfloat16 matrix, as in decoding a token, torch uses oneDNN on processors
+with bfloat16 instructions, which reads the matrix at little more than half the speed of torch's
+own kernel. The switch is global to the process, and convolutions need oneDNN, so it is disabled
+only while a token is decoded and never while SAM 2 runs. The kernels round differently, in about
+one of ten thousand results. Processors with AMX tiles keep oneDNN, and several rows are multiplied
+differently there (`reasoning.fused_decode.linear_weight_stationary`). If torch has no such switch,
+or locks it, oneDNN is always used.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _needed_by = 0
 
 
 def _can_switch() -> bool:
-    """Return whether torch lets oneDNN be switched: it has the switch, and is not told to keep it.
+    """Return whether torch has the switch and it is not locked.
 
-    `torch.backends.disable_global_flags` is what tells it.
+    `torch.backends.disable_global_flags` locks it.
     """
     try:
         _switch.enabled = _switch.enabled
@@ -35,14 +35,14 @@ def _can_switch() -> bool:
     return True
 
 
-_usual = _can_switch() and bool(_switch.enabled)
+_enabled_by_default = _can_switch() and bool(_switch.enabled)
 
 
 def supports(instructions: str) -> bool:
-    """Return whether this CPU has instructions that torch knows by this name.
+    """Return whether this CPU supports an instruction set; False if torch cannot detect it.
 
     Args:
-        instructions: `avx512_bf16` or `amx_tile`. Where torch cannot tell, there are none.
+        instructions: `avx512_bf16` or `amx_tile`.
     """
     known = getattr(torch.cpu, f'_is_{instructions}_supported', None)
     return known is not None and bool(known())
@@ -51,37 +51,36 @@ def supports(instructions: str) -> bool:
 def worth_avoiding(dtype: torch.dtype) -> bool:
     """Return whether a single row is multiplied faster without oneDNN on this CPU.
 
-    Measured on x86-64 with AVX-512; processors with tiles (AMX) and of other kinds are left as
-    they are.
+    Measured on x86-64 with AVX-512 (benchmarks/reasoner.py); False for AMX and other processors.
     """
-    known = supports('avx512_bf16') and not supports('amx_tile')
-    return dtype == torch.bfloat16 and _usual and known
+    faster = supports('avx512_bf16') and not supports('amx_tile')
+    return dtype == torch.bfloat16 and _enabled_by_default and faster
 
 
 def several_rows_are_cheap(dtype: torch.dtype) -> bool:
     """Return whether a few rows are multiplied in little more time than one on this CPU.
 
-    So it was measured with AVX512_BF16 (8 rows in the time of two) and with tiles. Without either,
-    torch multiplies 16 bits row by row.
+    Measured with AVX512_BF16 (8 rows in the time of two) and with AMX. Without either, torch
+    multiplies 16-bit types row by row.
     """
-    bfloat16 = _usual and supports('avx512_bf16')
+    bfloat16 = _enabled_by_default and supports('avx512_bf16')
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bfloat16)
 
 
 def has_tiles_for(dtype: torch.dtype) -> bool:
-    """Return whether this CPU multiplies such numbers in tiles (AMX), and torch lets it."""
-    return dtype == torch.bfloat16 and _usual and supports('amx_tile')
+    """Return whether this CPU multiplies a dtype with AMX tiles, with oneDNN enabled."""
+    return dtype == torch.bfloat16 and _enabled_by_default and supports('amx_tile')
 
 
 def _switch_to(enabled: bool) -> None:
-    # Where it was off from the start, or cannot be switched, it is left alone.
-    if _usual:
+    # Leave it unchanged if it was disabled initially, or cannot be switched.
+    if _enabled_by_default:
         _switch.enabled = enabled
 
 
 @contextmanager
 def needed() -> Iterator[None]:
-    """Have oneDNN in this process, whatever another thread does; never waits."""
+    """Enable oneDNN in this process, regardless of other threads; never blocks."""
     global _needed_by
     with _lock:
         _needed_by += 1
@@ -95,7 +94,7 @@ def needed() -> Iterator[None]:
 
 @contextmanager
 def avoided() -> Iterator[None]:
-    """Do without oneDNN, unless another thread needs it."""
+    """Disable oneDNN, unless another thread needs it."""
     with _lock:
         if not _needed_by:
             _switch_to(False)

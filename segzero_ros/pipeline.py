@@ -1,6 +1,6 @@
-"""From a frame and a query to an answer: reasoning, the image's encoding beside it, then masks.
+"""Answer a query about a frame: reasoning and image encoding in parallel, then segmentation.
 
-This is the one way through the house; the node, the replay and the evaluation all call it.
+The node, the replay and the evaluation all use this pipeline.
 """
 
 from __future__ import annotations
@@ -43,28 +43,27 @@ from segzero_ros.types import (
 )
 
 OnStage = Callable[[Stage], None]
-# What the segmenter makes of a frame, and the seconds that took.
+# The segmenter's encoding of a frame, and the seconds it took.
 _Encoding = Future[tuple[Any, float]]
 
-# How long a cancel can go unnoticed while the encoder is waited for, in seconds.
+# Interval for checking for a cancel while waiting for the encoder, in seconds.
 CANCEL_POLL = 0.02
 
-# What is kept of an answer: each object costs a mask, each label is published with it, and a model
-# may write what it likes.
-MOST_OBJECTS = 200
-MOST_POINTS = 100
-LONGEST_LABEL = 200
-# All masks of an answer, cropped to their boxes, have no more pixels than this together, or than
-# so many whole images where that is more; a result carries a byte for each.
-MOST_MASK_PIXELS = 2**28
-MOST_MASK_IMAGES = 4
+# Limits for an answer: a model may generate any number of objects, points and characters.
+MAX_OBJECTS = 200
+MAX_POINTS = 100
+MAX_LABEL_LENGTH = 200
+# Limit for the pixels of all cropped masks of an answer (the result contains a byte for each):
+# this number or this many full images, whichever is larger.
+MAX_MASK_PIXELS = 2**28
+MAX_MASK_IMAGES = 4
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Listeners:
-    """Who wants to hear how an answer comes about; all are called from the worker's thread."""
+    """Callbacks for an answer's progress, all called from the worker's thread."""
 
     on_stage: OnStage = ignore
     on_text: OnText = ignore
@@ -75,9 +74,9 @@ class Pipeline:
     """One reasoner and one segmenter, answering one query at a time from one thread.
 
     Args:
-        reasoner: reads the query; keeps the time limit while it does.
-        segmenter: makes the masks.
-        time_limit: most seconds that an answer may take, its masks included; 0 for no limit.
+        reasoner: grounds the query; enforces its own time limit.
+        segmenter: segments the grounded objects.
+        time_limit: seconds that an answer may take, including its masks; 0 for no limit.
     """
 
     def __init__(
@@ -86,11 +85,11 @@ class Pipeline:
         self.reasoner = reasoner
         self.segmenter = segmenter
         self.time_limit = time_limit
-        # With two teams of threads that outnumber the processors OpenMP has their helpers sleep
-        # between any two steps, for good, and a token takes 1.7 times as long (two cores, 92 M
-        # parameters). SAM 2's own steps are long enough not to suffer, so beside a reasoner that
-        # computes elsewhere it may have a team in either thread.
-        self._beside = reasoner.leaves_processors_free or not segmenter.takes_all_processors
+        # If two OpenMP teams have more threads than there are processors, OpenMP makes waiting
+        # threads sleep instead of spin, permanently, and a token takes 1.7 times as long (measured
+        # on two cores with 92 M parameters). SAM 2's steps are long enough not to suffer, so it
+        # may run in either thread if the reasoner computes elsewhere.
+        self._in_parallel = reasoner.leaves_processors_free or not segmenter.takes_all_processors
         self._encoder = BackgroundThread('encoder')
         self._encoded: tuple[Frame, _Encoding] | None = None
 
@@ -106,15 +105,15 @@ class Pipeline:
     ) -> Answer:
         """Answer a query about a frame.
 
-        Never raises for what a model or an input can do wrong: that is the answer's status.
+        Errors of models and inputs are not raised, but reported in the answer's status.
 
         Args:
-            frame: the picture asked about.
-            query: the sentence.
-            listeners: hear stages, reasoning and objects as they come.
-            cancelled: asked throughout; the models stop when it becomes True.
-            queued: seconds the query has waited already.
-            frame_age: the frame's age at the query's acceptance, seconds.
+            frame: the frame.
+            query: the query.
+            listeners: called with stages, reasoning and objects as they arrive.
+            cancelled: polled throughout; the models stop when it returns True.
+            queued: seconds that the query has waited in the queue.
+            frame_age: age of the frame when the query was accepted, seconds.
 
         Returns:
             The answer, with a message whenever its status is not OK.
@@ -131,31 +130,30 @@ class Pipeline:
         except SegZeroError as error:
             answer = attempt.failed(Status.ERROR, str(error))
         except (Exception, SystemExit) as error:
-            # A library that calls sys.exit() fails this query and ends nothing.
+            # A library that calls sys.exit() must fail only this query.
             _logger.exception('Query %r failed', query.id)
-            answer = attempt.failed(Status.ERROR, in_words(error))
+            answer = attempt.failed(Status.ERROR, describe_error(error))
         return replace(answer, timing=attempt.timing(queued, frame_age))
 
     def begin_encoding(self, frame: Frame) -> _Encoding | None:
-        """Have the frame encoded in the encoder's thread, unless it was before.
+        """Encode the frame in the encoder's thread, unless it is encoded already.
 
         Returns:
-            What will hold the result; None where the caller's thread has to do it, see
-            `encode_here`.
+            The future of the encoding; None if the caller's thread must do it, see `encode_here`.
         """
         if self._encoded is not None and self._encoded[0] is frame:
-            known = self._encoded[1]
-            if not known.cancelled() and not (known.done() and known.exception()):
-                return known
+            future = self._encoded[1]
+            if not future.cancelled() and not (future.done() and future.exception()):
+                return future
         self._encoded = None
-        if not self._beside:
+        if not self._in_parallel:
             return None
-        future = self._encoder.do(partial(self._encode, frame))
+        future = self._encoder.submit(partial(self._encode, frame))
         self._encoded = (frame, future)
         return future
 
     def encode_here(self, frame: Frame, check: Check) -> _Encoding:
-        """Encode the frame in this thread; what `check` raises ends it."""
+        """Encode the frame in this thread; an exception raised by `check` aborts it."""
         future: _Encoding = Future()
         future.set_result(self._encode(frame, check))
         self._encoded = (frame, future)
@@ -167,7 +165,7 @@ class Pipeline:
         return encoding, time.perf_counter() - started
 
     def forget_frame(self) -> None:
-        """Drop what is kept of the last frame."""
+        """Drop the encoding of the last frame."""
         self._encoded = None
 
     def close(self) -> None:
@@ -181,7 +179,7 @@ class Pipeline:
 
 
 class _Attempt:
-    """One query on its way; keeps what is known so far, for the answer that has to be given."""
+    """The processing of one query; keeps partial results for the answer if it fails."""
 
     def __init__(
         self,
@@ -205,7 +203,7 @@ class _Attempt:
         self._stage = Stage.QUEUED
 
     def run(self) -> Answer:
-        """Reason, segment and lift; raise what goes wrong."""
+        """Reason, segment and lift to 3-D; errors are raised."""
         self._stop_if_cancelled()
         self._stage = Stage.REASONING
         self._listeners.on_stage(Stage.REASONING)
@@ -220,32 +218,32 @@ class _Attempt:
         if not grounding.objects:
             return self._answer(
                 Status.NOT_FOUND,
-                grounding.note or 'Nothing in the image fits the query.',
+                grounding.note or 'Nothing in the image matches the query.',
                 grounding,
             )
-        # The reasoner has answered: what fails from here on is not its doing.
+        # From here on, failures are not the reasoner's.
         self._stage = Stage.SEGMENTING
-        usable, remarks = clean(grounding, self._frame.width, self._frame.height)
+        usable, warning = clean(grounding, self._frame.width, self._frame.height)
         if not usable.objects:
-            raise MalformedAnswer(remarks, grounding.raw_answer)
+            raise MalformedAnswer(warning, grounding.raw_answer)
         self._listeners.on_stage(Stage.SEGMENTING)
-        segments, left_out = self._segment(encoding, usable)
+        segments, mask_warning = self._segment(encoding, usable)
         self._stop_if_cancelled(grounding.raw_answer)
-        posed = any(segment.pose is not None for segment in segments)
-        bent = spatial.rectification_remark(self._frame) if posed else ''
+        has_pose = any(segment.pose is not None for segment in segments)
+        distortion = spatial.rectification_warning(self._frame) if has_pose else ''
         missing = spatial.missing_pose_warning(self._frame, segments)
-        texts = (grounding.note, remarks, left_out, bent, missing)
-        message = ' '.join(text for text in texts if text)
+        warnings = (grounding.note, warning, mask_warning, distortion, missing)
+        message = ' '.join(text for text in warnings if text)
         return replace(self._answer(Status.OK, message, grounding), segments=segments)
 
     def failed(self, status: Status, message: str, raw_answer: str = '') -> Answer:
-        """Return the answer for a query that came to nothing."""
+        """Return the answer for a failed query."""
         grounding = Grounding(''.join(self._text), (), raw_answer)
         answer = self._answer(status, message, grounding)
         return replace(answer, failed_in=self._stage)
 
     def timing(self, queued: float, frame_age: float) -> Timing:
-        """Return where the time went until now."""
+        """Return the durations of the stages so far."""
         return Timing(
             queued=queued,
             reasoning=self._reasoning_time,
@@ -270,29 +268,30 @@ class _Attempt:
     def _segment(
         self, encoding: _Encoding | None, grounding: Grounding
     ) -> tuple[tuple[Segment, ...], str]:
-        """Return the segments, and a sentence about masks that are left out, if any are."""
+        """Return the segments, and a warning about dropped masks, if any."""
         started = time.perf_counter()
-        check = partial(self._stop_if_over, grounding.raw_answer)
+        check = partial(self._stop_if_cancelled_or_late, grounding.raw_answer)
         if encoding is None:
             encoding = self._pipeline.encode_here(self._frame, check)
         while wait([encoding], timeout=CANCEL_POLL).not_done:
             check()
         encoded, self._encoding_time = encoding.result()
         masks = self._pipeline.segmenter.segment(encoded, grounding, check)
-        room = mask_room(self._frame)
+        max_pixels = max_mask_pixels(self._frame)
+        remaining = max_pixels
         segments: list[Segment] = []
-        left_out: list[int] = []
-        for number, (found, mask) in enumerate(
+        dropped: list[int] = []
+        for number, (grounded, mask) in enumerate(
             zip(grounding.objects, masks, strict=True), start=1
         ):
             check()
-            segment = make_segment(number, found, mask, self._frame, room)
-            room -= segment.mask.size
+            segment = make_segment(number, grounded, mask, self._frame, remaining)
+            remaining -= segment.mask.size
             segments.append(segment)
             if segment.mask_roi != mask.roi:
-                left_out.append(number)
+                dropped.append(number)
         self._segmenting_time = time.perf_counter() - started
-        return tuple(segments), _without_room(left_out, mask_room(self._frame))
+        return tuple(segments), _dropped_masks_warning(dropped, max_pixels)
 
     def _on_text(self, text: str) -> None:
         self._text.append(text)
@@ -302,12 +301,12 @@ class _Attempt:
         if self._cancelled():
             raise Cancelled(raw_answer)
 
-    def _stop_if_over(self, raw_answer: str) -> None:
+    def _stop_if_cancelled_or_late(self, raw_answer: str) -> None:
         self._stop_if_cancelled(raw_answer)
         limit = self._pipeline.time_limit
         if 0 < limit < time.perf_counter() - self._started:
             raise SegmenterTimeout(
-                f'The masks were not made within the {limit:g} s that an answer may take. Raise '
+                f'The masks were not finished within the time limit of {limit:g} s. Raise '
                 'limits.answer_time, or use a smaller segmenter or a GPU.',
                 raw_answer,
             )
@@ -326,53 +325,63 @@ class _Attempt:
 
 
 def clean(grounding: Grounding, width: int, height: int) -> tuple[Grounding, str]:
-    """Clip boxes to the image and drop what is no box or point in it.
+    """Clip boxes to the image, and drop invalid boxes and points.
 
     Args:
-        grounding: as the reasoner gave it.
+        grounding: from the reasoner.
         width: columns of the image.
         height: rows of the image.
 
     Returns:
-        The grounding with whole-pixel boxes of at least one pixel, and a sentence that counts what
-        was dropped, empty when nothing was. Of objects, of their points and of their labels no
-        more is kept than MOST_OBJECTS, MOST_POINTS and LONGEST_LABEL.
+        The grounding with integer boxes of at least one pixel, limited to MAX_OBJECTS, MAX_POINTS
+        per object and MAX_LABEL_LENGTH; and a warning that counts what was dropped, or an empty
+        text.
     """
-    kept = []
+    objects = []
     points_dropped = 0
-    for found in grounding.objects[:MOST_OBJECTS]:
-        box = clip_box(found, width, height)
+    for grounded in grounding.objects[:MAX_OBJECTS]:
+        box = clip_box(grounded, width, height)
         if box is None:
             continue
-        given = found.points[:MOST_POINTS]
+        given = grounded.points[:MAX_POINTS]
         points = tuple((x, y) for x, y in given if 0 <= x <= width and 0 <= y <= height)
         points_dropped += len(given) - len(points)
-        kept.append(replace(found, box=box, points=points, label=_shortened(found.label)))
-    remarks = []
-    excess = max(0, len(grounding.objects) - MOST_OBJECTS)
+        label = _truncated(grounded.label)
+        objects.append(replace(grounded, box=box, points=points, label=label))
+    warnings = []
+    excess = max(0, len(grounding.objects) - MAX_OBJECTS)
     if excess:
-        remarks.append(f'{excess} objects dropped: no more than {MOST_OBJECTS} are segmented.')
-    boxes_dropped = len(grounding.objects) - excess - len(kept)
+        warnings.append(f'{excess} objects dropped: at most {MAX_OBJECTS} are segmented.')
+    boxes_dropped = len(grounding.objects) - excess - len(objects)
     if boxes_dropped:
-        remarks.append(
+        warnings.append(
             f'{boxes_dropped} of {len(grounding.objects)} boxes dropped: not a number, inverted, '
             'empty or outside the image.'
         )
     if points_dropped:
-        remarks.append(f'{points_dropped} points dropped: outside the image.')
-    return replace(grounding, objects=tuple(kept)), ' '.join(remarks)
+        warnings.append(f'{points_dropped} points dropped: outside the image.')
+    return replace(grounding, objects=tuple(objects)), ' '.join(warnings)
 
 
-def _shortened(label: str) -> str:
-    return label if len(label) <= LONGEST_LABEL else f'{label[: LONGEST_LABEL - 1]}…'
+def _truncated(label: str) -> str:
+    return label if len(label) <= MAX_LABEL_LENGTH else f'{label[: MAX_LABEL_LENGTH - 1]}…'
 
 
 def clip_box(
-    found: GroundedObject, width: int, height: int
+    grounded: GroundedObject, width: int, height: int
 ) -> tuple[float, float, float, float] | None:
-    """Return the object's box clipped to the image, in whole pixels, or None if none is left."""
-    x1, y1, x2, y2 = found.box
-    if not all(map(math.isfinite, found.box)) or x2 <= x1 or y2 <= y1:
+    """Clip an object's box to the image.
+
+    Args:
+        grounded: the object.
+        width: columns of the image.
+        height: rows of the image.
+
+    Returns:
+        The box in integer pixels; None if it is invalid or outside the image.
+    """
+    x1, y1, x2, y2 = grounded.box
+    if not all(map(math.isfinite, grounded.box)) or x2 <= x1 or y2 <= y1:
         return None
     left, right = (min(max(round(x), 0), width) for x in (x1, x2))
     top, bottom = (min(max(round(y), 0), height) for y in (y1, y2))
@@ -381,55 +390,54 @@ def clip_box(
     return float(left), float(top), float(right), float(bottom)
 
 
-def in_words(error: BaseException) -> str:
-    """Return what went wrong as one sentence for a person."""
+def describe_error(error: BaseException) -> str:
+    """Return an unexpected error as one sentence for the user."""
     if isinstance(error, Exception):
         return f'{type(error).__name__}: {error}'
     return f'A model tried to end the program ({type(error).__name__}: {error}).'
 
 
-def mask_room(frame: Frame) -> int:
-    """Return how many pixels all masks of an answer about a frame may have together."""
-    return max(MOST_MASK_PIXELS, MOST_MASK_IMAGES * frame.width * frame.height)
+def max_mask_pixels(frame: Frame) -> int:
+    """Return the limit for the pixels of all masks of an answer about a frame."""
+    return max(MAX_MASK_PIXELS, MAX_MASK_IMAGES * frame.width * frame.height)
 
 
-def _without_room(left_out: list[int], room: int) -> str:
-    """Say which objects' masks are left out; empty when none is."""
-    if not left_out:
+def _dropped_masks_warning(dropped: list[int], max_pixels: int) -> str:
+    if not dropped:
         return ''
     return (
-        f'The masks of objects {", ".join(map(str, left_out))} are left out, for all masks '
-        f'together would have more than {room // 10**6} million pixels; their boxes and poses are '
-        'here.'
+        f'The masks of objects {", ".join(map(str, dropped))} were dropped, because all masks '
+        f'together would have more than {max_pixels // 10**6} million pixels; their boxes and '
+        'poses are included.'
     )
 
 
 def make_segment(
-    number: int, found: GroundedObject, made: SegmentedMask, frame: Frame, room: int
+    number: int, grounded: GroundedObject, mask: SegmentedMask, frame: Frame, max_pixels: int
 ) -> Segment:
-    """Put a grounded object and its mask together, with its pose where depth gives one.
+    """Combine a grounded object and its mask, and lift it to 3-D if there is depth.
 
     Args:
         number: the object's id.
-        found: the object.
-        made: its mask.
-        frame: what it was found in.
-        room: most pixels that its cropped mask may have; a larger one is left out.
+        grounded: the object.
+        mask: its mask.
+        frame: the frame.
+        max_pixels: limit for its cropped mask; a larger one is dropped.
     """
-    x1, y1, x2, y2 = (int(value) for value in found.box)
+    x1, y1, x2, y2 = (int(value) for value in grounded.box)
     pose: Pose3D | None = None
     pose_status = PoseStatus.NO_DEPTH
     if frame.depth is not None:
-        pose, pose_status = spatial.lift(made.mask, frame)
-    fits = made.roi.width * made.roi.height <= room
+        pose, pose_status = spatial.lift(mask.mask, frame)
+    fits = mask.roi.width * mask.roi.height <= max_pixels
     return Segment(
         id=number,
-        label=found.label,
-        score=made.score,
+        label=grounded.label,
+        score=mask.score,
         box=Roi(x1, y1, x2 - x1, y2 - y1),
-        points=found.points,
-        mask_roi=made.roi if fits else Roi(0, 0, 0, 0),
-        mask=made.cropped if fits else np.zeros((0, 0), np.bool_),
+        points=grounded.points,
+        mask_roi=mask.roi if fits else Roi(0, 0, 0, 0),
+        mask=mask.cropped if fits else np.zeros((0, 0), np.bool_),
         pose=pose,
         pose_status=pose_status,
     )

@@ -1,4 +1,4 @@
-"""Start a node's program, or report in one sentence what it cannot be imported without."""
+"""Start a node's executable, or report a missing dependency in one sentence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from segzero_ros.extras import explain
 
 FAILED = 2
-# The module with each program's `main`.
+# The module with each executable's `main`.
 MODULES = {
     'perception_node': 'segzero_ros.ros.perception.node',
     'camera_sim': 'segzero_ros.ros.camera_sim.node',
@@ -17,7 +17,7 @@ MODULES = {
 
 
 def run(program: str) -> int:
-    """Run a node's `main`; return its exit code, 2 where a package that it needs is missing.
+    """Run a node's `main`; return its exit code, 2 if a package that it needs is missing.
 
     Args:
         program: one of MODULES.

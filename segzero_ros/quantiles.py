@@ -1,7 +1,7 @@
-"""Medians and quantiles, to the last bit as NumPy's, at a fraction of the time for small arrays.
+"""Medians and quantiles, bit-identical to NumPy's, much faster for small arrays.
 
-NumPy's own handle every case there is and partition around two places at once, which it has no
-vector instructions for: a hundred small calls a frame took longer than the work.
+NumPy's functions handle many more cases, and partition around two indices at once, which is not
+vectorised: for a hundred small arrays per frame the overhead dominated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 def quantiles(values: Floats, *shares: float) -> list[Any]:
-    """Return what `np.quantile(values, share, axis=0)` does for each share.
+    """Return `np.quantile(values, share, axis=0)` for each share.
 
     Args:
         values: (N,) or (N, K), at least one row, without NaN.
@@ -26,29 +26,29 @@ def quantiles(values: Floats, *shares: float) -> list[Any]:
     """
     ordered = values.T.copy()
     last = ordered.shape[-1] - 1
-    done, found = 0, []
+    done, results = 0, []
     for share in shares:
-        place = last * share
-        below = int(place)
-        part = place - below
+        position = last * share
+        below = int(position)
+        part = position - below
         rest = ordered[..., done:]
         rest.partition(below - done, axis=-1)
         low = ordered[..., below]
         high = ordered[..., below + 1 :].min(axis=-1) if below < last else low
         step = high - low
-        # From the nearer of the two, as NumPy does: it decides the last bit.
-        found.append(high - step * (1 - part) if part >= 0.5 else low + step * part)
+        # Interpolate from the nearer of the two, as NumPy does: it affects the last bit.
+        results.append(high - step * (1 - part) if part >= 0.5 else low + step * part)
         done = below
-    return found
+    return results
 
 
 def quantile(values: Floats, share: float) -> Any:
-    """Return what `np.quantile(values, share, axis=0)` does; see `quantiles`."""
+    """Return `np.quantile(values, share, axis=0)`; see `quantiles`."""
     return quantiles(values, share)[0]
 
 
 def median(values: Floats) -> Any:
-    """Return what `np.median` does for (N,) values, at least one, without NaN."""
+    """Return `np.median` of (N,) values, at least one, without NaN."""
     ordered = values.copy()
     middle = len(ordered) // 2
     ordered.partition(middle)

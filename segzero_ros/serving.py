@@ -1,10 +1,10 @@
-"""Run a model server for as long as a command runs, on this machine and for it alone.
+"""Run a local model server for the duration of a command.
 
     python3 -m segzero_ros.serving llama_cpp --model vr-7b-q4_k_m.gguf --port 8000 -- COMMAND …
 
-starts the server on 127.0.0.1, waits until it answers, runs the command and ends the server with
-it. A server that dies ends the command. The launch file puts this before the node (`serve:=…`);
-it imports `types` and the standard library.
+starts the server on 127.0.0.1, waits until it is ready, runs the command and stops the server
+afterwards. If the server exits, the command is stopped. The launch file uses it as the node's
+prefix (`serve:=…`).
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ import time
 from segzero_ros.types import SegZeroError
 
 HOST = '127.0.0.1'
-# Room for an image, a question and an answer (docs/serving.md).
+# Context length in tokens, for an image, a query and an answer (docs/serving.md).
 CONTEXT = 4096
-# Loading 16 GB from a slow disk and compiling takes minutes.
-READY_LIMIT = 900.0
-# Between two looks at a server that is loading, in seconds.
+# Loading 16 GB from a slow disk and compiling takes minutes. Seconds.
+READY_TIMEOUT = 900.0
+# Interval of health checks while the server loads, in seconds.
 POLL = 0.2
-# How long the command may take to end after each signal, and then the server.
-_COMMAND_ENDS = ((signal.SIGINT, 5.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))
-_SERVER_ENDS = ((signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Lines of the server that are kept to quote the last one.
+# Signals to stop the command, and the server, each with a timeout in seconds.
+_COMMAND_SIGNALS = ((signal.SIGINT, 5.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))
+_SERVER_SIGNALS = ((signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))
+_FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Number of the server's output lines that are kept, and characters of the last one to quote.
 _KEPT_LINES = 20
-_QUOTED = 300
+_MAX_QUOTE_LENGTH = 300
 _PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
 
 class ServingError(SegZeroError):
-    """A server cannot be started, or has ended; the text says which, why and what helps."""
+    """A server cannot be started, or has exited; the text gives the reason and a hint."""
 
 
 def llama_cpp(model: str, port: int, extra: Sequence[str] = ()) -> list[str]:
@@ -55,9 +55,9 @@ def llama_cpp(model: str, port: int, extra: Sequence[str] = ()) -> list[str]:
 
     Args:
         model: a GGUF file with its vision projector (`*mmproj*.gguf`) beside it, or a folder with
-            one such pair; also the name that the server answers to.
-        port: to listen at.
-        extra: more arguments of llama-server; they overrule the ones chosen here.
+            one such pair; also the served model's name.
+        port: to listen on.
+        extra: further arguments of llama-server, which override the ones set here.
 
     Raises:
         ServingError: there is no such pair.
@@ -66,7 +66,7 @@ def llama_cpp(model: str, port: int, extra: Sequence[str] = ()) -> list[str]:
     command = ['llama-server', '-m', str(weights)]
     command += ['--mmproj', str(projector)] if projector else []
     command += ['--alias', model, '--host', HOST, '--port', str(port)]
-    # One slot: several would share the one context.
+    # One slot, because several would share the context length.
     return [*command, '-np', '1', '-c', str(CONTEXT), '-ngl', '99', *extra]
 
 
@@ -88,7 +88,7 @@ _PACKAGES = {'llama-server': 'llama.cpp', 'vllm': 'vLLM'}
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens at now."""
+    """Return an unused TCP port."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -96,21 +96,21 @@ def free_port() -> int:
 
 
 def base_url(port: int) -> str:
-    """Return where the node finds the server."""
+    """Return the server's base URL for the node."""
     return f'http://{HOST}:{port}/v1'
 
 
 def prefix(kind: str, model: str, port: int, extra: str = '') -> str:
-    """Return what to put before a command so that it runs with a server beside it.
+    """Return the prefix for a command that runs it with a server.
 
     Args:
         kind: a name in `COMMANDS`.
         model: its checkpoint.
-        port: to listen at.
-        extra: more arguments for the server, as in a shell.
+        port: to listen on.
+        extra: further arguments for the server, in shell syntax.
 
     Raises:
-        ServingError: no model is named, or the arguments are no words of a shell.
+        ServingError: the model is missing, or the arguments are not valid shell syntax.
     """
     if not model:
         raise ServingError(
@@ -119,55 +119,55 @@ def prefix(kind: str, model: str, port: int, extra: str = '') -> str:
     try:
         shlex.split(extra)
     except ValueError as error:
-        raise ServingError(f'serve_args cannot be read: {error}') from error
+        raise ServingError(f'serve_args cannot be parsed: {error}') from error
     command = [sys.executable, '-m', 'segzero_ros.serving', kind, '--model', model]
     return shlex.join([*command, '--port', str(port), f'--server-args={extra}', '--'])
 
 
 def _gguf_pair(model: Path, with_projector: bool) -> tuple[Path, Path | None]:
-    """Return the weights and the vision projector that a path means."""
+    """Return the files of the weights and the vision projector for a path."""
     if not model.exists():
         raise ServingError(
             f'There is no file or folder {model}; llama.cpp serves GGUF files, which '
-            'convert_hf_to_gguf.py makes of a checkpoint (docs/serving.md).'
+            'convert_hf_to_gguf.py converts from a checkpoint (docs/serving.md).'
         )
     folder = model if model.is_dir() else model.parent
     found = sorted(folder.glob('*.gguf'))
     projectors = [path for path in found if 'mmproj' in path.name]
-    # Of weights in several files llama-server is given the first one.
+    # For weights in several files, llama-server needs the first one.
     parts = [path for path in found if '-of-' in path.stem and '-00001-of-' not in path.stem]
     weights = [path for path in found if path not in projectors and path not in parts]
     weights = weights if model.is_dir() else [model]
     if len(weights) != 1:
         names = ', '.join(path.name for path in weights) or 'none'
         raise ServingError(
-            f'{folder} should hold one model as a GGUF file, and holds {names}: name the file, or '
-            'make one with convert_hf_to_gguf.py (docs/serving.md).'
+            f'{folder} must contain one model as a GGUF file, but contains {names}: name the '
+            'file, or create one with convert_hf_to_gguf.py (docs/serving.md).'
         )
     if not with_projector:
         return weights[0], None
     if len(projectors) != 1:
         names = ', '.join(path.name for path in projectors) or 'none'
         raise ServingError(
-            f'{weights[0].name} needs one vision projector (*mmproj*.gguf) beside it in {folder}, '
-            f'and there is {names}: make it with convert_hf_to_gguf.py --mmproj, or name it with '
-            'the server argument --mmproj (docs/serving.md).'
+            f'{weights[0].name} needs one vision projector (*mmproj*.gguf) next to it in '
+            f'{folder}, but there is {names}: create it with convert_hf_to_gguf.py --mmproj, or '
+            'name it with the server argument --mmproj (docs/serving.md).'
         )
     return weights[0], projectors[0]
 
 
 class _Events(queue.SimpleQueue[tuple[str, int]]):
-    """What has happened, in order, such as ('signal', its number) or ('server', exit code)."""
+    """Events in order, such as ('signal', number) or ('server', exit code)."""
 
-    def when_ended(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        """Put (name, exit code) when a process has ended."""
+    def watch(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        """Put (name, exit code) when a process exits."""
         threading.Thread(
             target=lambda: self.put((name, process.wait())), name=f'wait_{name}', daemon=True
         ).start()
 
 
 class _Server:
-    """A server process whose output is passed on to stderr."""
+    """A server process whose output is forwarded to stderr."""
 
     def __init__(self, command: Sequence[str], port: int, events: _Events) -> None:
         program = command[0]
@@ -183,26 +183,33 @@ class _Server:
         self._last: deque[str] = deque(maxlen=_KEPT_LINES)
         self._done = threading.Event()
         self._process = _start([path, *command[1:]], subprocess.PIPE)
-        self._reader = threading.Thread(target=self._pass_on, name='server_output', daemon=True)
+        self._reader = threading.Thread(
+            target=self._forward_output, name='server_output', daemon=True
+        )
         self._reader.start()
-        events.when_ended('server', self._process)
+        events.watch('server', self._process)
         threading.Thread(target=self._wait_for_health, name='server_health', daemon=True).start()
 
     def end_report(self, code: int, answered: bool) -> str:
-        """Return the sentence about its end; `code` is its exit code."""
-        # The last lines may still be on their way from the pipe.
+        """Return the message about its exit.
+
+        Args:
+            code: its exit code.
+            answered: whether it was ready before.
+        """
+        # The last lines may still be in the pipe.
         self._reader.join(1.0)
         how = f'by signal {-code}' if code < 0 else f'with exit code {code}'
-        when = 'while it was needed' if answered else 'before it answered'
-        last = f': {self._last[-1][:_QUOTED]}' if self._last else ''
+        when = 'while it was in use' if answered else 'before it was ready'
+        last = f': {self._last[-1][:_MAX_QUOTE_LENGTH]}' if self._last else ''
         return f'{self.program} ended {how} {when}{last}'
 
     def stop(self) -> None:
-        """End it and all that it has started."""
+        """Stop it and its child processes."""
         self._done.set()
-        _end(self._process, _SERVER_ENDS)
+        _stop(self._process, _SERVER_SIGNALS)
 
-    def _pass_on(self) -> None:
+    def _forward_output(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             text = line.decode(errors='replace').rstrip()
@@ -211,17 +218,17 @@ class _Server:
                 print(f'[{self.program}] {text}', file=sys.stderr, flush=True)  # noqa: T201
 
     def _wait_for_health(self) -> None:
-        deadline = time.monotonic() + READY_LIMIT
+        deadline = time.monotonic() + READY_TIMEOUT
         while not self._done.wait(POLL):
             if self._is_healthy():
                 self._events.put(('ready', 0))
                 return
             if time.monotonic() > deadline:
-                self._events.put(('silent', 0))
+                self._events.put(('timeout', 0))
                 return
 
     def _is_healthy(self) -> bool:
-        # This address needs no proxy, whatever the environment says.
+        # Connect directly, even if the environment sets a proxy.
         connection = http.client.HTTPConnection(HOST, self._port, timeout=5.0)
         try:
             connection.request('GET', '/health')
@@ -233,9 +240,9 @@ class _Server:
 
 
 def _start(command: Sequence[str], stdout: int | None = None) -> subprocess.Popen[bytes]:
-    """Start a process in a group of its own, which the kernel ends should this one be killed."""
+    """Start a process in a new process group; the kernel terminates it if this one is killed."""
     environment = dict(os.environ)
-    # The node must not look for the server behind a proxy.
+    # The node must not use a proxy for the server.
     known = environment.get('NO_PROXY', environment.get('no_proxy', ''))
     environment['NO_PROXY'] = environment['no_proxy'] = ','.join(filter(None, [known, HOST]))
     return subprocess.Popen(
@@ -245,47 +252,47 @@ def _start(command: Sequence[str], stdout: int | None = None) -> subprocess.Pope
         stderr=None if stdout is None else subprocess.STDOUT,
         env=environment,
         start_new_session=True,
-        preexec_fn=_end_with_parent,
+        preexec_fn=_terminate_with_parent,
     )
 
 
-def _end_with_parent() -> None:
+def _terminate_with_parent() -> None:
     _LIBC.prctl(_PDEATHSIG, signal.SIGTERM)
 
 
-def _end(process: subprocess.Popen[bytes], steps: Sequence[tuple[signal.Signals, float]]) -> None:
-    """End a process and its group, ever less kindly."""
-    for number, patience in steps:
+def _stop(process: subprocess.Popen[bytes], steps: Sequence[tuple[signal.Signals, float]]) -> None:
+    """Stop a process with a sequence of signals and timeouts, then kill its process group."""
+    for number, timeout in steps:
         if process.poll() is not None:
             break
         process.send_signal(number)
         try:
-            process.wait(patience)
+            process.wait(timeout)
         except subprocess.TimeoutExpired:
             continue
     try:
-        # Workers that their leader has left behind.
+        # Workers that outlive their leader.
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         return
 
 
 def run(server_command: Sequence[str], port: int, command: Sequence[str]) -> int:
-    """Run a command beside a server; return its exit code.
+    """Run a command with a server; return the command's exit code.
 
     Args:
         server_command: from `COMMANDS`.
-        port: that it listens at.
-        command: to run once the server answers. SIGINT, SIGTERM and SIGHUP are handed on to it.
+        port: that the server listens on.
+        command: to run when the server is ready. SIGINT, SIGTERM and SIGHUP are forwarded to it.
 
     Raises:
-        ServingError: the server cannot be started, did not answer, or died; the command has been
-            ended.
+        ServingError: the server cannot be started, was not ready in time, or exited; the command
+            has been stopped.
     """
     events = _Events()
     before = {
         number: signal.signal(number, lambda number, _: events.put(('signal', number)))
-        for number in _ENDING
+        for number in _FORWARDED_SIGNALS
     }
     server = _Server(server_command, port, events)
     running: subprocess.Popen[bytes] | None = None
@@ -294,7 +301,7 @@ def run(server_command: Sequence[str], port: int, command: Sequence[str]) -> int
             event, value = events.get()
             if event == 'ready':
                 running = _start(command)
-                events.when_ended('command', running)
+                events.watch('command', running)
             elif event == 'command':
                 return value if value >= 0 else 128 - value
             elif event == 'signal' and running is not None:
@@ -303,23 +310,22 @@ def run(server_command: Sequence[str], port: int, command: Sequence[str]) -> int
                 return 0
             elif event == 'server':
                 raise ServingError(server.end_report(value, running is not None))
-            elif event == 'silent':
+            elif event == 'timeout':
                 raise ServingError(
-                    f'{server.program} did not answer within {READY_LIMIT:g} s; its output says '
-                    'what it was doing.'
+                    f'{server.program} was not ready within {READY_TIMEOUT:g} s; see its output.'
                 )
     finally:
         for number in before:
             signal.signal(number, signal.SIG_IGN)
         if running is not None:
-            _end(running, _COMMAND_ENDS)
+            _stop(running, _COMMAND_SIGNALS)
         server.stop()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command beside a server; return its exit code, or 1 after one sentence."""
+    """Run a command with a server; return its exit code, or 1 after an error message."""
     parser = argparse.ArgumentParser(
         prog='python3 -m segzero_ros.serving',
         description='Run a model server for as long as a command runs.',

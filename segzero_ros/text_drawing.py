@@ -1,4 +1,4 @@
-"""Draw text into images: any script with OpenCV 5, which carries its own fonts; Latin before."""
+"""Draw text into images: any script with OpenCV 5, which includes fonts; ASCII with OpenCV 4."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 _BOLD, _REGULAR = 600, 400
 _ELLIPSIS = '…'
-# What unicodedata knows no Latin letters for.
+# ASCII spellings that Unicode decomposition does not give.
 _SPELLED = str.maketrans(
     {
         'ß': 'ss', 'æ': 'ae', 'Æ': 'AE', 'ø': 'o', 'Ø': 'O', 'œ': 'oe', 'Œ': 'OE', 'ł': 'l',
@@ -23,7 +23,7 @@ _SPELLED = str.maketrans(
 
 
 def plain(text: str) -> str:
-    """Spell a text in ASCII; a letter without a Latin spelling becomes its Unicode number."""
+    """Return the text in ASCII; a character without an ASCII spelling becomes U+XXXX."""
     decomposed = unicodedata.normalize('NFKD', text.translate(_SPELLED))
     return ''.join(
         letter if letter.isascii() else f'U+{ord(letter):04X}'
@@ -33,14 +33,20 @@ def plain(text: str) -> str:
 
 
 class TextDrawing:
-    """Measures, wraps and writes text, in pixels of the picture."""
+    """Measures, wraps and draws text, in pixels."""
 
     def __init__(self) -> None:
-        # OpenCV 4, as Ubuntu's python3-opencv, has only the ASCII strokes of Hershey's fonts.
+        # OpenCV 4, as in Ubuntu's python3-opencv, has only the Hershey fonts, which are ASCII.
         self._face = cv2.FontFace('sans') if hasattr(cv2, 'FontFace') else None
 
     def width(self, text: str, size: int, *, bold: bool = False) -> float:
-        """Return how many pixels wide the text is at this height of the letters' em, in pixels."""
+        """Return the width of a text.
+
+        Args:
+            text: a single line.
+            size: em size.
+            bold: whether to use the bold font.
+        """
         if self._face is None:
             scale, thickness = self._hershey(size, bold=bold)
             return float(
@@ -52,7 +58,7 @@ class TextDrawing:
 
     def write(
         self,
-        picture: NDArray[np.uint8],
+        image: NDArray[np.uint8],
         text: str,
         origin: tuple[int, int],
         size: int,
@@ -60,46 +66,63 @@ class TextDrawing:
         *,
         bold: bool = False,
     ) -> None:
-        """Write one line of text into the picture; origin is the left end of the baseline."""
+        """Draw a single line of text.
+
+        Args:
+            image: (H, W, 3), changed in place.
+            text: a single line.
+            origin: left end of the baseline (x, y).
+            size: em size.
+            colour: (r, g, b).
+            bold: whether to use the bold font.
+        """
         if self._face is None:
             scale, thickness = self._hershey(size, bold=bold)
             font = cv2.FONT_HERSHEY_SIMPLEX
-            cv2.putText(picture, plain(text), origin, font, scale, colour, thickness, cv2.LINE_AA)
+            cv2.putText(image, plain(text), origin, font, scale, colour, thickness, cv2.LINE_AA)
             return
         weight = _BOLD if bold else _REGULAR
-        cv2.putText(picture, text, origin, colour, self._face, size, weight)
+        cv2.putText(image, text, origin, colour, self._face, size, weight)
 
-    def shorten(self, text: str, size: int, room: float, *, bold: bool = False) -> str:
-        """Return the text, cut with an ellipsis where it is wider than the room."""
-        if self.width(text, size, bold=bold) <= room:
+    def shorten(self, text: str, size: int, max_width: float, *, bold: bool = False) -> str:
+        """Return the text, truncated with an ellipsis if it is wider than max_width."""
+        if self.width(text, size, bold=bold) <= max_width:
             return text
         low, high = 0, len(text)
         while low < high:
             middle = (low + high + 1) // 2
-            fits = self.width(text[:middle].rstrip() + _ELLIPSIS, size, bold=bold) <= room
+            fits = self.width(text[:middle].rstrip() + _ELLIPSIS, size, bold=bold) <= max_width
             low, high = (middle, high) if fits else (low, middle - 1)
         return text[:low].rstrip() + _ELLIPSIS
 
     def wrap(
-        self, text: str, size: int, room: float, most_lines: int, *, bold: bool = False
+        self, text: str, size: int, max_width: float, max_lines: int, *, bold: bool = False
     ) -> list[str]:
-        """Break a text into lines of at most `room` pixels; one too long ends in an ellipsis."""
+        """Break a text into lines; a text that is too long ends in an ellipsis.
+
+        Args:
+            text: to break.
+            size: em size.
+            max_width: of a line.
+            max_lines: number of lines.
+            bold: whether to use the bold font.
+        """
         lines: list[str] = []
         rest = text
         while rest:
-            if len(lines) == most_lines - 1:
-                return [*lines, self.shorten(rest, size, room, bold=bold)]
-            cut = self._fitting(rest, size, room, bold=bold)
+            if len(lines) == max_lines - 1:
+                return [*lines, self.shorten(rest, size, max_width, bold=bold)]
+            cut = self._line_length(rest, size, max_width, bold=bold)
             lines.append(rest[:cut].rstrip())
             rest = rest[cut:].lstrip()
         return lines
 
-    def _fitting(self, text: str, size: int, room: float, *, bold: bool) -> int:
-        """Return how many characters go on a line: whole words, or a part of one too long."""
+    def _line_length(self, text: str, size: int, max_width: float, *, bold: bool) -> int:
+        """Return the number of characters on a line: whole words, or part of an over-long one."""
         low, high = 1, len(text)
         while low < high:
             middle = (low + high + 1) // 2
-            if self.width(text[:middle].rstrip(), size, bold=bold) <= room:
+            if self.width(text[:middle].rstrip(), size, bold=bold) <= max_width:
                 low = middle
             else:
                 high = middle - 1
@@ -110,5 +133,5 @@ class TextDrawing:
 
     @staticmethod
     def _hershey(size: int, *, bold: bool) -> tuple[float, int]:
-        # Its capitals are 21 units high; an em of the built-in font has capitals of 0.72 em.
+        # Hershey capitals are 21 units high, those of OpenCV 5's font 0.72 em.
         return size * 0.72 / 21, max(1, round(size / (9 if bold else 14)))

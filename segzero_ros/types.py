@@ -1,8 +1,8 @@
-"""The words of the house: frames, queries, groundings, segments and answers.
+"""The data types shared by all packages: frames, queries, groundings, segments and answers.
 
-Every room speaks these. Pixels are always those of the source image, x to the right, y down, pixel
-centres at integers; a box (x1, y1, x2, y2) holds the pixels x1 … x2-1 and y1 … y2-1; lengths are
-metres, times are seconds unless a name ends in `_ns`.
+Pixels are those of the source image, x to the right, y down, with pixel centres at integers. A box
+(x1, y1, x2, y2) contains the pixels x1 … x2-1 and y1 … y2-1. Lengths are in metres, times in
+seconds unless a name ends in `_ns`.
 """
 
 from __future__ import annotations
@@ -23,31 +23,34 @@ Mask = NDArray[np.bool_]
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 
-# A mask whose box has more pixels than this is kept packed until it is used.
-MOST_UNPACKED_PIXELS = 2**20
-# zlib's fastest level: most masks are a few runs a row.
-_FAST = 1
+# Nanoseconds per second, as in rclpy.constants.
+S_TO_NS = 1_000_000_000
+
+# A mask whose box has more pixels than this is stored compressed.
+MAX_UNCOMPRESSED_PIXELS = 2**20
+# zlib's fastest level: most masks are a few runs per row.
+_ZLIB_LEVEL = 1
 
 
 class SegZeroError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of the errors that this package raises deliberately."""
 
 
 class BadImage(SegZeroError):
-    """An image cannot be used; the text says what is wrong with it and what would do."""
+    """An image cannot be used; the text gives the reason."""
 
 
 class MalformedAnswer(SegZeroError):
-    """The model answered, but its text cannot be read as an answer."""
+    """The model's answer cannot be parsed."""
 
     def __init__(self, reason: str, raw_answer: str) -> None:
-        super().__init__(f'The answer cannot be read: {reason}')
+        super().__init__(f'The answer cannot be parsed: {reason}')
         self.reason = reason
         self.raw_answer = raw_answer
 
 
 class Cancelled(SegZeroError):
-    """Somebody asked the models to stop, and they did."""
+    """The query was cancelled, and the models have stopped."""
 
     def __init__(self, raw_answer: str = '') -> None:
         super().__init__('Cancelled')
@@ -55,7 +58,7 @@ class Cancelled(SegZeroError):
 
 
 class ReasonerTimeout(SegZeroError):
-    """The reasoning model did not finish in the time it was given."""
+    """The reasoning model did not finish within its time limit."""
 
     def __init__(self, reason: str, raw_answer: str = '') -> None:
         super().__init__(reason)
@@ -63,7 +66,7 @@ class ReasonerTimeout(SegZeroError):
 
 
 class SegmenterTimeout(SegZeroError):
-    """The masks were not made in the time that the answer was given."""
+    """The masks were not finished within the answer's time limit."""
 
     def __init__(self, reason: str, raw_answer: str = '') -> None:
         super().__init__(reason)
@@ -71,16 +74,16 @@ class SegmenterTimeout(SegZeroError):
 
 
 class ReasonerUnavailable(SegZeroError):
-    """The reasoning model cannot be had; the text names the cause and the cure."""
+    """The reasoning model cannot be loaded or reached; the text gives the reason and a hint."""
 
 
 class SegmenterUnavailable(SegZeroError):
-    """The segmenter cannot be had; the text names the cause and the cure."""
+    """The segmenter cannot be loaded; the text gives the reason and a hint."""
 
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """A pinhole camera, in pixels of the image it belongs to (as CameraInfo's K)."""
+    """A pinhole camera in pixels of its image, as in CameraInfo's K, with OpenCV's distortion."""
 
     fx: float
     fy: float
@@ -93,14 +96,14 @@ class Intrinsics:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture of the world.
+    """An image with its depth and intrinsics.
 
     Attributes:
         image: (H, W, 3) uint8, RGB order.
-        stamp_ns: when it was taken, in nanoseconds of the camera's clock.
-        frame_id: the optical frame that poses are given in (x right, y down, z forward).
+        stamp_ns: time of capture by the camera's clock, nanoseconds.
+        frame_id: the optical frame of the poses (x right, y down, z forward).
         depth: (H, W) float32 metres, NaN where unknown; None without a depth camera.
-        intrinsics: the colour camera's, None while unknown.
+        intrinsics: of the colour camera; None while unknown.
     """
 
     image: RgbImage
@@ -122,18 +125,18 @@ class Frame:
 
     @property
     def height(self) -> int:
-        """Rows of the image."""
+        """Number of rows."""
         return int(self.image.shape[0])
 
     @property
     def width(self) -> int:
-        """Columns of the image."""
+        """Number of columns."""
         return int(self.image.shape[1])
 
 
 @dataclass(frozen=True)
 class Query:
-    """A sentence with an id."""
+    """A natural-language query with an id."""
 
     text: str
     id: str = ''
@@ -141,7 +144,7 @@ class Query:
 
 @dataclass(frozen=True)
 class GroundedObject:
-    """One object as the reasoning model gave it: before any mask, in source pixels, unclipped."""
+    """An object as given by the reasoning model: in source pixels, not clipped, without a mask."""
 
     box: Box
     points: tuple[Point, ...] = ()
@@ -150,14 +153,14 @@ class GroundedObject:
 
 @dataclass(frozen=True)
 class Grounding:
-    """What the reasoning model said about one frame.
+    """The reasoning model's answer about one frame.
 
     Attributes:
-        reasoning: its thinking, in words.
-        objects: what it found, best first; empty when it found nothing.
-        raw_answer: its whole text.
-        generated_tokens: how many tokens it wrote; 0 for reasoners without tokens.
-        note: for a person: why there are no objects, or what had to be repaired.
+        reasoning: the text of its reasoning.
+        objects: the objects found, best first; empty if there are none.
+        raw_answer: its complete output.
+        generated_tokens: number of generated tokens; 0 for reasoners without tokens.
+        note: for the user: why there are no objects, or what was repaired in the answer.
     """
 
     reasoning: str
@@ -168,7 +171,7 @@ class Grounding:
 
 
 class Roi(NamedTuple):
-    """A rectangle of whole pixels inside the image."""
+    """A rectangle of pixels inside the image."""
 
     x: int
     y: int
@@ -177,12 +180,12 @@ class Roi(NamedTuple):
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Index (rows, columns) of this rectangle in an image."""
+        """The rectangle's (rows, columns) index into an image."""
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
     @classmethod
     def around(cls, mask: Mask) -> Roi:
-        """Return the smallest rectangle that holds the mask; an empty one for an empty mask."""
+        """Return the mask's bounding box; an empty one for an empty mask."""
         rows = np.flatnonzero(mask.any(axis=1))
         columns = np.flatnonzero(mask.any(axis=0))
         if not rows.size:
@@ -192,56 +195,57 @@ class Roi(NamedTuple):
 
 
 class SegmentedMask:
-    """What a segmenter makes of one grounded object; unpacks as its mask and its score.
+    """A segmenter's mask of one grounded object; unpacks as (mask, score).
 
-    Only the rectangle that holds the mask is kept, a large one packed: the masks of all objects
-    of a large image would not fit otherwise.
+    Only the mask's bounding box is stored, and a large one is compressed: the masks of all objects
+    in a large image would need too much memory otherwise.
 
     Attributes:
-        roi: tight box of the mask; width and height 0 for an empty mask.
+        roi: the mask's bounding box; width and height 0 for an empty mask.
         size: (height, width) of the source image.
-        score: the segmenter's own estimate of the mask's IoU, 0 to 1; NaN when it gives none.
+        score: the segmenter's estimate of the mask's IoU, 0 to 1; NaN if it has none.
     """
 
     __slots__ = ('_bits', '_cropped', 'roi', 'score', 'size')
 
     def __init__(self, mask: Mask, score: float) -> None:
-        """Keep a mask.
+        """Store a mask.
 
         Args:
             mask: (H, W) bool, of the source image's size; it is copied.
-            score: the segmenter's own estimate of its IoU; NaN when it gives none.
+            score: the segmenter's estimate of its IoU; NaN if it has none.
         """
         self.roi = Roi.around(mask)
         self.size = (int(mask.shape[0]), int(mask.shape[1]))
         self.score = score
         cropped = mask[self.roi.slices]
-        packed = cropped.size > MOST_UNPACKED_PIXELS
-        self._bits = zlib.compress(np.packbits(cropped).tobytes(), _FAST) if packed else b''
-        self._cropped: Mask | None = None if packed else cropped.copy()
+        compress = cropped.size > MAX_UNCOMPRESSED_PIXELS
+        bits = np.packbits(cropped).tobytes() if compress else b''
+        self._bits = zlib.compress(bits, _ZLIB_LEVEL) if compress else b''
+        self._cropped: Mask | None = None if compress else cropped.copy()
 
     @classmethod
-    def placed(
+    def from_window(
         cls, window: Mask, x: int, y: int, size: tuple[int, int], score: float
     ) -> SegmentedMask:
-        """Return a mask of which one window of the image is known; there is nothing beyond it.
+        """Return a mask that is given in one window of the image and empty elsewhere.
 
         Args:
             window: (h, w) bool.
-            x: column of the image at which the window begins.
-            y: row of the image at which it begins.
+            x: the window's first column in the image.
+            y: the window's first row in the image.
             size: (height, width) of the source image.
-            score: the segmenter's own estimate of the mask's IoU; NaN when it gives none.
+            score: the segmenter's estimate of the mask's IoU; NaN if it has none.
         """
-        made = cls(window, score)
-        if made.roi.width:
-            made.roi = made.roi._replace(x=made.roi.x + x, y=made.roi.y + y)
-        made.size = size
-        return made
+        mask = cls(window, score)
+        if mask.roi.width:
+            mask.roi = mask.roi._replace(x=mask.roi.x + x, y=mask.roi.y + y)
+        mask.size = size
+        return mask
 
     @property
     def cropped(self) -> Mask:
-        """The mask inside its box, (roi.height, roi.width) bool."""
+        """The mask inside its bounding box, (roi.height, roi.width) bool."""
         if self._cropped is not None:
             return self._cropped
         count = self.roi.width * self.roi.height
@@ -251,24 +255,34 @@ class SegmentedMask:
 
     @property
     def mask(self) -> Mask:
-        """The mask at the source image's size, (H, W) bool; made anew each time."""
+        """The mask at the source image's size, (H, W) bool; a new array each time."""
         return in_image(self.cropped, self.roi, *self.size)
 
     def __iter__(self) -> Iterator[Mask | float]:
-        """Give the mask at the source image's size, then the score."""
+        """Yield the mask at the source image's size, then the score."""
         yield self.mask
         yield self.score
 
 
 def in_image(cropped: Mask, roi: Roi, height: int, width: int) -> Mask:
-    """Return a (roi.height, roi.width) bool mask in an empty one of (height, width)."""
+    """Paste a cropped mask into an empty mask of the image's size.
+
+    Args:
+        cropped: (roi.height, roi.width) bool.
+        roi: its position in the image.
+        height: of the image.
+        width: of the image.
+
+    Returns:
+        (height, width) bool.
+    """
     full = np.zeros((height, width), dtype=np.bool_)
     full[roi.slices] = cropped
     return full
 
 
 class PoseStatus(IntEnum):
-    """Why there is or is no pose; the values of SegmentedObject.pose_status."""
+    """Whether there is a pose, or why not; the values of SegmentedObject.pose_status."""
 
     POSE_OK = 0
     NO_DEPTH = 1
@@ -297,14 +311,14 @@ class Segment:
 
     Attributes:
         id: its value in the label image, from 1.
-        label: what it is, in the words of the model or of the query.
-        score: the segmenter's own estimate of the mask's IoU; NaN when it gives none.
-        box: the reasoning model's box, clipped to the image, in whole pixels.
+        label: the object's name, from the model or the query.
+        score: the segmenter's estimate of the mask's IoU; NaN if it has none.
+        box: the reasoning model's box, clipped to the image, in integer pixels.
         points: the reasoning model's points.
-        mask_roi: tight box of the mask; width and height 0 for an empty mask.
+        mask_roi: the mask's bounding box; width and height 0 for an empty mask.
         mask: (mask_roi.height, mask_roi.width) bool.
-        pose: the object's box in 3-D, where pose_status is POSE_OK.
-        pose_status: why there is or is no pose.
+        pose: the object's 3-D box, if pose_status is POSE_OK.
+        pose_status: whether there is a pose, or why not.
     """
 
     id: int
@@ -327,10 +341,10 @@ class Track:
     """An object of an answer in a later frame.
 
     Attributes:
-        segment: the object there: id and label are the answer's, mask, score and pose the frame's;
-            box is the mask's tight box, and there are no points. Without a mask while it is lost.
-        lost: whether it is not seen in the frame.
-        age: followed frames since it was last seen; 0 unless it is lost.
+        segment: the object in the frame, with the answer's id and label. Its box is the mask's
+            bounding box, and it has no points. The mask is empty while the object is lost.
+        lost: whether the object was not found in the frame.
+        age: number of frames since it was last found; 0 unless it is lost.
     """
 
     segment: Segment
@@ -339,7 +353,7 @@ class Track:
 
 
 class Status(IntEnum):
-    """What came of a query; the values of SegmentationResult.status."""
+    """The outcome of a query; the values of SegmentationResult.status."""
 
     OK = 0
     NOT_FOUND = 1
@@ -352,7 +366,7 @@ class Status(IntEnum):
 
 
 class Stage(IntEnum):
-    """Where a query is; the values of the action's feedback."""
+    """The processing stage of a query; the values of the action's feedback."""
 
     QUEUED = 0
     REASONING = 1
@@ -361,7 +375,7 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True)
 class Timing:
-    """Where the time went, in seconds."""
+    """Durations of the stages, in seconds."""
 
     queued: float = 0.0
     reasoning: float = 0.0
@@ -374,21 +388,21 @@ class Timing:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Everything that came of one query about one frame.
+    """The answer to one query about one frame.
 
     Attributes:
         query: the query.
-        status: what came of it.
-        message: for a person; never empty when status is not OK.
-        frame: the frame it is about; None when there was none to ask about.
-        reasoning: the thinking, in words.
-        raw_answer: the model's whole text.
-        segments: the objects, in the reasoner's order; ids count from 1.
-        reasoner: which model answered.
-        segmenter: which model made the masks.
-        timing: where the time went.
-        failed_in: where it came to nothing: REASONING for the reasoner, its server and its time
-            limit, SEGMENTING for the segmenter, QUEUED before either; None where it did not.
+        status: the outcome.
+        message: for the user; never empty unless status is OK.
+        frame: the frame; None if no image was available.
+        reasoning: the text of the model's reasoning.
+        raw_answer: the model's complete output.
+        segments: the objects, in the reasoner's order; ids start at 1.
+        reasoner: name of the reasoning model.
+        segmenter: name of the segmenter.
+        timing: durations of the stages.
+        failed_in: the stage that failed: REASONING for the reasoner, its server and its time
+            limit, SEGMENTING for the segmenter, QUEUED before either; None if none failed.
     """
 
     query: Query

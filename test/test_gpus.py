@@ -180,7 +180,7 @@ class TestChoosing:
             place('cuda:7', 1.0)
         with pytest.raises(ReasonerUnavailable, match=r'There is no cuda:7'):
             devices.choose_dtype('auto', 'cuda:7', checkpoint(1.0))
-        with pytest.raises(SegmenterUnavailable, match=rf'cuda:7, but torch sees {count} GPUs'):
+        with pytest.raises(SegmenterUnavailable, match=rf'cuda:7: torch finds {count} GPUs'):
             sam2_segmenter.choose_device('cuda:7')
 
     def test_hidden_gpus_are_a_reason(

@@ -12,7 +12,7 @@ import numpy as np
 from strange_cameras import depth_images, HEIGHT, infos, measurements, SCENE, WIDTH
 
 from segzero_ros.rgbd.frames import make_frame
-from segzero_ros.spatial import lift, rectification_remark
+from segzero_ros.spatial import lift, rectification_warning
 from segzero_ros.types import Frame, PoseStatus
 
 MASK = max((SCENE.mask(index) for index in range(len(SCENE.objects))), key=np.sum)
@@ -37,7 +37,7 @@ def check(frame: Frame) -> None:
     if pose is not None:
         assert all(map(math.isfinite, (*pose.position, *pose.orientation, *pose.size)))
         assert min(pose.size) >= 0
-    assert isinstance(rectification_remark(frame), str)
+    assert isinstance(rectification_warning(frame), str)
 
 
 @settings(max_examples=80, deadline=None, derandomize=True, database=None)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from segzero_ros import text_drawing
-from segzero_ros.overlay import draw_overlay, object_colour, project_box, readable_on
+from segzero_ros.overlay import draw_overlay
+from segzero_ros.overlay_layout import object_colour, project_box, readable_on
 from segzero_ros.types import (
     Answer,
     Frame,

@@ -11,9 +11,9 @@ from segzero_ros.pipeline import (
     clean,
     clip_box,
     Listeners,
-    LONGEST_LABEL,
-    MOST_OBJECTS,
-    MOST_POINTS,
+    MAX_LABEL_LENGTH,
+    MAX_OBJECTS,
+    MAX_POINTS,
     Pipeline,
 )
 from segzero_ros.types import (
@@ -173,7 +173,7 @@ def test_intrinsics_of_no_lens_are_named():
     depth = np.full((40, 60), 0.8, np.float32)
     answer = with_depth(depth, Intrinsics(1e-9, 50.0, 29.5, 19.5, 60, 40), CUP)
     assert answer.segments[0].pose is None
-    assert 'numbers that no lens has: focal lengths 1e-09 and 50' in answer.message
+    assert 'implausible intrinsics: focal lengths 1e-09 and 50' in answer.message
 
 
 def test_stages_text_and_objects_are_heard_in_order(ask):
@@ -418,18 +418,18 @@ def test_a_time_limit_holds_for_the_masks_too():
 
 
 def test_masks_that_would_be_too_large_together_are_left_out_and_named(ask, monkeypatch):
-    monkeypatch.setattr('segzero_ros.pipeline.MOST_MASK_PIXELS', 1000)
-    monkeypatch.setattr('segzero_ros.pipeline.MOST_MASK_IMAGES', 0)
+    monkeypatch.setattr('segzero_ros.pipeline.MAX_MASK_PIXELS', 1000)
+    monkeypatch.setattr('segzero_ros.pipeline.MAX_MASK_IMAGES', 0)
     small = GroundedObject((0.0, 0.0, 10.0, 10.0), label='spoon')
     answer = ask(grounding(CUP, CUP, CUP, small))
     assert answer.status is Status.OK
     assert [segment.mask.size for segment in answer.segments] == [400, 400, 0, 100]
-    assert answer.message.startswith('The masks of objects 3 are left out')
+    assert answer.message.startswith('The masks of objects 3 were dropped')
     left_out = answer.segments[2]
     assert left_out.mask_roi == Roi(0, 0, 0, 0)
     assert (left_out.label, left_out.box, left_out.score) == ('cup', Roi(10, 5, 20, 20), 0.5)
     # A large image has room for a few masks of its own size.
-    monkeypatch.setattr('segzero_ros.pipeline.MOST_MASK_IMAGES', 4)
+    monkeypatch.setattr('segzero_ros.pipeline.MAX_MASK_IMAGES', 4)
     assert ask(grounding(CUP, CUP, CUP, small)).message == ''
 
 
@@ -532,13 +532,13 @@ def test_dropped_boxes_and_points_are_counted(ask):
 def test_of_an_endless_answer_a_bounded_part_is_kept(ask):
     many = (GroundedObject((1.0, 1.0, 9.0, 9.0), ((3.0, 3.0),) * 5000, 'x' * 100_000),) * 3000
     usable, remarks = clean(grounding(*many), 60, 40)
-    assert len(usable.objects) == MOST_OBJECTS
-    assert {len(found.points) for found in usable.objects} == {MOST_POINTS}
-    assert {len(found.label) for found in usable.objects} == {LONGEST_LABEL}
-    assert remarks == '2800 objects dropped: no more than 200 are segmented.'
+    assert len(usable.objects) == MAX_OBJECTS
+    assert {len(found.points) for found in usable.objects} == {MAX_POINTS}
+    assert {len(found.label) for found in usable.objects} == {MAX_LABEL_LENGTH}
+    assert remarks == '2800 objects dropped: at most 200 are segmented.'
     answer = ask(grounding(*many))
     assert answer.status == Status.OK
-    assert len(answer.segments) == MOST_OBJECTS
+    assert len(answer.segments) == MAX_OBJECTS
     assert '2800 objects' in answer.message
 
 

@@ -226,7 +226,7 @@ def test_a_server_that_dies_before_it_answers_is_quoted_in_one_sentence(gguf, pr
     assert (done.returncode, done.stdout) == (1, '')
     said = done.stderr.splitlines()[-1]
     assert said == (
-        '[segzero_ros] llama-server ended with exit code 1 before it answered: '
+        '[segzero_ros] llama-server ended with exit code 1 before it was ready: '
         'error: unknown architecture'
     )
 
@@ -244,7 +244,7 @@ def test_a_server_that_dies_later_ends_the_command_with_ctrl_c(gguf, program):
     done = finished(wanted(gguf, code))
     assert (done.returncode, done.stdout) == (1, 'ended in order\n')
     said = done.stderr.splitlines()[-1]
-    assert said.endswith('ended with exit code 3 while it was needed: out of memory')
+    assert said.endswith('ended with exit code 3 while it was in use: out of memory')
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -297,10 +297,10 @@ def test_nothing_is_left_of_a_launch_that_is_killed(gguf, program):
 
 
 def test_a_server_that_never_answers_is_given_up(gguf, program, monkeypatch):
-    monkeypatch.setattr(serving, 'READY_LIMIT', 0.5)
+    monkeypatch.setattr(serving, 'READY_TIMEOUT', 0.5)
     program(NEVER_READY)
     port = serving.free_port()
-    with pytest.raises(ServingError, match=r'did not answer within 0\.5 s'):
+    with pytest.raises(ServingError, match=r'was not ready within 0\.5 s'):
         serving.run(COMMANDS['llama_cpp'](str(gguf), port, []), port, ['true'])
 
 

@@ -16,7 +16,7 @@ from segzero_ros.simulation import make_scene, Scene
 from segzero_ros.simulation.catalogue import CLASSES
 from segzero_ros.simulation.layout import make_setting
 from segzero_ros.simulation.scenes import render
-from segzero_ros.spatial import fitting_intrinsics, lift, rectification_remark
+from segzero_ros.spatial import fitting_intrinsics, lift, rectification_warning
 from segzero_ros.types import Frame, Intrinsics, Mask, Pose3D, PoseStatus
 
 CAMERA = Intrinsics(600.0, 600.0, 319.5, 239.5, 640, 480)
@@ -283,10 +283,10 @@ def test_a_distorted_picture_is_remarked_on(scenes: list[Scene]) -> None:
     frame = scenes[0].frame
     straight = replace(frame.intrinsics, distortion=(0.0,) * 5)
     bent = replace(frame.intrinsics, distortion=(0.1, -0.2, 0.0, 0.0, 0.0))
-    assert rectification_remark(frame) == ''
-    assert rectification_remark(replace(frame, intrinsics=None)) == ''
-    assert rectification_remark(replace(frame, intrinsics=straight)) == ''
-    assert 'rectified' in rectification_remark(replace(frame, intrinsics=bent))
+    assert rectification_warning(frame) == ''
+    assert rectification_warning(replace(frame, intrinsics=None)) == ''
+    assert rectification_warning(replace(frame, intrinsics=straight)) == ''
+    assert 'rectified' in rectification_warning(replace(frame, intrinsics=bent))
     mask = scenes[0].mask(clear_objects(scenes[0])[0])
     assert lift(mask, replace(frame, intrinsics=bent))[1] == PoseStatus.POSE_OK
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import time
 from typing import Any, TYPE_CHECKING
 
-from segzero_ros.conversions.printable_text import printable
+from segzero_ros.conversions.text import printable
 from segzero_ros.types import RgbImage, Segment, SegZeroError, Stage, Status
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import sys
 from typing import Any, TYPE_CHECKING
 
 from segzero_ros.cli.demo_questions import Question
-from segzero_ros.conversions.printable_text import printable
+from segzero_ros.conversions.text import printable
 from segzero_ros.types import RgbImage
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, read_parameters
 from segzero_ros.config import reasoner_options, segmenter_options
-from segzero_ros.conversions.printable_text import printable
+from segzero_ros.conversions.text import printable
 
 if TYPE_CHECKING:
     from segzero_ros.doctor.checks import Check
@@ -55,13 +55,13 @@ def run(options: argparse.Namespace) -> int:
 
 def _findings(options: argparse.Namespace) -> Iterator[Check]:
     from segzero_ros.doctor.checks import fail
-    from segzero_ros.doctor.models import look_at_models
-    from segzero_ros.doctor.packages import look_at_packages
-    from segzero_ros.doctor.shared_memory import look_at_shared_memory
+    from segzero_ros.doctor.models import check_models
+    from segzero_ros.doctor.packages import check_packages
+    from segzero_ros.doctor.shared_memory import check_shared_memory
 
     parameters = read_parameters(options)
-    yield from look_at_packages()
-    yield from look_at_models(
+    yield from check_packages()
+    yield from check_models(
         reasoner_options(parameters.__getitem__), segmenter_options(parameters.__getitem__)
     )
     if options.no_ros:
@@ -75,7 +75,7 @@ def _findings(options: argparse.Namespace) -> Iterator[Check]:
         )
         yield fail('ROS 2', f'cannot be imported: {error}', cure)
         return
-    yield from look_at_shared_memory()
+    yield from check_shared_memory()
     yield from check_graph(options.namespace, options.image, options.depth, options.camera_info)
 
 
@@ -90,8 +90,8 @@ def _show(findings: list[Check]) -> None:
         table.add_column(column, overflow='fold')
     for finding in findings:
         level = finding.level.value
-        text = Text(printable(finding.said))
-        if finding.cure:
-            text.append(f'\n→ {printable(finding.cure)}', style='bold')
-        table.add_row(Text(level, style=_COLOURS[level]), finding.what, text)
+        text = Text(printable(finding.message))
+        if finding.hint:
+            text.append(f'\n→ {printable(finding.hint)}', style='bold')
+        table.add_row(Text(level, style=_COLOURS[level]), finding.name, text)
     Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH).print(table)

@@ -13,7 +13,7 @@ from typing import Any, TYPE_CHECKING
 
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
 from segzero_ros.config import reasoner_options, segmenter_options
-from segzero_ros.conversions.printable_text import printable
+from segzero_ros.conversions.text import printable
 from segzero_ros.loading import described, ReasonerOptions, SegmenterOptions
 
 if TYPE_CHECKING:

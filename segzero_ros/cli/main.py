@@ -13,7 +13,7 @@ import sys
 
 from segzero_ros.cli.child_processes import installed
 from segzero_ros.cli.download_progress import shown_on_terminal
-from segzero_ros.conversions.printable_text import printable
+from segzero_ros.conversions.text import printable
 from segzero_ros.extras import explain
 from segzero_ros.types import SegZeroError
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from segzero_ros import hub
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
-from segzero_ros.conversions.printable_text import printable
+from segzero_ros.conversions.text import printable
 from segzero_ros.types import Answer
 
 if TYPE_CHECKING:
@@ -131,7 +131,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> QueryPlan | None:
-    from segzero_ros.replay.query_file import NANO, QueryPlan, read_queries
+    from segzero_ros.replay.query_file import QueryPlan, read_queries
+    from segzero_ros.types import S_TO_NS
 
     if options.query and options.queries:
         raise BadArgument('Give either --query or --queries.')
@@ -146,7 +147,9 @@ def _plan(options: argparse.Namespace) -> QueryPlan | None:
     if options.queries:
         return QueryPlan(asks=read_queries(options.queries))
     if options.query:
-        return QueryPlan(texts=tuple(options.query), every_ns=round((options.every or 0) * NANO))
+        return QueryPlan(
+            texts=tuple(options.query), every_ns=round((options.every or 0) * S_TO_NS)
+        )
     return None
 
 

@@ -1,5 +1,5 @@
-"""What messages hold, without ROS: read and filled by their fields, whoever made their classes.
+"""Conversions between ROS messages and this package's types, without importing ROS.
 
-rclpy's classes and those of a bag reader have the same fields, so the node and the replay of bags
-share these modules.
+Messages are read and filled by their fields, so the node (rclpy's classes) and the replay (a bag
+reader's classes) share these modules.
 """

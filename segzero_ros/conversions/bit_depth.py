@@ -1,4 +1,4 @@
-"""From 16-bit channels to 8-bit ones by the range that a sensor uses."""
+"""Scale 16-bit channels to 8 bits by the range that the sensor uses."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# What is white in 16 bits, by the brightest pixel: where that is in the upper half of the range of
-# a sensor of 10, 12, 14 or 16 bits, the range's end. One pixel in so many, hot ones, may exceed it
+# White level by the brightest pixel: the full range of a sensor with 10, 12, 14 or 16 bits where
+# that pixel is in the range's upper half, interpolated in between.
 _BRIGHTEST = (0x3FF, 0x7FF, 0xFFF, 0x1FFF, 0x3FFF, 0x7FFF, 0xFFFF)
 _WHITE = (0x400, 0x1000, 0x1000, 0x4000, 0x4000, 0x10000, 0x10000)
-_HOT = 1000
+# One pixel in this many may be brighter: hot pixels.
+_HOT_PIXEL_RATIO = 1000
 
 
 def white_level(pixels: NDArray[np.uint16]) -> int:
-    """Return the value that shall be white in an image of 16-bit channels.
+    """Return the value to map to white in an image with 16-bit channels.
 
-    That is 2^10, 2^12, 2^14 or 2^16 where the brightest pixel, but for one in a thousand, lies in
-    the upper half of such a range, and in between where it does not: a small change of the scene
-    is a small one of the brightness. By the image alone: the same one always looks the same.
+    2^10, 2^12, 2^14 or 2^16 where the brightest pixel (ignoring one in a thousand) is in the upper
+    half of such a range. In between it is interpolated, so that a small change of the scene does
+    not make the image flicker. It depends on this image alone, so the result is reproducible.
 
     Args:
         pixels: of any shape.
     """
     counts = np.bincount(pixels.reshape(-1), minlength=1 << 16)
     brighter = pixels.size - np.cumsum(counts)
-    brightest = int(np.argmax(brighter <= pixels.size // _HOT))
+    brightest = int(np.argmax(brighter <= pixels.size // _HOT_PIXEL_RATIO))
     return round(float(np.interp(brightest, _BRIGHTEST, _WHITE)))
 
 
@@ -34,10 +35,10 @@ def to_8_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     """Return an image of 16-bit channels scaled so that `white_level` is white.
 
     Args:
-        pixels: (H, W) or (H, W, C), uint16 in any byte order; a fourth channel is alpha, which
-            says nothing of the sensor.
+        pixels: (H, W) or (H, W, C), uint16 in any byte order; a fourth channel is alpha and does
+            not count for the white level.
     """
     native = pixels.astype(np.uint16)
-    seen = native[..., :3] if native.ndim == 3 else native
-    greys = np.arange(1 << 16) * 256 // white_level(seen)
-    return np.minimum(greys, 255).astype(np.uint8)[native]
+    colours = native[..., :3] if native.ndim == 3 else native
+    lookup = np.arange(1 << 16) * 256 // white_level(colours)
+    return np.minimum(lookup, 255).astype(np.uint8)[native]

@@ -1,7 +1,7 @@
-"""Between answers and messages, both ways, with whatever classes the messages have.
+"""Answers to SegmentationResult messages and back.
 
-Messages are read by their fields, and made by a `Make` that knows their classes: rclpy's in the
-node, the bag reader's in the replay.
+Messages are read by their fields and created by a `Make`, with rclpy's classes in the node and the
+bag reader's in the replay.
 """
 
 from __future__ import annotations
@@ -12,11 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros import types
-from segzero_ros.types import Answer, BadImage, Frame, Mask, Pose3D, RgbImage, Roi, Segment
+from segzero_ros.conversions.text import clean_text
+from segzero_ros.types import (
+    Answer,
+    BadImage,
+    Frame,
+    Mask,
+    Pose3D,
+    RgbImage,
+    Roi,
+    S_TO_NS,
+    Segment,
+)
 
 
 class Make(Protocol):
-    """Makes a message of its type's name, as `std_msgs/msg/Header`, and of all its fields.
+    """Creates a message from its type's name, such as `std_msgs/msg/Header`, and all its fields.
 
     Pixels are given as bytes.
     """
@@ -26,35 +37,24 @@ class Make(Protocol):
         ...
 
 
-NANO = 1_000_000_000
+# Pose and size fields of an object without a pose: ROS's default values.
+NO_POSE = Pose3D((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
 _MASK_ENCODING = 'mono8'
-# What the fields of an object without a pose hold, as ROS fills them by itself.
-_NO_POSE = Pose3D((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
 
 
 def to_time(make: Make, stamp_ns: int) -> Any:
-    """Return nanoseconds as a message."""
-    seconds, nanoseconds = divmod(stamp_ns, NANO)
+    """Return nanoseconds as a builtin_interfaces/Time."""
+    seconds, nanoseconds = divmod(stamp_ns, S_TO_NS)
     return make('builtin_interfaces/msg/Time', sec=seconds, nanosec=nanoseconds)
 
 
 def to_ns(time: Any) -> int:
-    """Return a time message in nanoseconds."""
-    return int(time.sec) * NANO + int(time.nanosec)
-
-
-def clean_text(text: str) -> str:
-    """Return text that a ROS string can carry.
-
-    Models write what they like: NUL would end the string in C, and a lone surrogate is no UTF-8.
-    Both become U+FFFD; the two halves of one character are put together.
-    """
-    whole = text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
-    return whole.replace('\0', '\N{REPLACEMENT CHARACTER}')
+    """Return a builtin_interfaces/Time in nanoseconds."""
+    return int(time.sec) * S_TO_NS + int(time.nanosec)
 
 
 def header_of(make: Make, answer: Answer) -> Any:
-    """Return the header of the answered frame; an empty one for an answer without a frame."""
+    """Return the header of the answer's frame; an empty one for an answer without a frame."""
     stamp_ns, frame_id = (
         (0, '') if answer.frame is None else (answer.frame.stamp_ns, answer.frame.frame_id)
     )
@@ -63,7 +63,7 @@ def header_of(make: Make, answer: Answer) -> Any:
 
 
 def to_result(make: Make, answer: Answer) -> Any:
-    """Return an answer as the message of the topic, the action and the service."""
+    """Return an answer as a SegmentationResult, for the topic, the action and the service."""
     header = header_of(make, answer)
     height, width = (answer.frame.height, answer.frame.width) if answer.frame else (0, 0)
     return make(
@@ -85,7 +85,13 @@ def to_result(make: Make, answer: Answer) -> Any:
 
 
 def to_object(make: Make, segment: Segment, header: Any) -> Any:
-    """Return one object of an answer; header is the result's."""
+    """Return one object of an answer as a SegmentedObject.
+
+    Args:
+        make: creates the messages.
+        segment: the object.
+        header: of the result.
+    """
     return make(
         'segzero_ros/msg/SegmentedObject',
         id=segment.id,
@@ -96,13 +102,13 @@ def to_object(make: Make, segment: Segment, header: Any) -> Any:
         mask_roi=_to_region(make, segment.mask_roi),
         mask=_image(make, segment.mask.astype(np.uint8) * np.uint8(255), _MASK_ENCODING, header),
         pose_status=int(segment.pose_status),
-        pose=to_pose(make, segment.pose or _NO_POSE),
-        size=to_vector(make, (segment.pose or _NO_POSE).size),
+        pose=to_pose(make, segment.pose or NO_POSE),
+        size=to_vector(make, (segment.pose or NO_POSE).size),
     )
 
 
 def to_pose(make: Make, pose: Pose3D) -> Any:
-    """Return centre and axes of a box."""
+    """Return the position and orientation of a box as a geometry_msgs/Pose."""
     x, y, z = map(float, pose.position)
     qx, qy, qz, qw = map(float, pose.orientation)
     return make(
@@ -113,15 +119,15 @@ def to_pose(make: Make, pose: Pose3D) -> Any:
 
 
 def to_vector(make: Make, values: tuple[float, float, float]) -> Any:
-    """Return three numbers as a message."""
+    """Return (x, y, z) as a geometry_msgs/Vector3."""
     x, y, z = map(float, values)
     return make('geometry_msgs/msg/Vector3', x=x, y=y, z=z)
 
 
 def label_image(make: Make, answer: Answer) -> Any:
-    """Return the objects' ids, pixel by pixel, as mono16; 0 is background.
+    """Return each pixel's object id as a mono16 image; 0 is background.
 
-    Where masks overlap, the object that comes first in the answer, the better one, has the pixel.
+    Where masks overlap, the object that comes first in the answer, the better one, wins.
     """
     frame = _frame_of(answer)
     labels = np.zeros((frame.height, frame.width), np.uint16)
@@ -131,23 +137,24 @@ def label_image(make: Make, answer: Answer) -> Any:
 
 
 def rgb_image(make: Make, rgb: RgbImage, header: Any) -> Any:
-    """Return an (H, W, 3) uint8 RGB picture as a message."""
+    """Return an (H, W, 3) uint8 RGB image as a sensor_msgs/Image."""
     return _image(make, rgb, 'rgb8', header)
 
 
-def mask_from(found: Any) -> Mask:
-    """Return an object's mask, (mask_roi.height, mask_roi.width) bool.
+def mask_from(message: Any) -> Mask:
+    """Return the mask of a SegmentedObject, (mask_roi.height, mask_roi.width) bool.
 
     Raises:
-        BadImage: it is not what mask_roi says.
+        BadImage: the mask does not match mask_roi.
     """
-    mask, roi = found.mask, found.mask_roi
+    mask, roi = message.mask, message.mask_roi
     size = (roi.height, roi.width)
-    right = mask.encoding == _MASK_ENCODING and (mask.height, mask.width) == size
-    if not right or mask.step < mask.width or len(mask.data) < mask.height * mask.step:
+    matches = mask.encoding == _MASK_ENCODING and (mask.height, mask.width) == size
+    if not matches or mask.step < mask.width or len(mask.data) < mask.height * mask.step:
         raise BadImage(
-            f'The mask of object {found.id} must be {_MASK_ENCODING} of {roi.width}x{roi.height} '
-            f'pixels as its mask_roi says, but it is {mask.encoding or "empty"} of '
+            f'The mask of object {message.id} must be {_MASK_ENCODING} of '
+            f'{roi.width}x{roi.height} pixels as its mask_roi, but is '
+            f'{mask.encoding or "empty"} of '
             f'{mask.width}x{mask.height} with step {mask.step} and {len(mask.data)} bytes.'
         )
     if not mask.data:
@@ -157,24 +164,28 @@ def mask_from(found: Any) -> Mask:
 
 
 def segments_from(result: Any) -> tuple[Segment, ...]:
-    """Return the objects of a received result; raise BadImage for one that does not fit it."""
-    return tuple(_segment_from(found, result) for found in result.objects)
+    """Return the objects of a SegmentationResult.
+
+    Raises:
+        BadImage: a mask does not match its mask_roi, or is not inside the image.
+    """
+    return tuple(_segment_from(message, result) for message in result.objects)
 
 
 def answer_from(result: Any, frame: Frame | None = None) -> Answer:
-    """Return a received result as the answer that it was made of.
+    """Return the answer that a SegmentationResult was made from.
 
     Args:
-        result: as received.
-        frame: the picture it is about, for drawing; the message does not carry it.
+        result: the message.
+        frame: the image it is about, for drawing; the message does not contain it.
 
     Raises:
-        BadImage: the frame or a mask is not of the size that the result names.
+        BadImage: the frame or a mask does not have the size given in the result.
     """
     size = (result.image_width, result.image_height)
     if frame is not None and size not in ((frame.width, frame.height), (0, 0)):
         raise BadImage(
-            f'The result is about an image of {size[0]}x{size[1]} pixels, not about one of '
+            f'The result is about an image of {size[0]}x{size[1]} pixels, but the frame has '
             f'{frame.width}x{frame.height}.'
         )
     return Answer(
@@ -193,7 +204,7 @@ def answer_from(result: Any, frame: Frame | None = None) -> Answer:
 
 def _frame_of(answer: Answer) -> Frame:
     if answer.frame is None:
-        raise BadImage(f'The answer to query {answer.query.id!r} is about no image.')
+        raise BadImage(f'The answer to query {answer.query.id!r} has no image.')
     return answer.frame
 
 
@@ -253,31 +264,31 @@ def _timing_from(timing: Any) -> types.Timing:
     )
 
 
-def _segment_from(found: Any, result: Any) -> Segment:
-    roi = _roi_from(found.mask_roi)
+def _segment_from(message: Any, result: Any) -> Segment:
+    roi = _roi_from(message.mask_roi)
     if roi.x + roi.width > result.image_width or roi.y + roi.height > result.image_height:
         raise BadImage(
-            f'The mask of object {found.id} ({roi}) reaches out of the image of '
+            f'The mask of object {message.id} ({roi}) exceeds the image of '
             f'{result.image_width}x{result.image_height} pixels.'
         )
-    status = types.PoseStatus(found.pose_status)
+    status = types.PoseStatus(message.pose_status)
     return Segment(
-        id=found.id,
-        label=found.label,
-        score=found.score,
-        box=_roi_from(found.bbox),
-        points=tuple((point.x, point.y) for point in found.points),
+        id=message.id,
+        label=message.label,
+        score=message.score,
+        box=_roi_from(message.bbox),
+        points=tuple((point.x, point.y) for point in message.points),
         mask_roi=roi,
-        mask=mask_from(found),
-        pose=_pose_from(found) if status is types.PoseStatus.POSE_OK else None,
+        mask=mask_from(message),
+        pose=_pose_from(message) if status is types.PoseStatus.POSE_OK else None,
         pose_status=status,
     )
 
 
-def _pose_from(found: Any) -> Pose3D:
-    position, turn, size = found.pose.position, found.pose.orientation, found.size
+def _pose_from(message: Any) -> Pose3D:
+    position, orientation, size = message.pose.position, message.pose.orientation, message.size
     return Pose3D(
         position=(position.x, position.y, position.z),
-        orientation=(turn.x, turn.y, turn.z, turn.w),
+        orientation=(orientation.x, orientation.y, orientation.z, orientation.w),
         size=(size.x, size.y, size.z),
     )

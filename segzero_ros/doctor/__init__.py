@@ -1,1 +1,1 @@
-"""What an installation lacks, and what to do about it. Knows nothing of ROS, loads no model."""
+"""Checks of the installation, without ROS and without loading a model."""

@@ -1,4 +1,4 @@
-"""One thing that was looked at, and how it is."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Level(str, Enum):
-    """How something is: FAIL keeps the node from answering, WARN may surprise."""
+    """Severity of a result: FAIL prevents answers, WARN may cause unexpected behaviour."""
 
     OK = 'OK'
     WARN = 'WARN'
@@ -16,31 +16,31 @@ class Level(str, Enum):
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        what: what it is, in a word or two.
-        level: how it is.
-        said: what was seen.
-        cure: what to do; empty where there is nothing to do.
+        name: of what was checked, a word or two.
+        level: severity.
+        message: the finding.
+        hint: how to fix it; empty if nothing needs to be done.
     """
 
-    what: str
+    name: str
     level: Level
-    said: str
-    cure: str = ''
+    message: str
+    hint: str = ''
 
 
-def ok(what: str, said: str) -> Check:
-    """Return a finding that is as it should be."""
-    return Check(what, Level.OK, said)
+def ok(name: str, message: str) -> Check:
+    """Return a passed check."""
+    return Check(name, Level.OK, message)
 
 
-def warn(what: str, said: str, cure: str = '') -> Check:
-    """Return a finding that may surprise."""
-    return Check(what, Level.WARN, said, cure)
+def warn(name: str, message: str, hint: str = '') -> Check:
+    """Return a check with a warning."""
+    return Check(name, Level.WARN, message, hint)
 
 
-def fail(what: str, said: str, cure: str = '') -> Check:
-    """Return a finding that keeps the node from answering."""
-    return Check(what, Level.FAIL, said, cure)
+def fail(name: str, message: str, hint: str = '') -> Check:
+    """Return a failed check."""
+    return Check(name, Level.FAIL, message, hint)

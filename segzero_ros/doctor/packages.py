@@ -1,6 +1,6 @@
-"""Which Python this is, which extras it has, whether NumPy, OpenCV and ROS 2 fit together.
+"""Check Python, the installed extras, and whether NumPy, OpenCV and ROS 2 are compatible.
 
-What may crash for being compiled against another NumPy is tried in a process of its own.
+Libraries that may crash if they were compiled for another NumPy run in a separate process.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import sys
 from segzero_ros.doctor.checks import Check, fail, ok, warn
 from segzero_ros.extras import EXTRAS, install_command
 
-_PATIENCE = 60.0
-# Arrays of NumPy go through each and have to come out the same.
+_TIMEOUT = 60.0
+# NumPy arrays must be unchanged after a round trip through each library.
 _OPENCV = """
 import cv2, numpy
-picture = numpy.arange(48, dtype=numpy.uint8).reshape(4, 4, 3)
-assert (cv2.flip(cv2.flip(picture, 1), 1) == picture).all(), 'it spoils pictures'
+image = numpy.arange(48, dtype=numpy.uint8).reshape(4, 4, 3)
+assert (cv2.flip(cv2.flip(image, 1), 1) == image).all(), 'it corrupts images'
 print(cv2.__version__, cv2.__file__)
 """
 _MESSAGES = """
@@ -30,77 +30,78 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo
 info = CameraInfo(k=[float(number) for number in range(9)])
 back = deserialize_message(serialize_message(info), CameraInfo)
-assert list(back.k) == list(info.k), 'they spoil numbers'
-print('they hold what is put into them')
+assert list(back.k) == list(info.k), 'they corrupt numbers'
+print('working')
 """
 _CV_BRIDGE = """
 import cv_bridge, numpy
-picture = numpy.arange(48, dtype=numpy.uint8).reshape(4, 4, 3)
+image = numpy.arange(48, dtype=numpy.uint8).reshape(4, 4, 3)
 bridge = cv_bridge.CvBridge()
-back = bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(picture, 'bgr8'), 'rgb8')
-assert (back == picture[..., ::-1]).all(), 'it spoils pictures'
-print('it fits')
+back = bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(image, 'bgr8'), 'rgb8')
+assert (back == image[..., ::-1]).all(), 'it corrupts images'
+print('working')
 """
 
 
-def look_at_packages() -> Iterator[Check]:
-    """Yield what there is to say of Python and of what is installed for it."""
+def check_packages() -> Iterator[Check]:
+    """Yield the checks of Python and the installed packages."""
     yield _python()
     yield _numpy()
-    yield _tried('OpenCV', _OPENCV)
+    yield _run_check('OpenCV', _OPENCV)
     if find_spec('rclpy') and find_spec('sensor_msgs'):
-        yield _tried("ROS 2's messages", _MESSAGES)
+        yield _run_check("ROS 2's messages", _MESSAGES)
     if find_spec('cv_bridge'):
-        yield _tried('cv_bridge', _CV_BRIDGE)
+        yield _run_check('cv_bridge', _CV_BRIDGE)
     for extra, names in EXTRAS.items():
         yield _extra(extra, names)
 
 
 def _python() -> Check:
-    said = f'{platform.python_version()} in {sys.prefix}, on {platform.platform(terse=True)}'
+    message = f'{platform.python_version()} in {sys.prefix}, on {platform.platform(terse=True)}'
     active = os.environ.get('VIRTUAL_ENV')
     if active and Path(active).resolve() != Path(sys.prefix).resolve():
-        cure = f'Activate it anew (. {active}/bin/activate) after everything else is sourced.'
-        return warn('Python', f'{said}; the environment {active} is active and not used', cure)
-    return ok('Python', said)
+        hint = f'Activate it again (. {active}/bin/activate) after sourcing everything else.'
+        return warn('Python', f'{message}; the active environment {active} is not used', hint)
+    return ok('Python', message)
 
 
 def _numpy() -> Check:
-    """Compare the NumPy that is used with the one of the system, which ROS was compiled for."""
-    used, *hidden = [found.version for found in metadata.distributions(name='numpy')] or ['none']
-    said = f'{used} is used'
+    """Compare the NumPy in use with the system's one, which ROS was compiled for."""
+    versions = [package.version for package in metadata.distributions(name='numpy')]
+    used, *hidden = versions or ['none']
+    message = f'{used} is used'
     for version in hidden:
         if version.partition('.')[0] != used.partition('.')[0]:
             return fail(
                 'NumPy',
-                f'{said}, and it hides {version}, which ROS 2 and its OpenCV were compiled for',
-                f'{install_command("models")} brings one that fits.',
+                f'{message}, and hides {version}, which ROS 2 and its OpenCV were compiled for',
+                f'{install_command("models")} installs a compatible one.',
             )
-    return ok('NumPy', said)
+    return ok('NumPy', message)
 
 
-def _tried(what: str, code: str) -> Check:
-    """Run code that ends with an error, or in a crash, where something does not fit."""
+def _run_check(name: str, code: str) -> Check:
+    """Run code that fails or crashes if libraries are incompatible."""
     try:
-        done = subprocess.run(
-            [sys.executable, '-c', code], capture_output=True, text=True, timeout=_PATIENCE
+        process = subprocess.run(
+            [sys.executable, '-c', code], capture_output=True, text=True, timeout=_TIMEOUT
         )
     except subprocess.TimeoutExpired:
-        return warn(what, f'did not answer within {_PATIENCE:g} s')
-    if done.returncode == 0:
-        return ok(what, done.stdout.strip().splitlines()[-1])
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    reason = lines[-1] if lines else f'the process ended with {done.returncode}'
-    cure = (
-        f'{install_command("models")} makes an environment whose NumPy and OpenCV fit ROS 2; '
-        'activate it after ROS 2 and the workspace are sourced.'
+        return warn(name, f'did not finish within {_TIMEOUT:g} s')
+    if process.returncode == 0:
+        return ok(name, process.stdout.strip().splitlines()[-1])
+    lines = [line for line in process.stderr.splitlines() if line.strip()]
+    reason = lines[-1] if lines else f'the process ended with {process.returncode}'
+    hint = (
+        f'{install_command("models")} creates an environment whose NumPy and OpenCV are '
+        'compatible with ROS 2; activate it after sourcing ROS 2 and the workspace.'
     )
-    return fail(what, f'does not work with this NumPy: {reason}', cure)
+    return fail(name, f'does not work with this NumPy: {reason}', hint)
 
 
 def _extra(extra: str, names: tuple[str, ...]) -> Check:
     missing = [name for name in names if find_spec(name) is None]
     if missing:
-        said = f'not installed ({", ".join(missing)}); if wanted: {install_command(extra)}'
-        return ok(f'extra {extra}', said)
+        message = f'not installed ({", ".join(missing)}); to install: {install_command(extra)}'
+        return ok(f'extra {extra}', message)
     return ok(f'extra {extra}', 'installed')

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from segzero_ros.conversions.query_text import read_query
+from segzero_ros.conversions.text import read_query
 from segzero_ros.evaluation.samples import DataError, Sample
 from segzero_ros.replay.bag import BagError, BagReader
 from segzero_ros.replay.bag_frames import BagFrames
-from segzero_ros.replay.query_file import NANO, QueryPlan, TimedQuery
+from segzero_ros.replay.query_file import QueryPlan, TimedQuery
 from segzero_ros.replay.records import Record
 from segzero_ros.replay.regression import NoGolden, read_golden
 from segzero_ros.replay.schedule import QuerySchedule, ScheduleLimits
 from segzero_ros.replay.topics import find_topics, NONE, Topics
-from segzero_ros.types import BadImage, Frame, Mask, Status
+from segzero_ros.types import BadImage, Frame, Mask, S_TO_NS, Status
 
 # How far the depth may be from the image that it belongs to: the node's default.
-_DEPTH_OFFSET_NS = NANO // 20
+_DEPTH_OFFSET_NS = S_TO_NS // 20
 _logger = logging.getLogger(__name__)
 # Whatever a person accepted may be asked again.
 _MAX_QUERY_LENGTH = 1_000_000

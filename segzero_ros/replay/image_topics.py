@@ -8,7 +8,8 @@ from itertools import islice
 import re
 from typing import Any
 
-from segzero_ros.conversions.image import decode_depth, decode_image
+from segzero_ros.conversions.depth import decode_depth
+from segzero_ros.conversions.image import decode_image
 from segzero_ros.replay.bag import BagError, BagReader
 from segzero_ros.types import BadImage
 

@@ -8,9 +8,7 @@ from typing import Any
 
 import yaml
 
-from segzero_ros.types import SegZeroError
-
-NANO = 1_000_000_000
+from segzero_ros.types import S_TO_NS, SegZeroError
 
 
 class QueriesError(SegZeroError):
@@ -88,5 +86,5 @@ def _read_entry(entry: Any, where: str) -> TimedQuery:
         raise QueriesError(f"{where}: at must be seconds from the bag's start, but is {at!r}.")
     if stamp is not None and type(stamp) is not int:
         raise QueriesError(f'{where}: stamp must be whole nanoseconds, but is {stamp!r}.')
-    at_ns = None if at is None else round(at * NANO)
+    at_ns = None if at is None else round(at * S_TO_NS)
     return TimedQuery(text, '' if name is None else str(name), at_ns, stamp)

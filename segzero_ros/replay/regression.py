@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segzero_ros.replay.query_file import NANO
 from segzero_ros.replay.records import BadRecord, from_line, Record
-from segzero_ros.types import Segment, SegZeroError
+from segzero_ros.types import S_TO_NS, Segment, SegZeroError
 
 
 class NoGolden(SegZeroError):
@@ -89,7 +88,7 @@ def _by_key(records: Iterable[Record]) -> dict[Key, Record]:
 
 def _name(key: Key) -> str:
     stamp_ns, text, again = key
-    stamp = 'no image' if stamp_ns is None else f'stamp {stamp_ns / NANO:.9f}'
+    stamp = 'no image' if stamp_ns is None else f'stamp {stamp_ns / S_TO_NS:.9f}'
     return f'{stamp}, “{text}”' + (f', time {again + 1}' if again else '')
 
 

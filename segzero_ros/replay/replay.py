@@ -25,7 +25,7 @@ from segzero_ros.replay.bag import BagReader
 from segzero_ros.replay.bag_frames import BagFrames
 from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
-from segzero_ros.replay.query_file import NANO, QueryPlan
+from segzero_ros.replay.query_file import QueryPlan
 from segzero_ros.replay.records import from_line
 from segzero_ros.replay.report import write_report
 from segzero_ros.replay.results_bag import write_bag
@@ -34,7 +34,7 @@ from segzero_ros.replay.schedule import QuerySchedule, ScheduleLimits
 from segzero_ros.replay.topics import find_topics, Topics
 from segzero_ros.replay.video import write_video
 from segzero_ros.replay.workers import count_workers, WorkerPool
-from segzero_ros.types import SegZeroError
+from segzero_ros.types import S_TO_NS, SegZeroError
 
 # Raise it when the same bag and models give other bytes, so that no old half is continued.
 _FORMAT = 3
@@ -186,7 +186,7 @@ def replay(
 def _rate(bag: BagReader, count: int) -> float:
     """Return answers per second of the bag."""
     start_ns, end_ns = bag.span_ns
-    return count * NANO / max(end_ns - start_ns, 1)
+    return count * S_TO_NS / max(end_ns - start_ns, 1)
 
 
 def _write_bag(
@@ -219,8 +219,8 @@ def _recorded(bag: BagReader, topics: Topics) -> QueryPlan:
 
 def _limits(parameters: Mapping[str, Any]) -> ScheduleLimits:
     return ScheduleLimits(
-        round(parameters['camera.max_depth_offset'] * NANO),
-        round(parameters['camera.max_image_age'] * NANO),
+        round(parameters['camera.max_depth_offset'] * S_TO_NS),
+        round(parameters['camera.max_image_age'] * S_TO_NS),
         max_pixels=parameters['camera.max_pixels'],
     )
 

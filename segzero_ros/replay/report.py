@@ -20,9 +20,8 @@ import numpy as np
 
 from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
-from segzero_ros.replay.query_file import NANO
 from segzero_ros.replay.records import Record
-from segzero_ros.types import Status
+from segzero_ros.types import S_TO_NS, Status
 
 # Pictures in the file at most, chosen evenly, and their width in pixels: some 30 kB each.
 MOST_PICTURES = 200
@@ -138,14 +137,14 @@ def _picture(overlays: OverlayFiles, number: int) -> str:
 
 def _entry(record: Record, since_ns: int, total: float | None, picture: str) -> str:
     answer = record.answer
-    stamp = '' if record.stamp_ns is None else f' · stamp {record.stamp_ns / NANO:.3f}'
+    stamp = '' if record.stamp_ns is None else f' · stamp {record.stamp_ns / S_TO_NS:.3f}'
     took = '' if total is None else f' · {total * 1000:.0f} ms'
     status = answer.status.name
     parts = [
         f'<b>“{_safe(answer.query.text)}”</b> '
         f'<span class="status {status}">{status.replace("_", " ")}</span>',
         f'<span class="faint">{_safe(answer.query.id)} · '
-        f'at {since_ns / NANO:.3f} s{stamp}{took}</span>',
+        f'at {since_ns / S_TO_NS:.3f} s{stamp}{took}</span>',
         _safe(answer.message),
         f'<div class="reasoning">{_safe(answer.reasoning)}</div>' if answer.reasoning else '',
         _objects(record),

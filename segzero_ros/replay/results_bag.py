@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from rosbags.typesys.store import Typestore
 
-from segzero_ros.conversions import displays, result
+from segzero_ros.conversions import detections, markers, result
+from segzero_ros.conversions.text import clean_text
 from segzero_ros.replay.bag import (
     BagError,
     BagMessage,
@@ -30,9 +31,9 @@ from segzero_ros.types import Answer, Frame, Status
 _SHOWN = (Status.OK, Status.NOT_FOUND)
 # As in the node, detections are there where vision_msgs is installed.
 _DISPLAYS: dict[str, tuple[str, Callable[[result.Make, Answer], Any]]] = {
-    'markers': (displays.MARKERS, displays.markers),
-    'detections': (displays.DETECTIONS, displays.detections),
-    'detections_3d': (displays.DETECTIONS_3D, displays.detections_3d),
+    'markers': (markers.MARKERS, markers.markers),
+    'detections': (detections.DETECTIONS, detections.detections),
+    'detections_3d': (detections.DETECTIONS_3D, detections.detections_3d),
 }
 
 
@@ -74,7 +75,7 @@ class ResultMessages:
             frame = Frame(blank, record.stamp_ns, record.frame_id)
         answer = with_frame(record, frame)
         if answer.reasoning:
-            text = self._make(TEXT, data=result.clean_text(answer.reasoning) + '\n')
+            text = self._make(TEXT, data=clean_text(answer.reasoning) + '\n')
             yield self._message('reasoning', TEXT, text, record.time_ns)
         yield self._message('result', RESULT, result.to_result(self._make, answer), record.time_ns)
         if answer.frame is None or answer.status not in _SHOWN:

@@ -17,11 +17,10 @@ from segzero_ros.replay.answer_log import AnswerLog
 from segzero_ros.replay.bag import BagReader
 from segzero_ros.replay.bag_frames import BagFrames
 from segzero_ros.replay.overlay_files import OverlayFiles
-from segzero_ros.replay.query_file import NANO
 from segzero_ros.replay.records import Record
 from segzero_ros.replay.schedule import QuerySchedule, ScheduledQuery
 from segzero_ros.replay.workers import answer_task, keep_answer, Task, WorkerPool
-from segzero_ros.types import Answer, BadImage, Status
+from segzero_ros.types import Answer, BadImage, S_TO_NS, Status
 
 # Called after each answer, in order: its number from 0, and the answer without its frame and its
 # objects, for many may wait for one before them.
@@ -106,7 +105,7 @@ class ReplayRunner:
             frame, remark = self._frames.frame(job.rgbd)
         except BadImage as error:
             return Answer(job.query, Status.ERROR, str(error))
-        age = (job.time_ns - job.rgbd.image.time_ns) / NANO
+        age = (job.time_ns - job.rgbd.image.time_ns) / S_TO_NS
         return Task(number, job.time_ns, job.query, frame, age, remark)
 
     def _keep(self, number: int, time_ns: int, answer: Answer) -> Record:
@@ -120,7 +119,7 @@ class ReplayRunner:
             return
         if self._begun is None:
             self._begun = time_ns, time.monotonic()
-        due = self._begun[1] + (time_ns - self._begun[0]) / NANO / self._rate
+        due = self._begun[1] + (time_ns - self._begun[0]) / S_TO_NS / self._rate
         time.sleep(max(0.0, due - time.monotonic()))
 
 

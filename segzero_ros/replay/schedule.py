@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from segzero_ros.conversions.image import MAX_PIXELS
-from segzero_ros.conversions.query_text import MAX_QUERY_LENGTH, read_query
+from segzero_ros.conversions.text import MAX_QUERY_LENGTH, read_query
 from segzero_ros.replay.bag import BagMessage
-from segzero_ros.replay.query_file import NANO, QueryPlan, TimedQuery
+from segzero_ros.replay.query_file import QueryPlan, TimedQuery
 from segzero_ros.replay.topics import Topics
 from segzero_ros.rgbd.buffer import INFOS, pair, RgbdBuffer, RgbdMessages
 from segzero_ros.rgbd.message_buffer import JUMP_NS, read_stamp, StoredMessage
-from segzero_ros.types import Query
+from segzero_ros.types import Query, S_TO_NS
 
 # How long depth and intrinsics may come after their image, by the recorder's clock.
-PATIENCE_NS = NANO // 2
+PATIENCE_NS = S_TO_NS // 2
 # How many depth images are kept at least.
 DEPTHS = 4
 
@@ -186,8 +186,8 @@ class QuerySchedule:
             if 0 < self._limits.max_image_age_ns < age_ns:
                 absence = (
                     'There is no image newer than camera.max_image_age, '
-                    f'{self._limits.max_image_age_ns / NANO:g} s: the newest on '
-                    f'{self._topics.image} was received {age_ns / NANO:.1f} s before.'
+                    f'{self._limits.max_image_age_ns / S_TO_NS:g} s: the newest on '
+                    f'{self._topics.image} was received {age_ns / S_TO_NS:.1f} s before.'
                 )
             self._ask(ask.text, ask.id, time_ns, None if absence else self._newest, absence)
 

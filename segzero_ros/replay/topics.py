@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 import re
 
-from segzero_ros.conversions.image import intrinsics_from
+from segzero_ros.conversions.camera_info import intrinsics_from
 from segzero_ros.replay.bag import BagError, BagReader
 from segzero_ros.replay.image_topics import (
     COMPRESSED,

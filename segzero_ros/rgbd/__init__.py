@@ -1,1 +1,1 @@
-"""The newest frames of the camera: colour, depth and intrinsics, undecoded, paired by stamp."""
+"""RGB-D frames: the camera's image, depth and camera_info messages, paired by stamp."""

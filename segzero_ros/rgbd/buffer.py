@@ -1,13 +1,10 @@
-"""The newest image of the camera, undecoded, with the depth and intrinsics that belong to it.
+"""Buffer of the camera's last serialised messages; pairs an image with its depth and intrinsics.
 
-Holds serialised messages: storing one costs a reference. Every method may be called from any
-thread.
-
-An image's *own* depth is the depth image that is nearest to it and to which it is the nearest
-image, if their stamps are about as near as those of other such pairs: two streams that are
-triggered together have a constant offset, zero mostly, and of a faster stream only some frames
-have a partner. Of streams that run freely the offset drifts; see `RgbdBuffer._find_pair`. It is
-known as soon as nothing nearer can come, judged by the streams' periods.
+An image and a depth image are a *matched* pair if each is the other's nearest, and their stamps
+are about as near as those of other such pairs. Two streams with a common trigger have a constant
+offset, mostly zero, and only some frames of the faster one have a match. The offset of
+free-running streams drifts; see `RgbdBuffer._find_pair`. A match is final as soon as no nearer
+message can arrive, judged by the streams' periods.
 """
 
 from __future__ import annotations
@@ -20,38 +17,37 @@ from typing import NamedTuple
 
 from segzero_ros.rgbd.message_buffer import MessageBuffer, nearest, read_stamp, StoredMessage
 
-# How much newer an image may be, nanoseconds, that is passed over while its depth is on its way;
-# how long an image waits for its depth before it is handed on without.
+# How long an image waits for its depth before it is delivered without; a matched image is
+# preferred to one that is up to this much newer. Nanoseconds.
 DEPTH_WAIT_NS = 500_000_000
-# Depth that is kept for images which come later than it, nanoseconds before the newest depth.
+# Depth this much older than the newest is kept for images that arrive later. Nanoseconds.
 IMAGE_WAIT_NS = 600_000_000
-# Depth has stopped when none arrived for so long, or for so many of its periods, nanoseconds.
+# Depth has stopped if none arrived for the longer of this time and this many periods. Nanoseconds.
 STOPPED_NS, STOPPED_PERIODS = 1_000_000_000, 3
-# Most memory that the images take, and that the depth images take, in bytes; and how many images
-# are kept, spread over DEPTH_ON_ITS_WAY_NS, while no depth comes: for the moment when some does.
-MOST_BYTES = 256 * 2**20
+# Memory limit of the images, and of the depth images, in bytes. Number of images, spread over
+# DEPTH_WAIT_NS, that are kept while no depth arrives.
+MAX_BYTES = 256 * 2**20
 IMAGES_WITHOUT_DEPTH = 6
 INFOS = 8
-# Pairs whose stamps tell how far apart those of a frame usually are, and how much further apart
-# they may be, as a share of the shorter period.
+# Number of pairs whose offsets give the usual one, and tolerance as a share of the shorter period.
 PAIRS = 30
 JITTER = 1 / 6
-# So many pairs in a row that are further apart are no lost frames: the streams run freely.
+# This many consecutive pairs with a larger offset are not caused by lost frames, but by drift.
 DRIFTED_PAIRS = 4
-# Frames over which the camera's rate is averaged, and the silence after which it is 0, in seconds.
+# Frames over which the camera's rate is averaged, and seconds without a frame until it is 0.
 RATE_FRAMES = 30
-RATE_SILENCE = 2.0
+RATE_TIMEOUT = 2.0
 
 
 class RgbdMessages(NamedTuple):
-    """An image with what was measured at the same time.
+    """An image with the depth and camera_info that belong to it.
 
     Attributes:
         image: the colour image.
-        depth: its depth; None where there is none near enough.
-        info: the intrinsics; None where none came.
-        depth_gap_ns: where depth came, but none near enough: the time of the nearest one minus
-            the image's, nanoseconds; else None.
+        depth: its depth; None if there is none within the maximum offset.
+        info: the camera_info; None if none has arrived.
+        depth_gap_ns: if depth arrived, but none within the maximum offset: the time of the nearest
+            one minus the image's, nanoseconds; otherwise None.
     """
 
     image: StoredMessage
@@ -61,10 +57,12 @@ class RgbdMessages(NamedTuple):
 
 
 class RgbdBuffer:
-    """The last messages of the camera: as long as they may be paired, in bounded memory.
+    """The camera's last messages, in bounded memory; thread-safe.
+
+    It holds serialised messages by reference.
 
     Args:
-        max_offset_ns: how far a depth image's stamp may be from the image's.
+        max_offset_ns: maximum difference between the stamps of an image and its depth.
     """
 
     def __init__(self, max_offset_ns: int) -> None:
@@ -75,68 +73,72 @@ class RgbdBuffer:
         self._arrivals: deque[float] = deque(maxlen=RATE_FRAMES)
         self._lock = threading.Lock()
         self._listener: Callable[[RgbdMessages], None] | None = None
-        # The images that are not handed on yet, because their depth is on its way.
+        # Images that are not delivered yet, because their depth may still arrive.
         self._waiting: deque[StoredMessage] = deque()
-        # The newest image with its own depth, and how far apart the last pairs' stamps were, by
-        # the image's time.
+        # The newest matched pair, and the last pairs' offsets by the image's time.
         self._paired: tuple[StoredMessage, StoredMessage] | None = None
         self._offsets: dict[int, int] = {}
 
     def listen(self, listener: Callable[[RgbdMessages], None] | None) -> None:
-        """Hand on the images that are here and each that comes, in their order.
+        """Deliver the buffered images and all later ones, in order.
 
-        An image waits for its depth, DEPTH_ON_ITS_WAY_NS at most and only while depth comes.
+        An image waits for its depth for at most DEPTH_WAIT_NS, and only while depth arrives.
 
         Args:
-            listener: called by who puts, with the store locked, so it must not call back; None:
-                nobody listens any more.
+            listener: called in the thread that puts a message, with the buffer locked, so it must
+                not call back; None to stop.
         """
         with self._lock:
             self._listener = listener
             self._waiting.clear()
             if listener is not None:
                 self._waiting.extend(self._images)
-                self._hand_on_decided()
+                self._deliver_decided()
 
     def put_image(self, data: bytes, now_ns: int) -> None:
-        """Keep an image; now_ns is the node's clock."""
+        """Store an image.
+
+        Args:
+            data: the serialised message.
+            now_ns: time of arrival by the node's clock, nanoseconds.
+        """
         with self._lock:
             message = StoredMessage(data, read_stamp(data), now_ns)
-            if self._images.starts_again(message):
-                self._hand_on(len(self._waiting))
+            if self._images.is_restart(message):
+                self._deliver(len(self._waiting))
                 self._images.clear()
-                self._forget_pairs()
+                self._clear_pairs()
             self._images.add(message)
             self._arrivals.append(time.monotonic())
             if self._listener is not None:
                 self._waiting.append(message)
-            self._settle()
+            self._update()
 
     def put_depth(self, data: bytes, now_ns: int) -> None:
-        """Keep a depth image."""
+        """Store a depth image; arguments as in `put_image`."""
         with self._lock:
             message = StoredMessage(data, read_stamp(data), now_ns)
-            if self._depths.starts_again(message):
+            if self._depths.is_restart(message):
                 self._depths.clear()
-                self._forget_pairs()
+                self._clear_pairs()
             self._depths.add(message)
-            self._settle()
+            self._update()
 
     def put_info(self, data: bytes, now_ns: int) -> None:
-        """Keep a camera's intrinsics."""
+        """Store a camera_info; arguments as in `put_image`."""
         with self._lock:
             self._infos.append(StoredMessage(data, read_stamp(data), now_ns))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Discard all messages."""
         with self._lock:
             self._infos.clear()
             self._clear_frames()
 
     def restart(self) -> None:
-        """Forget all images, as after a jump of the clock, but not the newest intrinsics.
+        """Discard all images and depth, as after a clock jump, but keep the newest camera_info.
 
-        Intrinsics belong to the camera, not to the moment, and many publishers send them once.
+        Intrinsics do not depend on time, and many publishers send them only once.
         """
         with self._lock:
             while len(self._infos) > 1:
@@ -144,45 +146,44 @@ class RgbdBuffer:
             self._clear_frames()
 
     def newest(self) -> StoredMessage | None:
-        """Return the image that was taken last."""
+        """Return the image with the latest time."""
         with self._lock:
             return self._images.newest
 
     def newest_depth(self) -> StoredMessage | None:
-        """Return the depth image that was taken last."""
+        """Return the depth image with the latest time."""
         with self._lock:
             return self._depths.newest
 
     def rate(self) -> float:
-        """Return how many images come per second; 0.0 when none comes."""
+        """Return the image rate in Hz; 0.0 if no images arrive."""
         with self._lock:
             arrivals = list(self._arrivals)
-        if len(arrivals) < 2 or time.monotonic() - arrivals[-1] > RATE_SILENCE:
+        if len(arrivals) < 2 or time.monotonic() - arrivals[-1] > RATE_TIMEOUT:
             return 0.0
         return (len(arrivals) - 1) / max(arrivals[-1] - arrivals[0], 1e-9)
 
     def latest(self) -> RgbdMessages | None:
-        """Return the newest image with the depth and intrinsics that belong to it.
+        """Return the newest image with the depth and camera_info that belong to it.
 
-        The newest image whose own depth is here goes before newer ones, by at most
-        DEPTH_ON_ITS_WAY_NS. Where there is none, the newest image has the depth that is nearest
-        within max_offset_ns. Intrinsics are those of the nearest stamp, however far: they belong
-        to the camera, not to the moment.
+        The newest matched image is preferred to newer ones, by at most DEPTH_WAIT_NS. Without a
+        match, the newest image gets the nearest depth within max_offset_ns. The camera_info is the
+        one with the nearest stamp, without a limit: intrinsics do not depend on time.
         """
         with self._lock:
-            paired = self._own_pair()
+            paired = self._matched_pair()
             if paired is not None:
                 return paired
             newest = self._images.newest
             return None if newest is None else self._pair(newest)
 
     def latest_paired(self) -> RgbdMessages | None:
-        """Return what `latest` returns if its image has its own depth, else None."""
+        """Return what `latest` returns if its image has matched depth, otherwise None."""
         with self._lock:
-            return self._own_pair()
+            return self._matched_pair()
 
-    def _own_pair(self) -> RgbdMessages | None:
-        if self._paired is None or self._is_paired_too_long_ago():
+    def _matched_pair(self) -> RgbdMessages | None:
+        if self._paired is None or self._is_pair_outdated():
             return None
         image, depth = self._paired
         if abs(depth.time_ns - image.time_ns) > self.max_offset_ns:
@@ -192,25 +193,25 @@ class RgbdBuffer:
     def _pair(self, image: StoredMessage) -> RgbdMessages:
         return pair(image, self._depths.messages, self._infos, self.max_offset_ns)
 
-    def _settle(self) -> None:
-        """Find out which image has its own depth now, and keep only what may still be needed."""
+    def _update(self) -> None:
+        """Find the newest matched pair, deliver images, and drop messages no longer needed."""
         self._find_pair()
-        self._hand_on_decided()
+        self._deliver_decided()
         self._drop_images()
         self._drop_depths()
 
     def _find_pair(self) -> None:
-        """Find the newest image with its own depth."""
+        """Find the newest matched pair."""
         paired_ns = self._paired[0].time_ns if self._paired is not None else None
-        further: list[tuple[StoredMessage, StoredMessage]] = []
+        distant: list[tuple[StoredMessage, StoredMessage]] = []
         for image in reversed(self._images.messages):
             time_ns = image.time_ns
             if paired_ns is not None and time_ns < paired_ns:
                 break
             if paired_ns == time_ns and not self._offsets.get(time_ns):
-                # Nothing can be nearer.
+                # Its offset is zero, so no depth can be nearer.
                 break
-            depth = self._partner(image)
+            depth = self._mutual_nearest(image)
             if depth is None:
                 continue
             self._offsets[time_ns] = offset = abs(depth.time_ns - time_ns)
@@ -219,22 +220,22 @@ class RgbdBuffer:
             if not offset or offset <= min(self._offsets.values()) + self._jitter():
                 self._paired = image, depth
                 break
-            further.append((image, depth))
-        # A pair further apart than others is mostly one of triggered streams whose right partner
-        # was lost, and a right pair comes soon. Where none does, the streams run freely and their
-        # offset has drifted away: it is measured anew.
-        if further and (len(further) >= DRIFTED_PAIRS or self._is_paired_too_long_ago()):
-            self._paired = image, depth = further[0]
+            distant.append((image, depth))
+        # A pair with a larger offset than others usually results from a lost frame of streams with
+        # a common trigger, and a correct pair follows soon. If none does, the streams are
+        # free-running and their offset has drifted: it is measured again.
+        if distant and (len(distant) >= DRIFTED_PAIRS or self._is_pair_outdated()):
+            self._paired = image, depth = distant[0]
             self._offsets = {image.time_ns: abs(depth.time_ns - image.time_ns)}
 
-    def _is_paired_too_long_ago(self) -> bool:
+    def _is_pair_outdated(self) -> bool:
         newest = self._images.newest
         if self._paired is None or newest is None:
             return True
         return newest.time_ns - self._paired[0].time_ns > DEPTH_WAIT_NS
 
-    def _partner(self, image: StoredMessage) -> StoredMessage | None:
-        """Return the depth that is nearest to an image and has no nearer one; None if unsure."""
+    def _mutual_nearest(self, image: StoredMessage) -> StoredMessage | None:
+        """Return the image's nearest depth if the image is also its nearest; None if undecided."""
         if not self._depths.has_passed(image.time_ns):
             return None
         depth = self._depths.nearest(image.time_ns)
@@ -248,40 +249,40 @@ class RgbdBuffer:
         periods = [p for p in (self._images.period_ns, self._depths.period_ns) if p > 0]
         return JITTER * min(periods, default=0)
 
-    def _hand_on_decided(self) -> None:
-        """Hand on, in their order, the images to which no nearer depth can come in time."""
+    def _deliver_decided(self) -> None:
+        """Deliver, in order, the images for which no nearer depth can arrive in time."""
         if not self._waiting:
             return
         count = 0
-        coming = self._depth_is_coming()
+        depth_arrives = self._is_depth_arriving()
         newest = self._images.newest
         for image in self._waiting:
             if (
-                coming
+                depth_arrives
                 and newest is not None
                 and newest.time_ns - image.time_ns <= DEPTH_WAIT_NS
                 and not self._depths.has_passed(image.time_ns)
             ):
                 break
             count += 1
-        self._hand_on(count)
+        self._deliver(count)
 
-    def _hand_on(self, count: int) -> None:
+    def _deliver(self, count: int) -> None:
         for _ in range(count):
             rgbd = self._pair(self._waiting.popleft())
             if self._listener is not None:
                 self._listener(rgbd)
 
-    def _depth_is_coming(self) -> bool:
-        """Return whether depth has arrived lately, by the node's clock."""
+    def _is_depth_arriving(self) -> bool:
+        """Return whether depth has arrived recently, by the node's clock."""
         image, depth = self._images.newest, self._depths.newest
         if image is None or depth is None:
             return False
-        patience = max(STOPPED_NS, STOPPED_PERIODS * self._depths.period_ns)
-        return image.arrived_ns - depth.arrived_ns <= patience
+        timeout = max(STOPPED_NS, STOPPED_PERIODS * self._depths.period_ns)
+        return image.arrived_ns - depth.arrived_ns <= timeout
 
     def _drop_images(self) -> None:
-        """Keep from the newest image with its own depth on: nothing asks about older ones."""
+        """Drop images older than the newest matched one: they cannot be used any more."""
         newest = self._images.newest
         if newest is None or len(self._images) < 2:
             return
@@ -289,24 +290,23 @@ class RgbdBuffer:
         if self._paired is not None:
             oldest_ns = max(oldest_ns, self._paired[0].time_ns)
         self._images.keep_from(oldest_ns)
-        limits = [] if self._depth_is_coming() else [IMAGES_WITHOUT_DEPTH]
-        dropped = {id(image) for image in self._images.thin(MOST_BYTES, *limits)}
+        limits = [] if self._is_depth_arriving() else [IMAGES_WITHOUT_DEPTH]
+        dropped = {id(image) for image in self._images.thin(MAX_BYTES, *limits)}
         if dropped and self._waiting:
-            kept = [image for image in self._waiting if id(image) not in dropped]
-            self._waiting = deque(kept)
+            self._waiting = deque(image for image in self._waiting if id(image) not in dropped)
 
     def _drop_depths(self) -> None:
-        """Keep the depth of the images that are here, and of those that may still come."""
+        """Drop depth that neither a buffered nor a later image needs."""
         newest, image = self._depths.newest, self._images.newest
         if newest is None or len(self._depths) < 2:
             return
         oldest_ns = newest.time_ns - IMAGE_WAIT_NS
-        # Images come in their order, so depth from before the newest one is too old for others.
+        # Images arrive in order, so a later one does not need depth from before the newest one.
         if image is not None:
             oldest_ns = max(oldest_ns, image.time_ns)
         if self._depths.messages[0].time_ns >= oldest_ns:
             return
-        needed = {id(nearest(one.time_ns, self._depths.messages)) for one in self._images}
+        needed = {id(nearest(image.time_ns, self._depths.messages)) for image in self._images}
         self._depths.keep(
             [
                 depth
@@ -314,9 +314,9 @@ class RgbdBuffer:
                 if depth.time_ns >= oldest_ns or depth is newest or id(depth) in needed
             ]
         )
-        self._depths.thin(MOST_BYTES)
+        self._depths.thin(MAX_BYTES)
 
-    def _forget_pairs(self) -> None:
+    def _clear_pairs(self) -> None:
         self._paired = None
         self._offsets.clear()
 
@@ -325,7 +325,7 @@ class RgbdBuffer:
         self._depths.clear()
         self._arrivals.clear()
         self._waiting.clear()
-        self._forget_pairs()
+        self._clear_pairs()
 
 
 def pair(
@@ -334,7 +334,14 @@ def pair(
     infos: Sequence[StoredMessage],
     max_offset_ns: int,
 ) -> RgbdMessages:
-    """Return the image with the nearest depth within max_offset_ns and the nearest intrinsics."""
+    """Return an image with its nearest depth and camera_info.
+
+    Args:
+        image: the image.
+        depths: depth images to choose from.
+        infos: camera_info messages to choose from.
+        max_offset_ns: maximum difference between the stamps of image and depth, nanoseconds.
+    """
     info = nearest(image.time_ns, infos)
     depth = nearest(image.time_ns, depths)
     if depth is None:

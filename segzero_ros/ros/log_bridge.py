@@ -11,7 +11,7 @@ import logging
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.logging import LoggingSeverity
 
-from segzero_ros.conversions.printable_text import printable
+from segzero_ros.conversions.text import printable
 
 PACKAGE = 'segzero_ros'
 

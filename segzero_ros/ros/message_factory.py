@@ -11,7 +11,8 @@ from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from segzero_ros.conversions import result
-from segzero_ros.conversions.result import answer_from, clean_text, mask_from, segments_from, to_ns
+from segzero_ros.conversions.result import answer_from, mask_from, segments_from, to_ns
+from segzero_ros.conversions.text import clean_text
 from segzero_ros.msg import Pixel, SegmentationResult, SegmentedObject, Timing
 from segzero_ros.types import Answer, Pose3D, RgbImage, Segment
 

@@ -1,4 +1,1 @@
-"""Segmenters: from boxes and points to masks.
-
-Each module imports `types` and its own model library, nothing else of the house.
-"""
+"""Segmenters: masks from box and point prompts."""

@@ -1,4 +1,4 @@
-"""What every segmenter is."""
+"""The segmenter interface."""
 
 from __future__ import annotations
 
@@ -11,52 +11,47 @@ Encoding = TypeVar('Encoding')
 
 
 class Segmenter(Protocol[Encoding]):
-    """A loaded model that makes masks, used by one thread at a time.
-
-    Attributes:
-        name: which model it is, as published in SegmentationResult.segmenter.
-        takes_all_processors: whether `encode` has no room beside a reasoner that computes here.
-    """
+    """A loaded segmentation model, used by one thread at a time."""
 
     @property
     def name(self) -> str:
-        """Which model makes the masks."""
+        """Name of the model, as published in SegmentationResult.segmenter."""
         ...
 
     @property
     def takes_all_processors(self) -> bool:
-        """Whether it has no room beside a reasoner that computes on the same processors."""
+        """Whether `encode` should not run in parallel to a reasoner on the same processors."""
         ...
 
     def encode(self, frame: Frame, check: Check | None = None) -> Encoding:
-        """Do everything that needs the frame but not the query.
+        """Do everything that depends on the frame but not on the query.
 
-        The pipeline runs this beside the reasoner, in a thread of its own, unless both want all
-        of the processors, and hands the result to `segment` for every query about the frame.
+        The pipeline runs this in parallel to the reasoner, unless both use all processors, and
+        passes the result to `segment` for every query about the frame.
 
         Args:
-            frame: the picture.
-            check: called now and then, where it can be; what it raises ends the encoding.
+            frame: the frame.
+            check: called repeatedly if possible; an exception it raises aborts the encoding.
         """
         ...
 
     def segment(
         self, encoding: Encoding, grounding: Grounding, check: Check | None = None
     ) -> list[SegmentedMask]:
-        """Make one mask per grounded object.
+        """Segment each grounded object.
 
-        Beside what is returned it takes memory for a few masks of the image's size, however many
-        objects there are.
+        Temporary memory is limited to a few masks of the image's size, however many objects there
+        are.
 
         Args:
-            encoding: what `encode` returned for the frame.
-            grounding: its boxes are already clipped to the image, with whole-pixel corners, at
-                least one pixel wide and high; its points lie in the image.
-            check: called at least before each object and, where a model makes the masks, before
-                each of its layers; what it raises on a cancel or past a time limit ends the work.
+            encoding: from `encode` for the frame.
+            grounding: its boxes are clipped to the image, with integer corners, at least one pixel
+                wide and high; its points are inside the image.
+            check: called at least before each object, and before each layer of a model; an
+                exception it raises, on a cancel or a timeout, aborts the segmentation.
 
         Returns:
-            As many masks as objects, in their order; a mask may be empty.
+            One mask per object, in order; a mask may be empty.
         """
         ...
 

@@ -1,8 +1,8 @@
-"""What depth says of a box before any colour is looked at: surely the object, surely not, or open.
+"""Label the pixels of a box by depth alone: object, background or unknown.
 
-Beside the box is what the object stands on or in front of; inside, what is nearer than that and
-hangs together with one of the object's points is the object. Everything is done in inverse depth,
-where a table is linear across each row.
+The surroundings left and right of the box give the background's depth. Pixels that are nearer and
+connected to one of the object's points belong to the object. All is computed in inverse depth,
+which is linear along each row for a plane such as a table.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from numpy.typing import NDArray
 from segzero_ros.types import Mask
 
 Values = NDArray[np.float32]
-Place = tuple[int, int]
+Pixel = tuple[int, int]
 Window = tuple[slice, slice]
 
-# Nearer than the surroundings by these shares of the depth: perhaps, and surely.
-PERHAPS, SURELY = 0.008, 0.015
-# About as far as the surroundings, or further away than them.
-LEVEL, BEYOND = 0.004, 0.03
-# Neighbours whose depths differ by more than this share do not hang together.
-JUMP = 0.025
-# Left and right of the box, depths that differ by less belong to one surface.
-ONE_SURFACE = 0.06
-# The least share of the box that must surely be the object, for depth to be of use; and from
-# where on the object stands out so clearly that what is level with its surroundings is not it.
-LEAST, CLEAR = 0.08, 0.25
+# Relative inverse depth above the surroundings' for a possible and a certain object pixel.
+POSSIBLE, CERTAIN = 0.008, 0.015
+# Tolerances for background level with the surroundings, and behind them.
+LEVEL, BEHIND = 0.004, 0.03
+# Depth edge: relative difference between neighbours that are not connected.
+EDGE = 0.025
+# Largest relative difference between left and right of the box for a single background surface.
+SAME_SURFACE = 0.06
+# Minimum share of certain object pixels in the box for using depth; and the share from which
+# pixels level with the surroundings count as background.
+MIN_SHARE, CLEAR_SHARE = 0.08, 0.25
 UNKNOWN, OBJECT, PROBABLY_OBJECT, BACKGROUND = 0, 1, 2, 3
 
 
-def depth_layers(depth: Values, inner: Window, points: list[Place]) -> NDArray[np.uint8] | None:
-    """Sort the pixels of a crop by what their depth says.
+def depth_layers(depth: Values, inner: Window, points: list[Pixel]) -> NDArray[np.uint8] | None:
+    """Label the pixels of a crop by depth.
 
     Args:
         depth: (h, w) metres, NaN where unknown.
@@ -40,8 +40,8 @@ def depth_layers(depth: Values, inner: Window, points: list[Place]) -> NDArray[n
         points: (column, row) of the object's points in the crop.
 
     Returns:
-        (h, w) uint8 of UNKNOWN, OBJECT, PROBABLY_OBJECT and BACKGROUND; None where depth says too
-        little: too many holes, nothing nearer than its surroundings, or no points.
+        (h, w) uint8 of UNKNOWN, OBJECT, PROBABLY_OBJECT and BACKGROUND; None if depth is not
+        informative: too many holes, nothing nearer than its surroundings, or no points.
     """
     inverse = np.zeros(depth.shape, np.float32)
     known = np.isfinite(depth) & (depth > 0)
@@ -52,47 +52,47 @@ def depth_layers(depth: Values, inner: Window, points: list[Place]) -> NDArray[n
     nearer = np.where(known, inverse / around - 1.0, 0.0)
     inside = np.zeros(depth.shape, np.bool_)
     inside[inner] = True
-    own = _together(nearer > PERHAPS, inverse, inside, points)
-    sure = own & (nearer > SURELY)
-    share = float(sure[inner].mean()) if sure[inner].size else 0.0
-    if share < LEAST:
+    possible = _connected(nearer > POSSIBLE, inverse, inside, points)
+    certain = possible & (nearer > CERTAIN)
+    share = float(certain[inner].mean()) if certain[inner].size else 0.0
+    if share < MIN_SHARE:
         return None
     layers = np.full(depth.shape, UNKNOWN, np.uint8)
-    layers[own] = PROBABLY_OBJECT
-    layers[cv2.erode(sure.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0] = OBJECT
-    far = nearer < -BEYOND
-    if share > CLEAR:
+    layers[possible] = PROBABLY_OBJECT
+    layers[cv2.erode(certain.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0] = OBJECT
+    far = nearer < -BEHIND
+    if share > CLEAR_SHARE:
         far |= nearer < LEVEL
-    # Where the object meets the ground its depth is the ground's: that is for colour to say.
-    border = cv2.dilate(own.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+    # Where the object meets the ground, both have the same depth: colour must decide there.
+    border = cv2.dilate(possible.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
     layers[known & far & ~border] = BACKGROUND
     return layers
 
 
 def _surroundings(inverse: Values, inner: Window) -> Values | None:
-    """Return (h, w) the inverse depth that one would see if the object were not there."""
+    """Return the (h, w) inverse depth of the background behind the object, or None if unknown."""
     width = inverse.shape[1]
     columns = inner[1]
     left = _medians(inverse[:, : columns.start])
     right = _medians(inverse[:, columns.stop :])
     if not np.isfinite(left).any() or not np.isfinite(right).any():
-        # The box ends at the picture's border on that side.
+        # The box ends at the image's border on that side.
         left, right = (
             other if not np.isfinite(side).any() else side
             for side, other in ((left, right), (right, left))
         )
     if not np.isfinite(left).any():
         return None
-    left, right = _filled(left), _filled(right)
-    apart = np.abs(left - right) > ONE_SURFACE * np.maximum(left, right)
+    left, right = _fill_gaps(left), _fill_gaps(right)
+    differ = np.abs(left - right) > SAME_SURFACE * np.maximum(left, right)
     farther = np.minimum(left, right)
-    left, right = np.where(apart, farther, left), np.where(apart, farther, right)
+    left, right = np.where(differ, farther, left), np.where(differ, farther, right)
     share = np.linspace(0, 1, width, dtype=np.float32)
     return np.asarray(left[:, None] * (1 - share) + right[:, None] * share, np.float32)
 
 
 def _medians(strip: Values) -> Values:
-    """Return each row's median of what is known, NaN where that is less than two pixels."""
+    """Return each row's median of the known values, NaN for fewer than two."""
     if strip.shape[1] < 2:
         return np.full(strip.shape[0], np.nan, np.float32)
     known = strip > 0
@@ -102,30 +102,31 @@ def _medians(strip: Values) -> Values:
     return np.where(count > 1, middle, np.nan).astype(np.float32)
 
 
-def _filled(values: Values) -> Values:
-    """Return a row of values without holes, smoothed by a median of nine."""
+def _fill_gaps(values: Values) -> Values:
+    """Return (N,) values with gaps interpolated, smoothed by a median of nine."""
     known = np.flatnonzero(np.isfinite(values))
-    every = np.arange(len(values))
-    whole = np.interp(every, known, values[known]).astype(np.float32)
-    around = np.clip(every[:, None] + np.arange(-4, 5), 0, len(values) - 1)
-    return np.asarray(np.partition(whole[around], 4, axis=1)[:, 4])
+    indices = np.arange(len(values))
+    interpolated = np.interp(indices, known, values[known]).astype(np.float32)
+    neighbours = np.clip(indices[:, None] + np.arange(-4, 5), 0, len(values) - 1)
+    return np.asarray(np.partition(interpolated[neighbours], 4, axis=1)[:, 4])
 
 
-def _together(mask: Mask, inverse: Values, inside: Mask, points: list[Place]) -> Mask:
-    """Return the parts of a mask that hold a point and have no jump in depth within them."""
+def _connected(mask: Mask, inverse: Values, inside: Mask, points: list[Pixel]) -> Mask:
+    """Return the components of a mask, split at depth edges, that contain a point."""
     chosen = mask & inside
-    # Pixels and the edges between them, so that two pixels side by side can be apart.
+    # The grid has cells for pixels and for the links between them, so that adjacent pixels can be
+    # unconnected.
     grid = np.zeros((2 * mask.shape[0] - 1, 2 * mask.shape[1] - 1), np.uint8)
     grid[::2, ::2] = chosen
-    limit = JUMP * inverse
+    limit = EDGE * inverse
     beside = np.abs(np.diff(inverse, axis=1)) < limit[:, 1:]
     below = np.abs(np.diff(inverse, axis=0)) < limit[1:]
     grid[::2, 1::2] = chosen[:, :-1] & chosen[:, 1:] & beside
     grid[1::2, ::2] = chosen[:-1] & chosen[1:] & below
-    count, parts = cv2.connectedComponents(grid, connectivity=4)
-    parts = parts[::2, ::2]
-    held = np.zeros(count, np.bool_)
+    count, labels = cv2.connectedComponents(grid, connectivity=4)
+    labels = labels[::2, ::2]
+    selected = np.zeros(count, np.bool_)
     for column, row in points:
-        held[parts[max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]] = True
-    held[0] = False
-    return np.asarray(held[parts])
+        selected[labels[max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]] = True
+    selected[0] = False
+    return np.asarray(selected[labels])

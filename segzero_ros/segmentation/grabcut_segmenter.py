@@ -1,11 +1,10 @@
-"""Masks without weights: OpenCV's GrabCut in a crop around each box.
+"""Segment without weights: OpenCV's GrabCut in a crop around each box.
 
-GrabCut (Rother, Kolmogorov and Blake, 2004) learns one colour mixture for the object and one for
-what surrounds it and cuts between them. Here the box says what is surely outside, the points what
-is surely inside, and the colours along the box's border what is probably outside. Where the frame
-has depth, that says first what stands out from its surroundings (`depth_layers`), and colour finds
-the border. Each crop is worked on at a bounded size, so an object costs the same in a large image
-as in a small one.
+GrabCut (Rother, Kolmogorov and Blake, 2004) fits a colour mixture model to the object and one to
+the background, and cuts between them. Pixels outside the box are certain background, those at
+points are certain foreground, and those with the surroundings' colours are probable background. If
+the frame has depth, it labels pixels first (`depth_layers`), and colour refines the border. Crops
+are resized to a limited size, so the cost does not depend on the image's size.
 """
 
 from __future__ import annotations
@@ -36,36 +35,36 @@ from segzero_ros.types import (
     SegmentedMask,
 )
 
-# The crop reaches this share of the box's sides beyond it, so that the surroundings are seen.
+# Margin of the crop around the box, as a share of the box's sides, and in pixels.
 MARGIN = 0.25
-LEAST_MARGIN = 6
-# Longest side of the crop that GrabCut works on, pixels.
+MIN_MARGIN = 6
+# Longest side of the crop for GrabCut, pixels.
 WORKING_SIZE = 128
 ITERATIONS = 3
-# OpenCV asks for a rectangle even where the labels say it all.
-NO_RECTANGLE = (0, 0, 1, 1)
-# A colour of the box's inside is taken for background at first when it is this much likelier
-# outside the box than in its middle.
+# OpenCV requires a rectangle even if it is initialised from labels.
+UNUSED_RECTANGLE = (0, 0, 1, 1)
+# A colour is initially background if it is this many times likelier outside the box than in its
+# centre.
 BACKGROUND_ODDS = 2.0
 BINS = (8, 8, 8)
-# Half-axes of the ellipse that counts as a box's middle, as a share of its sides.
-MIDDLE = 0.35
-# Radius of the disc around a point that is surely inside, as a share of the crop's shorter side.
+# Half-axes of the ellipse in the box's centre, as a share of its sides.
+CENTRE_SHARE = 0.35
+# Radius of the disc of certain foreground around a point, as a share of the crop's shorter side.
 POINT_SHARE = 0.03
-# Gaps of up to about this share of the crop's shorter side lie between parts of one object.
+# Largest gap between components of one object, as a share of the crop's shorter side.
 GAP_SHARE = 0.03
-# A part counts when it is this large beside the largest one, even without a point in it.
-PART_SHARE = 0.25
-# The smallest share of its box that an object's mask may fill; less means that the cut failed.
-LEAST_FILL = 0.05
+# Minimum size of a component without a point, relative to the largest one.
+COMPONENT_SHARE = 0.25
+# Minimum share of the box that the mask must fill; less means that the cut failed.
+MIN_FILL = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class FrameColours:
-    """A frame as GrabCut takes it.
+    """The input for GrabCut.
 
     Attributes:
-        lab: (H, W, 3) uint8 in CIE Lab, which tells colour from shade.
+        lab: (H, W, 3) uint8 in CIE Lab, which separates colour from lightness.
         depth: (H, W) float32 metres, NaN where unknown; None without a depth camera.
     """
 
@@ -74,88 +73,88 @@ class FrameColours:
 
 
 class GrabCutSegmenter:
-    """Makes masks from colour, and depth where there is one; deterministic."""
+    """Segments by colour, and depth if available; deterministic."""
 
     name = 'grabcut'
     takes_all_processors = False
 
     def encode(self, frame: Frame, check: Check | None = None) -> FrameColours:
-        """Turn the frame's colours into Lab."""
+        """Convert the frame's colours to CIE Lab."""
         lab = cv2.cvtColor(frame.image, cv2.COLOR_RGB2LAB).astype(np.uint8)
         return FrameColours(lab, frame.depth)
 
     def segment(
         self, encoding: FrameColours, grounding: Grounding, check: Check | None = None
     ) -> list[SegmentedMask]:
-        """Cut each object out of its box; GrabCut gives no estimate of quality, so scores are NaN.
+        """Segment each object in its box; GrabCut does not estimate quality, so scores are NaN.
 
         Args:
-            encoding: what `encode` made of the frame.
-            grounding: boxes in whole pixels inside the image; the points of the other objects
+            encoding: from `encode`.
+            grounding: boxes in integer pixels inside the image; the points of the other objects
                 count as background.
-            check: called before each object; what it raises ends the work.
+            check: called before each object; an exception it raises aborts the segmentation.
 
         Returns:
             One mask per object.
         """
         masks = []
-        for found in grounding.objects:
+        for grounded in grounding.objects:
             if check is not None:
                 check()
             others = [
                 point
                 for other in grounding.objects
-                if other is not found
+                if other is not grounded
                 for point in other.points
             ]
-            x, y = int(found.box[0]), int(found.box[1])
-            window = cut_out(encoding, found, others)
+            x, y = int(grounded.box[0]), int(grounded.box[1])
+            window = segment_box(encoding, grounded, others)
             size = (encoding.lab.shape[0], encoding.lab.shape[1])
-            masks.append(SegmentedMask.placed(window, x, y, size, math.nan))
+            masks.append(SegmentedMask.from_window(window, x, y, size, math.nan))
         return masks
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: there is no memory to free."""
 
 
-def cut_out(frame: FrameColours, found: GroundedObject, others: list[Point]) -> Mask:
-    """Return one object's mask inside its box.
+def segment_box(frame: FrameColours, grounded: GroundedObject, others: list[Point]) -> Mask:
+    """Return an object's mask inside its box.
 
     Args:
-        frame: what `encode` made of the frame.
-        found: its box and points.
-        others: points of other objects, which it does not contain.
+        frame: from `encode`.
+        grounded: the object's box and points.
+        others: points of other objects.
 
     Returns:
-        Of the box's size, bool; the whole box where GrabCut finds nothing in it.
+        (box height, box width) bool; the whole box if GrabCut fails.
     """
     lab = frame.lab
-    crop = Crop.around(found.box, lab.shape[1], lab.shape[0])
+    crop = Crop.around(grounded.box, lab.shape[1], lab.shape[0])
     small = crop.shrink(lab)
-    labels = first_guess(small, crop, found.box, found.points, others)
+    labels = initial_labels(small, crop, grounded.box, grounded.points, others)
     if frame.depth is not None:
-        heed_depth(labels, crop.sample(frame.depth), crop, found)
+        apply_depth(labels, crop.sample(frame.depth), crop, grounded)
     inside = np.zeros(labels.shape, np.bool_)
-    inside[crop.inner(found.box)] = True
+    inside[crop.inner(grounded.box)] = True
     if not ((labels == cv2.GC_BGD) | (labels == cv2.GC_PR_BGD)).any():
-        # The box is the whole image: GrabCut needs some background to learn from.
+        # The box is the whole image, but GrabCut needs some background.
         labels[[0, -1]] = cv2.GC_PR_BGD
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)
     cv2.grabCut(
-        small, labels, NO_RECTANGLE, background, foreground, ITERATIONS, cv2.GC_INIT_WITH_MASK
+        small, labels, UNUSED_RECTANGLE, background, foreground, ITERATIONS, cv2.GC_INIT_WITH_MASK
     )
-    kept = main_part(
-        (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD), crop, found.points, others
+    mask = main_components(
+        (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD), crop, grounded.points, others
     )
-    if kept.sum() < LEAST_FILL * inside.sum():
-        kept = inside
-    return crop.grow(kept, found.box)
+    if mask.sum() < MIN_FILL * inside.sum():
+        mask = inside
+    return crop.enlarge(mask, grounded.box)
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A window of the image around a box, and the scale it is worked on at."""
+    """A window of the image around a box, and its working size (width, height)."""
 
     left: int
     top: int
@@ -168,10 +167,10 @@ class Crop:
     def around(box: Box, image_width: int, image_height: int) -> Crop:
         """Return the window around a box, within the image."""
         x1, y1, x2, y2 = (int(value) for value in box)
-        across = max(LEAST_MARGIN, round(MARGIN * (x2 - x1)))
-        down = max(LEAST_MARGIN, round(MARGIN * (y2 - y1)))
-        left, top = max(x1 - across, 0), max(y1 - down, 0)
-        right, bottom = min(x2 + across, image_width), min(y2 + down, image_height)
+        margin_x = max(MIN_MARGIN, round(MARGIN * (x2 - x1)))
+        margin_y = max(MIN_MARGIN, round(MARGIN * (y2 - y1)))
+        left, top = max(x1 - margin_x, 0), max(y1 - margin_y, 0)
+        right, bottom = min(x2 + margin_x, image_width), min(y2 + margin_y, image_height)
         scale = min(1.0, WORKING_SIZE / max(right - left, bottom - top))
         width, height = (
             max(2, round(scale * (right - left))),
@@ -186,49 +185,49 @@ class Crop:
         return small.astype(np.uint8)
 
     def sample(self, depth: DepthImage) -> DepthImage:
-        """Return the window of a depth image at the working size, without mixing depths."""
+        """Return the window of a depth image at the working size, by nearest neighbour."""
         window = depth[self.top : self.bottom, self.left : self.right]
         size = (self.width, self.height)
         return np.asarray(cv2.resize(window, size, interpolation=cv2.INTER_NEAREST), np.float32)
 
-    def place(self, x: float, y: float) -> tuple[int, int]:
-        """Return where a pixel of the image is at the working size, as (column, row)."""
+    def to_crop(self, x: float, y: float) -> tuple[int, int]:
+        """Return the (column, row) at the working size of an image pixel."""
         column = (x + 0.5 - self.left) * self.width / (self.right - self.left)
         row = (y + 0.5 - self.top) * self.height / (self.bottom - self.top)
         return math.floor(column), math.floor(row)
 
     def inner(self, box: Box) -> tuple[slice, slice]:
-        """Index (rows, columns) of a box at the working size, at least one pixel."""
-        left, top = self.place(box[0], box[1])
-        right, bottom = self.place(box[2] - 1, box[3] - 1)
+        """Return the (rows, columns) index of a box at the working size, at least one pixel."""
+        left, top = self.to_crop(box[0], box[1])
+        right, bottom = self.to_crop(box[2] - 1, box[3] - 1)
         return slice(top, max(bottom, top) + 1), slice(left, max(right, left) + 1)
 
-    def places(self, points: Iterable[Point]) -> list[tuple[int, int]]:
-        """Return where those points that lie in the window are at the working size."""
-        placed = (self.place(x, y) for x, y in points)
+    def inside(self, points: Iterable[Point]) -> list[tuple[int, int]]:
+        """Return the (column, row) at the working size of the points inside the window."""
+        pixels = (self.to_crop(x, y) for x, y in points)
         return [
             (column, row)
-            for column, row in placed
+            for column, row in pixels
             if 0 <= column < self.width and 0 <= row < self.height
         ]
 
-    def grow(self, small: Mask, box: Box) -> Mask:
-        """Return what lies in the box of a mask at the working size, in pixels of the image."""
+    def enlarge(self, small: Mask, box: Box) -> Mask:
+        """Return the part of a working-size mask that is in the box, in image pixels."""
         size = (self.right - self.left, self.bottom - self.top)
         window = cv2.resize(small.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5
         x1, y1, x2, y2 = (int(value) for value in box)
-        inside: Mask = window[y1 - self.top : y2 - self.top, x1 - self.left : x2 - self.left]
-        return inside
+        result: Mask = window[y1 - self.top : y2 - self.top, x1 - self.left : x2 - self.left]
+        return result
 
 
-def first_guess(
+def initial_labels(
     small: NDArray[np.uint8], crop: Crop, box: Box, points: tuple[Point, ...], others: list[Point]
 ) -> NDArray[np.uint8]:
-    """Return GrabCut's labels to start from.
+    """Return GrabCut's initial labels.
 
     Args:
         small: (height, width, 3) uint8 Lab, the crop at its working size.
-        crop: where it is.
+        crop: its window.
         box: the object's box.
         points: inside the object.
         others: inside other objects.
@@ -238,39 +237,38 @@ def first_guess(
     """
     labels = np.full(small.shape[:2], cv2.GC_BGD, np.uint8)
     inner = crop.inner(box)
-    labels[inner] = np.where(looks_like_surroundings(small, inner), cv2.GC_PR_BGD, cv2.GC_PR_FGD)[
-        inner
-    ]
+    has_background_colour = background_colours(small, inner)[inner]
+    labels[inner] = np.where(has_background_colour, cv2.GC_PR_BGD, cv2.GC_PR_FGD)
     mark(labels, crop, others, cv2.GC_BGD)
     mark(labels, crop, points, cv2.GC_FGD)
     return labels
 
 
-def heed_depth(
-    labels: NDArray[np.uint8], depth: DepthImage, crop: Crop, found: GroundedObject
+def apply_depth(
+    labels: NDArray[np.uint8], depth: DepthImage, crop: Crop, grounded: GroundedObject
 ) -> None:
-    """Put what depth says into GrabCut's labels; points keep theirs.
+    """Update GrabCut's probable labels by depth; certain ones stay.
 
     Args:
         labels: (height, width) uint8, changed in place.
         depth: (height, width) metres at the crop's working size.
-        crop: where it is.
-        found: the object.
+        crop: its window.
+        grounded: the object.
     """
-    layers = depth_layers(depth, crop.inner(found.box), crop.places(found.points))
+    layers = depth_layers(depth, crop.inner(grounded.box), crop.inside(grounded.points))
     if layers is None:
         return
-    open_to_depth = (labels == cv2.GC_PR_BGD) | (labels == cv2.GC_PR_FGD)
+    probable = (labels == cv2.GC_PR_BGD) | (labels == cv2.GC_PR_FGD)
     for layer, label in (
         (OBJECT, cv2.GC_FGD),
         (PROBABLY_OBJECT, cv2.GC_PR_FGD),
         (BACKGROUND, cv2.GC_BGD),
     ):
-        labels[open_to_depth & (layers == layer)] = label
+        labels[probable & (layers == layer)] = label
 
 
-def looks_like_surroundings(small: NDArray[np.uint8], inner: tuple[slice, slice]) -> Mask:
-    """Return which pixels have colours that are commoner outside a box than in its middle.
+def background_colours(small: NDArray[np.uint8], inner: tuple[slice, slice]) -> Mask:
+    """Return the pixels whose colours are more frequent outside a box than in its centre.
 
     Args:
         small: (height, width, 3) uint8 Lab.
@@ -282,15 +280,15 @@ def looks_like_surroundings(small: NDArray[np.uint8], inner: tuple[slice, slice]
     rows, columns = inner
     outside = np.ones(small.shape[:2], np.uint8)
     outside[inner] = 0
-    middle = np.zeros(small.shape[:2], np.uint8)
+    central = np.zeros(small.shape[:2], np.uint8)
     centre = ((columns.start + columns.stop) // 2, (rows.start + rows.stop) // 2)
     axes = (
-        max(1, round(MIDDLE * (columns.stop - columns.start))),
-        max(1, round(MIDDLE * (rows.stop - rows.start))),
+        max(1, round(CENTRE_SHARE * (columns.stop - columns.start))),
+        max(1, round(CENTRE_SHARE * (rows.stop - rows.start))),
     )
-    cv2.ellipse(middle, centre, axes, 0, 0, 360, 1, cv2.FILLED)
+    cv2.ellipse(central, centre, axes, 0, 0, 360, 1, cv2.FILLED)
     likelihoods = []
-    for where in (outside, middle):
+    for where in (outside, central):
         histogram = cv2.calcHist([small], [0, 1, 2], where, BINS, [0, 256] * 3)
         likelihoods.append(histogram / max(1, int(where.sum())))
     likelier_outside: Mask = likelihoods[0] > BACKGROUND_ODDS * likelihoods[1] + 1e-6
@@ -299,36 +297,51 @@ def looks_like_surroundings(small: NDArray[np.uint8], inner: tuple[slice, slice]
     return result
 
 
-def main_part(mask: Mask, crop: Crop, points: tuple[Point, ...], others: list[Point]) -> Mask:
-    """Return the parts of an object, joined across stripes and small gaps.
+def main_components(
+    mask: Mask, crop: Crop, points: tuple[Point, ...], others: list[Point]
+) -> Mask:
+    """Return the components of an object, joined across small gaps.
 
-    These are the parts that hold one of its points, and large ones that hold no other object's.
+    These contain one of its points, or are large and contain no other object's point.
+
+    Args:
+        mask: (height, width) bool at the crop's working size.
+        crop: its window.
+        points: inside the object.
+        others: inside other objects.
     """
     gap = max(3, 2 * round(GAP_SHARE * min(crop.width, crop.height)) + 1)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (gap, gap))
     joined = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
-    # Around other objects' points the cut has left holes, which belong to what is around them.
+    # Fill the holes at other objects' points, so that these points get the surrounding component.
     filled = joined.copy()
     mark(filled, crop, others, 1)
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(filled, connectivity=4)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(filled, connectivity=4)
     if count < 2:
         return mask
     areas = stats[1:, cv2.CC_STAT_AREA]
-    kept = np.zeros(count, np.bool_)
-    kept[1:] = areas >= PART_SHARE * areas.max()
-    kept[list(parts_at(parts, crop, others))] = False
-    kept[list(parts_at(parts, crop, points))] = True
-    result: Mask = kept[parts] & joined.astype(np.bool_)
+    selected = np.zeros(count, np.bool_)
+    selected[1:] = areas >= COMPONENT_SHARE * areas.max()
+    selected[list(labels_at(labels, crop, others))] = False
+    selected[list(labels_at(labels, crop, points))] = True
+    result: Mask = selected[labels] & joined.astype(np.bool_)
     return result
 
 
 def mark(labels: NDArray[np.uint8], crop: Crop, points: Iterable[Point], value: int) -> None:
-    """Set a small disc around each point that lies in the crop."""
+    """Set a small disc around each point inside the crop.
+
+    Args:
+        labels: (height, width), changed in place.
+        crop: its window.
+        points: in image pixels.
+        value: to set.
+    """
     radius = max(1, round(POINT_SHARE * min(crop.width, crop.height)))
-    for place in crop.places(points):
-        cv2.circle(labels, place, radius, value, cv2.FILLED)
+    for pixel in crop.inside(points):
+        cv2.circle(labels, pixel, radius, value, cv2.FILLED)
 
 
-def parts_at(parts: NDArray[np.int32], crop: Crop, points: Iterable[Point]) -> set[int]:
-    """Return the numbers of the parts that hold a point."""
-    return {int(parts[row, column]) for column, row in crop.places(points)} - {0}
+def labels_at(labels: NDArray[np.int32], crop: Crop, points: Iterable[Point]) -> set[int]:
+    """Return the labels of the components that contain a point."""
+    return {int(labels[row, column]) for column, row in crop.inside(points)} - {0}

@@ -1,7 +1,4 @@
-"""Where a SAM 2 checkpoint is, which configuration it needs, and the network built from both.
-
-The segmenter and the tracker load their model here.
-"""
+"""Find a SAM 2 checkpoint and its configuration, and build the network from both."""
 
 from __future__ import annotations
 
@@ -16,8 +13,8 @@ from segzero_ros import hub
 from segzero_ros.extras import install_command
 from segzero_ros.types import SegmenterUnavailable
 
-# What `sam2` itself sets when it builds a model for images and for tracking, beside the file.
-SETTINGS_OF_THE_PACKAGE = {
+# Settings that sam2's build functions add to the configuration file, for images and for tracking.
+BUILD_OVERRIDES = {
     'sam_mask_decoder_extra_args': {
         'dynamic_multimask_via_stability': True,
         'dynamic_multimask_stability_delta': 0.05,
@@ -25,9 +22,9 @@ SETTINGS_OF_THE_PACKAGE = {
     },
     'binarize_mask_from_pts_for_mem_enc': True,
 }
-BUILDING_BLOCKS = ('sam2.', 'torch.nn.')
-# Bytes of the published weights, which stay float32, and what an image takes beside any of them: a
-# rule of thumb.
+ALLOWED_TARGETS = ('sam2.', 'torch.nn.')
+# Bytes of the published weights, which stay in float32, and a rough estimate for an image's
+# activations.
 _WEIGHT_BYTES = {'tiny': 156e6, 'small': 184e6, 'base-plus': 324e6, 'large': 898e6}
 _IMAGE_BYTES = 2**30
 SIZES = {'tiny': 't', 'small': 's', 'base-plus': 'b+', 'large': 'l'}
@@ -36,7 +33,7 @@ WEIGHTS = ('.pt', '.pth', '.safetensors')
 
 @dataclass(frozen=True)
 class PublishedSam2:
-    """One checkpoint on the hub: its file there, and its configuration inside the package."""
+    """A checkpoint on the hub: its file there, and its configuration inside sam2."""
 
     file: str
     config: str
@@ -56,9 +53,9 @@ class Sam2Checkpoint:
     """A checkpoint on this machine.
 
     Attributes:
-        name: what it was asked for by.
-        weights: the file with the weights.
-        config: the file with the configuration.
+        name: hub name or file name.
+        weights: file of the weights.
+        config: file of the configuration.
     """
 
     name: str
@@ -67,19 +64,19 @@ class Sam2Checkpoint:
 
 
 def find_checkpoint(model: str, config: str = '', offline: bool = False) -> Sam2Checkpoint:
-    """Find a checkpoint, downloading a published one that is not here yet.
+    """Find a checkpoint, downloading a published one if necessary.
 
     Args:
-        model: a hub name of PUBLISHED, a file with weights, or a folder that holds one.
-        config: name inside the package (`sam2.1_hiera_t.yaml`), hub name or path of the
-            configuration; empty: the one beside the weights, or known from their name.
-        offline: never ask the hub.
+        model: a hub name in PUBLISHED, a file of weights, or a folder with one.
+        config: name inside sam2 (`sam2.1_hiera_t.yaml`), hub name or path of the configuration;
+            empty: beside the weights, or known from their name.
+        offline: do not access the hub.
 
     Returns:
-        Where its files are.
+        Its files.
 
     Raises:
-        SegmenterUnavailable: it is not there, or its configuration is not known.
+        SegmenterUnavailable: it does not exist, or its configuration is unknown.
     """
     path = Path(model).expanduser()
     if path.exists():
@@ -87,18 +84,18 @@ def find_checkpoint(model: str, config: str = '', offline: bool = False) -> Sam2
         return Sam2Checkpoint(weights.name, weights, _config_of(weights, config))
     if model not in PUBLISHED:
         raise SegmenterUnavailable(
-            f'There is no SAM 2 checkpoint {model!r}: it is neither a file or folder here nor one '
-            f'of {", ".join(PUBLISHED)}.'
+            f'There is no SAM 2 checkpoint {model!r}: it is neither a file or folder nor one of '
+            f'{", ".join(PUBLISHED)}.'
         )
     weights = _download(model, PUBLISHED[model].file, offline)
     return Sam2Checkpoint(model, weights, _named_config(config or model))
 
 
 def bytes_needed(model: str) -> int:
-    """Return the memory that a checkpoint takes, estimated; 0 where it is not known.
+    """Return the estimated memory of a checkpoint in bytes; 0 if unknown.
 
     Args:
-        model: as in `find_checkpoint`; a published one need not be here.
+        model: as in `find_checkpoint`; a published one need not be downloaded.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -112,17 +109,17 @@ def bytes_needed(model: str) -> int:
 
 
 def build_model(checkpoint: Sam2Checkpoint, device: Any) -> Any:
-    """Build the network and fill it with the checkpoint's weights.
+    """Build the network and load the checkpoint's weights.
 
     Args:
-        checkpoint: where the files are.
-        device: the torch.device to put it on.
+        checkpoint: its files.
+        device: the torch.device.
 
     Returns:
         A `sam2.modeling.sam2_base.SAM2Base` in evaluation mode.
 
     Raises:
-        SegmenterUnavailable: a file is broken, or the two do not belong together.
+        SegmenterUnavailable: a file is corrupt, or weights and configuration do not match.
     """
     _configs()
     from hydra.utils import instantiate
@@ -134,17 +131,18 @@ def build_model(checkpoint: Sam2Checkpoint, device: Any) -> Any:
         raise SegmenterUnavailable(
             f'{checkpoint.config} does not describe a SAM 2 model: {error}'
         ) from error
-    _fill(model, read_weights(checkpoint.weights), checkpoint)
+    _load_weights(model, read_weights(checkpoint.weights), checkpoint)
     return model.to(device).eval()
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """Return the named tensors of a `.pt` or `.safetensors` file, on the CPU.
+    """Return the state dict of a `.pt` or `.safetensors` file, on the CPU.
 
-    Nothing but tensors is read: a `.pt` file that would run code is refused.
+    Only tensors are loaded: a `.pt` file that would run code is refused.
 
     Raises:
-        SegmenterUnavailable: the file is truncated, no checkpoint, or holds more than weights.
+        SegmenterUnavailable: the file is truncated, not a checkpoint, or contains more than
+            weights.
     """
     import torch
 
@@ -157,46 +155,43 @@ def read_weights(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise SegmenterUnavailable(
-            f'{path} is no checkpoint of weights alone, and nothing else is loaded: {error}'
+            f'{path} contains more than weights, and nothing else is loaded: {error}'
         ) from error
     except Exception as error:
         raise SegmenterUnavailable(
-            f'{path} ({path.stat().st_size} bytes) cannot be read: it is truncated or no '
-            f'checkpoint. Fetch it again. ({type(error).__name__}: {error})'
+            f'{path} ({path.stat().st_size} bytes) cannot be read: it is truncated or not a '
+            f'checkpoint. Download it again. ({type(error).__name__}: {error})'
         ) from error
     state = content.get('model', content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise SegmenterUnavailable(
-            f'{path} holds no weights: a SAM 2 checkpoint is {{"model": state_dict}} or a plain '
-            'state_dict.'
+            f'{path} contains no weights: a SAM 2 checkpoint is {{"model": state_dict}} or a '
+            'plain state_dict.'
         )
     return state
 
 
-def _fill(model: Any, state: dict[str, Any], checkpoint: Sam2Checkpoint) -> None:
-    wanted = model.state_dict()
+def _load_weights(model: Any, state: dict[str, Any], checkpoint: Sam2Checkpoint) -> None:
+    expected = model.state_dict()
+    other_shape = {
+        name
+        for name in expected.keys() & state.keys()
+        if expected[name].shape != state[name].shape
+    }
     problems = [
-        (f'{len(names)} {what}', sorted(names)[0])
-        for what, names in (
-            ('missing', wanted.keys() - state.keys()),
-            ('unknown to the configuration', state.keys() - wanted.keys()),
-            (
-                'of another shape',
-                {
-                    name
-                    for name in wanted.keys() & state.keys()
-                    if wanted[name].shape != state[name].shape
-                },
-            ),
+        f'{len(names)} {problem} (first: {min(names)})'
+        for problem, names in (
+            ('missing', expected.keys() - state.keys()),
+            ('unknown to the configuration', state.keys() - expected.keys()),
+            ('of another shape', other_shape),
         )
         if names
     ]
     if problems:
-        counted = '; '.join(f'{count} (first: {first})' for count, first in problems)
         raise SegmenterUnavailable(
-            f'The weights {checkpoint.weights} do not fit the configuration {checkpoint.config}. '
-            f'Tensors: {counted}. Name the configuration that the weights were made with; '
-            "checkpoints in transformers' own layout are not read."
+            f'The weights {checkpoint.weights} do not match the configuration '
+            f'{checkpoint.config}. Tensors: {"; ".join(problems)}. Name the configuration that '
+            "the weights were trained with; checkpoints in transformers' layout are not supported."
         )
     model.load_state_dict(state)
 
@@ -206,19 +201,19 @@ def _read_config(path: Path) -> Any:
 
     try:
         config = OmegaConf.load(path)
-        settings = OmegaConf.merge(config.model, SETTINGS_OF_THE_PACKAGE)
+        settings = OmegaConf.merge(config.model, BUILD_OVERRIDES)
         plain = OmegaConf.to_container(settings, resolve=True)
     except Exception as error:
         raise SegmenterUnavailable(
-            f'{path} is no YAML file with a part `model`, as SAM 2 is configured by: {error}'
+            f'{path} is not a SAM 2 configuration, a YAML file with a section `model`: {error}'
         ) from error
-    foreign = sorted(
-        {target for target in _targets(plain) if not target.startswith(BUILDING_BLOCKS)}
+    refused = sorted(
+        {target for target in _targets(plain) if not target.startswith(ALLOWED_TARGETS)}
     )
-    if foreign:
+    if refused:
         raise SegmenterUnavailable(
-            f'{path} asks for {", ".join(foreign)}. Only parts of sam2 and torch.nn are built, '
-            'since a configuration could otherwise run anything.'
+            f'{path} contains the targets {", ".join(refused)}. Only classes of sam2 and torch.nn '
+            'are allowed, because a configuration could otherwise run any code.'
         )
     return settings
 
@@ -240,9 +235,9 @@ def _weights_in(folder: Path) -> Path:
             return found[0]
         if found:
             raise SegmenterUnavailable(
-                f'{folder} holds {", ".join(path.name for path in found)}: name one of them.'
+                f'{folder} contains {", ".join(path.name for path in found)}: name one of them.'
             )
-    raise SegmenterUnavailable(f'{folder} holds no weights: no file *{", *".join(WEIGHTS)}.')
+    raise SegmenterUnavailable(f'{folder} contains no weights: no file *{", *".join(WEIGHTS)}.')
 
 
 def _config_of(weights: Path, config: str) -> Path:
@@ -255,13 +250,13 @@ def _config_of(weights: Path, config: str) -> Path:
         if weights.stem == Path(published.file).stem:
             return _configs() / published.config
     raise SegmenterUnavailable(
-        f'Which configuration {weights} needs cannot be told from its name. Put it beside the '
-        f'weights as {beside.name}, or name it: a YAML file, or one of {", ".join(PUBLISHED)}.'
+        f'The configuration of {weights} is not known from its name. Put it next to the weights '
+        f'as {beside.name}, or name it: a YAML file, or one of {", ".join(PUBLISHED)}.'
     )
 
 
 def _named_config(config: str) -> Path:
-    """Return the path of a configuration given as path, hub name or name inside the package."""
+    """Return the path of a configuration given as path, hub name or name inside sam2."""
     path = Path(config).expanduser()
     if path.is_file():
         return path
@@ -272,7 +267,7 @@ def _named_config(config: str) -> Path:
             return _configs() / published.config
     names = ', '.join(Path(published.config).name for published in PUBLISHED.values())
     raise SegmenterUnavailable(
-        f'There is no configuration {config!r}: it is neither a file here nor one of {names}.'
+        f'There is no configuration {config!r}: it is neither a file nor one of {names}.'
     )
 
 
@@ -295,15 +290,13 @@ def _download(repository: str, file: str, offline: bool) -> Path:
     except LocalEntryNotFoundError as error:
         if offline:
             raise SegmenterUnavailable(
-                f'{file} of {repository} is not on this machine, and the hub is not to be asked. '
-                f'Run once with network (`hf download {repository} {file}`), copy the file here '
-                'and name its path, or switch `offline` off.'
+                f'{file} of {repository} is not on this machine, and `offline` is set. Download '
+                f'it once with network (`hf download {repository} {file}`), copy the file here '
+                'and give its path, or unset `offline`.'
             ) from error
     try:
         return hub.fetch(repository, (), file=file)
     except hub.DiskFull as error:
         raise SegmenterUnavailable(str(error)) from error
     except hub.DownloadError as error:
-        raise SegmenterUnavailable(
-            f'{error} Or copy the file here and name its path, or put the network right.'
-        ) from error
+        raise SegmenterUnavailable(f'{error} Or copy the file here and give its path.') from error

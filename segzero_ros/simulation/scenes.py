@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segzero_ros.rotations import quaternion_from_matrix
 from segzero_ros.simulation import lighting, sensors
 from segzero_ros.simulation.catalogue import ACCENT, BODY, INSIDE, PAGES
 from segzero_ros.simulation.layout import make_setting, Setting
@@ -231,7 +232,7 @@ def _truth(setting: Setting, view: View, index: int, thing: Thing) -> SceneObjec
         centre = (float(columns.mean()), float(rows.mean()))
     pose = Pose3D(
         _triple(setting.camera.to_camera(thing.centre[None])[0]),
-        quaternion(setting.camera.axes.T @ thing.axes),
+        quaternion_from_matrix(setting.camera.axes.T @ thing.axes),
         _triple(np.array(thing.solid.extents)),
     )
     return SceneObject(
@@ -251,16 +252,6 @@ def _truth(setting: Setting, view: View, index: int, thing: Thing) -> SceneObjec
         area=area,
         visible=area / max(view.amodal[index], 1),
     )
-
-
-def quaternion(axes: Array) -> tuple[float, float, float, float]:
-    """Return the unit quaternion (x, y, z, w), w >= 0, of a (3, 3) rotation matrix."""
-    vector = cv2.Rodrigues(np.ascontiguousarray(axes))[0][:, 0]
-    angle = float(np.linalg.norm(vector))
-    if angle < 1e-12:
-        return 0.0, 0.0, 0.0, 1.0
-    x, y, z = np.sin(angle / 2) * vector / angle
-    return float(x), float(y), float(z), math.cos(angle / 2)
 
 
 def _triple(values: Array) -> tuple[float, float, float]:

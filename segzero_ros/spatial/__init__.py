@@ -1,10 +1,10 @@
-"""From a mask and a depth image to a box in 3-D."""
+"""Oriented 3-D boxes from masks and depth images."""
 
 from segzero_ros.spatial.lifting import (
     fitting_intrinsics,
     lift,
     missing_pose_warning,
-    rectification_remark,
+    rectification_warning,
 )
 
-__all__ = ['fitting_intrinsics', 'lift', 'missing_pose_warning', 'rectification_remark']
+__all__ = ['fitting_intrinsics', 'lift', 'missing_pose_warning', 'rectification_warning']

@@ -1,21 +1,18 @@
 """Oriented boxes around visible points.
 
-A camera sees the front of things only. For what stands on a plane it is assumed that it reaches
-down to it, that its sides are upright, and that its footprint is either a circle or a rectangle:
-seen from above, the half of the outline that faces the camera and the top are visible, and they
-tell which. What hangs in the air, and what has no plane under it, gets the box of its visible
-points alone: its hidden side is not guessed.
+A camera sees only the front of an object. An object on a support plane is assumed to reach down to
+the plane, with vertical sides and a circular or rectangular footprint; the visible half of its
+outline from above decides which. An object without a support plane gets the box of its visible
+points: its hidden side is not estimated.
 """
 
 from __future__ import annotations
 
-import math
-
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.quantiles import quantiles
+from segzero_ros.rotations import quaternion_from_matrix
 from segzero_ros.spatial.footprints import footprint_of
 from segzero_ros.spatial.plane import Plane, Points
 from segzero_ros.spatial.support import stands_on
@@ -23,22 +20,22 @@ from segzero_ros.types import Pose3D
 
 Array = NDArray[np.float64]
 
-# Share of the points that may lie beyond each side of a box: what is left of noise.
-_BEYOND = 0.0015
+# Share of the points that may lie beyond each side of a box: residual noise.
+_OUTLIER_SHARE = 0.0015
 
 
-def standing_box(points: Points, plane: Plane) -> Pose3D:
-    """Return the box of an object that stands on a plane or hangs above it.
+def supported_box(points: Points, plane: Plane) -> Pose3D:
+    """Return the box of an object on or above a plane.
 
     Its z axis is the plane's normal; its x axis is the side that points most to the right.
 
     Args:
         points: (N, 3) visible points, metres, in the optical frame.
-        plane: under it.
+        plane: the support plane.
     """
     axes = _plane_axes(plane.normal)
     heights = plane.heights(points)
-    # What lies on the plane itself was taken off, so the object begins at the plane, not above it.
+    # Points on the plane itself were removed, so the object starts at the plane, not above it.
     low, high = _limits(heights)
     bottom = 0.0 if stands_on(plane, points) else float(low)
     top = max(float(high), bottom + 0.002)
@@ -56,7 +53,7 @@ def standing_box(points: Points, plane: Plane) -> Pose3D:
 def free_box(points: Points) -> Pose3D:
     """Return the box of (N, 3) visible points along their principal axes, longest first.
 
-    Nothing is assumed about what is hidden: the thinnest side is that of the visible surface.
+    The shortest side is the thickness of the visible surface: hidden parts are not estimated.
     """
     middle = points.mean(axis=0)
     offsets = points - middle
@@ -71,7 +68,7 @@ def free_box(points: Points) -> Pose3D:
 
 
 def _plane_axes(normal: Array) -> Array:
-    """Return (3, 3) columns: the camera's right laid into the plane, across it, and the normal."""
+    """Return (3, 3) columns: the camera's x axis projected into the plane, y, and the normal."""
     right = np.array([1.0, 0.0, 0.0]) - normal[0] * normal
     if np.linalg.norm(right) < 0.1:
         right = np.array([0.0, 1.0, 0.0]) - normal[1] * normal
@@ -80,20 +77,10 @@ def _plane_axes(normal: Array) -> Array:
 
 
 def _limits(values: Array) -> tuple[Array, Array]:
-    low, high = quantiles(values, _BEYOND, 1 - _BEYOND)
+    low, high = quantiles(values, _OUTLIER_SHARE, 1 - _OUTLIER_SHARE)
     return low, high
 
 
 def _pose(centre: Array, rotation: Array, size: tuple[float, float, float]) -> Pose3D:
     x, y, z = (float(value) for value in centre)
-    return Pose3D((x, y, z), quaternion(rotation), size)
-
-
-def quaternion(rotation: Array) -> tuple[float, float, float, float]:
-    """Return the unit quaternion (x, y, z, w), w >= 0, of a (3, 3) rotation matrix."""
-    vector = cv2.Rodrigues(np.ascontiguousarray(rotation))[0][:, 0]
-    angle = float(np.linalg.norm(vector))
-    if angle < 1e-12:
-        return 0.0, 0.0, 0.0, 1.0
-    x, y, z = (float(value) for value in math.sin(angle / 2) * vector / angle)
-    return x, y, z, math.cos(angle / 2)
+    return Pose3D((x, y, z), quaternion_from_matrix(rotation), size)

@@ -16,7 +16,7 @@ class Plane:
 
     Attributes:
         normal: (3,) unit, towards the camera's side.
-        offset: metres; positive, for the camera is on that side.
+        offset: distance of the camera from the plane, metres; positive.
     """
 
     normal: NDArray[np.float64]

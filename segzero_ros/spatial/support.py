@@ -1,4 +1,4 @@
-"""The flat surface that an object stands on: planes in a frame's depth by RANSAC, fixed seed."""
+"""Find the support plane of an object: RANSAC planes in a frame's depth, with a fixed seed."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ from segzero_ros.types import DepthImage, Frame, Intrinsics, Mask
 _SAMPLES = 2500
 _HYPOTHESES = 100
 _PLANES = 3
-_FEWEST = 40
-# How far from a plane its own points may be measured: metres, and a share of the range squared.
-_NEAR, _NEAR_SQUARED = 0.006, 0.004
+_MIN_INLIERS = 40
+# Inlier distance: metres, plus metres per squared metre of range.
+_NOISE, _NOISE_SQUARED = 0.006, 0.004
 
-
-_known: WeakKeyDictionary[Frame, tuple[Plane, ...]] = WeakKeyDictionary()
+_planes_of: WeakKeyDictionary[Frame, tuple[Plane, ...]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 def plane_under(points: Points, mask: Mask, frame: Frame, k: Intrinsics) -> Plane | None:
-    """Return the plane that the object with these visible points stands on, or None.
+    """Return the support plane of an object, or None.
 
-    Tried are the frame's large planes and what may stand on them, a tray or a box, and else
-    planes of the mask's surroundings only. A plane counts if it is there around the mask, if the
-    object is on the camera's side of it, and if it reaches about down to it.
+    Candidates are the frame's large planes, the tops of objects on them (a tray, a box), and
+    otherwise planes in the mask's surroundings. A candidate must be visible around the mask, and
+    the object must be on its camera side and reach about down to it.
 
     Args:
         points: (N, 3) visible points of the object, metres.
@@ -41,52 +40,57 @@ def plane_under(points: Points, mask: Mask, frame: Frame, k: Intrinsics) -> Plan
         k: intrinsics that fit the frame.
     """
     around, below = _surroundings(mask, frame, k)
-    if len(around) < _FEWEST:
+    if len(around) < _MIN_INLIERS:
         return None
-    seen = _Seen(points, around, below)
-    best = _best([_support(plane, seen) for plane in _large_planes(frame, k)])
+    context = _Context(points, around, below)
+    best = _best([_support(plane, context) for plane in _large_planes(frame, k)])
     if best[1] is None:
-        return _best([_support(plane, seen) for plane in find_planes(around, 3)])[1]
-    return _step(best[1], seen) or best[1]
+        return _best([_support(plane, context) for plane in find_planes(around, 3)])[1]
+    return _raised_plane(best[1], context) or best[1]
 
 
-class _Seen(NamedTuple):
-    """Points of the object, of what is around it in the picture, and of what is just below it."""
+class _Context(NamedTuple):
+    """Points of the object, around it in the image, and just below it in the image."""
 
     points: Points
     around: Points
     below: Points
 
 
-def _step(plane: Plane, seen: _Seen) -> Plane | None:
-    """Return the top of something that stands on a plane and carries the object, or None.
+def _raised_plane(plane: Plane, context: _Context) -> Plane | None:
+    """Return the top of another object on the plane that supports this one, or None.
 
-    It is level with the plane; a tray, a book, a box below.
+    It is parallel to the plane: a tray, a book, a box.
     """
-    heights = plane.heights(seen.below)
-    if len(heights) < _FEWEST:
+    heights = plane.heights(context.below)
+    if len(heights) < _MIN_INLIERS:
         return None
     level = float(median(heights))
-    tolerance = _tolerance(seen.below)
+    tolerance = _tolerance(context.below)
     flat = np.abs(heights - level) < tolerance
     if flat.mean() < 0.6 or level < 1.5 * float(tolerance.mean()):
         return None
     raised = Plane(plane.normal, plane.offset - level)
-    # What reaches further down stands behind it, not on it.
-    if quantile(raised.heights(seen.points), 0.05) < -float(_tolerance(seen.points).mean()):
+    # An object that reaches further down is behind it, not on it.
+    if quantile(raised.heights(context.points), 0.05) < -float(_tolerance(context.points).mean()):
         return None
-    return _support(raised, seen)[1] and raised
+    return _support(raised, context)[1] and raised
 
 
 def _best(supports: list[tuple[float, Plane | None]]) -> tuple[float, Plane | None]:
     return max(supports, key=lambda support: support[0], default=(0.0, None))
 
 
-def find_planes(points: Points, most: int) -> tuple[Plane, ...]:
-    """Return the largest planes among (N, 3) points, largest first, at most so many."""
+def find_planes(points: Points, max_planes: int) -> tuple[Plane, ...]:
+    """Return the largest planes among points, largest first.
+
+    Args:
+        points: (N, 3) metres.
+        max_planes: maximum number of planes.
+    """
     planes: list[Plane] = []
     rest = points
-    while len(planes) < most and len(rest) >= max(_FEWEST, 0.08 * len(points)):
+    while len(planes) < max_planes and len(rest) >= max(_MIN_INLIERS, 0.08 * len(points)):
         plane = _largest_plane(rest)
         if plane is None:
             break
@@ -97,20 +101,20 @@ def find_planes(points: Points, most: int) -> tuple[Plane, ...]:
 
 def _large_planes(frame: Frame, k: Intrinsics) -> tuple[Plane, ...]:
     with _lock:
-        planes = _known.get(frame)
+        planes = _planes_of.get(frame)
     if planes is None:
         assert frame.depth is not None
         everywhere = np.ones(frame.depth.shape, np.bool_)
-        planes = find_planes(_sampled(everywhere, frame.depth, (0, 0), k), _PLANES)
+        planes = find_planes(_sample(everywhere, frame.depth, (0, 0), k), _PLANES)
         with _lock:
-            _known[frame] = planes
+            _planes_of[frame] = planes
     return planes
 
 
 def _surroundings(mask: Mask, frame: Frame, k: Intrinsics) -> tuple[Points, Points]:
-    """Return points around the mask, to about half its size away, and those just below it.
+    """Return points around the mask, up to about half its size away, and those just below it.
 
-    Neither has any of the mask or of its rim, where depth is of neither side.
+    Both exclude the mask and its rim, where depth is unreliable.
     """
     x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
     margin = int(max(16, 0.45 * max(width, height)))
@@ -119,17 +123,17 @@ def _surroundings(mask: Mask, frame: Frame, k: Intrinsics) -> tuple[Points, Poin
     near = mask[rows, columns].astype(np.uint8)
     outside = cv2.dilate(near, np.ones((7, 7), np.uint8)) == 0
     reach = max(10, height // 8)
-    # The last row of the kernel is the pixel itself, so the mask spreads downwards only.
-    shadow = cv2.dilate(near, np.ones((reach, 1), np.uint8), anchor=(0, reach - 1)) > 0
+    # The anchor is the kernel's last row, so the mask is dilated downwards only.
+    below = cv2.dilate(near, np.ones((reach, 1), np.uint8), anchor=(0, reach - 1)) > 0
     origin = rows.start, columns.start
     depth = frame.depth
     assert depth is not None
-    around = _sampled(outside, depth[rows, columns], origin, k)
-    return around, _sampled(outside & shadow, depth[rows, columns], origin, k)
+    around = _sample(outside, depth[rows, columns], origin, k)
+    return around, _sample(outside & below, depth[rows, columns], origin, k)
 
 
-def _sampled(where: Mask, depth: DepthImage, origin: tuple[int, int], k: Intrinsics) -> Points:
-    """Return about _SAMPLES of the measured points of a region, in a regular grid."""
+def _sample(where: Mask, depth: DepthImage, origin: tuple[int, int], k: Intrinsics) -> Points:
+    """Return about _SAMPLES measured points of a region, on a regular grid."""
     step = max(1, int(np.sqrt(np.count_nonzero(where) / _SAMPLES)))
     grid = depth[::step, ::step]
     rows, columns = np.nonzero(where[::step, ::step] & np.isfinite(grid) & (grid > 0))
@@ -138,11 +142,12 @@ def _sampled(where: Mask, depth: DepthImage, origin: tuple[int, int], k: Intrins
 
 
 def _tolerance(points: Points) -> NDArray[np.float64]:
-    return np.asarray(_NEAR + _NEAR_SQUARED * points[:, 2] ** 2)
+    """Return the (N,) inlier distances of points, metres."""
+    return np.asarray(_NOISE + _NOISE_SQUARED * points[:, 2] ** 2)
 
 
 def _largest_plane(points: Points) -> Plane | None:
-    """Return the plane with most points near it, fitted to them, or None for points on a line."""
+    """Return the plane with the most inliers, refitted to them; None for collinear points."""
     rng = np.random.default_rng(0)
     chosen = points[rng.integers(len(points), size=(_HYPOTHESES, 3))]
     normals = np.cross(chosen[:, 1] - chosen[:, 0], chosen[:, 2] - chosen[:, 0])
@@ -152,23 +157,23 @@ def _largest_plane(points: Points) -> Plane | None:
         return None
     normals = normals[usable] / lengths[usable, None]
     offsets = -np.einsum('ij,ij->i', normals, chosen[usable, 0])
-    few = points[:: max(1, len(points) // 800)]
-    away = few @ normals.T
-    away += offsets
-    near = np.abs(away, out=away) < _tolerance(few)[:, None]
+    subset = points[:: max(1, len(points) // 800)]
+    distances = subset @ normals.T
+    distances += offsets
+    near = np.abs(distances, out=distances) < _tolerance(subset)[:, None]
     best = int(near.sum(axis=0, dtype=np.int32).argmax())
     plane = Plane(normals[best], float(offsets[best]))
-    tolerance, fitted_to = _tolerance(points), np.zeros(len(points), np.bool_)
+    tolerance, inliers = _tolerance(points), np.zeros(len(points), np.bool_)
     for _ in range(3):
-        close = np.abs(plane.heights(points)) < tolerance
-        if (close == fitted_to).all():
+        near_plane = np.abs(plane.heights(points)) < tolerance
+        if (near_plane == inliers).all():
             break
-        fitted_to = close
-        plane = _fitted(points.compress(close, axis=0)) or plane
+        inliers = near_plane
+        plane = _fit_plane(points.compress(inliers, axis=0)) or plane
     return plane
 
 
-def _fitted(points: Points) -> Plane | None:
+def _fit_plane(points: Points) -> Plane | None:
     """Return the least-squares plane of (N, 3) points, or None for fewer than three."""
     if len(points) < 3:
         return None
@@ -180,15 +185,18 @@ def _fitted(points: Points) -> Plane | None:
     return Plane(sign * normal, sign * offset)
 
 
-def _support(plane: Plane, seen: _Seen) -> tuple[float, Plane | None]:
-    """Return how well a plane carries the object, 0 for not at all, and the plane, fitted here."""
-    points, around, below = seen
+def _support(plane: Plane, context: _Context) -> tuple[float, Plane | None]:
+    """Return a score for a plane supporting the object, and the plane refitted around the object.
+
+    The score is 0 and the plane None if it does not support the object.
+    """
+    points, around, below = context
     near = np.abs(plane.heights(around)) < 1.5 * _tolerance(around)
     share = float(near.mean())
-    if near.sum() < _FEWEST or share < 0.06:
+    if near.sum() < _MIN_INLIERS or share < 0.06:
         return 0.0, None
-    local = _fitted(around.compress(near, axis=0)) or plane
-    # A narrow ring of points says little about a slope: then the large plane is better.
+    local = _fit_plane(around.compress(near, axis=0)) or plane
+    # A narrow ring of points determines the slope poorly: then the large plane is better.
     if abs(local.normal @ plane.normal) < 0.9986:
         local = plane
     heights = local.heights(points)
@@ -196,7 +204,7 @@ def _support(plane: Plane, seen: _Seen) -> tuple[float, Plane | None]:
     low, high = quantiles(heights, 0.03, 0.97)
     if low < -3 * tolerance or high < tolerance:
         return 0.0, None
-    # The nearer a plane is to the object, the more it is the one that carries it.
+    # The score decreases with the gap between plane and object.
     gap = max(float(low) - 2 * tolerance, 0.0)
     width = _narrow_side(points, local)
     if gap > 0.05 + 1.5 * width:
@@ -208,10 +216,14 @@ def _support(plane: Plane, seen: _Seen) -> tuple[float, Plane | None]:
 
 
 def stands_on(plane: Plane, points: Points) -> bool:
-    """Return whether an object with these visible points stands on a plane, or hangs above it.
+    """Return whether an object stands on a plane rather than being above it.
 
-    A ball, or anything seen from above, shows nothing of its lower part: unless the gap is wide
-    for the object's size and its side would have to be seen, it stands.
+    The lower part of a ball, or of anything seen from above, is hidden: such an object stands on
+    the plane unless the gap is large for its size and its side should be visible.
+
+    Args:
+        plane: the support plane.
+        points: (N, 3) visible points of the object, metres.
     """
     heights = plane.heights(points)
     low, high = quantiles(heights, 0.02, 0.98)
@@ -223,9 +235,9 @@ def stands_on(plane: Plane, points: Points) -> bool:
 
 
 def _narrow_side(points: Points, plane: Plane) -> float:
-    """Return about how wide the object is along the plane where it is narrowest, metres."""
+    """Return the object's approximate smallest width along the plane, metres."""
     flat = points - plane.heights(points)[:, None] * plane.normal
     flat = flat - flat.mean(axis=0)
-    spread = np.linalg.eigvalsh(flat.T @ flat / len(flat))
-    # The smallest is 0, across the plane; a uniform bar of length 1 has a variance of 1/12.
-    return float(np.sqrt(12 * max(spread[1], 0.0)))
+    variances = np.linalg.eigvalsh(flat.T @ flat / len(flat))
+    # The smallest is 0, along the normal; a uniform bar of length 1 has a variance of 1/12.
+    return float(np.sqrt(12 * max(variances[1], 0.0)))

@@ -1,4 +1,4 @@
-"""The visible surface of an object in 3-D: the depth inside its mask, cleaned."""
+"""The visible surface of an object: the depth inside its mask, without outliers."""
 
 from __future__ import annotations
 
@@ -13,66 +13,66 @@ from segzero_ros.quantiles import median
 from segzero_ros.spatial.plane import Plane, Points
 from segzero_ros.types import DepthImage, Intrinsics, Mask
 
-# Fewer measured pixels than this, or a smaller share of the mask, say nothing about a shape.
-FEWEST = 30
-_LEAST_SHARE = 0.08
-# More points than this change nothing but the time it takes.
-_MOST = 6000
-# Among a pixel's neighbours depth may change by this much, in metres plus a share of the depth, on
-# a slanted surface; beyond, one of the two lies behind the other.
-_STEP, _STEP_SHARE = 0.012, 0.012
-# How far a piece may lie before or behind its neighbour and still belong to it, metres.
-_ASIDE = 0.02
-# How far masks spill over, pixels.
-_RIM = 4
-_NEXT = np.ones((3, 3), np.uint8)
+# Minimum number of measured pixels, and minimum share of the mask, for a pose.
+MIN_PIXELS = 30
+_MIN_SHARE = 0.08
+# More points than this take time without changing the box.
+_MAX_POINTS = 6000
+# Depth edge: a larger difference within a pixel's 3 x 3 neighbourhood, in metres plus a share of
+# the depth. A slanted surface has smaller ones.
+_EDGE, _EDGE_SHARE = 0.012, 0.012
+# Depth difference, in metres, from which a component belongs to another object.
+_MAX_OFFSET = 0.02
+# Pixels by which a mask may overlap its surroundings.
+_OVERLAP = 4
+_KERNEL_3X3 = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """The depth inside one mask, in the window of the picture that holds the mask.
+    """The depth inside one mask, in a window of the image around the mask.
 
     Attributes:
         inside: (h, w) bool, the mask.
         depth: (h, w) metres as measured.
-        steady: (h, w) bool, measured in the mask and not at a depth edge.
-        origin: the window's first row and column in the picture.
-        intrinsics: of the picture.
+        reliable: (h, w) bool, measured in the mask and not at a depth edge.
+        origin: the window's first row and column in the image.
+        intrinsics: of the image.
     """
 
     inside: Mask
     depth: DepthImage
-    steady: Mask
+    reliable: Mask
     origin: tuple[int, int]
     intrinsics: Intrinsics
 
     def points(self) -> Points:
-        """Return the (N, 3) points of steady pixels as measured, metres in the optical frame."""
-        return self._points(self.depth, self.steady)
+        """Return the (N, 3) points of reliable pixels as measured, metres in the optical frame."""
+        return self._points(self.depth, self.reliable)
 
     def above(self, plane: Plane, height: float) -> Surface:
-        """Return the surface without what lies on a plane or below that height above it."""
-        pixels = np.flatnonzero(self.steady)
+        """Return the surface without points up to a height above a plane, metres."""
+        pixels = np.flatnonzero(self.reliable)
         low = pixels[plane.heights(self._project(self.depth, pixels)) <= height]
-        steady, inside = self.steady.copy(), self.inside.copy()
-        steady.flat[low] = False
+        reliable, inside = self.reliable.copy(), self.inside.copy()
+        reliable.flat[low] = False
         inside.flat[low] = False
-        return replace(self, steady=steady, inside=inside)
+        return replace(self, reliable=reliable, inside=inside)
 
     def without_strays(self) -> Surface:
-        """Return the surface without thin pieces of neighbours along the mask's border."""
-        stray = _strays(self.depth, self.steady, self.inside)
-        steady, inside = np.asarray(self.steady & ~stray), np.asarray(self.inside & ~stray)
-        return replace(self, steady=steady, inside=inside)
+        """Return the surface without thin components of other objects at the mask's border."""
+        stray = _strays(self.depth, self.reliable, self.inside)
+        reliable, inside = np.asarray(self.reliable & ~stray), np.asarray(self.inside & ~stray)
+        return replace(self, reliable=reliable, inside=inside)
 
     def smooth_points(self) -> Points:
-        """Return (N, 3) points with noise averaged away.
+        """Return (N, 3) points of smoothed depth, metres in the optical frame.
 
-        Pixels at depth edges, which lie on neither surface, and holes beside measured pixels
-        get the depth of the steady pixels beside them: the outline stays where the mask has it.
+        Pixels at depth edges, and holes next to measured pixels, get the depth of the reliable
+        pixels beside them, so that the mask keeps its outline.
         """
-        weight = self.steady.astype(np.float32)
-        depth = np.where(self.steady, self.depth, np.float32(0))
+        weight = self.reliable.astype(np.float32)
+        depth = np.where(self.reliable, self.depth, np.float32(0))
         total = cv2.GaussianBlur(depth, (7, 7), 1.4)
         share = cv2.GaussianBlur(weight, (7, 7), 1.4)
         smooth = np.asarray(total / np.maximum(share, 1e-6), np.float32)
@@ -80,43 +80,53 @@ class Surface:
 
     def _points(self, depth: DepthImage, where: Mask) -> Points:
         pixels = np.flatnonzero(where)
-        step = -(-len(pixels) // _MOST) or 1
+        step = -(-len(pixels) // _MAX_POINTS) or 1
         return self._project(depth, pixels[::step])
 
     def _project(self, depth: DepthImage, pixels: NDArray[np.int_]) -> Points:
-        """Return the points of pixels that are numbered row by row."""
+        """Return the points of pixels, given as flat indices."""
         rows, columns = np.divmod(pixels, depth.shape[1])
         top, left = self.origin
         return back_project(rows + top, columns + left, depth[rows, columns], self.intrinsics)
 
 
 def visible_surface(mask: Mask, depth: DepthImage, intrinsics: Intrinsics) -> Surface | None:
-    """Return the surface that a mask covers, or None if too little of it was measured.
+    """Return the surface inside a mask, or None if too little of it was measured.
 
     Args:
         mask: (H, W) bool.
         depth: (H, W) metres, NaN where unknown.
-        intrinsics: of the picture.
+        intrinsics: of the image.
     """
     window = _window(mask)
     if window is None:
         return None
     inside, near = mask[window], depth[window]
     measured = np.asarray(inside & np.isfinite(near) & (near > 0))
-    steady = np.asarray(measured & ~_edges(near, measured))
-    if steady.sum() < 0.3 * measured.sum():
-        # A thing of a few pixels' width is all edge.
-        steady = measured
-    steady = np.asarray(steady & _close_to_most(near, steady))
-    if steady.sum() < max(FEWEST, _LEAST_SHARE * inside.sum()):
+    reliable = np.asarray(measured & ~_edges(near, measured))
+    if reliable.sum() < 0.3 * measured.sum():
+        # An object a few pixels wide consists of edges only.
+        reliable = measured
+    reliable = np.asarray(reliable & _near_median(near, reliable))
+    if reliable.sum() < max(MIN_PIXELS, _MIN_SHARE * inside.sum()):
         return None
-    return Surface(inside, near, steady, (window[0].start, window[1].start), intrinsics)
+    return Surface(inside, near, reliable, (window[0].start, window[1].start), intrinsics)
 
 
 def back_project(
     rows: NDArray[np.int_], columns: NDArray[np.int_], depth: DepthImage, k: Intrinsics
 ) -> Points:
-    """Return the (N, 3) points of N pixels with N depths, metres in the optical frame."""
+    """Return the points of pixels.
+
+    Args:
+        rows: (N,).
+        columns: (N,).
+        depth: (N,) metres.
+        k: intrinsics.
+
+    Returns:
+        (N, 3) metres in the optical frame.
+    """
     points = np.empty((len(depth), 3))
     points[:, 2] = depth
     points[:, 0] = (columns - k.cx) / k.fx * points[:, 2]
@@ -125,7 +135,7 @@ def back_project(
 
 
 def _window(mask: Mask) -> tuple[slice, slice] | None:
-    """Return the rows and columns that hold the mask and a margin, or None for an empty mask."""
+    """Return the rows and columns of the mask with a margin, or None for an empty mask."""
     x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
     if not width:
         return None
@@ -137,55 +147,56 @@ def _window(mask: Mask) -> tuple[slice, slice] | None:
 
 
 def _edges(depth: DepthImage, measured: Mask) -> Mask:
-    """Return where depth jumps within a pixel's 3 × 3 neighbours, whether in the mask or not."""
+    """Return the pixels with a depth edge in their 3 x 3 neighbourhood, inside the mask or not."""
     known = np.isfinite(depth) & (depth > 0)
-    far = cv2.dilate(np.where(known, depth, np.float32(0)), _NEXT)
-    near = cv2.erode(np.where(known, depth, np.float32(1e6)), _NEXT)
-    return np.asarray(measured & (far - near > _STEP + _STEP_SHARE * np.where(known, depth, 0)))
+    far = cv2.dilate(np.where(known, depth, np.float32(0)), _KERNEL_3X3)
+    near = cv2.erode(np.where(known, depth, np.float32(1e6)), _KERNEL_3X3)
+    return np.asarray(measured & (far - near > _EDGE + _EDGE_SHARE * np.where(known, depth, 0)))
 
 
-def _close_to_most(depth: DepthImage, steady: Mask) -> Mask:
-    """Return where depth is not far from that of most of the mask (median absolute deviation)."""
-    values = depth[steady]
+def _near_median(depth: DepthImage, reliable: Mask) -> Mask:
+    """Return the pixels whose depth is near the median, by the median absolute deviation."""
+    values = depth[reliable]
     if not values.size:
-        return steady
+        return reliable
     middle = median(values)
     spread = 1.4826 * median(np.abs(values - middle))
     return np.asarray(np.abs(depth - middle) <= 4.0 * spread + 0.03)
 
 
-def _strays(depth: DepthImage, steady: Mask, inside: Mask) -> Mask:
-    """Return pieces that belong to something else in front or behind: a mask may spill over.
+def _strays(depth: DepthImage, reliable: Mask, inside: Mask) -> Mask:
+    """Return components that belong to another object in front or behind.
 
-    A piece is what no depth edge cuts through. Strays are thin and lie along the mask's border; a
-    bowl's near wall stands as much in front of its inside, but it is wider.
+    A component has no depth edge inside. Strays are thin and lie along the mask's border; a bowl's
+    near wall is as far in front of its inside, but wider.
     """
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(steady.view(np.uint8))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(reliable.view(np.uint8))
     areas = stats[:, cv2.CC_STAT_AREA]
-    core = cv2.erode(np.pad(inside.view(np.uint8), 1), _NEXT, iterations=_RIM)[1:-1, 1:-1]
-    thin = np.bincount(pieces[steady & (core > 0)], minlength=count) == 0
+    padded = np.pad(inside.view(np.uint8), 1)
+    core = cv2.erode(padded, _KERNEL_3X3, iterations=_OVERLAP)[1:-1, 1:-1]
+    thin = np.bincount(labels[reliable & (core > 0)], minlength=count) == 0
     if count <= 2:
-        return np.zeros_like(steady)
+        return np.zeros_like(reliable)
     largest = 1 + int(areas[1:].argmax())
-    off = np.zeros(count, np.bool_)
-    for number in np.flatnonzero(thin & (areas < 0.25 * areas[largest])).tolist():
-        if number:
-            off[number] = _off(depth, pieces, largest, number, stats[number].tolist())
-    return np.asarray(off[pieces])
+    stray = np.zeros(count, np.bool_)
+    for label in np.flatnonzero(thin & (areas < 0.25 * areas[largest])).tolist():
+        if label:
+            stray[label] = _is_stray(depth, labels, largest, label, stats[label].tolist())
+    return np.asarray(stray[labels])
 
 
-def _off(
-    depth: DepthImage, pieces: NDArray[Any], largest: int, number: int, box: list[int]
+def _is_stray(
+    depth: DepthImage, labels: NDArray[Any], largest: int, label: int, stats: list[int]
 ) -> bool:
-    """Return whether a piece lies before or behind the part of the largest one beside it."""
-    x, y, width, height, area = box
+    """Return whether a component is in front of or behind the adjacent part of the largest one."""
+    x, y, width, height, area = stats
     if area < 8:
         return True
-    near = slice(max(y - 6, 0), y + height + 6), slice(max(x - 6, 0), x + width + 6)
-    pieces, depth = pieces[near], depth[near]
-    piece = pieces == number
-    wide = cv2.dilate(piece.view(np.uint8), _NEXT, iterations=5)
-    beside = depth[(pieces == largest) & (wide > 0)]
-    if not beside.size:
+    window = slice(max(y - 6, 0), y + height + 6), slice(max(x - 6, 0), x + width + 6)
+    labels, depth = labels[window], depth[window]
+    component = labels == label
+    dilated = cv2.dilate(component.view(np.uint8), _KERNEL_3X3, iterations=5)
+    adjacent = depth[(labels == largest) & (dilated > 0)]
+    if not adjacent.size:
         return True
-    return bool(abs(median(depth[piece]) - median(beside)) > _ASIDE)
+    return bool(abs(median(depth[component]) - median(adjacent)) > _MAX_OFFSET)

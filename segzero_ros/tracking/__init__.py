@@ -1,1 +1,1 @@
-"""Tracking: the objects of an answer in the frames after it."""
+"""Track an answer's objects through later frames."""

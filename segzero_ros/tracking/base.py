@@ -1,4 +1,4 @@
-"""What every tracker is: it follows the objects of an answer through later frames."""
+"""The tracker interface."""
 
 from __future__ import annotations
 
@@ -11,72 +11,73 @@ from segzero_ros.types import Frame, Mask, PoseStatus, Roi, Segment, Track
 
 
 class Tracker(Protocol):
-    """Follows objects from frame to frame, in bounded memory; used by one thread at a time.
+    """Tracks objects from frame to frame, in bounded memory; used by one thread at a time.
 
-    Frames may be left out at will: every call takes whatever frame comes next. The same calls give
-    the same masks.
+    Frames may be skipped. The same calls give the same masks.
     """
 
     @property
     def name(self) -> str:
-        """Which model follows."""
+        """Name of the model."""
         ...
 
     def start(self, frame: Frame, segments: Sequence[Segment]) -> None:
-        """Forget what was followed until now, and follow these objects of the frame.
+        """Track these objects instead of the previous ones.
 
         Args:
-            frame: the picture that the segments were found in.
-            segments: the objects, as the answer has them; those with an empty mask are left out,
-                for nothing is known of their looks.
+            frame: the image that the segments belong to.
+            segments: the answer's objects; those with an empty mask are ignored.
         """
         ...
 
     def add(self, frame: Frame, segments: Sequence[Segment]) -> None:
-        """Follow these objects of the frame too.
+        """Track these objects in addition to the previous ones.
 
         Args:
-            frame: the picture that the segments were found in; it need not be the last one.
+            frame: the image that the segments belong to; it need not be the last one.
             segments: as for `start`.
 
         Raises:
-            ValueError: one of their ids is followed already.
+            ValueError: one of their ids is tracked already.
         """
         ...
 
     def step(self, frame: Frame) -> list[Track]:
-        """Find every followed object in the next frame, in the order in which they were added.
+        """Find every tracked object in the next frame, in the order in which they were added.
 
         Raises:
-            BadImage: the frame cannot be one of the same camera.
+            BadImage: the frame cannot be from the same camera.
         """
         ...
 
     def close(self) -> None:
-        """Forget everything; the tracker is not used again."""
+        """Free the memory; the tracker is not used again."""
         ...
 
 
-def trackable(segments: Sequence[Segment], followed: Iterable[int]) -> list[Segment]:
-    """Return the segments that have a mask; see `Tracker.add` for the error.
+def trackable(segments: Sequence[Segment], tracked_ids: Iterable[int]) -> list[Segment]:
+    """Return the segments that have a mask.
 
     Args:
-        segments: what is to be followed.
-        followed: ids that are followed already.
+        segments: the objects to track.
+        tracked_ids: ids of the objects that are tracked already.
+
+    Raises:
+        ValueError: one of the segments' ids is tracked already.
     """
-    taken = {segment.id for segment in segments} & set(followed)
-    if taken:
-        raise ValueError(f'Objects are followed already under the ids {sorted(taken)}')
+    duplicates = {segment.id for segment in segments} & set(tracked_ids)
+    if duplicates:
+        raise ValueError(f'Objects with the ids {sorted(duplicates)} are tracked already')
     return [segment for segment in segments if segment.mask.any()]
 
 
 def found(segment: Segment, mask: Mask, score: float) -> Track:
-    """Return the track of an object that is seen.
+    """Return the track of an object that was found.
 
     Args:
-        segment: the object as it was followed until now.
-        mask: (H, W) bool, where it is, in source pixels; not empty.
-        score: the tracker's own estimate of the mask's IoU; NaN when it gives none.
+        segment: the object as it was added.
+        mask: (H, W) bool in source pixels; not empty.
+        score: the tracker's estimate of the mask's IoU; NaN if it has none.
     """
     roi = Roi.around(mask)
     moved = replace(
@@ -86,19 +87,24 @@ def found(segment: Segment, mask: Mask, score: float) -> Track:
 
 
 def lost(segment: Segment, age: int) -> Track:
-    """Return the track of an object that was not seen for so many frames."""
-    nowhere = Roi(0, 0, 0, 0)
-    gone = replace(
+    """Return the track of a lost object.
+
+    Args:
+        segment: the object as it was added.
+        age: number of frames since it was last found.
+    """
+    empty = Roi(0, 0, 0, 0)
+    without_mask = replace(
         segment,
         score=math.nan,
-        box=nowhere,
+        box=empty,
         points=(),
-        mask_roi=nowhere,
+        mask_roi=empty,
         mask=segment.mask[:0, :0],
     )
-    return Track(_without_pose(gone), lost=True, age=age)
+    return Track(_without_pose(without_mask), lost=True, age=age)
 
 
 def _without_pose(segment: Segment) -> Segment:
-    """Take off the pose, which was the earlier frame's."""
+    """Remove the pose, which belongs to an earlier frame."""
     return replace(segment, pose=None, pose_status=PoseStatus.NO_DEPTH)

@@ -1,8 +1,8 @@
 """Track an answer's objects from its frame, through the buffered ones, to the live camera.
 
 An answer is about a frame that is seconds old. The tracker starts there and processes the buffered
-frames faster than they were taken, until it has caught up; from then on it takes the newest frame
-and skips what it has no time for.
+frames faster than real time until it has caught up; from then on it takes the newest frame and
+skips frames that it cannot keep up with.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Generic, TypeVar
 from segzero_ros import spatial
 from segzero_ros.tracking.base import Tracker
 from segzero_ros.tracking.frame_buffer import FrameBuffer
-from segzero_ros.types import Answer, Frame, Track
+from segzero_ros.types import Answer, Frame, S_TO_NS, Track
 
 Item = TypeVar('Item')
 
-# How long a cancel can go unnoticed while no frame comes, in seconds.
+# Interval for checking for a cancel while no frame arrives, in seconds.
 CANCEL_POLL = 0.02
 
 
@@ -33,12 +33,12 @@ class TrackingEnd(Enum):
 
 @dataclass(frozen=True, eq=False)
 class TrackedFrame:
-    """Where the objects are in one more frame.
+    """The tracked objects in one frame.
 
     Attributes:
         frame: the frame.
-        tracks: every object of the answer that had a mask, lost ones too, in the answer's order.
-        lag: seconds from this frame to the newest one that the camera has taken.
+        tracks: the answer's objects that had a mask, including lost ones, in the answer's order.
+        lag: seconds between this frame and the camera's newest one.
     """
 
     frame: Frame
@@ -47,11 +47,11 @@ class TrackedFrame:
 
     @property
     def message(self) -> str:
-        """Which objects are lost, for a person; empty when none is."""
-        gone = [track.segment for track in self.tracks if track.lost]
+        """The lost objects, for the user; empty if there are none."""
+        lost = [track.segment for track in self.tracks if track.lost]
         names = [
             f'{segment.id} ({segment.label})' if segment.label else str(segment.id)
-            for segment in gone
+            for segment in lost
         ]
         return f'Lost: {", ".join(names)}.' if names else ''
 
@@ -72,13 +72,12 @@ class CatchUp(Generic[Item]):
         """Prepare to track.
 
         Args:
-            tracker: the tracker; stays the caller's to close.
+            tracker: the tracker; the caller closes it.
             frames: opened when the query was accepted, and fed by the camera since.
-            decode: makes a frame of what the frames holds; None for one that cannot be used.
+            decode: turns a buffered item into a frame; None for one that cannot be used.
             catch_up: seconds in which to catch up with the camera.
-            patience: seconds of the camera's time after which objects that are all lost are given
-                up, and the query may be asked anew.
-            clock: seconds, for measuring how long a step takes.
+            patience: seconds of camera time after which tracking ends if all objects are lost.
+            clock: seconds, for measuring the duration of a step.
         """
         self._tracker = tracker
         self._frames = frames
@@ -87,36 +86,35 @@ class CatchUp(Generic[Item]):
         self._patience = patience
         self._clock = clock
         self._position = 0
-        self._seen = 0
+        self._last_found = 0
 
     def start(self, answer: Answer, time_ns: int | None = None) -> bool:
-        """Begin with the answer's frame; return whether it has anything to track.
+        """Start at the answer's frame; return whether there is anything to track.
 
         Args:
             answer: the answer.
-            time_ns: when its frame was taken, by the clock of the frames's times; None: as its
-                stamp says.
+            time_ns: time of its frame by the buffer's clock, nanoseconds; None for its stamp.
         """
         if answer.frame is None or not any(segment.mask.any() for segment in answer.segments):
             return False
         self._position = answer.frame.stamp_ns if time_ns is None else time_ns
-        self._seen = self._position
+        self._last_found = self._position
         self._tracker.start(answer.frame, answer.segments)
         return True
 
     def run(
         self, on_frame: Callable[[TrackedFrame], None], cancelled: Callable[[], bool]
     ) -> TrackingEnd:
-        """Track until cancelled, or until all objects have been lost for long.
+        """Track until cancelled, or until all objects have been lost for `patience`.
 
-        It may be run again, without a new start: it then catches up again.
+        It can be called again without a new start, and then catches up again.
 
         Args:
             on_frame: called with every tracked frame.
-            cancelled: asked before every frame.
+            cancelled: polled before every frame.
         """
-        # How many times faster than they were taken the kept frames are played.
-        pace = 1 + self._frames.lag(self._position) / self._catch_up
+        # Playback speed of the buffered frames relative to real time.
+        speed = 1 + self._frames.lag(self._position) / self._catch_up
         target: float = self._position
         while not cancelled():
             taken = self._frames.take(target, CANCEL_POLL)
@@ -126,23 +124,23 @@ class CatchUp(Generic[Item]):
                 continue
             tracks = self._step(taken[0], frame)
             on_frame(TrackedFrame(frame, tracks, self._frames.lag(self._position)))
-            if self._position - self._seen > self._patience * 1e9:
+            if self._position - self._last_found > self._patience * S_TO_NS:
                 return TrackingEnd.ALL_LOST
-            # Where the camera is by now, or nearer to it; beyond the newest frame, that is taken.
-            target = self._position + pace * (self._clock() - started) * 1e9
+            # If this is beyond the newest frame, the newest one is taken.
+            target = self._position + speed * (self._clock() - started) * S_TO_NS
         return TrackingEnd.CANCELLED
 
     def _step(self, time_ns: int, frame: Frame) -> tuple[Track, ...]:
         tracks = tuple(_with_pose(track, frame) for track in self._tracker.step(frame))
         self._position = time_ns
         if not all(track.lost for track in tracks):
-            self._seen = time_ns
-        self._seen = min(self._seen, time_ns)  # the camera's clock may jump back
+            self._last_found = time_ns
+        self._last_found = min(self._last_found, time_ns)  # the camera's clock may jump back
         return tracks
 
 
 def _with_pose(track: Track, frame: Frame) -> Track:
-    """Return the track with the object's box in 3-D, where the frame's depth gives one."""
+    """Return the track with the object's 3-D box, if the frame has depth."""
     if track.lost or frame.depth is None:
         return track
     pose, status = spatial.lift(track.segment.full_mask(frame.height, frame.width), frame)

@@ -1,8 +1,8 @@
-"""One object as the classical tracker knows it: its shape, its colours and where it is.
+"""The classical tracker's state of one object: shape, colours and position.
 
-The shape is a soft mask in a small grid of the object's own; `place` says where the grid lies in
-the image. Nothing here depends on the object's size or on how long it is followed. Imports
-`types`, OpenCV and NumPy.
+The shape is a soft mask on a small grid; `to_image` is the affine transform from the grid to the
+image. Cost and memory do not depend on the object's size or on the duration of tracking.
+benchmarks/tracking.py measures the effect of the constants.
 """
 
 from __future__ import annotations
@@ -22,28 +22,27 @@ from segzero_ros.types import Frame, in_image, Mask, RgbImage, Roi, Segment
 
 # The longest side of an object in its own grid, and the margin around it, in cells.
 GRID, MARGIN = 80, 20
-# The longest side that a growing shape may take there, in cells.
-LARGEST = 160
-# Share of an object that has to be visible for its turn and scale to be measured.
-TURNING = 0.8
-# How far from the template's edge the outline may be, in cells.
+# Limit for the longest side of a growing shape, in cells.
+MAX_GRID = 160
+# Visible share of an object from which its rotation and scale are estimated.
+MIN_VISIBLE_FOR_ROTATION = 0.8
+# Uncertainty of the template's outline, in cells.
 SOFTNESS = 2.0
-# What the shape alone says of a cell far inside and far outside it, as probability.
+# Prior probability of the object for a cell far inside and far outside the shape.
 INSIDE, OUTSIDE = 0.75, 0.02
-# How far colours may move the grid beyond what motion says, in cells, and what a cell of that
-# costs, in log odds: less where no motion is known.
-REACH = 12
-COST, COST_BLIND = 0.04, 0.03
-# What speaks against a cell in a search, in log odds: an object may be hidden in part.
-LEAST = -1.0
-# An object's longest side in the picture that is searched for it, and that picture's, in pixels.
-SEARCH_SIZE, SEARCH_PICTURE = 16, 320
+# Largest shift by colours beyond the estimated motion, in cells, and its cost per cell, in log
+# odds; lower if the motion is unknown.
+MAX_SHIFT = 12
+SHIFT_COST, SHIFT_COST_WITHOUT_MOTION = 0.04, 0.03
+# Lower limit for a cell's log odds in a search: an object may be partly hidden.
+MIN_LOG_ODDS = -1.0
+# Longest side of the object and of the image in the reduced image for a search, in pixels.
+SEARCH_SIZE, SEARCH_IMAGE = 16, 320
 BLUR = 1.2
-# How fast looks, surroundings and shape are learnt, as shares per frame. A shape shrinks slowly:
-# something that creeps over the object must not eat it up.
-RATE_LOOKS, RATE_AROUND = 0.05, 0.2
+# Learning rates per frame. A shape shrinks slowly, so that a slow occluder does not erase it.
+RATE_COLOURS, RATE_AROUND = 0.05, 0.2
 RATE_GROW, RATE_SHRINK = 0.12, 0.03
-# The brush that draws what lies close around the object, in cells of its grid.
+# Size of the kernel that dilates the shape to its close surroundings, in cells.
 RING = 9
 
 
@@ -56,15 +55,20 @@ class ImageFeatures:
 
     @classmethod
     def of(cls, frame: Frame) -> ImageFeatures:
-        """Return the frame's picture."""
+        """Return the features of a frame."""
         image = np.ascontiguousarray(frame.image)
         return cls(image, np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8))
 
-    def seen_through(self, place: Matrix, shape: tuple[int, int]) -> RgbImage:
-        """Return the picture on a grid of this place and (rows, columns)."""
+    def warp(self, to_image: Matrix, shape: tuple[int, int]) -> RgbImage:
+        """Return the image sampled on a grid.
+
+        Args:
+            to_image: from the grid to the image.
+            shape: (rows, columns) of the grid.
+        """
         patch = cv2.warpAffine(
             self.image,
-            place,
+            to_image,
             shape[::-1],
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
@@ -72,189 +76,214 @@ class ImageFeatures:
         return np.asarray(patch, np.uint8)
 
 
-class Sighting(NamedTuple):
-    """Where an object may be in a picture.
+class Candidate(NamedTuple):
+    """A candidate position of an object in an image.
 
     Attributes:
-        place: from the grid to the image.
-        bins: the colours there, on the grid.
-        odds: log odds of every cell that it shows the object, on the grid.
-        fit: mean log odds by colour alone of what shows the object.
-        agreement: how well shape and colours agree, as `_fits` gives it.
-        likeness: how like the answer's object the colours of what shows it are together, 0 to 1.
+        to_image: from the grid to the image.
+        bins: the colours on the grid.
+        odds: log odds of every cell for the object.
+        fit: mean log odds by colour of the object's cells.
+        agreement: match of shape and colours, see `_match`.
+        similarity: of the colours to the answer's object, 0 to 1.
         roi: the part of the image that the grid covers.
-        expected: pixels that would show the object if nothing hid it.
+        expected: number of pixels of the object without occlusion.
     """
 
-    place: Matrix
+    to_image: Matrix
     bins: Bins
     odds: Floats
     fit: float
     agreement: float
-    likeness: float
+    similarity: float
     roi: Roi
     expected: float
 
     @property
-    def claim(self) -> Floats:
-        """The log odds of every pixel of the roi; made anew each time, for it may be large."""
+    def image_odds(self) -> Floats:
+        """The log odds of every pixel of the roi; a new array each time, since it may be large."""
         if not self.roi.width or not self.roi.height:
             return np.zeros((0, 0), np.float32)
-        onto = image_motion.compose(image_motion.shift(-self.roi.x, -self.roi.y), self.place)
+        onto = image_motion.compose(image_motion.shift(-self.roi.x, -self.roi.y), self.to_image)
         size = (self.roi.width, self.roi.height)
         return np.asarray(cv2.warpAffine(self.odds, onto, size, borderValue=-99), np.float32)
 
 
 class TrackedObject:
-    """An object and what was seen of it last.
+    """A tracked object and its last known state.
 
     Attributes:
         segment: as it was added.
-        picture: where it was looked for last.
-        age: followed frames since it was seen.
-        visible: share of it that was visible when it was seen last.
-        fit: how well its colours fitted in the answer's picture, log odds.
-        agreement: how well its shape and colours agreed there, log odds.
+        features: of the last processed image.
+        age: number of frames since it was last found.
+        visible: share of it that was visible when it was last found.
+        fit: match of its colours in the answer's image, log odds.
+        agreement: match of its shape and colours there, log odds.
     """
 
-    def __init__(self, picture: ImageFeatures, segment: Segment) -> None:
+    def __init__(self, features: ImageFeatures, segment: Segment) -> None:
         self.segment = segment
-        self.picture = picture
+        self.features = features
         self._roi, self._seen = segment.mask_roi, segment.mask
         self.age = 0
         self.visible = 1.0
-        self._drift = np.zeros(2)
-        self._place, shape = _grid_over(segment.mask_roi)
+        self._velocity = np.zeros(2)
+        self._to_image, shape = _grid_over(segment.mask_roi)
         self._template = np.asarray(
             cv2.warpAffine(
                 self.mask.astype(np.float32),
-                self._place,
+                self._to_image,
                 shape[::-1],
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             ),
             np.float32,
         )
-        bins = colour_bins(picture.seen_through(self._place, shape))
+        bins = colour_bins(features.warp(self._to_image, shape))
         self._colours = ColourModel(bins, self._template, self._around())
         colour = self._colours.log_odds(bins)
         self.fit = self._fit(colour, self._template > 0.5)
-        self.agreement = float(_fits(colour, self._template, RING)[0, 0])
-        # Where else it would have been found when it was seen last, (n, 2) pixels.
-        self._rivals = np.zeros((0, 2))
+        self.agreement = float(_match(colour, self._template, RING)[0, 0])
+        # Other positions that matched in the last image with the object, (n, 2) pixels.
+        self._distractors = np.zeros((0, 2))
 
     @property
     def mask(self) -> Mask:
-        """What was visible of it in the last picture, (H, W) bool; all False while it is lost."""
-        return in_image(self._seen, self._roi, *self.picture.gray.shape)
+        """Its visible mask in the last image, (H, W) bool; all False while it is lost."""
+        return in_image(self._seen, self._roi, *self.features.gray.shape)
 
     @property
     def longest(self) -> float:
         """Its longest side, in pixels."""
         cells: int = max(self._template.shape) - 2 * MARGIN
-        return cells * image_motion.scale_of(self._place)
+        return cells * image_motion.scale_of(self._to_image)
 
     @property
     def centre(self) -> NDArray[np.float64]:
-        """The middle of its grid, (x, y) pixels."""
-        return self._centre(self._place)
+        """The centre of its grid, (x, y) pixels."""
+        return self._centre(self._to_image)
 
-    def look(self, picture: ImageFeatures) -> Sighting:
-        """Look for it where its motion has brought it."""
-        guess = image_motion.shift(*self._drift)
+    def locate(self, features: ImageFeatures) -> Candidate:
+        """Locate it at the position given by its motion."""
+        guess = image_motion.shift(*self._velocity)
         moved = None
         if not self.age:
             moved = image_motion.motion(
-                self.picture.gray,
-                picture.gray,
+                self.features.gray,
+                features.gray,
                 self.mask,
                 guess,
-                rigid=self.visible < TURNING,
+                rigid=self.visible < MIN_VISIBLE_FOR_ROTATION,
             )
-        place = image_motion.compose(guess if moved is None else moved, self._place)
-        return self.look_at(picture, place, COST_BLIND if moved is None else COST)
+        to_image = image_motion.compose(guess if moved is None else moved, self._to_image)
+        return self.locate_near(
+            features, to_image, SHIFT_COST_WITHOUT_MOTION if moved is None else SHIFT_COST
+        )
 
-    def look_at(self, picture: ImageFeatures, place: Matrix, cost: float = COST_BLIND) -> Sighting:
-        """Look for it near a place."""
+    def locate_near(
+        self, features: ImageFeatures, to_image: Matrix, cost: float = SHIFT_COST_WITHOUT_MOTION
+    ) -> Candidate:
+        """Locate it near a position.
+
+        Args:
+            features: of the image.
+            to_image: the position, from the grid to the image.
+            cost: of a shift, in log odds per cell.
+        """
         shape = self._template.shape
-        bins = colour_bins(picture.seen_through(place, shape))
+        bins = colour_bins(features.warp(to_image, shape))
         dx, dy, agreement = _best_shift(self._colours.log_odds(bins), self._template, cost)
         if dx or dy:
-            place = image_motion.compose(place, image_motion.shift(dx, dy))
-            bins = colour_bins(picture.seen_through(place, shape))
+            to_image = image_motion.compose(to_image, image_motion.shift(dx, dy))
+            bins = colour_bins(features.warp(to_image, shape))
         colour = self._colours.log_odds(bins)
         odds = cv2.GaussianBlur(colour, (0, 0), BLUR) + self._shape_odds()
         seen = (odds > 0) & (self._template > 0.5)
-        return Sighting(
-            place,
+        return Candidate(
+            to_image,
             bins,
             odds,
             self._fit(colour, seen),
             agreement,
-            self._colours.likeness(bins, seen.astype(np.float32)),
-            _under(odds.shape, place, picture.gray.shape),
-            self._expected(place, picture.gray.shape),
+            self._colours.similarity(bins, seen.astype(np.float32)),
+            _covered_roi(odds.shape, to_image, features.gray.shape),
+            self._expected(to_image, features.gray.shape),
         )
 
-    def search(self, picture: ImageFeatures, taken: Mask) -> Matrix | None:
-        """Return the place in the whole picture that looks most like it; None if none does.
+    def search(self, features: ImageFeatures, taken: Mask) -> Matrix | None:
+        """Search the whole image for it.
 
         Args:
-            picture: where to search.
-            taken: (H, W) what is known to be something else.
+            features: of the image.
+            taken: (H, W) pixels that belong to other objects.
+
+        Returns:
+            The most similar position; None if none is similar enough.
         """
-        scores, factor = self._likeness(picture, taken)
-        for x, y in self._rivals / factor:
+        scores, factor = self._search_scores(features, taken)
+        for x, y in self._distractors / factor:
             cv2.circle(scores, (round(x), round(y)), round(0.6 * self.longest / factor), -9, -1)
         _, best, _, (x, y) = cv2.minMaxLoc(scores)
         if best < 0.35 * self.fit:
             return None
         return self._moved_to(np.array([x, y]) * factor)
 
-    def see(self, picture: ImageFeatures, sighting: Sighting, mask: Mask, visible: float) -> None:
-        """Take a sighting for true."""
-        moved = self._centre(sighting.place) - self.centre
-        self._drift = moved if not self.age else np.zeros(2)
-        self._place = sighting.place
+    def accept(
+        self, features: ImageFeatures, candidate: Candidate, mask: Mask, visible: float
+    ) -> None:
+        """Update the state with an accepted candidate."""
+        moved = self._centre(candidate.to_image) - self.centre
+        self._velocity = moved if not self.age else np.zeros(2)
+        self._to_image = candidate.to_image
         self._roi = Roi.around(mask)
         self._seen = mask[self._roi.slices].copy()
-        self.picture, self.age, self.visible = picture, 0, visible
-        self._rivals = np.zeros((0, 2))
+        self.features, self.age, self.visible = features, 0, visible
+        self._distractors = np.zeros((0, 2))
 
-    def learn(self, sighting: Sighting, looks: bool, shape: bool) -> None:
-        """Learn from a sighting: the surroundings always, looks and shape where they are seen."""
-        seen = (sighting.odds > 0).astype(np.float32)
-        self._colours.learn_around(sighting.bins, self._around(), RATE_AROUND)
-        if looks:
-            self._colours.learn_object(sighting.bins, seen * self._template, RATE_LOOKS)
+    def learn(self, candidate: Candidate, colours: bool, shape: bool) -> None:
+        """Update the models from an accepted candidate; the surroundings are always learnt.
+
+        Args:
+            candidate: the accepted candidate.
+            colours: whether to learn the object's colours.
+            shape: whether to learn its shape.
+        """
+        seen = (candidate.odds > 0).astype(np.float32)
+        self._colours.learn_around(candidate.bins, self._around(), RATE_AROUND)
+        if colours:
+            self._colours.learn_object(candidate.bins, seen * self._template, RATE_COLOURS)
         if shape:
             rate = np.where(seen > self._template, RATE_GROW, RATE_SHRINK).astype(np.float32)
             self._template += rate * (seen - self._template)
-            self._make_room()
+            self._recentre_grid()
 
-    def _make_room(self) -> None:
-        """Lay the grid anew around the shape when it has grown into the margin."""
+    def _recentre_grid(self) -> None:
+        """Recentre the grid on the shape when it has grown into the margin."""
         rows, columns = self._template.shape
         x, y, width, height = Roi.around(self._template > 0.5)
         gap = min(x, y, columns - x - width, rows - y - height)
-        if gap >= MARGIN // 2 or not width or max(width, height) > LARGEST:
+        if gap >= MARGIN // 2 or not width or max(width, height) > MAX_GRID:
             return
         offset = image_motion.shift(MARGIN - x, MARGIN - y)
         size = (width + 2 * MARGIN, height + 2 * MARGIN)
         self._template = np.asarray(cv2.warpAffine(self._template, offset, size), np.float32)
-        self._place = image_motion.compose(self._place, image_motion.shift(x - MARGIN, y - MARGIN))
+        self._to_image = image_motion.compose(
+            self._to_image, image_motion.shift(x - MARGIN, y - MARGIN)
+        )
 
-    def miss(self, picture: ImageFeatures) -> None:
-        """Take it for lost in this picture."""
+    def mark_lost(self, features: ImageFeatures) -> None:
+        """Mark it as lost in this image."""
         if not self.age:
-            self._rivals = self._look_alikes()
+            self._distractors = self._similar_positions()
         self.age += 1
-        self._drift = np.zeros(2)
-        self.picture = picture
+        self._velocity = np.zeros(2)
+        self.features = features
         self._roi, self._seen = Roi(0, 0, 0, 0), np.zeros((0, 0), np.bool_)
 
-    def _look_alikes(self) -> NDArray[np.float64]:
-        """Return where else in the last picture with the object it would have been found."""
-        scores, factor = self._likeness(self.picture, np.zeros(self.picture.gray.shape, np.bool_))
+    def _similar_positions(self) -> NDArray[np.float64]:
+        """Return the other positions that match in the last image with the object."""
+        scores, factor = self._search_scores(
+            self.features, np.zeros(self.features.gray.shape, np.bool_)
+        )
         radius = round(0.6 * self.longest / factor)
         own = np.round(self.centre / factor).astype(int)
         cv2.circle(scores, tuple(map(int, own)), radius, -9, -1)
@@ -267,58 +296,60 @@ class TrackedObject:
             cv2.circle(scores, (x, y), radius, -9, -1)
         return np.array(found).reshape(-1, 2)
 
-    def _likeness(self, picture: ImageFeatures, taken: Mask) -> tuple[Floats, float]:
-        """Return how well it would fit at every pixel of the reduced picture, and how reduced."""
-        height, width = picture.gray.shape
-        factor = max(self.longest / SEARCH_SIZE, max(height, width) / SEARCH_PICTURE, 1.0)
+    def _search_scores(self, features: ImageFeatures, taken: Mask) -> tuple[Floats, float]:
+        """Return the match at every pixel of the reduced image, and the reduction factor."""
+        height, width = features.gray.shape
+        factor = max(self.longest / SEARCH_SIZE, max(height, width) / SEARCH_IMAGE, 1.0)
         size = (max(1, round(width / factor)), max(1, round(height / factor)))
-        reduced = cv2.resize(picture.image, size, interpolation=cv2.INTER_AREA)
+        reduced = cv2.resize(features.image, size, interpolation=cv2.INTER_AREA)
         bins = colour_bins(np.asarray(reduced, np.uint8))
         odds = self._colours.odds_against(histogram(bins, np.ones(bins.shape, np.float32)))[bins]
-        odds[cv2.resize(taken.astype(np.uint8), size, interpolation=cv2.INTER_AREA) > 0] = LEAST
+        odds[cv2.resize(taken.astype(np.uint8), size, interpolation=cv2.INTER_AREA) > 0] = (
+            MIN_LOG_ODDS
+        )
         template = self._template
         rows, columns = template.shape
-        linear = self._place[:, :2] / factor
+        linear = self._to_image[:, :2] / factor
         reach = math.ceil(0.5 * (np.abs(linear) @ [columns, rows]).max()) + 1
         middle = linear @ [(columns - 1) / 2, (rows - 1) / 2]
         onto = np.column_stack([linear, reach - middle])
         side = 2 * reach + 1
         kernel = np.asarray(cv2.warpAffine(template, onto, (side, side)), np.float32)
         padded = cv2.copyMakeBorder(odds, *(reach,) * 4, cv2.BORDER_CONSTANT, value=0)
-        return _fits(np.asarray(padded, np.float32), kernel, 3), factor
+        return _match(np.asarray(padded, np.float32), kernel, 3), factor
 
     def _moved_to(self, centre: NDArray[np.float64]) -> Matrix:
         x, y = (centre - self.centre).tolist()
-        return image_motion.compose(image_motion.shift(x, y), self._place)
+        return image_motion.compose(image_motion.shift(x, y), self._to_image)
 
-    def _centre(self, place: Matrix) -> NDArray[np.float64]:
+    def _centre(self, to_image: Matrix) -> NDArray[np.float64]:
         rows, columns = self._template.shape
         middle = np.array([[(columns - 1) / 2, (rows - 1) / 2]])
-        return image_motion.moved(place, middle).reshape(2)
+        return image_motion.moved(to_image, middle).reshape(2)
 
     def _around(self) -> Floats:
-        """Return which cells of the grid are surely not the object's."""
+        """Return the cells of the grid that certainly do not belong to the object."""
         near = cv2.dilate(self._template, np.ones((9, 9), np.uint8))
         return np.asarray(near < 0.05, np.float32)
 
     def _shape_odds(self) -> Floats:
-        """Return what the shape alone says of each cell, in log odds."""
+        """Return each cell's log odds by the shape alone."""
         soft = np.clip(cv2.GaussianBlur(self._template, (0, 0), SOFTNESS), OUTSIDE, INSIDE)
         return np.asarray(np.log(soft / (1 - soft)), np.float32)
 
     def _fit(self, colour: Floats, seen: Mask) -> float:
         return float(colour[seen].mean()) if seen.any() else -math.inf
 
-    def _expected(self, place: Matrix, shape: tuple[int, ...]) -> float:
-        """Return how many pixels inside the image the whole object covers at a place."""
+    def _expected(self, to_image: Matrix, shape: tuple[int, ...]) -> float:
+        """Return the number of pixels inside the image that the whole object covers."""
         rows, columns = np.nonzero(self._template > 0.5)
-        x, y = image_motion.moved(place, np.stack([columns, rows], axis=1).astype(float)).T
+        x, y = image_motion.moved(to_image, np.stack([columns, rows], axis=1).astype(float)).T
         inside = (x >= 0) & (y >= 0) & (x < shape[1]) & (y < shape[0])
-        return float(inside.sum()) * image_motion.scale_of(place) ** 2
+        return float(inside.sum()) * image_motion.scale_of(to_image) ** 2
 
 
 def _grid_over(roi: Roi) -> tuple[Matrix, tuple[int, int]]:
-    """Return the place of a grid over a rectangle, with a margin, and its (rows, columns)."""
+    """Return a grid over a rectangle with a margin: its `to_image` and (rows, columns)."""
     pitch = max(1.0, max(roi.width, roi.height) / GRID)
     columns, rows = (math.ceil(side / pitch) + 2 * MARGIN for side in (roi.width, roi.height))
     # The first cell inside the margin covers the rectangle's first pixels.
@@ -327,36 +358,36 @@ def _grid_over(roi: Roi) -> tuple[Matrix, tuple[int, int]]:
 
 
 def _best_shift(odds: Floats, template: Floats, cost: float) -> tuple[float, float, float]:
-    """Return by how many cells (x, y) the template moves to fit the colours best, and how well."""
-    fits = _fits(odds, template[REACH:-REACH, REACH:-REACH], RING)
-    offsets = np.arange(-REACH, REACH + 1, dtype=np.float32)
-    costly: Floats = fits - np.float32(cost) * np.hypot(offsets[:, None], offsets[None, :])
-    _, _, _, (column, row) = cv2.minMaxLoc(costly)
-    dx, dy = _peak(costly[row], column), _peak(costly[:, column], row)
-    return column - REACH + dx, row - REACH + dy, float(fits[row, column])
+    """Return the template's best shift (x, y) in cells, and its match."""
+    scores = _match(odds, template[MAX_SHIFT:-MAX_SHIFT, MAX_SHIFT:-MAX_SHIFT], RING)
+    offsets = np.arange(-MAX_SHIFT, MAX_SHIFT + 1, dtype=np.float32)
+    penalised: Floats = scores - np.float32(cost) * np.hypot(offsets[:, None], offsets[None, :])
+    _, _, _, (column, row) = cv2.minMaxLoc(penalised)
+    dx, dy = _peak(penalised[row], column), _peak(penalised[:, column], row)
+    return column - MAX_SHIFT + dx, row - MAX_SHIFT + dy, float(scores[row, column])
 
 
-def _fits(odds: Floats, kernel: Floats, ring: int) -> Floats:
-    """Return how well a shape fits the colours wherever it lies wholly inside them.
+def _match(odds: Floats, kernel: Floats, ring: int) -> Floats:
+    """Return the match of a shape and colours at every position where the shape fits completely.
 
-    What the shape covers should speak for the object, what lies close around it should not.
+    Log odds inside the shape count for a match, positive ones close around it count against it.
 
     Args:
         odds: (h, w) log odds of every cell by its colour.
         kernel: (rows, columns) the shape, 0 to 1.
-        ring: the diameter of the brush that draws around it, in cells.
+        ring: size of the kernel that dilates the shape to its surroundings, in cells.
 
     Returns:
         (h - rows + 1, w - columns + 1) log odds per cell of the shape.
     """
     around = cv2.dilate(kernel, np.ones((ring, ring), np.uint8)) - kernel
-    covered = cv2.matchTemplate(np.maximum(odds, LEAST), kernel, cv2.TM_CCORR)
-    left_over = cv2.matchTemplate(np.maximum(odds, 0), around, cv2.TM_CCORR)
-    return np.asarray((covered - left_over) / max(float(kernel.sum()), 1e-6), np.float32)
+    covered = cv2.matchTemplate(np.maximum(odds, MIN_LOG_ODDS), kernel, cv2.TM_CCORR)
+    spilled = cv2.matchTemplate(np.maximum(odds, 0), around, cv2.TM_CCORR)
+    return np.asarray((covered - spilled) / max(float(kernel.sum()), 1e-6), np.float32)
 
 
 def _peak(values: Floats, at: int) -> float:
-    """Return how far the top of the parabola through three values is from the middle one."""
+    """Return the offset of the maximum of the parabola through three values."""
     if not 0 < at < len(values) - 1:
         return 0.0
     before, top, after = (float(value) for value in values[at - 1 : at + 2])
@@ -364,11 +395,17 @@ def _peak(values: Floats, at: int) -> float:
     return 0.5 * (before - after) / bend if bend < 0 else 0.0
 
 
-def _under(shape: tuple[int, ...], place: Matrix, image: tuple[int, ...]) -> Roi:
-    """Return the part of an image that a grid at a place covers; both of (rows, columns)."""
+def _covered_roi(shape: tuple[int, ...], to_image: Matrix, image: tuple[int, ...]) -> Roi:
+    """Return the part of an image that a grid covers.
+
+    Args:
+        shape: (rows, columns) of the grid.
+        to_image: from the grid to the image.
+        image: (rows, columns) of the image.
+    """
     rows, columns = shape
     corners = np.array([[x, y] for x in (0, columns - 1) for y in (0, rows - 1)], float)
-    x, y = image_motion.moved(place, corners).T
+    x, y = image_motion.moved(to_image, corners).T
     left, top = max(0, math.floor(x.min())), max(0, math.floor(y.min()))
     right, bottom = min(image[1], math.ceil(x.max()) + 1), min(image[0], math.ceil(y.max()) + 1)
     roi = Roi(left, top, max(0, right - left), max(0, bottom - top))

@@ -1,9 +1,8 @@
-"""Following objects without weights or a GPU: by their shape, their colours and their motion.
+"""Track objects by shape, colour and motion, without weights or a GPU.
 
-Each object is looked for where points that can be followed have moved, then where its colours fit
-best; its mask is what its colours say inside its shape, so that it neither grows onto what passes
-in front of it nor forgets what that hides. What is lost is said to be lost, and searched for by
-its looks.
+Each object's motion is estimated from tracked points and refined by its colours. Its mask combines
+colours and shape, so that it neither grows onto an occluder nor loses the occluded part. An object
+that is not found is reported as lost, and searched for by its colours.
 """
 
 from __future__ import annotations
@@ -16,140 +15,143 @@ import cv2
 import numpy as np
 
 from segzero_ros.tracking import base
-from segzero_ros.tracking.classical_object import ImageFeatures, Sighting, TrackedObject
+from segzero_ros.tracking.classical_object import Candidate, ImageFeatures, TrackedObject
 from segzero_ros.tracking.colour_model import Floats
 from segzero_ros.types import BadImage, Frame, Mask, Segment, Track
 
 
-class Bar(NamedTuple):
-    """What a sighting has to reach to be taken for true.
+class Thresholds(NamedTuple):
+    """Minimum values for accepting a candidate.
 
     Attributes:
-        visible: share of the object that is visible.
-        fit: how well its colours fit, as a share of how well they did in the answer's picture.
-        agreement: how well shape and colours agree, as a share of the same.
-        likeness: how like the answer's object its colours are together, 0 to 1.
+        visible: visible share of the object.
+        fit: match of its colours, as a share of the match in the answer's image.
+        agreement: match of shape and colours, as a share of the match in the answer's image.
+        similarity: of its colours to the answer's object, 0 to 1.
     """
 
     visible: float
     fit: float
     agreement: float
-    likeness: float
+    similarity: float
 
 
-# To stay in sight; to be found again where it was lost, at first in part; to be found elsewhere.
-STAY = Bar(0.12, 0.35, -math.inf, 0.0)
-APPEAR = Bar(0.45, 0.6, 0.25, 0.6)
-TURN_UP = Bar(0.6, 0.7, 0.65, 0.8)
-# How much of the object has to be visible for its looks to be learnt, and for its shape.
-LOOKS, SHAPE = 0.7, 0.88
-# Parts of a mask smaller than this share of it are no part of the object.
-SPECK = 0.05
+# To keep tracking; to find it again where it was lost, maybe partly hidden; to find it elsewhere.
+# benchmarks/tracking.py measures their effect.
+KEEP = Thresholds(0.12, 0.35, -math.inf, 0.0)
+REAPPEAR = Thresholds(0.45, 0.6, 0.25, 0.6)
+SEARCH = Thresholds(0.6, 0.7, 0.65, 0.8)
+# Visible share of the object from which its colours, and its shape, are learnt.
+LEARN_COLOURS, LEARN_SHAPE = 0.7, 0.88
+# Components smaller than this share of a mask are removed.
+MIN_COMPONENT = 0.05
 
 
 class ClassicalTracker:
-    """Follows objects in images of one size."""
+    """Tracks objects in images of one size."""
 
     name = 'classical'
 
     def __init__(self) -> None:
         self._objects: list[TrackedObject] = []
-        self._turn = 0
+        self._search_count = 0
 
     def start(self, frame: Frame, segments: Sequence[Segment]) -> None:
-        """Forget what was followed until now, and follow these objects of the frame."""
+        """Track these objects instead of the previous ones."""
         self._objects = []
         self.add(frame, segments)
 
     def add(self, frame: Frame, segments: Sequence[Segment]) -> None:
-        """Follow these objects of the frame too."""
+        """Track these objects in addition to the previous ones."""
         self._check_size(frame)
-        followed = (known.segment.id for known in self._objects)
-        picture = ImageFeatures.of(frame)
+        tracked_ids = (tracked.segment.id for tracked in self._objects)
+        features = ImageFeatures.of(frame)
         self._objects += [
-            TrackedObject(picture, segment) for segment in base.trackable(segments, followed)
+            TrackedObject(features, segment) for segment in base.trackable(segments, tracked_ids)
         ]
 
     def step(self, frame: Frame) -> list[Track]:
-        """Find every followed object in the next frame."""
+        """Find every tracked object in the next frame."""
         self._check_size(frame)
-        picture = ImageFeatures.of(frame)
-        sightings = [(known, known.look(picture)) for known in self._objects]
-        # Who was in sight claims first: nobody is found again on another one's pixels.
-        claims = np.full(picture.gray.shape, -math.inf, np.float32)
-        for known, sighting in sightings:
-            if not known.age:
-                part = claims[sighting.roi.slices]
-                np.maximum(part, sighting.claim, out=part)
-        for known, sighting in sorted(sightings, key=lambda pair: pair[0].age):
-            if not self._accept(known, picture, sighting, claims, APPEAR if known.age else STAY):
-                known.miss(picture)
-        self._search(picture, claims)
-        return [_track(known) for known in self._objects]
+        features = ImageFeatures.of(frame)
+        candidates = [(tracked, tracked.locate(features)) for tracked in self._objects]
+        # Visible objects claim their pixels first, so that no lost one is found on them.
+        claims = np.full(features.gray.shape, -math.inf, np.float32)
+        for tracked, candidate in candidates:
+            if not tracked.age:
+                part = claims[candidate.roi.slices]
+                np.maximum(part, candidate.image_odds, out=part)
+        for tracked, candidate in sorted(candidates, key=lambda pair: pair[0].age):
+            thresholds = REAPPEAR if tracked.age else KEEP
+            if not self._accept(tracked, features, candidate, claims, thresholds):
+                tracked.mark_lost(features)
+        self._search(features, claims)
+        return [_track(tracked) for tracked in self._objects]
 
     def close(self) -> None:
-        """Forget everything."""
+        """Free the memory."""
         self._objects = []
 
     def _check_size(self, frame: Frame) -> None:
-        for known in self._objects:
-            if known.picture.gray.shape != frame.image.shape[:2]:
-                height, width = known.picture.gray.shape
+        for tracked in self._objects:
+            if tracked.features.gray.shape != frame.image.shape[:2]:
+                height, width = tracked.features.gray.shape
                 raise BadImage(
-                    f'Objects are followed in images of {width}x{height} pixels, but this one has '
-                    f'{frame.width}x{frame.height}: start anew.'
+                    f'Objects are tracked in images of {width}x{height} pixels, but this one has '
+                    f'{frame.width}x{frame.height}: restart tracking.'
                 )
 
     def _accept(
         self,
-        known: TrackedObject,
-        picture: ImageFeatures,
-        sighting: Sighting,
+        tracked: TrackedObject,
+        features: ImageFeatures,
+        candidate: Candidate,
         claims: Floats,
-        bar: Bar,
+        thresholds: Thresholds,
     ) -> bool:
-        """Take a sighting for true if it reaches the bar, learn from it, and say whether."""
-        rival, claim = claims[sighting.roi.slices], sighting.claim
-        mine = claim > rival if known.age else claim >= rival
-        mask = np.zeros(picture.gray.shape, np.bool_)
-        mask[sighting.roi.slices] = _without_specks(mine & (claim > 0))
-        visible = float(mask.sum()) / max(sighting.expected, 1.0)
+        """Accept a candidate that reaches the thresholds and learn from it; return whether."""
+        claimed, odds = claims[candidate.roi.slices], candidate.image_odds
+        own = odds > claimed if tracked.age else odds >= claimed
+        mask = np.zeros(features.gray.shape, np.bool_)
+        mask[candidate.roi.slices] = _without_small_components(own & (odds > 0))
+        visible = float(mask.sum()) / max(candidate.expected, 1.0)
         if (
-            visible < bar.visible
-            or sighting.fit < bar.fit * known.fit
-            or sighting.agreement < bar.agreement * known.agreement
-            or sighting.likeness < bar.likeness
+            visible < thresholds.visible
+            or candidate.fit < thresholds.fit * tracked.fit
+            or candidate.agreement < thresholds.agreement * tracked.agreement
+            or candidate.similarity < thresholds.similarity
         ):
             return False
-        known.see(picture, sighting, mask, visible)
-        known.learn(sighting, looks=visible >= LOOKS, shape=visible >= SHAPE)
-        np.copyto(rival, claim, where=mask[sighting.roi.slices])
+        tracked.accept(features, candidate, mask, visible)
+        tracked.learn(candidate, colours=visible >= LEARN_COLOURS, shape=visible >= LEARN_SHAPE)
+        np.copyto(claimed, odds, where=mask[candidate.roi.slices])
         return True
 
-    def _search(self, picture: ImageFeatures, claims: Floats) -> None:
-        """Search the whole picture for one of the objects that are lost, each in its turn."""
-        missing = [known for known in self._objects if known.age]
-        if not missing:
+    def _search(self, features: ImageFeatures, claims: Floats) -> None:
+        """Search the whole image for one of the lost objects, in turn."""
+        lost = [tracked for tracked in self._objects if tracked.age]
+        if not lost:
             return
-        self._turn += 1
-        known = missing[self._turn % len(missing)]
-        place = known.search(picture, claims > 0)
-        if place is not None:
-            self._accept(known, picture, known.look_at(picture, place), claims, TURN_UP)
+        self._search_count += 1
+        tracked = lost[self._search_count % len(lost)]
+        to_image = tracked.search(features, claims > 0)
+        if to_image is not None:
+            candidate = tracked.locate_near(features, to_image)
+            self._accept(tracked, features, candidate, claims, SEARCH)
 
 
-def _track(known: TrackedObject) -> Track:
-    if known.age:
-        return base.lost(known.segment, known.age)
-    return base.found(known.segment, known.mask, math.nan)
+def _track(tracked: TrackedObject) -> Track:
+    if tracked.age:
+        return base.lost(tracked.segment, tracked.age)
+    return base.found(tracked.segment, tracked.mask, math.nan)
 
 
-def _without_specks(mask: Mask) -> Mask:
-    count, labels, figures, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+def _without_small_components(mask: Mask) -> Mask:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     if count <= 2:
         return mask
-    areas = figures[:, cv2.CC_STAT_AREA]
-    keep = areas >= SPECK * areas[1:].sum()
-    keep[0] = False
-    kept: Mask = keep[labels]
-    return kept
+    areas = stats[:, cv2.CC_STAT_AREA]
+    large = areas >= MIN_COMPONENT * areas[1:].sum()
+    large[0] = False
+    result: Mask = large[labels]
+    return result

@@ -1,4 +1,4 @@
-"""The camera's frames since a query was accepted, undecoded and in bounded memory."""
+"""Buffer of the camera's undecoded frames since a query was accepted, in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,90 +7,92 @@ from dataclasses import dataclass
 import threading
 from typing import Generic, TypeVar
 
+from segzero_ros.types import S_TO_NS
+
 Item = TypeVar('Item')
 
-# Most frames that are kept while a query is answered.
+# Number of frames that are kept while a query is processed.
 CAPACITY = 64
 
 
 @dataclass(frozen=True)
-class _Kept(Generic[Item]):
+class _Entry(Generic[Item]):
     number: int
     time_ns: int
     item: Item
 
 
 class FrameBuffer(Generic[Item]):
-    """The frames since a moment, undecoded, in bounded memory; used from any thread.
+    """The frames since it was opened, in bounded memory; thread-safe.
 
-    When it is full, every second frame goes, and of those that come later too: what is left is
-    spread evenly over the whole time. The newest frame is always there.
+    When it is full, every second frame is dropped, also of those that arrive later, so that the
+    rest is spread evenly over time. The newest frame is always kept.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         if capacity < 2:
             raise ValueError(f'capacity must be at least 2, but is {capacity}')
         self._capacity = capacity
-        self._kept: deque[_Kept[Item]] = deque()
-        self._keeping = False
+        self._entries: deque[_Entry[Item]] = deque()
+        self._is_open = False
         self._count = 0
         self._stride = 1
         self._newest = 0
         self._changed = threading.Condition()
 
     def open(self) -> None:
-        """Forget everything, and keep what comes from now on."""
+        """Discard all frames, and store those that arrive from now on."""
         with self._changed:
-            self._kept.clear()
-            self._keeping, self._count, self._stride, self._newest = True, 0, 1, 0
+            self._entries.clear()
+            self._is_open, self._count, self._stride, self._newest = True, 0, 1, 0
 
     def close(self) -> None:
-        """Forget everything, and keep nothing any more."""
+        """Discard all frames, and ignore later ones."""
         with self._changed:
-            self._kept.clear()
-            self._keeping = False
+            self._entries.clear()
+            self._is_open = False
 
     def put(self, time_ns: int, item: Item) -> None:
-        """Keep a frame that was taken at a time; it costs a reference."""
+        """Store a reference to a frame and its time, nanoseconds."""
         with self._changed:
-            if not self._keeping:
+            if not self._is_open:
                 return
-            if self._kept and self._kept[-1].number % self._stride:
-                self._kept.pop()  # it was kept as the newest only
-            self._kept.append(_Kept(self._count, time_ns, item))
+            if self._entries and self._entries[-1].number % self._stride:
+                self._entries.pop()  # it was kept only as the newest
+            self._entries.append(_Entry(self._count, time_ns, item))
             self._count += 1
             self._newest = time_ns
-            if len(self._kept) > self._capacity:
+            if len(self._entries) > self._capacity:
                 self._thin()
             self._changed.notify_all()
 
     def _thin(self) -> None:
         self._stride *= 2
-        newest = self._kept.pop()
-        self._kept = deque(kept for kept in self._kept if kept.number % self._stride == 0)
-        self._kept.append(newest)
+        newest = self._entries.pop()
+        self._entries = deque(entry for entry in self._entries if entry.number % self._stride == 0)
+        self._entries.append(newest)
 
     def lag(self, time_ns: int) -> float:
-        """Return how many seconds after a time the newest frame was taken; at least 0.0."""
+        """Return the seconds between a time and the newest frame; at least 0.0."""
         with self._changed:
-            return max(0.0, (self._newest - time_ns) / 1e9)
+            return max(0.0, (self._newest - time_ns) / S_TO_NS)
 
     def take(self, time_ns: float, timeout: float) -> tuple[int, Item] | None:
-        """Return the first frame at or after a time, or else the newest; forget those before it.
+        """Return the first frame at or after a time, otherwise the newest; discard earlier ones.
 
         Args:
-            time_ns: the time.
-            timeout: seconds to wait when there is none.
+            time_ns: the time, nanoseconds.
+            timeout: seconds to wait if the buffer is empty.
 
         Returns:
-            When it was taken, and the frame; None if none came in time.
+            The frame's time and the frame; None after the timeout.
         """
         with self._changed:
-            if not self._kept and not self._changed.wait_for(lambda: bool(self._kept), timeout):
+            if not self._changed.wait_for(lambda: bool(self._entries), timeout):
                 return None
-            taken = self._kept.popleft()
-            while taken.time_ns < time_ns and self._kept:
-                taken = self._kept.popleft()
-            if not self._kept:
+            entry = self._entries.popleft()
+            while entry.time_ns < time_ns and self._entries:
+                entry = self._entries.popleft()
+            if not self._entries:
                 self._stride = 1
-            return taken.time_ns, taken.item
+            return entry.time_ns, entry.item

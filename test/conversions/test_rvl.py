@@ -122,7 +122,7 @@ def test_any_bytes_are_read_or_refused(width: int, height: int, body: bytes) -> 
 def test_what_is_cut_short_is_refused_at_any_place() -> None:
     data = compress(depth_image(3, 40, 30))
     for end in range(0, len(data) - 4, 3):
-        with pytest.raises(BadImage, match=r'cut short'):
+        with pytest.raises(BadImage, match=r'truncated'):
             decompress(data[:end], LIMIT)
 
 
@@ -133,7 +133,7 @@ def test_runs_beyond_the_image_are_refused() -> None:
 
 
 def test_the_size_is_checked_before_memory_is_taken() -> None:
-    with pytest.raises(BadImage, match='4000000000x4000000000 pixels; more than'):
+    with pytest.raises(BadImage, match='4000000000x4000000000 pixels; at most'):
         decompress(struct.pack('<II', 4_000_000_000, 4_000_000_000) + bytes(8), LIMIT)
     with pytest.raises(BadImage, match='empty'):
         decompress(struct.pack('<II', 0, 5) + bytes(8), LIMIT)

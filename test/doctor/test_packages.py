@@ -41,11 +41,11 @@ def test_a_numpy_that_hides_the_systems_is_told(tmp_path, monkeypatch):
     info.mkdir()
     (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: numpy\nVersion: {other}\n')
     monkeypatch.setattr(sys, 'path', [*sys.path, str(tmp_path)])
-    found = {each.what: each for each in packages.look_at_packages()}['NumPy']
+    found = {each.name: each for each in packages.check_packages()}['NumPy']
     assert found.level is Level.FAIL
-    assert np.__version__ in found.said
-    assert other in found.said
-    assert install_command('models') in found.cure
+    assert np.__version__ in found.message
+    assert other in found.message
+    assert install_command('models') in found.hint
 
 
 def test_an_opencv_for_another_numpy_is_told_by_the_doctor_and_by_programs(tmp_path):
@@ -59,36 +59,36 @@ def test_an_opencv_for_another_numpy_is_told_by_the_doctor_and_by_programs(tmp_p
     done = segzero('evaluate', 'tabletop', '--profile', 'offline', path=tmp_path)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert 'NumPy is not the one' in line
+    assert 'compiled for another NumPy' in line
     assert 'segzero doctor' in line
 
 
 def test_an_opencv_that_crashes_is_told(monkeypatch):
     monkeypatch.setattr(packages, '_OPENCV', 'import os, signal; os.kill(os.getpid(), 6)')
-    found = {each.what: each for each in packages.look_at_packages()}['OpenCV']
+    found = {each.name: each for each in packages.check_packages()}['OpenCV']
     assert found.level is Level.FAIL
-    assert '-6' in found.said
+    assert '-6' in found.message
 
 
 def test_messages_that_hold_other_numbers_are_told(monkeypatch, tmp_path):
     pytest.importorskip('rclpy', reason='needs ROS 2')
-    assert {each.what: each for each in packages.look_at_packages()}[
+    assert {each.name: each for each in packages.check_packages()}[
         "ROS 2's messages"
     ].level is Level.OK
     spoilt = packages._MESSAGES.replace('back =', 'info.k[0] = 5.0\nback =').replace(
         'list(info.k)', '[0.0] * 9'
     )
     monkeypatch.setattr(packages, '_MESSAGES', spoilt)
-    found = {each.what: each for each in packages.look_at_packages()}["ROS 2's messages"]
+    found = {each.name: each for each in packages.check_packages()}["ROS 2's messages"]
     assert found.level is Level.FAIL
-    assert 'they spoil numbers' in found.said
+    assert 'they corrupt numbers' in found.message
 
 
 def test_an_environment_that_is_active_and_not_used_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv('VIRTUAL_ENV', str(tmp_path))
-    found = next(iter(packages.look_at_packages()))
-    assert (found.what, found.level) == ('Python', Level.WARN)
-    assert f'{tmp_path}/bin/activate' in found.cure
+    found = next(iter(packages.check_packages()))
+    assert (found.name, found.level) == ('Python', Level.WARN)
+    assert f'{tmp_path}/bin/activate' in found.hint
 
 
 def test_a_cure_with_a_long_path_is_shown_whole(tmp_path, monkeypatch, capsys):
@@ -119,7 +119,7 @@ def test_the_command_for_an_extra_is_there_to_be_run(extra):
         (ModuleNotFoundError('No module', name='segzero_ros.msg'), 'ROS 2 is needed'),
         (ModuleNotFoundError('No module', name='sensor_msgs.msg'), 'ROS 2 is needed'),
         (ImportError('libGL.so.1: cannot open', name='torchvision'), 'libGL.so.1'),
-        (ImportError('numpy._core.multiarray failed to import'), 'NumPy is not the one'),
+        (ImportError('numpy._core.multiarray failed to import'), 'compiled for another NumPy'),
         (ModuleNotFoundError('No module', name='nobody_knows'), ''),
         (ModuleNotFoundError('No module', name='segzero_ros.pipelin'), ''),
     ],

@@ -55,7 +55,7 @@ def test_depth_that_stops_in_a_bag_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize('topics', [None, Topics(COLOUR, DEPTH)])
 def test_intrinsics_that_were_not_recorded_are_said(tmp_path: Path, topics) -> None:
     found = warnings(recorded(tmp_path / 'bag', 10, info=False), topics)
-    assert set(found) == {'There are no poses, for no camera_info was recorded for the camera.'}
+    assert set(found) == {'There are no poses: no camera_info was recorded for the camera.'}
 
 
 def test_depth_of_another_size_that_was_left_out_is_said_in_each_answer(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_depth_of_another_size_that_was_left_out_is_said_in_each_answer(tmp_path
         recording.picture(COLOUR, frame, at)
         recording.picture(DEPTH, small, at, encoding='16UC1')
     assert warnings(recording.write(tmp_path / 'bag')) == 3 * [
-        'There are no poses, for /camera/depth is left out: its depth images have 160x120 pixels, '
+        'There are no poses: /camera/depth is left out: its depth images have 160x120 pixels, '
         'those of /camera/image 320x240.'
     ]
 
@@ -101,7 +101,7 @@ def test_intrinsics_that_were_left_out_are_said_in_each_answer(
     path = recording.write(tmp_path / 'bag')
     with BagReader(path) as bag:
         topics = find_topics(bag, **options)
-    assert warnings(path, topics) == [f'There are no poses, for {reason}'] * 3
+    assert warnings(path, topics) == [f'There are no poses: {reason}'] * 3
 
 
 def test_a_bag_without_depth_has_nothing_to_say(tmp_path: Path) -> None:

@@ -7,22 +7,23 @@ import struct
 import pytest
 
 from segzero_ros.replay.bag import BagMessage
-from segzero_ros.replay.query_file import NANO, QueryPlan, TimedQuery
+from segzero_ros.replay.query_file import QueryPlan, TimedQuery
 from segzero_ros.replay.schedule import QuerySchedule, ScheduleLimits
 from segzero_ros.replay.topics import Topics
 from segzero_ros.rgbd.buffer import RgbdBuffer
+from segzero_ros.types import S_TO_NS
 
 MS = 1_000_000
 FRAME = 33 * MS
 CAMERA = Topics('/image', '/depth', '/info', '/query')
-LIMITS = ScheduleLimits(50 * MS, 5 * NANO, 100)
-START = 1000 * NANO
+LIMITS = ScheduleLimits(50 * MS, 5 * S_TO_NS, 100)
+START = 1000 * S_TO_NS
 
 
 def stamped(topic: str, stamp_ns: int, late_ns: int = 0) -> BagMessage:
     """Return a message that begins with a header; what is behind it does not matter here."""
     stamp = START + stamp_ns
-    data = b'\0\1\0\0' + struct.pack('<iI', *divmod(stamp, NANO)) + topic.encode()
+    data = b'\0\1\0\0' + struct.pack('<iI', *divmod(stamp, S_TO_NS)) + topic.encode()
     return BagMessage(topic, 'any', data, stamp + late_ns)
 
 
@@ -104,13 +105,13 @@ def test_a_query_at_a_time_is_about_the_newest_image_by_then():
 
 
 def test_a_query_before_the_first_image_waits_for_it():
-    messages = [message._replace(stamp_ns=message.stamp_ns + NANO) for message in film(2)]
+    messages = [message._replace(stamp_ns=message.stamp_ns + S_TO_NS) for message in film(2)]
     assert run(messages, QueryPlan(asks=(TimedQuery('a', at_ns=0),)))[0][1] == 0.0
 
 
 def test_a_query_long_after_the_last_image_has_none():
     jobs = QuerySchedule(
-        CAMERA, QueryPlan(asks=(TimedQuery('a', at_ns=20 * NANO),)), LIMITS, START, str
+        CAMERA, QueryPlan(asks=(TimedQuery('a', at_ns=20 * S_TO_NS),)), LIMITS, START, str
     )
     (job,) = jobs.run(film(2))
     assert job.rgbd is None
@@ -174,7 +175,7 @@ def test_a_recorded_query_gets_the_frame_that_the_node_took_of_free_running_stre
 def test_a_recording_that_starts_anew_pairs_within_each_round():
     """As of a bag played in a loop while it was recorded: stamps repeat, the clock goes on."""
     messages = [
-        message._replace(stamp_ns=message.stamp_ns + play * 4 * NANO)
+        message._replace(stamp_ns=message.stamp_ns + play * 4 * S_TO_NS)
         for play in range(3)
         for message in film(90)
     ]
@@ -189,7 +190,7 @@ def test_a_recording_that_starts_anew_pairs_within_each_round():
 
 def test_memory_is_bounded_however_long_the_bag_is():
     jobs = QuerySchedule(
-        CAMERA, QueryPlan(asks=(TimedQuery('a', at_ns=60 * NANO),)), LIMITS, START, str
+        CAMERA, QueryPlan(asks=(TimedQuery('a', at_ns=60 * S_TO_NS),)), LIMITS, START, str
     )
     kept = []
 

@@ -50,7 +50,7 @@ def warning(
     depth_image: Image | None,
     camera_info: CameraInfo | None,
     *,
-    absence: str = '',
+    no_depth: str = '',
     rectified: bool = False,
 ) -> tuple[Any, str]:
     """Put the messages through the store, as the node and the replay do."""
@@ -69,7 +69,7 @@ def warning(
         warnings=pairing_warnings(
             rgbd,
             '/camera/depth',
-            no_depth=absence,
+            no_depth=no_depth,
             no_info='nobody publishes /camera/camera_info',
         ),
     )
@@ -90,13 +90,13 @@ def test_a_colour_camera_alone_is_not_warned_about() -> None:
 @pytest.mark.parametrize(
     ('depth_image', 'camera_info', 'options', 'sentence', 'has_depth'),
     [
-        (None, info(), {'absence': 'nothing came.'}, 'no poses, for nothing came.', False),
+        (None, info(), {'no_depth': 'nothing came.'}, 'no poses: nothing came.', False),
         (
             depth(-3 * SECOND),
             info(),
             {},
-            'no poses, for the nearest depth image on /camera/depth is 3.0 s older than the '
-            'image: depth has stopped, or its stamps are of another clock.',
+            'no poses: the nearest depth image on /camera/depth is 3.0 s older than the '
+            'image: depth has stopped, or its stamps are from another clock.',
             False,
         ),
         (depth(9 * SECOND), info(), {}, 'is 9.0 s newer than the image: depth has stopped', False),
@@ -104,56 +104,56 @@ def test_a_colour_camera_alone_is_not_warned_about() -> None:
             depth(-SECOND // 10),
             info(),
             {},
-            'is 0.100 s older than the image, more than depth_max_offset: it has stopped, comes '
-            'more than 0.5 s late, is still on its way, or',
+            'is 0.100 s older than the image, more than camera.max_depth_offset: depth has '
+            'stopped, is delayed by more than 0.5 s, has not arrived yet, or',
             False,
         ),
         (
             depth(frame_id='depth_optical'),
             info(),
             {},
-            "Poses may be wrong: the depth image on /camera/depth is of the frame 'depth_optical',"
-            " the colour image of 'color_optical'; use depth that is registered",
+            'Poses may be wrong: the depth image on /camera/depth has the frame_id '
+            "'depth_optical', the colour image 'color_optical'; use depth registered",
             True,
         ),
         (
             depth(),
             info('depth_optical'),
             {},
-            "Poses may be wrong: the camera_info is of the frame 'depth_optical', the image of "
+            "Poses may be wrong: the camera_info has the frame_id 'depth_optical', the image "
             "'color_optical'",
             True,
         ),
-        (depth(), None, {}, 'no poses, for nobody publishes /camera/camera_info.', True),
-        (depth(), info(focal=0.0), {}, 'no poses, for the camera_info has no calibration', True),
+        (depth(), None, {}, 'no poses: nobody publishes /camera/camera_info.', True),
+        (depth(), info(focal=0.0), {}, 'no poses: the camera_info is uncalibrated', True),
         (
             depth(),
             stamped(CameraInfo(k=info().k, d=[0.1], width=WIDTH, height=HEIGHT), 0, ''),
             {'rectified': True},
-            'no poses, for the camera_info has no calibration (its P is zero',
+            'no poses: the camera_info is uncalibrated (its P is zero',
             True,
         ),
         (
             depth(),
             info(size=(2 * WIDTH, 2 * HEIGHT)),
             {},
-            'Poses may be wrong: the camera_info is of 128x96 pixels, the image of 64x48; its '
-            'numbers are scaled',
+            'Poses may be wrong: the camera_info is for 128x96 pixels, the image has 64x48; the '
+            'intrinsics are scaled',
             True,
         ),
         (
             depth(),
             info(size=(WIDTH, WIDTH)),
             {},
-            'no poses, for the camera_info is of 64x64 pixels, the image of 64x48: use the',
+            'no poses: the camera_info is for 64x64 pixels, the image has 64x48; use the',
             True,
         ),
-        (depth(), info(size=(0, 0)), {}, 'no poses, for the camera_info gives no image', True),
+        (depth(), info(size=(0, 0)), {}, 'no poses: the camera_info has no image', True),
         (
             depth(width=WIDTH // 2),
             info(),
             {},
-            'no poses, for the depth image cannot be used: it has 32x48 pixels, the colour image',
+            'no poses: the depth image cannot be used: it has 32x48 pixels, the colour image',
             False,
         ),
     ],

@@ -274,7 +274,7 @@ def play(store: RgbdBuffer, pattern: Pattern, image_bytes: int, depth_bytes: int
 
 def test_memory_is_bounded_in_bytes_and_late_depth_still_pairs(monkeypatch) -> None:
     """As a 4K camera at 60 Hz would fill it: ten images fit, and 24 come before their depth."""
-    monkeypatch.setattr(buffer, 'MOST_BYTES', 10 * 24_000)
+    monkeypatch.setattr(buffer, 'MAX_BYTES', 10 * 24_000)
     store = RgbdBuffer(50 * MS)
     pattern = Pattern(60, 60, 10, 400)
     assert play(store, pattern, 24_000, 8_000) <= 2 * 10 * 24_000
@@ -393,7 +393,7 @@ def test_a_restart_keeps_the_newest_intrinsics_alone() -> None:
     assert rgbd.info.stamp_ns == START + 2 * SECOND
 
 
-def test_a_recording_that_starts_again_pairs_anew() -> None:
+def test_a_recording_that_restarts_is_paired_again() -> None:
     """A bag played in a loop without a clock: stamps go back, the node's clock goes on."""
     store = RgbdBuffer(50 * MS)
     for play_number in range(2):

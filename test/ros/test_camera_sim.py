@@ -17,7 +17,9 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from segzero_ros.conversions.image import decode_depth, decode_image, intrinsics_from
+from segzero_ros.conversions.camera_info import intrinsics_from
+from segzero_ros.conversions.depth import decode_depth
+from segzero_ros.conversions.image import decode_image
 from segzero_ros.replay.bag import BagWriter
 from segzero_ros.ros.camera_sim.messages import (
     camera_info_message,

@@ -19,7 +19,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from segzero_ros.overlay import object_colour
+from segzero_ros.overlay_layout import object_colour
 from segzero_ros.ros.message_factory import to_ns
 from segzero_ros.ros.perception.display_messages import detections, detections_3d, markers
 from segzero_ros.types import Answer, Frame, Pose3D, PoseStatus, Query, Roi, Segment, Status

@@ -16,7 +16,7 @@ from scripted_server import MODEL, running
 from sensor_msgs.msg import CameraInfo, Image
 
 from segzero_ros.cli.main import main
-from segzero_ros.doctor.shared_memory import abandoned, look_at_shared_memory
+from segzero_ros.doctor.shared_memory import abandoned, check_shared_memory
 from segzero_ros.ros import graph_doctor
 from segzero_ros.simulation import make_scene
 
@@ -213,11 +213,11 @@ def test_shared_memory_that_nobody_holds_is_told_and_what_is_held_is_not(tmp_pat
         fcntl.flock(lock, fcntl.LOCK_SH)
         left = abandoned(tmp_path)
         assert left == [tmp_path / f'{dds}_1f', tmp_path / f'{dds}_1f_el']
-    (finding,) = look_at_shared_memory(tmp_path)
+    (finding,) = check_shared_memory(tmp_path)
     assert finding.level.value == 'WARN'
-    assert finding.said.startswith('5 files')
-    assert 'fastdds shm clean' in finding.cure
-    (finding,) = look_at_shared_memory(tmp_path / 'nowhere')
+    assert finding.message.startswith('5 files')
+    assert 'fastdds shm clean' in finding.hint
+    (finding,) = check_shared_memory(tmp_path / 'nowhere')
     assert finding.level.value == 'OK'
 
 

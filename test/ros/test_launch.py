@@ -471,7 +471,7 @@ def servers(running: Launch) -> list[int]:
 @pytest.mark.parametrize(
     ('name', 'said'),
     [
-        ('dies', 'llama-server ended with exit code 1 before it answered: no such architecture'),
+        ('dies', 'llama-server ended with exit code 1 before it was ready: no such architecture'),
         (None, 'llama-server is not on the PATH: install llama.cpp'),
     ],
 )

@@ -68,7 +68,7 @@ def faults(tiny_qwen2_vl, tiny_sam2, tmp_path_factory):
             r'weights of Ricky06662/VisionReasoner-7B are not on this machine.*hf download',
         ),
         'no such folder': ('reasoner_model', '/no/such/folder', 'no folder /no/such/folder'),
-        'no GPU': ('device', 'cuda', r'There is no cuda: torch sees no GPU'),
+        'no GPU': ('device', 'cuda', r'There is no cuda: torch finds no GPU'),
         'wrong dialect': ('dialect', 'qwen2_5_vl', r"'qwen2_vl', but the dialect qwen2_5_vl"),
         'truncated checkpoint': (
             'reasoner_model',

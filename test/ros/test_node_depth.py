@@ -171,7 +171,7 @@ def test_depth_of_another_frame_is_warned_about(client, depth_camera) -> None:
     def publish() -> None:
         depth_camera.send(now(client))
 
-    words = "the depth image on /depth/depth is of the frame 'camera_depth_optical_frame'"
+    words = "the depth image on /depth/depth has the frame_id 'camera_depth_optical_frame'"
     with reported(client, words, publish):
         result = ask_until(client, publish, lambda one: words in one.message, 'the warning')
     assert result.status == Result.OK
@@ -184,7 +184,7 @@ def test_intrinsics_of_another_size_are_warned_about(client, depth_camera) -> No
     def publish() -> None:
         depth_camera.send(now(client))
 
-    words = 'camera_info is of 640x480 pixels, the image of 320x240'
+    words = 'camera_info is for 640x480 pixels, the image has 320x240'
     with reported(client, words, publish):
         result = ask_until(client, publish, lambda one: words in one.message, 'the warning')
     assert result.status == Result.OK
@@ -201,7 +201,7 @@ def test_depth_that_cannot_be_paired_is_said(client, depth_camera) -> None:
     with reported(client, words, publish):
         result = ask_until(client, publish, lambda one: words in one.message, 'the reason')
     assert result.status == Result.OK
-    assert 'depth has stopped, or its stamps are of another clock' in result.message
+    assert 'depth has stopped, or its stamps are from another clock' in result.message
     assert poses(result) == [SegmentedObject.NO_DEPTH]
 
 

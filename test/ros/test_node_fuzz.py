@@ -14,8 +14,7 @@ from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 from strange_cameras import depth_images, GOOD_K, infos, SCENE
 
-from segzero_ros.conversions.query_text import read_query
-from segzero_ros.conversions.result import clean_text
+from segzero_ros.conversions.text import clean_text, read_query
 from segzero_ros.msg import SegmentationResult as Result
 from segzero_ros.msg import SegmentedObject
 from segzero_ros.ros.camera_sim.messages import (

@@ -59,7 +59,7 @@ def test_sam_2_enlarges_few_masks_at_a_time(tiny_sam2):
 @pytest.mark.parametrize('most', [0, 2**20], ids=['packed', 'plain'])
 @pytest.mark.parametrize('shape', [(1, 1), (7, 5), (40, 61), (3, 200)])
 def test_a_mask_comes_back_as_it_was(monkeypatch, most, shape):
-    monkeypatch.setattr('segzero_ros.types.MOST_UNPACKED_PIXELS', most)
+    monkeypatch.setattr('segzero_ros.types.MAX_UNCOMPRESSED_PIXELS', most)
     random = np.random.default_rng(sum(shape))
     for share in (0.0, 0.03, 0.5, 1.0):
         mask = random.random(shape) < share
@@ -74,10 +74,10 @@ def test_a_mask_comes_back_as_it_was(monkeypatch, most, shape):
 def test_a_window_is_placed_in_its_image():
     window = np.zeros((4, 5), np.bool_)
     window[1:3, 2:5] = True
-    made = SegmentedMask.placed(window, 10, 20, (30, 40), math.nan)
+    made = SegmentedMask.from_window(window, 10, 20, (30, 40), math.nan)
     assert made.roi == Roi(12, 21, 3, 2)
     expected = np.zeros((30, 40), np.bool_)
     expected[21:23, 12:15] = True
     assert np.array_equal(made.mask, expected)
-    empty = SegmentedMask.placed(np.zeros((4, 5), np.bool_), 10, 20, (30, 40), math.nan)
+    empty = SegmentedMask.from_window(np.zeros((4, 5), np.bool_), 10, 20, (30, 40), math.nan)
     assert (empty.roi, empty.mask.any(), empty.mask.shape) == (Roi(0, 0, 0, 0), False, (30, 40))

@@ -181,7 +181,7 @@ def test_masks_of_a_large_image_are_enlarged_a_few_at_a_time_and_the_same(
     encoding = segmenter.encode(Frame(picture(height, width)))
     grounding = Grounding('', some_objects(7, [0, 1], height, width))
     at_once = segmenter.segment(encoding, grounding)
-    monkeypatch.setattr(sam2_segmenter, 'MOST_ENLARGED_PIXELS', 1)
+    monkeypatch.setattr(sam2_segmenter, 'MAX_UPSAMPLED_PIXELS', 1)
     in_turn = segmenter.segment(encoding, grounding)
     for one, other in zip(at_once, in_turn, strict=True):
         assert np.array_equal(one.mask, other.mask)
@@ -242,7 +242,7 @@ def test_objects_decoded_at_once_get_the_masks_they_get_alone(
     encoding = segmenter.encode(Frame(picture(height, width)))
     grounding = Grounding('', some_objects(20, [0, 1, 2], height, width))
     alone = segmenter.segment(encoding, grounding)
-    monkeypatch.setitem(sam2_segmenter.MOST_PER_PASS, 'cpu', 15)
+    monkeypatch.setitem(sam2_segmenter.MAX_PER_PASS, 'cpu', 15)
     together = segmenter.segment(encoding, grounding)
     for (mask, score), (expected_mask, expected_score) in zip(together, alone, strict=True):
         assert score == pytest.approx(expected_score, abs=1e-5)
@@ -261,7 +261,7 @@ def test_of_equal_scores_the_last_mask_is_taken(segmenter, monkeypatch):
         scores = torch.tensor([[0.9, 0.2, 0.9], [0.1, 0.5, 0.5]])
         return logits, scores, None, None
 
-    monkeypatch.setitem(sam2_segmenter.MOST_PER_PASS, 'cpu', 2)
+    monkeypatch.setitem(sam2_segmenter.MAX_PER_PASS, 'cpu', 2)
 
     monkeypatch.setattr(decoder, 'forward', tied)
     first, second = segmenter.segment(segmenter.encode(frame), Grounding('', objects))
@@ -377,7 +377,7 @@ def test_what_a_broken_checkpoint_lacks_is_said(tiny_sam2, tmp_path):
     broken.with_suffix('.safetensors').write_bytes(content[:1000])
     assert 'truncated' in refused(str(broken.with_suffix('.safetensors')), config)
     torch.save({'model': 3}, broken)
-    assert 'holds no weights' in refused(str(broken), config)
+    assert 'contains no weights' in refused(str(broken), config)
 
 
 class RunsCode:
@@ -424,7 +424,7 @@ def test_weights_of_unknown_name_ask_for_their_configuration(tiny_sam2, tmp_path
 
 
 def test_a_folder_has_to_hold_exactly_one_checkpoint(tiny_sam2, tmp_path):
-    assert 'holds no weights' in refused(str(tmp_path))
+    assert 'contains no weights' in refused(str(tmp_path))
     for name in ('a.pt', 'b.pt'):
         shutil.copy(tiny_sam2, tmp_path / name)
     assert 'a.pt, b.pt' in refused(str(tmp_path))
@@ -476,7 +476,7 @@ config = {str(tiny_sam2.with_suffix('.yaml'))!r}
 try:
     Sam2Segmenter('facebook/sam2-hiera-small', config, 'cpu')
 except SegmenterUnavailable as error:
-    print('put the network right' in str(error))
+    print('copy the file here' in str(error))
 for offline in (False, True):
     print(Sam2Segmenter('facebook/sam2-hiera-tiny', config, 'cpu', offline=offline).name)
 """

@@ -269,7 +269,7 @@ def test_an_object_may_be_added_from_an_earlier_frame():
     assert [(track.segment.id, track.segment.label) for track in tracks] == [(1, ''), (2, 'card')]
     for track, mask in zip(tracks, masks, strict=True):
         assert iou(full(track, frame), mask) > 0.9
-    with pytest.raises(ValueError, match='followed already'):
+    with pytest.raises(ValueError, match='tracked already'):
         tracker.add(old, [segment_of(1, masks[0])])
 
 

@@ -73,7 +73,7 @@ class PublishedSam2:
         from sam2 import sam2_video_predictor
 
         config = OmegaConf.load(tiny_sam2.with_suffix('.yaml')).model
-        config = OmegaConf.merge(config, sam2_checkpoint.SETTINGS_OF_THE_PACKAGE)
+        config = OmegaConf.merge(config, sam2_checkpoint.BUILD_OVERRIDES)
         config._target_ = 'sam2.sam2_video_predictor.SAM2VideoPredictor'
         self.predictor = instantiate(config, fill_hole_area=hole_area, _recursive_=True).eval()
         self.predictor.load_state_dict(segmenter.model.state_dict())
@@ -178,7 +178,7 @@ def test_masks_of_many_objects_in_a_large_image_are_enlarged_a_few_at_a_time_and
         return {n: masks_of(tracker.step(film[n])) for n in range(1, 4)}
 
     at_once = followed()
-    monkeypatch.setattr(sam2_tracker, 'MOST_ENLARGED_PIXELS', 1)
+    monkeypatch.setattr(sam2_tracker, 'MAX_UPSAMPLED_PIXELS', 1)
     assert_same(followed(), at_once)
 
 
@@ -207,7 +207,7 @@ def test_objects_followed_as_one_batch_get_the_masks_they_get_alone(
     alone = Sam2Tracker(segmenter)
     alone.start(film[0], [FIRST, SECOND])
     separate = [masks_of(alone.step(frame)) for frame in film[1:6]]
-    monkeypatch.setitem(sam2_tracker.MOST_PER_PASS, 'cpu', 2)
+    monkeypatch.setitem(sam2_tracker.MAX_PER_PASS, 'cpu', 2)
     together = Sam2Tracker(segmenter)
     together.start(film[0], [FIRST, SECOND])
     for frame, expected in zip(film[1:6], separate, strict=True):
@@ -311,7 +311,7 @@ def test_an_id_is_followed_once_and_an_empty_mask_not_at_all(segmenter, film):
     nothing = replace(SECOND, mask=np.zeros_like(SECOND.mask))
     tracker.start(film[0], [FIRST, nothing])
     assert list(masks_of(tracker.step(film[1]))) == [FIRST.id]
-    with pytest.raises(ValueError, match=r'followed already under the ids \[4\]'):
+    with pytest.raises(ValueError, match=r'the ids \[4\] are tracked already'):
         tracker.add(film[1], [FIRST])
     tracker.close()
     assert tracker.step(film[2]) == []

@@ -13,14 +13,14 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from segzero_ros.conversions.image import is_rectified, MAX_PIXELS
+from segzero_ros.conversions.camera_info import is_rectified
+from segzero_ros.conversions.image import MAX_PIXELS
 from segzero_ros.rgbd.buffer import RgbdBuffer, RgbdMessages
 from segzero_ros.rgbd.frames import make_frame, pairing_warnings
 from segzero_ros.rgbd.message_buffer import StoredMessage
 from segzero_ros.ros.camera.qos_matching import QosMatchingSubscription
-from segzero_ros.types import BadImage, Frame, SegZeroError
+from segzero_ros.types import BadImage, Frame, S_TO_NS, SegZeroError
 
-NANO = 1_000_000_000
 # An older image, in seconds, was stamped by the clock of a bag or a simulator.
 MAX_CLOCK_DIFFERENCE = 3600.0
 # An image stamped this much later than it arrived, in seconds, was stamped by another clock.
@@ -75,7 +75,7 @@ class RgbdSubscriber:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.max_pixels = max_pixels
-        self.buffer = buffer = RgbdBuffer(round(max_offset * NANO))
+        self.buffer = buffer = RgbdBuffer(round(max_offset * S_TO_NS))
         self._clock = clock = node.get_clock()
         self._last: tuple[RgbdMessages, CameraFrame] | None = None
         self.encoding = ''
@@ -120,7 +120,7 @@ class RgbdSubscriber:
 
     def set_max_offset(self, max_offset: float) -> None:
         """Set the maximum difference between the stamps of an image and its depth, seconds."""
-        self.buffer.max_offset_ns = round(max_offset * NANO)
+        self.buffer.max_offset_ns = round(max_offset * S_TO_NS)
 
     def close(self) -> None:
         """Unsubscribe and drop the buffered images, which rclpy would keep alive for minutes."""
@@ -134,14 +134,14 @@ class RgbdSubscriber:
         newest = self.buffer.newest()
         if newest is None:
             return math.nan
-        return (self._clock.now().nanoseconds - newest.time_ns) / NANO
+        return (self._clock.now().nanoseconds - newest.time_ns) / S_TO_NS
 
     def depth_age(self) -> float:
         """Return the seconds since the newest depth was taken, NaN while there is none."""
         newest = self.buffer.newest_depth()
         if newest is None:
             return math.nan
-        return (self._clock.now().nanoseconds - newest.time_ns) / NANO
+        return (self._clock.now().nanoseconds - newest.time_ns) / S_TO_NS
 
     def no_image_reason(self, max_age: float) -> str:
         """Return why there is no image to query; empty if there is one.
@@ -167,7 +167,7 @@ class RgbdSubscriber:
                 "its stamps are of another clock: set use_sim_time if a bag's or a simulator's "
                 'clock is published, or set camera.max_image_age to 0.'
             )
-        lag = (newest.arrived_ns - newest.time_ns) / NANO
+        lag = (newest.arrived_ns - newest.time_ns) / S_TO_NS
         if lag <= max_age:
             return 'is the camera still running?'
         rate = self.buffer.rate()
@@ -180,7 +180,7 @@ class RgbdSubscriber:
     def clock_warning(self) -> str:
         """Return a warning if images are stamped in the future of the node's clock, else empty."""
         newest = self.buffer.newest()
-        lead = 0.0 if newest is None else (newest.time_ns - newest.arrived_ns) / NANO
+        lead = 0.0 if newest is None else (newest.time_ns - newest.arrived_ns) / S_TO_NS
         if lead < MIN_STAMP_LEAD:
             return ''
         return (

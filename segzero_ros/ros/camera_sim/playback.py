@@ -17,9 +17,7 @@ from segzero_ros.ros.camera_sim.messages import (
     image_message,
 )
 from segzero_ros.ros.camera_sim.sources import open_source, Scenes, TopicMessage
-from segzero_ros.types import Frame
-
-NANO = 1_000_000_000
+from segzero_ros.types import Frame, S_TO_NS
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class ImagePlayback:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.max_delay_ns = round(NANO / settings.rate)
+        self.max_delay_ns = round(S_TO_NS / settings.rate)
         self._source = open_source(settings.source, settings.path)
         self._item = settings.item or self._source.items()[0]
         self._since: Time | None = None
@@ -86,10 +84,10 @@ class ImagePlayback:
         """Return the image's messages with this stamp, and the period of the rate."""
         self._since = self._since or now
         period = self._settings.item_period
-        if period and (now - self._since).nanoseconds >= period * NANO:
+        if period and (now - self._since).nanoseconds >= period * S_TO_NS:
             self._next_item()
             self._since = now
-        return stamped(self._messages, now), round(NANO / self._settings.rate)
+        return stamped(self._messages, now), round(S_TO_NS / self._settings.rate)
 
     def _next_item(self) -> None:
         items = self._source.items()
@@ -107,7 +105,7 @@ class ScenePlayback:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.max_delay_ns = round(NANO / settings.rate)
+        self.max_delay_ns = round(S_TO_NS / settings.rate)
         scenes = Scenes()
         item = settings.item or scenes.items()[0]
         self._count = max(2, round(settings.motion * settings.rate))
@@ -128,7 +126,7 @@ class ScenePlayback:
         self._ticks += 1
         if index == len(self._rendered):
             self._rendered.append(frame_messages(next(self._frames), self._settings))
-        return stamped(self._rendered[index], now), round(NANO / self._settings.rate)
+        return stamped(self._rendered[index], now), round(S_TO_NS / self._settings.rate)
 
 
 def frame_messages(frame: Frame, settings: Settings) -> list[TopicMessage]:

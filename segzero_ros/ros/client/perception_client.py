@@ -20,7 +20,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from segzero_ros.action import Segment
-from segzero_ros.conversions.query_text import tidy
+from segzero_ros.conversions.text import single_line
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.ros.background_node import (
     BackgroundNode,
@@ -234,7 +234,7 @@ class PerceptionClient:
         events: _Events = queue.SimpleQueue()
         self._topic_events = events
         deadline = time.monotonic() + timeout
-        published = tidy(text)
+        published = single_line(text)
         self._queries.publish(String(data=text))
         try:
             while True:

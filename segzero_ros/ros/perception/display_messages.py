@@ -8,13 +8,19 @@ from typing import Any
 
 from visualization_msgs.msg import MarkerArray
 
-from segzero_ros.conversions import displays
+from segzero_ros.conversions.detections import (
+    detections as fill_detections,
+)
+from segzero_ros.conversions.detections import (
+    detections_3d as fill_detections_3d,
+)
+from segzero_ros.conversions.markers import markers as fill_markers
 from segzero_ros.types import Answer
 
 
 def markers(answer: Answer) -> MarkerArray:
     """Return the 3-D boxes with their labels; the first marker deletes the previous ones."""
-    return displays.markers(_make, answer)
+    return fill_markers(_make, answer)
 
 
 def detections(answer: Answer) -> Any:
@@ -23,7 +29,7 @@ def detections(answer: Answer) -> Any:
     Raises:
         ImportError: vision_msgs is not installed.
     """
-    return displays.detections(_make, answer)
+    return fill_detections(_make, answer)
 
 
 def detections_3d(answer: Answer) -> Any:
@@ -32,7 +38,7 @@ def detections_3d(answer: Answer) -> Any:
     Raises:
         ImportError: vision_msgs is not installed.
     """
-    return displays.detections_3d(_make, answer)
+    return fill_detections_3d(_make, answer)
 
 
 def _make(name: str, /, **fields: Any) -> Any:

@@ -13,11 +13,11 @@ import uuid
 from rclpy.clock import Clock
 from sensor_msgs.msg import Image
 
-from segzero_ros.conversions.query_text import read_query
+from segzero_ros.conversions.text import read_query
 from segzero_ros.msg import SegmentationResult
-from segzero_ros.pipeline import in_words, Listeners, Pipeline
+from segzero_ros.pipeline import describe_error, Listeners, Pipeline
 from segzero_ros.rgbd.frames import frame_of
-from segzero_ros.ros.camera.rgbd_subscriber import CameraFrame, NANO, NoImage, RgbdSubscriber
+from segzero_ros.ros.camera.rgbd_subscriber import CameraFrame, NoImage, RgbdSubscriber
 from segzero_ros.ros.health.process_memory import pool_large_blocks
 from segzero_ros.ros.message_factory import to_result
 from segzero_ros.ros.perception.live_tracking import LiveTracking
@@ -26,7 +26,7 @@ from segzero_ros.ros.perception.query_queue import PendingQuery, QueryQueue, SIL
 from segzero_ros.ros.perception.query_stats import QueryStats
 from segzero_ros.ros.perception.result_publishers import ResultPublishers
 from segzero_ros.ros.perception.worker import Worker
-from segzero_ros.types import Answer, BadImage, Query, Status
+from segzero_ros.types import Answer, BadImage, Query, S_TO_NS, Status
 
 Deliver = Callable[[SegmentationResult], None]
 
@@ -123,7 +123,7 @@ class QueryServer:
             self._enqueue(pending, rejection)
         except Exception as error:
             _logger.exception('Query %s cannot be accepted', pending.query.id)
-            pending.refuse(Status.ERROR, f'The query cannot be accepted: {in_words(error)}')
+            pending.refuse(Status.ERROR, f'The query cannot be accepted: {describe_error(error)}')
         return pending
 
     def abandon_query(self, pending: PendingQuery, status: Status, message: str) -> None:
@@ -183,7 +183,7 @@ class QueryServer:
         except BaseException as error:
             # SystemExit too: a model that raises it must not end this thread.
             _logger.exception('Query %s failed', pending.query.id)
-            answer = pending.failed(Status.ERROR, in_words(error))
+            answer = pending.failed(Status.ERROR, describe_error(error))
         # Publishing and tracking have their own time limit, beginning now.
         self._worker.heartbeat()
         self.queue.finish(pending)
@@ -220,7 +220,7 @@ class QueryServer:
         self, pipeline: Pipeline, pending: PendingQuery, taken: CameraFrame, queued: float
     ) -> Answer:
         self._relay = relay = ProgressRelay(pending.listeners, self._publishers)
-        frame_age = (pending.accepted_ns - taken.time_ns) / NANO if taken.time_ns else math.nan
+        frame_age = (pending.accepted_ns - taken.time_ns) / S_TO_NS if taken.time_ns else math.nan
         try:
             with pool_large_blocks():
                 return pipeline.answer(
@@ -297,7 +297,7 @@ def unpublishable(answer: Answer, error: Exception) -> Answer:
     return Answer(
         answer.query,
         Status.ERROR,
-        f'The answer cannot be published: {in_words(error)}',
+        f'The answer cannot be published: {describe_error(error)}',
         frame=answer.frame,
         timing=answer.timing,
     )

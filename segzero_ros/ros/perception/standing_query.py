@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rclpy.clock import Clock
 
-from segzero_ros.ros.camera.rgbd_subscriber import NANO, NoImage
+from segzero_ros.ros.camera.rgbd_subscriber import NoImage
 from segzero_ros.ros.perception.query_server import QueryServer
 from segzero_ros.ros.perception.worker import Worker
-from segzero_ros.types import Answer, BadImage, RgbImage
+from segzero_ros.types import Answer, BadImage, RgbImage, S_TO_NS
 
 # Seconds between two calls of `update`, and at least between two comparisons of images.
 UPDATE_PERIOD = 0.1
@@ -106,7 +106,7 @@ class StandingQuery:
             self._lost = None
         if self._lost is not None and self.reask_when_lost and now_ns >= self._lost.due_ns:
             self._lost.delay = min(2 * self._lost.delay, MAX_RETRY_DELAY)
-            self._lost.due_ns = now_ns + round(self._lost.delay * NANO)
+            self._lost.due_ns = now_ns + round(self._lost.delay * S_TO_NS)
             self._submit(self._lost.text)
         elif self.query and self._is_due(now_ns):
             if not self._changed:
@@ -121,18 +121,18 @@ class StandingQuery:
             return False
         if self._submitted_ns is None or self._changed:
             return True
-        return 0 < self.period <= (now_ns - self._submitted_ns) / NANO
+        return 0 < self.period <= (now_ns - self._submitted_ns) / S_TO_NS
 
     def _submit(self, text: str) -> None:
         self.submitted += 1
         self._query_server.submit(text, low_priority=True)
 
     def _on_lost(self, answer: Answer) -> None:
-        due_ns = self._clock.now().nanoseconds + round(MIN_RETRY_DELAY * NANO)
+        due_ns = self._clock.now().nanoseconds + round(MIN_RETRY_DELAY * S_TO_NS)
         self._lost = _LostObjects(answer.query.text, due_ns)
 
     def _schedule_comparison(self, now_ns: int) -> None:
-        since = None if self._compared_ns is None else (now_ns - self._compared_ns) / NANO
+        since = None if self._compared_ns is None else (now_ns - self._compared_ns) / S_TO_NS
         if self._comparing or (since is not None and 0 <= since < COMPARE_PERIOD):
             return
         self._comparing, self._compared_ns = True, now_ns

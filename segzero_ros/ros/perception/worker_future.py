@@ -10,7 +10,7 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.task import Future
 
-from segzero_ros.pipeline import in_words
+from segzero_ros.pipeline import describe_error
 from segzero_ros.ros.perception.worker import Worker
 
 
@@ -41,7 +41,7 @@ def run_in_worker(node: Node, worker: Worker, job: Callable[[], Any], name: str)
             setter = partial(future.set_exception, error)
         except BaseException as error:
             # A library that calls sys.exit() must not end the executor that awaits this.
-            setter = partial(future.set_exception, RuntimeError(in_words(error)))
+            setter = partial(future.set_exception, RuntimeError(describe_error(error)))
         set_once(setter)
         if node.executor is not None:
             node.executor.wake()

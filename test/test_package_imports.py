@@ -1,6 +1,8 @@
-"""The rooms import only what the architecture allows, and the core stays light."""
+"""Packages import only what the architecture allows, without cycles, and the core stays light."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 import subprocess
 import sys
@@ -9,14 +11,14 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / 'segzero_ros'
 
-# For each room, the rooms it may import; a module directly in the package is a room of its own.
+# For each package, the packages it may import; a top-level module counts as a package.
 OUTER = {'pipeline', 'reasoning', 'segmentation', 'spatial', 'types', 'loading', 'config'}
 OUTER |= {'cancellation', 'conversions', 'extras', 'gpus', 'hub', 'overlay', 'rgbd', 'tracking'}
 ALLOWED = {
     'types': set(),
     'extras': set(),
     'programs': {'extras', 'ros'},
-    'spatial': {'quantiles', 'types'},
+    'spatial': {'quantiles', 'rotations', 'types'},
     'cancellation': set(),
     'gpus': {'types'},
     'hub': {'types'},
@@ -24,7 +26,9 @@ ALLOWED = {
     'text_drawing': set(),
     'onednn': set(),
     'background_thread': set(),
-    'overlay': {'text_drawing', 'types'},
+    'rotations': set(),
+    'overlay': {'overlay_layout', 'text_drawing', 'types'},
+    'overlay_layout': {'rotations', 'text_drawing', 'types'},
     'serving': {'types'},
     'reasoning': {'extras', 'gpus', 'hub', 'cancellation', 'onednn', 'quantiles', 'types'},
     'segmentation': {'extras', 'gpus', 'hub', 'cancellation', 'onednn', 'types'},
@@ -39,9 +43,9 @@ ALLOWED = {
         'types',
     },
     'tracking': {'onednn', 'segmentation', 'spatial', 'types'},
-    'conversions': {'overlay', 'types'},
+    'conversions': {'overlay_layout', 'rotations', 'types'},
     'rgbd': {'conversions', 'types'},
-    'simulation': {'types'},
+    'simulation': {'rotations', 'types'},
     'doctor': {'extras', 'gpus', 'hub', 'loading', 'reasoning', 'segmentation', 'types'},
     'speech': {'extras', 'reasoning', 'types'},
     'ros': OUTER | {'doctor', 'simulation', 'replay', 'speech'},
@@ -50,7 +54,7 @@ ALLOWED = {
     'training': OUTER | {'replay', 'simulation', 'evaluation'},
     'cli': OUTER | {'doctor', 'ros', 'replay', 'evaluation', 'training', 'simulation'},
 }
-# Each heavy library, and the rooms or modules in which it may be imported at all.
+# Each heavy library, and the packages that may import it.
 HEAVY = {
     'rclpy': {'ros'},
     'cv_bridge': {'ros'},
@@ -91,8 +95,8 @@ MESSAGE_PACKAGES = {
 }
 
 
-def room_of(path: Path) -> str:
-    """Return the room a module stands in."""
+def package_of(path: Path) -> str:
+    """Return the package that a module belongs to."""
     return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
 
 
@@ -116,25 +120,58 @@ def test_there_are_modules_to_check():
 
 
 @pytest.mark.parametrize('path', MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_module_imports_only_what_its_room_may(path):
-    room = room_of(path)
-    assert room in ALLOWED, f'{room} is no room of the architecture'
+def test_module_imports_only_what_its_package_may(path):
+    package = package_of(path)
+    assert package in ALLOWED, f'{package} is not in the architecture'
     for name in imports_of(path):
         top, _, rest = name.partition('.')
         if top == 'segzero_ros':
             other = rest.split('.')[0]
             if other in {'msg', 'srv', 'action'}:
-                assert room == 'ros', f'{path.name} imports {name}'
-            elif other != room:
-                assert other in ALLOWED[room], f'{path.name} imports {name}'
+                assert package == 'ros', f'{path.name} imports {name}'
+            elif other != package:
+                assert other in ALLOWED[package], f'{path.name} imports {name}'
         elif top in MESSAGE_PACKAGES:
-            assert room == 'ros', f'{path.name} imports {name}'
+            assert package == 'ros', f'{path.name} imports {name}'
         elif top in HEAVY:
-            assert room in HEAVY[top], f'{path.name} imports {name}'
+            assert package in HEAVY[top], f'{path.name} imports {name}'
+
+
+def imports_between_packages() -> dict[str, dict[str, str]]:
+    """Return, for each package, the packages it imports, each with one module that does."""
+    graph: dict[str, dict[str, str]] = {}
+    for path in MODULES:
+        package = package_of(path)
+        imported = graph.setdefault(package, {})
+        for name in imports_of(path):
+            top, _, rest = name.partition('.')
+            other = rest.split('.')[0]
+            if top == 'segzero_ros' and other in ALLOWED and other != package:
+                imported[other] = str(path.relative_to(PACKAGE))
+    return graph
+
+
+def test_packages_import_each_other_without_a_cycle():
+    graph = imports_between_packages()
+    assert 'types' in graph['pipeline']
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        # Each package of the cycle is imported by the next one.
+        cycle = error.args[1]
+        steps = [
+            f'{graph[importer][imported]} imports {imported}'
+            for imported, importer in pairwise(cycle)
+        ]
+        pytest.fail(f'Import cycle: {", ".join(steps)}')
+
+
+def test_the_allowed_imports_have_no_cycle():
+    TopologicalSorter(ALLOWED).prepare()
 
 
 def loaded_after(statement: str) -> set[str]:
-    """Return the top-level modules that a fresh interpreter holds after a statement."""
+    """Return the top-level modules loaded in a fresh interpreter after a statement."""
     code = f'{statement}; import sys; print(*{{name.partition(".")[0] for name in sys.modules}})'
     return set(
         subprocess.run(
@@ -149,6 +186,6 @@ def test_the_pipeline_loads_no_model_library_and_no_ros():
 
 
 @pytest.mark.parametrize('module', ['cli.main', 'simulation', 'overlay'])
-def test_light_entrances_load_no_model_library_and_no_ros(module):
+def test_light_entry_points_load_no_model_library_and_no_ros(module):
     loaded = loaded_after(f'import segzero_ros.{module}')
     assert not loaded & (set(HEAVY) | MESSAGE_PACKAGES)

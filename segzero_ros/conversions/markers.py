@@ -1,0 +1,113 @@
+"""RViz markers of an answer's objects: their 3-D boxes and labels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from segzero_ros.conversions.result import header_of, Make, NO_POSE, to_pose, to_time, to_vector
+from segzero_ros.conversions.text import clean_text
+from segzero_ros.overlay_layout import object_colour
+from segzero_ros.rotations import matrix_from_quaternion
+from segzero_ros.types import Answer, Pose3D, Segment
+
+MARKERS = 'visualization_msgs/msg/MarkerArray'
+
+_BOX_ALPHA = 0.45
+# In metres: height of the label's letters, its distance from the box, and the smallest scale that
+# RViz draws.
+_TEXT_HEIGHT = 0.04
+_TEXT_GAP = 0.02
+_MIN_SCALE = 0.001
+# Constants of visualization_msgs/Marker.
+_CUBE, _TEXT_VIEW_FACING = 1, 9
+_ADD, _DELETEALL = 0, 3
+
+
+def markers(make: Make, answer: Answer) -> Any:
+    """Return the 3-D boxes and their labels, in the overlay's colours.
+
+    The first marker deletes those of the previous answer. Objects without a pose have no marker.
+
+    Args:
+        make: creates the messages.
+        answer: with a frame.
+    """
+    header = header_of(make, answer)
+    messages = [_marker(make, header, action=_DELETEALL)]
+    for segment in answer.segments:
+        if segment.pose is not None:
+            messages.append(_box(make, segment, segment.pose, header))
+            messages.append(_label(make, segment, segment.pose, header))
+    return make(MARKERS, markers=messages)
+
+
+def _box(make: Make, segment: Segment, pose: Pose3D, header: Any) -> Any:
+    x, y, z = (max(length, _MIN_SCALE) for length in pose.size)
+    return _marker(
+        make,
+        header,
+        ns='boxes',
+        id=segment.id,
+        type=_CUBE,
+        pose=to_pose(make, pose),
+        scale=to_vector(make, (x, y, z)),
+        color=_colour(make, segment, _BOX_ALPHA),
+    )
+
+
+def _label(make: Make, segment: Segment, pose: Pose3D, header: Any) -> Any:
+    score = '' if math.isnan(segment.score) else f' {segment.score:.2f}'
+    x, y, z = pose.position
+    # The optical frame's y axis points down.
+    y -= _half_height(pose) + _TEXT_GAP + _TEXT_HEIGHT / 2
+    above = Pose3D((x, y, z), NO_POSE.orientation, NO_POSE.size)
+    return _marker(
+        make,
+        header,
+        ns='labels',
+        id=segment.id,
+        type=_TEXT_VIEW_FACING,
+        pose=to_pose(make, above),
+        scale=to_vector(make, (_TEXT_HEIGHT, _TEXT_HEIGHT, _TEXT_HEIGHT)),
+        color=_colour(make, segment, 1.0),
+        text=f'{segment.id} {clean_text(segment.label)}{score}',
+    )
+
+
+def _marker(make: Make, header: Any, **fields: Any) -> Any:
+    """Return a marker; fields that are not given have ROS's default values."""
+    blank = make('std_msgs/msg/Header', stamp=to_time(make, 0), frame_id='')
+    texture = make('sensor_msgs/msg/CompressedImage', header=blank, format='', data=b'')
+    defaults = {
+        'ns': '',
+        'id': 0,
+        'type': 0,
+        'action': _ADD,
+        'pose': to_pose(make, NO_POSE),
+        'scale': to_vector(make, (0.0, 0.0, 0.0)),
+        'color': make('std_msgs/msg/ColorRGBA', r=0.0, g=0.0, b=0.0, a=0.0),
+        'lifetime': make('builtin_interfaces/msg/Duration', sec=0, nanosec=0),
+        'frame_locked': False,
+        'points': [],
+        'colors': [],
+        'texture_resource': '',
+        'texture': texture,
+        'uv_coordinates': [],
+        'text': '',
+        'mesh_resource': '',
+        'mesh_file': make('visualization_msgs/msg/MeshFile', filename='', data=b''),
+        'mesh_use_embedded_materials': False,
+    }
+    return make('visualization_msgs/msg/Marker', header=header, **{**defaults, **fields})
+
+
+def _half_height(pose: Pose3D) -> float:
+    """Return the rotated box's half extent along the frame's y axis, metres."""
+    y_of_axes = matrix_from_quaternion(pose.orientation)[1]
+    return float(sum(abs(y) * length for y, length in zip(y_of_axes, pose.size, strict=True)) / 2)
+
+
+def _colour(make: Make, segment: Segment, alpha: float) -> Any:
+    red, green, blue = (channel / 255 for channel in object_colour(segment.id))
+    return make('std_msgs/msg/ColorRGBA', r=red, g=green, b=blue, a=alpha)
