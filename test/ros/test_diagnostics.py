@@ -124,7 +124,7 @@ CASES = {
         (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),
     ),
     'depth has stopped': (
-        with_part(WELL, 'camera', warning='There are no poses, for depth has stopped.'),
+        with_part(WELL, 'camera', warning='There are no poses: depth has stopped.'),
         (OK, 'VisionReasoner-7B and sam2-hiera-large are ready.'),
         (WARN, 'There are no poses: depth has stopped.'),
         (OK, '14 answered, 1 failed, 2 waiting; the last took 2.00 s.'),

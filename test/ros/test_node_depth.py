@@ -229,7 +229,7 @@ def test_depth_without_intrinsics_is_said(client, depth_camera) -> None:
         depth_camera.send_colour(at)
         depth_camera.send_depth(at)
 
-    words = 'There are no poses, for no camera_info was received: /depth/camera_info has'
+    words = 'There are no poses: no camera_info was received: /depth/camera_info has'
     with reported(client, words, publish):
         result = ask_until(client, publish, lambda one: words in one.message, 'the reason')
     assert poses(result) == [SegmentedObject.NO_INTRINSICS]
