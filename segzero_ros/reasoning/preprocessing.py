@@ -27,4 +27,8 @@ def resize_for_model(dialect: Dialect, image: RgbImage) -> RgbImage:
     size = dialect.image_size(image.shape[1], image.shape[0])
     resampling = Image.Resampling[dialect.resampling.upper()]
     seen = np.asarray(Image.fromarray(image).resize(size, resampling))
-    return with_position_codes(seen, dialect.mark_cell) if dialect.mark_cell else seen
+    return (
+        with_position_codes(seen, dialect.position_code_cell)
+        if dialect.position_code_cell
+        else seen
+    )

@@ -230,8 +230,8 @@ def _bounded(checkpoint: Checkpoint, image_processor: Any, dialect: Dialect) -> 
     if bounded != dialect:
         _logger.info(
             'Images are resized to %d to %d pixels, as the image processor of %s is bound to',
-            bounded.fewest_pixels,
-            bounded.most_pixels,
+            bounded.min_pixels,
+            bounded.max_pixels,
             checkpoint.folder,
         )
     return bounded

@@ -82,7 +82,7 @@ class ResizeCheck:
             count: asks it.
         """
         # The small reasoner's own processor makes one size of every image.
-        self._shifts = dialect.frame == 'pixels' and not dialect.mark_cell
+        self._shifts = dialect.frame == 'pixels' and not dialect.position_code_cell
         self._template = len(dialect.prompt('').encode())
         self._server = server
         self._owner = owner

@@ -209,7 +209,7 @@ class TransformersReasoner:
             lambda features, grid: self._prompt(query, features, grid),
             lambda: Decoder(
                 self._model,
-                self._dialect.largest_image + _LONGEST_TEXT,
+                self._dialect.max_image_tokens + _LONGEST_TEXT,
                 self._options.max_new_tokens,
                 static=placement.compile,
                 is_number=numbers_of(self._processor.tokenizer),
@@ -348,7 +348,7 @@ class TransformersReasoner:
 
     def _pixels(self, frame: Frame) -> torch.Tensor:
         """Return the image as the model sees it, (h, w, 3) uint8; the same on any device."""
-        if self._device.type == 'cpu' or self._dialect.mark_cell:
+        if self._device.type == 'cpu' or self._dialect.position_code_cell:
             return torch.from_numpy(resize_for_model(self._dialect, frame.image).copy())
         image = torch.from_numpy(np.ascontiguousarray(frame.image)).to(self._device)
         size = self._dialect.image_size(frame.width, frame.height)
@@ -393,7 +393,7 @@ def _load(options: TransformersOptions, dialect: Dialect, beside: Companion | No
         folder = checkpoints.download(options.model)
     checkpoint = checkpoints.open_checkpoint(folder, dialect)
     processor = load_processor(checkpoint, dialect)
-    image_tokens = processor.dialect.largest_image
+    image_tokens = processor.dialect.max_image_tokens
     dtype = choose_dtype(options.dtype, options.device, checkpoint)
     needs = memory.needs_of(
         checkpoint,
