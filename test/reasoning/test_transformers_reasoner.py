@@ -644,7 +644,7 @@ class TestStopping:
         places: list[Any] = []
 
         def look() -> None:
-            decoding.keep_graphs_in_this_thread()
+            decoding.use_thread_local_cudagraphs()
             places.append(cudagraph_trees.local.tree_manager_containers)
             cudagraph_trees.local.tree_manager_locks[0].acquire()
             assert torch._C._get_obj_in_tls('tree_manager_containers') is places[-1]
@@ -755,9 +755,9 @@ class TestPreprocessing:
 
     @pytest.mark.parametrize('size', [(640, 480), (1920, 1080), (480, 640), (37, 1200)])
     def test_squashing_camera_images_does_not_need_pillow(self, size: tuple[int, int]) -> None:
-        from segzero_ros.reasoning.resize_like_pillow import _order
+        from segzero_ros.reasoning.resize_like_pillow import _axis_order
 
-        assert _order(size, (840, 840), 'bilinear', torch.device('cpu')) is not None
+        assert _axis_order(size, (840, 840), 'bilinear', torch.device('cpu')) is not None
         frame = noise(*size)
         squashed = resize_like_pillow(
             torch.from_numpy(frame.image), (840, 840), 'bilinear'
