@@ -30,7 +30,7 @@ class FastPathError(Exception):
     """A part of a reasoner's fast path cannot be taken; the text says which, and why."""
 
 
-def in_a_line(error: Exception) -> str:
+def one_line_summary(error: Exception) -> str:
     """Return what an error says, in a line."""
     first = str(error).strip().partition('\n')[0]
     return f'{type(error).__name__}: {first}' if first else type(error).__name__
@@ -74,7 +74,7 @@ class Reasoner(Protocol):
         """Say what in the frame the query means.
 
         Args:
-            frame: the picture asked about.
+            frame: the image asked about.
             query: the sentence.
             on_text: called with each further piece of the reasoning, as it is written.
             cancelled: asked at least once per generated token; the model stops when it is True.

@@ -23,16 +23,16 @@ ELSEWHERE = (
     'profile:=remote asks a model server instead, profile:=offline needs neither weights nor a GPU'
 )
 # What a checkpoint of this kind is made of; weights as safetensors only, code never.
-_WANTED = ['*.json', '*.safetensors', '*.jinja', '*.txt', '*.model']
-_WHOLE, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
-_NO_SAFETENSORS = f'{_WHOLE} or {_INDEX}'
+_PATTERNS = ['*.json', '*.safetensors', '*.jinja', '*.txt', '*.model']
+_SINGLE_FILE, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
+_NO_SAFETENSORS = f'{_SINGLE_FILE} or {_INDEX}'
 _ADAPTER = 'adapter_config.json'
 # The command that makes a checkpoint of an adapter, or of pickled weights.
 _EXPORT = 'python -m segzero_ros.training.export'
 _SHARDS = (
     'its weights are still the shards of an FSDP run (verl, EasyR1, Seg-Zero). Merge them with '
     'that trainer\'s own script, such as "python training_scripts/model_merger.py --local_dir '
-    '{place}" or "python -m verl.model_merger merge --backend fsdp --local_dir {place} '
+    '{location}" or "python -m verl.model_merger merge --backend fsdp --local_dir {location} '
     '--target_dir …", and name the folder that it writes'
 )
 # What stands in a folder in place of weights, and what makes weights of it.
@@ -47,7 +47,7 @@ _NO_WEIGHTS = (
     (
         'zero_to_fp32.py',
         'its weights are still the shards of a DeepSpeed run. Merge them with "python '
-        'zero_to_fp32.py . . --safe_serialization" in {place}',
+        'zero_to_fp32.py . . --safe_serialization" in {location}',
     ),
     (
         '*.gguf',
@@ -129,7 +129,7 @@ def local_folder(model: str, recipe: str = '') -> Path | None:
             f'hub; {ELSEWHERE}.'
         )
     try:
-        folder = Path(snapshot_download(model, local_files_only=True, allow_patterns=_WANTED))
+        folder = Path(snapshot_download(model, local_files_only=True, allow_patterns=_PATTERNS))
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
@@ -148,7 +148,7 @@ def download(model: str) -> Path:
     """
     _logger.info('Fetching %s from the hub; later starts find it in the cache', model)
     try:
-        return hub.fetch(model, _WANTED)
+        return hub.fetch(model, _PATTERNS)
     except (hub.DiskFull, hub.BrokenOff) as error:
         raise ReasonerUnavailable(f'{error} {ELSEWHERE[0].upper()}{ELSEWHERE[1:]}.') from error
     except hub.DownloadError as error:
@@ -185,12 +185,12 @@ def open_checkpoint(folder: Path, dialect: Dialect) -> Checkpoint:
             f'spoken by {" and ".join(dialect.architectures)}. Choose the dialect that the '
             'checkpoint was trained on, or another checkpoint.'
         )
-    if (folder / _WHOLE).is_file() and (folder / _INDEX).is_file():
+    if (folder / _SINGLE_FILE).is_file() and (folder / _INDEX).is_file():
         _logger.warning(
             '%s holds %s and also %s, which names other files: the whole file is loaded, as '
             'transformers does. Remove what is left of an earlier export.',
             folder,
-            _WHOLE,
+            _SINGLE_FILE,
             _INDEX,
         )
     tensors = tuple(tensor for shard in _shards(folder) for tensor in _tensors(folder / shard))
@@ -212,7 +212,7 @@ def _missing(folder: Path) -> list[str]:
     ]
     if not (folder / 'tokenizer.json').is_file() and (folder / 'vocab.json').is_file():
         missing += [] if (folder / 'merges.txt').is_file() else ['merges.txt']
-    if not (folder / _WHOLE).is_file():
+    if not (folder / _SINGLE_FILE).is_file():
         if not (folder / _INDEX).is_file():
             return [*missing, _NO_SAFETENSORS]
         missing += [name for name in _shards(folder) if not (folder / name).is_file()]
@@ -222,13 +222,13 @@ def _missing(folder: Path) -> list[str]:
 def _incomplete(folder: Path, missing: list[str]) -> ReasonerUnavailable:
     """Say what a folder lacks, and what to do about it."""
     if missing[-1] in ('config.json', _NO_SAFETENSORS):
-        for pattern, cure in _NO_WEIGHTS:
+        for pattern, hint in _NO_WEIGHTS:
             # Shards lie beside the folder with the configuration.
-            place = folder if any(folder.glob(pattern)) else folder.parent
-            if place == folder or (cure is _SHARDS and any(place.glob(pattern))):
-                said = cure.format(folder=folder, place=place)
+            location = folder if any(folder.glob(pattern)) else folder.parent
+            if location == folder or (hint is _SHARDS and any(location.glob(pattern))):
+                advice = hint.format(folder=folder, location=location)
                 return ReasonerUnavailable(
-                    f'The checkpoint in {folder} cannot be loaded: {said}; {ELSEWHERE}.'
+                    f'The checkpoint in {folder} cannot be loaded: {advice}; {ELSEWHERE}.'
                 )
     within = sorted(path.parent.name for path in folder.glob('*/config.json'))
     if missing == ['config.json'] and within:
@@ -261,8 +261,8 @@ def _adapter(folder: Path, *, complete: bool) -> ReasonerUnavailable:
 
 def _shards(folder: Path) -> list[str]:
     """Return the names of the files with weights: the whole one where there is one."""
-    if (folder / _WHOLE).is_file():
-        return [_WHOLE]
+    if (folder / _SINGLE_FILE).is_file():
+        return [_SINGLE_FILE]
     index = folder / _INDEX
     weight_map = _read_json(index).get('weight_map')
     if not isinstance(weight_map, dict) or not weight_map:

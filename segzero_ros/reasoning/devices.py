@@ -28,7 +28,7 @@ _DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'float32': torc
 LARGEST_ON_CPU = 1_000_000_000
 _PACKAGES = {'bnb4': 'bitsandbytes', 'bnb8': 'bitsandbytes', 'int8': 'torchao', 'fp8': 'torchao'}
 # The eyes and the head are left as they are: boxes suffer first when they are quantised.
-_LEFT_ALONE = ['model.visual', 'lm_head']
+_NOT_QUANTIZED = ['model.visual', 'lm_head']
 
 _logger = logging.getLogger(__name__)
 
@@ -259,12 +259,12 @@ def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
     logging.getLogger('bitsandbytes.autograd._functions').setLevel(logging.ERROR)
     configure: Any = transformers.BitsAndBytesConfig
     if quantization == 'bnb8':
-        return configure(load_in_8bit=True, llm_int8_skip_modules=_LEFT_ALONE)
+        return configure(load_in_8bit=True, llm_int8_skip_modules=_NOT_QUANTIZED)
     return configure(
         load_in_4bit=True,
         bnb_4bit_quant_type='nf4',
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=_LEFT_ALONE,
+        llm_int8_skip_modules=_NOT_QUANTIZED,
     )
 
 
@@ -273,4 +273,4 @@ def _torchao(quantization: str) -> Any:
 
     kinds = import_module('torchao.quantization')
     name = {'int8': 'Int8WeightOnlyConfig', 'fp8': 'Float8WeightOnlyConfig'}[quantization]
-    return TorchAoConfig(getattr(kinds, name)(), modules_to_not_convert=_LEFT_ALONE)
+    return TorchAoConfig(getattr(kinds, name)(), modules_to_not_convert=_NOT_QUANTIZED)

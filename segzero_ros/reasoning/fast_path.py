@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import transformers
 
-from segzero_ros.reasoning.base import FastPathError, in_a_line
+from segzero_ros.reasoning.base import FastPathError, one_line_summary
 from segzero_ros.reasoning.decoding import Decoder, Prompt, unsupported_settings
 from segzero_ros.reasoning.gqa_decode_attention import use_gqa_decode_attention, use_sdpa
 from segzero_ros.reasoning.vision_tower import (
@@ -194,4 +194,4 @@ def _step(part: str) -> Iterator[None]:
     except (FastPathError, ReasonerUnavailable):
         raise
     except Exception as error:
-        raise FastPathError(f'{part} failed ({in_a_line(error)})') from error
+        raise FastPathError(f'{part} failed ({one_line_summary(error)})') from error

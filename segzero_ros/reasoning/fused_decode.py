@@ -82,29 +82,29 @@ class FusedDecodeStep:
 
     def read(self, ids: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         """Run tokens with the model's own kernels; arguments and result as for `__call__`."""
-        hidden = self._language.embed_tokens(ids)
-        mask = _mask(cache, hidden)
-        cosine, sine = self._language.rotary_emb(hidden, positions)
+        redacted = self._language.embed_tokens(ids)
+        mask = _mask(cache, redacted)
+        cosine, sine = self._language.rotary_emb(redacted, positions)
         rotary = cosine.unsqueeze(1), sine.unsqueeze(1)
         linear = functional.linear if ids.shape[1] == 1 else self._several
         for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
             input_norm, attention, qkv_proj, o_proj, post_norm, gate_up_proj, down_proj = layer
-            normed = self._rms_norm(hidden, input_norm)
+            normed = self._rms_norm(redacted, input_norm)
             products = [linear(normed, *linear_weights) for linear_weights in qkv_proj]
             attended = _attend(attention, products, rotary, layer_cache, mask)
-            hidden = hidden + linear(attended, *o_proj)
-            normed = self._rms_norm(hidden, post_norm)
+            redacted = redacted + linear(attended, *o_proj)
+            normed = self._rms_norm(redacted, post_norm)
             products = [linear(normed, *linear_weights) for linear_weights in gate_up_proj]
             gate, up = products if len(products) == 2 else products[0].chunk(2, -1)
-            hidden = hidden + linear(functional.silu(gate) * up, *down_proj)
-        hidden = self._rms_norm(hidden, self._language.norm.weight)
-        logits: torch.Tensor = self._model.lm_head(hidden[0]).float()
+            redacted = redacted + linear(functional.silu(gate) * up, *down_proj)
+        redacted = self._rms_norm(redacted, self._language.norm.weight)
+        logits: torch.Tensor = self._model.lm_head(redacted[0]).float()
         return logits
 
-    def _rms_norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        plain = hidden.float()
+    def _rms_norm(self, redacted: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        plain = redacted.float()
         plain = plain * plain.pow(2).mean(-1, keepdim=True).add_(self._epsilon).rsqrt_()
-        return weight * plain.to(hidden.dtype)
+        return weight * plain.to(redacted.dtype)
 
 
 _Linear = tuple[torch.Tensor, torch.Tensor | None]
@@ -255,10 +255,10 @@ def _matches(model: Any, step: FusedDecodeStep) -> bool:
         count = _CHECKED_TOKENS if position == _CHECKED_TOKENS else 1
         ids = torch.arange(position, position + count, device=device)[None]
         positions = ids.expand(3, 1, -1)
-        hidden = language(
+        redacted = language(
             input_ids=ids, position_ids=positions, past_key_values=theirs, use_cache=True
         ).last_hidden_state
-        expected = model.lm_head(hidden[0]).float()
+        expected = model.lm_head(redacted[0]).float()
         difference = step.read(ids, positions, ours).sub_(expected).norm()
         # Another summation order rounds differently; a wrong computation differs by much more.
         exact = device.type == 'cpu' and count == 1

@@ -19,12 +19,12 @@ class PartialAnswer:
 
     def __init__(
         self,
-        narrator: StreamReporter,
+        reporter: StreamReporter,
         text: Detokenizer,
         cancelled: IsCancelled,
         time_limit: float,
     ) -> None:
-        self._narrator = narrator
+        self._reporter = reporter
         self._text = text
         self._cancelled = cancelled
         self._time_limit = time_limit
@@ -41,26 +41,26 @@ class PartialAnswer:
         self.tokens.append(token)
         if token in end_tokens:
             return True
-        self._narrator.feed(self._text.add(token))
+        self._reporter.feed(self._text.add(token))
         self.check()
-        return self._narrator.complete
+        return self._reporter.complete
 
     def check(self) -> None:
         """Raise Cancelled or ReasonerTimeout when the answer may not go on."""
         if self._cancelled():
-            raise Cancelled(self._narrator.text)
+            raise Cancelled(self._reporter.text)
         if 0 < self._time_limit < time.monotonic() - self._started:
             raise ReasonerTimeout(
                 f'The answer took longer than its {self._time_limit:g} s; {self.count} tokens '
                 'were written. Raise limits.answer_time, lower reasoner.max_new_tokens, or use a '
                 'faster model.',
-                self._narrator.text,
+                self._reporter.text,
             )
 
     def finish(self) -> Grounding:
         """Return what the whole text says."""
-        self._narrator.feed(self._text.rest())
-        return self._narrator.finish(self.count)
+        self._reporter.feed(self._text.rest())
+        return self._reporter.finish(self.count)
 
 
 class StopWithAnswer(StoppingCriteria):

@@ -71,17 +71,17 @@ def load_processor(checkpoint: Checkpoint, dialect: Dialect) -> LoadedProcessor:
         processor = read_processor(folder)
     except Exception as error:
         # What is wrong in a file of JSON comes as whatever error the code that reads it meets.
-        raise _refused(checkpoint, 'cannot be read', one_line(error)) from error
+        raise _processor_error(checkpoint, 'cannot be read', one_line(error)) from error
     if getattr(processor, 'image_processor', None) is None:
         why = 'there is a tokenizer, but no image processor of Qwen2-VL or Qwen2.5-VL'
-        raise _refused(checkpoint, 'is incomplete', why)
-    end_tokens = _complete_tokens(processor.tokenizer)
+        raise _processor_error(checkpoint, 'is incomplete', why)
+    end_tokens = _set_special_tokens(processor.tokenizer)
     if processor.chat_template is None:
         processor.chat_template = processor.tokenizer.chat_template
     image_token_id = _image_token(checkpoint, processor)
-    _try_prompt(checkpoint, processor, dialect, config.get_text_config().vocab_size)
+    _check_prompt(checkpoint, processor, dialect, config.get_text_config().vocab_size)
     dialect = _bounded(checkpoint, processor.image_processor, dialect)
-    _try_image(checkpoint, processor.image_processor, config.vision_config, dialect)
+    _check_image(checkpoint, processor.image_processor, config.vision_config, dialect)
     return LoadedProcessor(processor, dialect, image_token_id, end_tokens)
 
 
@@ -94,8 +94,8 @@ def read_processor(folder: Path) -> Any:
     named = _named_class(folder / _IMAGES)
     if named is None or hasattr(transformers, named):
         return _processors.from_pretrained(folder, local_files_only=True, padding_side='left')
-    with TemporaryDirectory() as place:
-        copy = Path(place)
+    with TemporaryDirectory() as directory:
+        copy = Path(directory)
         for file in folder.iterdir():
             if file.suffix in ('.json', '.txt', '.jinja') and file.name != _IMAGES:
                 shutil.copy(file, copy)
@@ -128,25 +128,25 @@ def one_line(error: BaseException) -> str:
     return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__
 
 
-def _refused(checkpoint: Checkpoint, what: str, why: str) -> ReasonerUnavailable:
+def _processor_error(checkpoint: Checkpoint, what: str, why: str) -> ReasonerUnavailable:
     return ReasonerUnavailable(
         f'The processor of the checkpoint in {checkpoint.folder} {what}: {why}. {_FETCH}'
     )
 
 
-def _known(tokenizer: Any, token: str) -> int | None:
+def _token_id(tokenizer: Any, token: str) -> int | None:
     """Return the id of a special token; None where the tokenizer has no such one."""
     number: int | None = tokenizer.get_added_vocab().get(token, tokenizer.get_vocab().get(token))
     return number
 
 
-def _complete_tokens(tokenizer: Any) -> tuple[int, ...]:
+def _set_special_tokens(tokenizer: Any) -> tuple[int, ...]:
     """Name the tokens that end and pad where the tokenizer does not; return those that end."""
-    turn_end = _known(tokenizer, _TURN_END)
+    turn_end = _token_id(tokenizer, _TURN_END)
     if tokenizer.eos_token_id is None and turn_end is not None:
         tokenizer.eos_token = _TURN_END
     if tokenizer.pad_token_id is None:
-        padding = _PADDING if _known(tokenizer, _PADDING) is not None else tokenizer.eos_token
+        padding = _PADDING if _token_id(tokenizer, _PADDING) is not None else tokenizer.eos_token
         if padding is not None:
             tokenizer.pad_token = padding
     # A tokenizer of the base model ends texts otherwise than a chat template ends turns.
@@ -157,14 +157,14 @@ def _complete_tokens(tokenizer: Any) -> tuple[int, ...]:
 def _image_token(checkpoint: Checkpoint, processor: Any) -> int:
     """Return the token that stands for an image, where tokenizer and model agree on it."""
     token = processor.image_token
-    number = _known(processor.tokenizer, token)
+    number = _token_id(processor.tokenizer, token)
     if number is None or processor.tokenizer(token)['input_ids'] != [number]:
-        raise _refused(
+        raise _processor_error(
             checkpoint, 'has no place for an image', f'its tokenizer has no token {token}'
         )
     stated = checkpoint.config.get('image_token_id')
     if stated not in (None, number):
-        raise _refused(
+        raise _processor_error(
             checkpoint,
             'is of another model',
             f'{token} is its token {number}, and {stated} in config.json',
@@ -172,10 +172,12 @@ def _image_token(checkpoint: Checkpoint, processor: Any) -> int:
     return number
 
 
-def _try_prompt(checkpoint: Checkpoint, processor: Any, dialect: Dialect, vocabulary: int) -> None:
+def _check_prompt(
+    checkpoint: Checkpoint, processor: Any, dialect: Dialect, vocabulary: int
+) -> None:
     """See that a question becomes a prompt with one image that the model can read."""
     if processor.chat_template is None:
-        raise _refused(
+        raise _processor_error(
             checkpoint,
             'has no chat template',
             'it stands neither in chat_template.jinja or chat_template.json nor in '
@@ -187,14 +189,14 @@ def _try_prompt(checkpoint: Checkpoint, processor: Any, dialect: Dialect, vocabu
     except Exception as error:
         # Templates are programs: they raise what they like.
         why = f'it fails on a question about an image, with {one_line(error)}'
-        raise _refused(checkpoint, 'has an unfit chat template', why) from error
+        raise _processor_error(checkpoint, 'has an unfit chat template', why) from error
     if text.count(processor.image_token) != 1 or prompt not in text:
         why = 'what it makes of a question about an image is not one image and the question'
-        raise _refused(checkpoint, 'has an unfit chat template', why)
+        raise _processor_error(checkpoint, 'has an unfit chat template', why)
     highest = max(processor.tokenizer(text)['input_ids'])
     if highest >= vocabulary:
         why = f'its tokenizer has a token {highest}, but the model knows {vocabulary}'
-        raise _refused(checkpoint, 'is of another model', why)
+        raise _processor_error(checkpoint, 'is of another model', why)
 
 
 def _bounded(checkpoint: Checkpoint, image_processor: Any, dialect: Dialect) -> Dialect:
@@ -204,29 +206,29 @@ def _bounded(checkpoint: Checkpoint, image_processor: Any, dialect: Dialect) -> 
     trained on whatever bounds a file states, or by the bounds that the checkpoint was saved with.
     """
     size = image_processor.size
-    least = _bound(size, 'shortest_edge', 'min_pixels')
-    most = _bound(size, 'longest_edge', 'max_pixels')
+    min_pixels = _bound(size, 'shortest_edge', 'min_pixels')
+    max_pixels = _bound(size, 'longest_edge', 'max_pixels')
     smallest = (image_processor.patch_size * image_processor.merge_size) ** 2
     image_processor.size = type(size)(
-        shortest_edge=smallest, longest_edge=max(most or 0, _PUBLISHED_PIXELS)
+        shortest_edge=smallest, longest_edge=max(max_pixels or 0, _PUBLISHED_PIXELS)
     )
     if not image_processor.do_resize:
         return dialect
     if dialect.square:
         area = dialect.square**2
-        if not (least or 0) <= area <= (most or area):
+        if not (min_pixels or 0) <= area <= (max_pixels or area):
             _logger.warning(
                 'The image processor of %s is bound to %s to %s pixels; images are shown at '
                 '%dx%d all the same, as dialect %s was trained.',
                 checkpoint.folder,
-                least,
-                most,
+                min_pixels,
+                max_pixels,
                 dialect.square,
                 dialect.square,
                 dialect.name,
             )
         return dialect
-    bounded = dialect.bounded(least, most)
+    bounded = dialect.bounded(min_pixels, max_pixels)
     if bounded != dialect:
         _logger.info(
             'Images are resized to %d to %d pixels, as the image processor of %s is bound to',
@@ -243,7 +245,7 @@ def _bound(size: Any, name: str, former: str) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
-def _try_image(
+def _check_image(
     checkpoint: Checkpoint, image_processor: Any, vision: Any, dialect: Dialect
 ) -> None:
     """See that the model is shown images of the size that its coordinates are read in."""
@@ -255,19 +257,19 @@ def _try_image(
         own = getattr(image_processor, name)
         if own != theirs:
             why = f'its {name} is {own}, and {theirs} in config.json'
-            raise _refused(checkpoint, 'is of another model', why)
+            raise _processor_error(checkpoint, 'is of another model', why)
     width, height = dialect.image_size(640, 480)
     side = image_processor.patch_size
     image = np.zeros((height, width, 3), np.uint8)
     try:
         grid = image_processor(images=[image], return_tensors='pt')['image_grid_thw']
     except Exception as error:
-        raise _refused(checkpoint, 'cannot read an image', one_line(error)) from error
-    shown = int(grid[0, 2]) * side, int(grid[0, 1]) * side
-    if shown != (width, height):
-        raise _refused(
+        raise _processor_error(checkpoint, 'cannot read an image', one_line(error)) from error
+    resized_to = int(grid[0, 2]) * side, int(grid[0, 1]) * side
+    if resized_to != (width, height):
+        raise _processor_error(
             checkpoint,
             'is not of this dialect',
-            f'it makes {shown[0]}x{shown[1]} pixels of the {width}x{height} of dialect '
+            f'it makes {resized_to[0]}x{resized_to[1]} pixels of the {width}x{height} of dialect '
             f'{dialect.name}, so every box would be off',
         )

@@ -24,9 +24,9 @@ from segzero_ros.reasoning.base import (
     Companion,
     FastPathError,
     ignore,
-    in_a_line,
     IsCancelled,
     never,
+    one_line_summary,
     OnObject,
     OnText,
 )
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from segzero_ros.reasoning.decoding import Decoder, Prompt
 
 # Tokens of a prompt beside the image: the published templates take about 200.
-_LONGEST_TEXT = 640
+_MAX_TEXT_TOKENS = 640
 
 _logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class TransformersReasoner:
         self._decoder: Decoder | None = None
         if options.fast_decoding:
             with gpus.current(self._device):
-                self._take_fast_path(loaded.placement)
+                self._use_fast_path(loaded.placement)
 
     @property
     def name(self) -> str:
@@ -150,7 +150,7 @@ class TransformersReasoner:
         torch.manual_seed(self._options.seed)
         try:
             with torch.inference_mode(), gpus.current(self._device):
-                self._write(answer, frame, query)
+                self._generate(answer, frame, query)
         except torch.OutOfMemoryError as error:
             self.forget_frame()
             raise ReasonerUnavailable(
@@ -179,7 +179,7 @@ class TransformersReasoner:
             gc.collect()
             torch.cuda.empty_cache()
 
-    def _take_fast_path(self, placement: Placement) -> None:
+    def _use_fast_path(self, placement: Placement) -> None:
         """Have answers decoded fast, if that gives what `generate` does; else warn, and do not."""
         try:
             self._decoder = self._make_decoder(placement)
@@ -188,7 +188,7 @@ class TransformersReasoner:
         except ReasonerUnavailable:
             raise
         except Exception as error:
-            self._leave_fast_path(error)
+            self._abandon_fast_path(error)
 
     def _make_decoder(self, placement: Placement) -> Decoder:
         from segzero_ros.reasoning import fast_path
@@ -209,14 +209,14 @@ class TransformersReasoner:
             lambda features, grid: self._prompt(query, features, grid),
             lambda: Decoder(
                 self._model,
-                self._dialect.max_image_tokens + _LONGEST_TEXT,
+                self._dialect.max_image_tokens + _MAX_TEXT_TOKENS,
                 self._options.max_new_tokens,
                 static=placement.compile,
                 is_number=numbers_of(self._processor.tokenizer),
             ),
         )
 
-    def _leave_fast_path(self, error: Exception) -> None:
+    def _abandon_fast_path(self, error: Exception) -> None:
         """Have `generate` write this answer and all after it, and say why."""
         self.forget_frame()
         decoder, self._decoder = self._decoder, None
@@ -227,7 +227,7 @@ class TransformersReasoner:
         _logger.warning(
             "The fast path is not used, for %s: answers are written by transformers' own "
             'generate, which is slower.',
-            error if isinstance(error, FastPathError) else in_a_line(error),
+            error if isinstance(error, FastPathError) else one_line_summary(error),
         )
         _logger.debug('The fast path failed', exc_info=error)
 
@@ -244,13 +244,13 @@ class TransformersReasoner:
         self.forget_frame()
         _logger.info('Warmed up in %.1f s', time.perf_counter() - started)
 
-    def _write(self, answer: PartialAnswer, frame: Frame, query: Query) -> None:
+    def _generate(self, answer: PartialAnswer, frame: Frame, query: Query) -> None:
         """Have the model write its answer."""
         answer.check()
-        if self._decoder is None or not self._write_fast(answer, frame, query):
-            self._write_plainly(answer, frame, query)
+        if self._decoder is None or not self._generate_fast(answer, frame, query):
+            self._generate_with_transformers(answer, frame, query)
 
-    def _write_fast(self, answer: PartialAnswer, frame: Frame, query: Query) -> bool:
+    def _generate_fast(self, answer: PartialAnswer, frame: Frame, query: Query) -> bool:
         """Return whether the answer is written; otherwise its rest is left to `generate`."""
         tokens = self._fast_tokens(answer, frame, query)
         while True:
@@ -259,7 +259,7 @@ class TransformersReasoner:
             except (SegZeroError, torch.OutOfMemoryError):
                 raise
             except Exception as error:
-                self._leave_fast_path(error)
+                self._abandon_fast_path(error)
                 return False
             if answer.take(token, self._end_tokens):
                 return True
@@ -271,7 +271,9 @@ class TransformersReasoner:
         prompt = self._read_prompt(frame, query, answer.check)
         yield from self._decoder.generate(prompt, answer.check)
 
-    def _write_plainly(self, answer: PartialAnswer, frame: Frame, query: Query) -> None:
+    def _generate_with_transformers(
+        self, answer: PartialAnswer, frame: Frame, query: Query
+    ) -> None:
         """Have transformers' own `generate` write the answer, as the published code does.
 
         What of the answer is written already is its beginning.
@@ -312,7 +314,7 @@ class TransformersReasoner:
         if self._seen is None or self._frame is not frame:
             self.forget_frame()
             with torch.inference_mode(), cancellable(self._model.modules(), check):
-                self._seen = self._look_at(frame)
+                self._seen = self._encode_image(frame)
             self._frame = frame
         return self._prompt(query, *self._seen)
 
@@ -324,7 +326,7 @@ class TransformersReasoner:
         text = self._chat(query).replace(placeholder, placeholder * len(features), 1)
         return Prompt(self._processor.tokenizer(text)['input_ids'], features, grid)
 
-    def _look_at(self, frame: Frame) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode_image(self, frame: Frame) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the image's features, (tokens, width), and its grid of patches, (1, 3)."""
         processed = self._processor.image_processor(
             images=[self._pixels(frame).permute(2, 0, 1)], return_tensors='pt'
@@ -398,7 +400,7 @@ def _load(options: TransformersOptions, dialect: Dialect, beside: Companion | No
     needs = memory.needs_of(
         checkpoint,
         dtype.itemsize,
-        image_tokens + _LONGEST_TEXT + options.max_new_tokens,
+        image_tokens + _MAX_TEXT_TOKENS + options.max_new_tokens,
         image_tokens,
         options.quantization,
         on_gpu=options.device != 'cpu' and torch.cuda.is_available(),

@@ -1,8 +1,8 @@
-"""Name colours as people do: a table from RGB to thirteen names, and what a region's pixels say.
+"""Fourth stage: thirteen colour names, by a table from RGB, and a region's colour summary.
 
-The limits between names are angles of hue (HSV), for shade and light hardly move those, with
-lightness, chroma (CIE Lab) and saturation where a name needs them: brown is dark orange, pink is
-pale red, beige is pale yellow.
+The limits between names are hue angles (HSV), which shading hardly changes, with lightness, chroma
+(CIE Lab) and saturation where a name needs them: brown is dark orange, pink is pale red, beige is
+pale yellow.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def _named(
     )  # fmt: skip
 
 
-def name_pixels(image: RgbImage) -> NDArray[np.uint8]:
+def classify_pixels(image: RgbImage) -> NDArray[np.uint8]:
     """Return (H, W) uint8: each pixel's colour as an index into NAMES."""
     r, g, b = (channel.astype(np.int32) >> (8 - _BITS) for channel in cv2.split(image))
     return _table().take((((r << _BITS) | g) << _BITS) | b)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from segzero_ros.reasoning.attributes.phrases import Phrase, Pick, Quality, Relation, Request
 from segzero_ros.reasoning.attributes.scanner import scan, Token
 
-_DEEPEST = 4
+_MAX_DEPTH = 4
 _LONGEST = 150
 _JOINTS = ('and', 'or', 'comma', 'but')
 _QUALITIES = ('shape', 'size', 'place')
@@ -21,7 +21,7 @@ _NOBODYS = ('everything', 'stuff', 'anything', 'something', 'one', 'ones')
 _WHERE = ('in ', 'on ', 'at ', 'to ', 'towards ', 'toward ', 'near ')
 
 
-# A standing query asks the same of every picture.
+# A standing query asks the same of every image.
 @lru_cache(maxsize=32)
 def read(text: str) -> Request:
     """Read a sentence.
@@ -42,7 +42,7 @@ def read(text: str) -> Request:
     try:
         phrases = _Reader(tokens, counting).phrases()
     except _TooDeep:
-        return Request(problem=f'The sentence nests more than {_DEEPEST} relations.')
+        return Request(problem=f'The sentence nests more than {_MAX_DEPTH} relations.')
     if not phrases:
         return Request(problem='The sentence names nothing that I could look for.')
     return Request(phrases, counting)
@@ -111,7 +111,7 @@ class _Reader:
 
     def _draft(self, depth: int) -> _Draft:
         """Read one phrase up to the joint that ends it, or to the end."""
-        if depth > _DEEPEST:
+        if depth > _MAX_DEPTH:
             raise _TooDeep
         draft = _Draft(self._at)
         while self._at < len(self._tokens):

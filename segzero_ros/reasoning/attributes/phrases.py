@@ -1,8 +1,8 @@
-"""What a sentence asks for, once it has been read.
+"""The parsed query.
 
 A Request is one or more Phrases ("the red ball and the two boxes"); a Phrase is a noun with
-Qualities that things have or lack, Relations to other phrases, and Picks that choose among what
-is left ("the second largest").
+Qualities that things have or lack, Relations to other phrases, and Picks that choose among the
+remaining candidates ("the second largest").
 """
 
 from __future__ import annotations

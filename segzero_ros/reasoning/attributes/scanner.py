@@ -1,6 +1,6 @@
-"""Cut a sentence into the words and idioms that the attribute reasoner knows.
+"""Split a query into known words and idioms.
 
-Every pattern here matches a bounded number of words, so that scanning is linear in the sentence.
+Every pattern matches a bounded number of words, so scanning is linear in the query.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Measure a region's outline and, with depth, the body behind it, and tell balls from boxes.
+"""Fourth stage: measure a region's outline and, with depth, its body, and classify the shape.
 
-Outlines are in pixels of the working image. Bodies are in metres: heights above the plane they
-stand on, and places seen from above.
+Outlines are in pixels of the working image. Bodies are in metres: heights above the supporting
+surface, and positions seen from above. The thresholds were tuned on generated scenes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.quantiles import quantile
-from segzero_ros.reasoning.attributes.oversegmentation import inwards, level, mean_of, Values
+from segzero_ros.reasoning.attributes.oversegmentation import (
+    inward_distance,
+    level,
+    mean_of,
+    Values,
+)
 from segzero_ros.types import Mask
 
 _SLICES = 5
@@ -23,7 +28,7 @@ _SLICES = 5
 
 @dataclass(frozen=True)
 class Outline:
-    """A region's border in the picture.
+    """A region's border in the image.
 
     Attributes:
         elongation: length of its smallest rectangle over that one's width.
@@ -284,12 +289,12 @@ _ADJECTIVES: dict[str, Callable[[Shape], float]] = {
 
 def measure_outline(mask: Mask) -> Outline:
     """Measure a region's (h, w) mask."""
-    picture = mask.astype(np.uint8)
-    borders, _ = cv2.findContours(picture, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = mask.astype(np.uint8)
+    borders, _ = cv2.findContours(filled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     border = max(borders, key=cv2.contourArea)
     # What lies in it (the print on a badge) is another region, but it is round all the same.
-    picture = np.asarray(
-        cv2.drawContours(np.zeros_like(picture), [border], 0, 1, cv2.FILLED), np.uint8
+    filled = np.asarray(
+        cv2.drawContours(np.zeros_like(filled), [border], 0, 1, cv2.FILLED), np.uint8
     )
     # A contour runs through pixel centres; half a pixel all around is missing from its area.
     hull = cv2.convexHull(border)
@@ -298,24 +303,24 @@ def measure_outline(mask: Mask) -> Outline:
     hull_area = float(cv2.contourArea(hull)) + 0.5 * perimeter + 1.0
     _, sides, _ = cv2.minAreaRect(hull)
     long, short = max(sides) + 1.0, min(sides) + 1.0
-    spans = picture.sum(axis=1, dtype=np.intp)
+    spans = filled.sum(axis=1, dtype=np.intp)
     spans = spans[spans > 0]
-    height, width = len(spans), int(np.count_nonzero(picture.any(axis=0)))
+    height, width = len(spans), int(np.count_nonzero(filled.any(axis=0)))
     third, quarter = max(height // 3, 1), max(height // 4, 1)
     return Outline(
         elongation=long / short,
         fill=min(area / (long * short), 1.0),
         solidity=min(area / hull_area, 1.0),
         circularity=min(4 * np.pi * hull_area / (perimeter + 4.0) ** 2, 1.0),
-        ellipse=_ellipse(picture),
+        ellipse=_ellipse(filled),
         upright=height / max(width, 1),
         taper=mean_of(spans[:third]) / max(mean_of(spans[-third:]), 1.0),
         waist=mean_of(spans[:quarter]) / max(int(spans.max()), 1),
     )
 
 
-def _ellipse(picture: NDArray[np.uint8]) -> float:
-    moments = cv2.moments(picture, True)
+def _ellipse(filled: NDArray[np.uint8]) -> float:
+    moments = cv2.moments(filled, True)
     # A pixel is a square, not a point: its own moments are a twelfth.
     xx = moments['mu20'] / moments['m00'] + 1 / 12
     yy = moments['mu02'] / moments['m00'] + 1 / 12
@@ -324,17 +329,17 @@ def _ellipse(picture: NDArray[np.uint8]) -> float:
     return min(moments['m00'] / (4 * np.pi * spread), 1.0)
 
 
-def measure_body(places: Values, heights: Values, inner: Mask) -> Body:
+def measure_body(plan_points: Values, heights: Values, inner: Mask) -> Body:
     """Measure a thing that stands on a plane.
 
     Args:
-        places: (N, 2) metres of its pixels seen from above.
+        plan_points: (N, 2) metres of its pixels seen from above.
         heights: (N,) metres of its pixels above the plane.
         inner: (N,) pixels away from the region's border, where depth is surely its own.
     """
     chosen = inner if np.count_nonzero(inner) >= 20 else np.ones(len(heights), np.bool_)
     height = max(float(quantile(heights, 0.97)), 1e-3)
-    seen, levels = places.compress(chosen, axis=0), heights[chosen]
+    seen, levels = plan_points.compress(chosen, axis=0), heights[chosen]
     hull = cv2.convexHull(seen)
     _, sides, _ = cv2.minAreaRect(hull)
     area = max(float(cv2.contourArea(hull)), 1e-8)
@@ -366,17 +371,17 @@ def _width_at(across: Values, share: Values, index: int) -> float:
 
 
 def _top(
-    places: Values, heights: Values, top: Mask, height: float
+    plan_points: Values, heights: Values, top: Mask, height: float
 ) -> tuple[float, float, tuple[float, float], float]:
     """Return fill, area and sides of the uppermost level, and how hollow it is."""
     if np.count_nonzero(top) < 5:
         return 0.0, 0.0, (0.0, 0.0), 0.0
-    hull = np.asarray(cv2.convexHull(places.compress(top, axis=0))[:, 0], np.float32)
+    hull = np.asarray(cv2.convexHull(plan_points.compress(top, axis=0))[:, 0], np.float32)
     area = float(cv2.contourArea(hull))
     _, sides, _ = cv2.minAreaRect(hull)
     fill = area / max(sides[0] * sides[1], 1e-8)
-    some = slice(None, None, max(1, len(places) // 400))
-    inside = inwards(hull, places[some]).min(axis=0) > 0.004
+    some = slice(None, None, max(1, len(plan_points) // 400))
+    inside = inward_distance(hull, plan_points[some]).min(axis=0) > 0.004
     deep = heights[some] < height - max(0.25 * height, 0.004)
     hollow = mean_of(deep[inside]) if np.count_nonzero(inside) > 4 else 0.0
     return fill, area, (float(sides[0]), float(sides[1])), hollow

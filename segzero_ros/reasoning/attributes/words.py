@@ -1,4 +1,4 @@
-"""The words that the attribute reasoner knows, by the part they play in a sentence.
+"""The vocabulary of the attribute reasoner: single words and their roles in a query.
 
 Tables only; idioms of several words are in `scanner`.
 """
