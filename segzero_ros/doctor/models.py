@@ -70,12 +70,12 @@ def _gpu(reasoner: ReasonerOptions, parameters: int | None) -> Check:
     """Say whether there is a GPU for a model of so many parameters; None if nobody knows."""
     import torch
 
-    from segzero_ros.reasoning.devices import LARGEST_ON_CPU
+    from segzero_ros.reasoning.devices import MAX_CPU_PARAMETERS
 
     on_cpu = reasoner.device == 'cpu' or (
         reasoner.device == 'auto' and not torch.cuda.is_available()
     )
-    if on_cpu and parameters is not None and parameters <= LARGEST_ON_CPU:
+    if on_cpu and parameters is not None and parameters <= MAX_CPU_PARAMETERS:
         return ok('GPU', 'none is needed: the model is small enough for the CPU')
     if reasoner.device == 'cpu':
         return warn('GPU', 'device is cpu: an answer of a 7B model takes minutes', f'{_OTHERS}.')

@@ -1,4 +1,4 @@
-"""An answer while a model writes it, token by token: what it says, and whether it may go on."""
+"""An answer while it is generated token by token: its text, cancellation and time limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segzero_ros.types import Cancelled, Grounding, ReasonerTimeout
 
 
 class PartialAnswer:
-    """One answer while it is written: what it says, and whether it may go on."""
+    """One answer while it is generated."""
 
     def __init__(
         self,
@@ -33,11 +33,16 @@ class PartialAnswer:
 
     @property
     def count(self) -> int:
-        """How many tokens are written."""
+        """The number of tokens so far."""
         return len(self.tokens)
 
     def take(self, token: int, end_tokens: frozenset[int]) -> bool:
-        """Take the next token; return whether the answer is complete."""
+        """Add the next token; return whether the answer is complete.
+
+        Args:
+            token: its id.
+            end_tokens: ids that end an answer.
+        """
         self.tokens.append(token)
         if token in end_tokens:
             return True
@@ -46,7 +51,7 @@ class PartialAnswer:
         return self._reporter.complete
 
     def check(self) -> None:
-        """Raise Cancelled or ReasonerTimeout when the answer may not go on."""
+        """Raise Cancelled, or ReasonerTimeout after the time limit."""
         if self._cancelled():
             raise Cancelled(self._reporter.text)
         if 0 < self._time_limit < time.monotonic() - self._started:
@@ -58,7 +63,7 @@ class PartialAnswer:
             )
 
     def finish(self) -> Grounding:
-        """Return what the whole text says."""
+        """Return the result of the whole text."""
         self._reporter.feed(self._text.rest())
         return self._reporter.finish(self.count)
 

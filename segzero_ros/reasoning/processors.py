@@ -1,9 +1,8 @@
 """Load a checkpoint's processor, and refuse one with which every query would fail.
 
-A processor is three things that lie in a checkpoint as files: tokenizer, chat template and image
-processor. Published ones differ in where these stand and in what they leave out; what is left out
-gets its one right value here, and what has none is said before the weights are read. Imports
-`types`, `checkpoints`, `dialects` and transformers.
+A processor consists of tokenizer, chat template and image processor. Published checkpoints differ
+in the files for these and in missing values. A missing value with one right choice is filled in
+here; any other is an error before the weights are loaded.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from segzero_ros.types import ReasonerUnavailable
 _processors: Any = transformers.AutoProcessor
 _configs: Any = transformers.AutoConfig
 
-# What the templates of both families end a turn with, and what their tokenizers pad with.
+# The end-of-turn and padding tokens of both families.
 _TURN_END, _PADDING = '<|im_end|>', '<|endoftext|>'
 # The upper bound of the published image processors.
 _PUBLISHED_PIXELS = 16384 * 28 * 28
 _IMAGES = 'preprocessor_config.json'
 _FETCH = 'Take the files of the model that it was trained from, or fetch the checkpoint again.'
-# Any question will do.
+# An arbitrary question for the checks.
 _QUESTION = 'the red cup'
 
 _logger = logging.getLogger(__name__)
@@ -62,15 +61,15 @@ def load_processor(checkpoint: Checkpoint, dialect: Dialect) -> LoadedProcessor:
     """Load the processor of a checkpoint.
 
     Raises:
-        ReasonerUnavailable: it has no chat template, its tokens are not the model's, or its images
-            are not; the text says what and what would help.
+        ReasonerUnavailable: it has no chat template, or its tokens or image sizes are not the
+            model's; the text names the cause and a hint.
     """
     folder = checkpoint.folder
     try:
         config = _configs.from_pretrained(folder, local_files_only=True)
         processor = read_processor(folder)
     except Exception as error:
-        # What is wrong in a file of JSON comes as whatever error the code that reads it meets.
+        # A wrong value in a JSON file raises many kinds of errors in transformers.
         raise _processor_error(checkpoint, 'cannot be read', one_line(error)) from error
     if getattr(processor, 'image_processor', None) is None:
         why = 'there is a tokenizer, but no image processor of Qwen2-VL or Qwen2.5-VL'
@@ -114,7 +113,12 @@ def _named_class(file: Path) -> str | None:
 
 
 def chat_text(processor: Any, prompt: str) -> str:
-    """Return a whole prompt as text: one placeholder for the image, then the prompt."""
+    """Apply the chat template: one image placeholder, then the prompt.
+
+    Args:
+        processor: of transformers.
+        prompt: the dialect's.
+    """
     content = [{'type': 'image'}, {'type': 'text', 'text': prompt}]
     text: str = processor.apply_chat_template(
         [{'role': 'user', 'content': content}], tokenize=False, add_generation_prompt=True
@@ -123,7 +127,7 @@ def chat_text(processor: Any, prompt: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's kind and the first line of what it says."""
+    """Return an error's type and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__
 
@@ -135,13 +139,13 @@ def _processor_error(checkpoint: Checkpoint, what: str, why: str) -> ReasonerUna
 
 
 def _token_id(tokenizer: Any, token: str) -> int | None:
-    """Return the id of a special token; None where the tokenizer has no such one."""
+    """Return the id of a token; None if the tokenizer does not have it."""
     number: int | None = tokenizer.get_added_vocab().get(token, tokenizer.get_vocab().get(token))
     return number
 
 
 def _set_special_tokens(tokenizer: Any) -> tuple[int, ...]:
-    """Name the tokens that end and pad where the tokenizer does not; return those that end."""
+    """Set missing end and padding tokens of a tokenizer; return the ids that end an answer."""
     turn_end = _token_id(tokenizer, _TURN_END)
     if tokenizer.eos_token_id is None and turn_end is not None:
         tokenizer.eos_token = _TURN_END
@@ -149,13 +153,13 @@ def _set_special_tokens(tokenizer: Any) -> tuple[int, ...]:
         padding = _PADDING if _token_id(tokenizer, _PADDING) is not None else tokenizer.eos_token
         if padding is not None:
             tokenizer.pad_token = padding
-    # A tokenizer of the base model ends texts otherwise than a chat template ends turns.
+    # A base model's eos token differs from the chat template's end of turn.
     ends = dict.fromkeys([turn_end, tokenizer.eos_token_id])
     return tuple(token for token in ends if token is not None)
 
 
 def _image_token(checkpoint: Checkpoint, processor: Any) -> int:
-    """Return the token that stands for an image, where tokenizer and model agree on it."""
+    """Return the image placeholder's id, on which tokenizer and model must agree."""
     token = processor.image_token
     number = _token_id(processor.tokenizer, token)
     if number is None or processor.tokenizer(token)['input_ids'] != [number]:
@@ -175,7 +179,7 @@ def _image_token(checkpoint: Checkpoint, processor: Any) -> int:
 def _check_prompt(
     checkpoint: Checkpoint, processor: Any, dialect: Dialect, vocabulary: int
 ) -> None:
-    """See that a question becomes a prompt with one image that the model can read."""
+    """Check that the template makes a prompt with one image and known tokens."""
     if processor.chat_template is None:
         raise _processor_error(
             checkpoint,
@@ -187,7 +191,7 @@ def _check_prompt(
     try:
         text = chat_text(processor, prompt)
     except Exception as error:
-        # Templates are programs: they raise what they like.
+        # Templates are programs and may raise any error.
         why = f'it fails on a question about an image, with {one_line(error)}'
         raise _processor_error(checkpoint, 'has an unfit chat template', why) from error
     if text.count(processor.image_token) != 1 or prompt not in text:
@@ -200,10 +204,10 @@ def _check_prompt(
 
 
 def _bounded(checkpoint: Checkpoint, image_processor: Any, dialect: Dialect) -> Dialect:
-    """Take the bounds on an image's size over from an image processor, which then has none.
+    """Move an image processor's bounds on the image size to the dialect.
 
-    Images are resized once, before it sees them: to the dialect's square, which checkpoints were
-    trained on whatever bounds a file states, or by the bounds that the checkpoint was saved with.
+    Images are resized once, before the image processor: to the dialect's square, on which its
+    checkpoints were trained whatever the file states, or within the checkpoint's own bounds.
     """
     size = image_processor.size
     min_pixels = _bound(size, 'shortest_edge', 'min_pixels')
@@ -240,7 +244,7 @@ def _bounded(checkpoint: Checkpoint, image_processor: Any, dialect: Dialect) -> 
 
 
 def _bound(size: Any, name: str, former: str) -> int | None:
-    """Return one bound of an image processor, under its name or the one it had before."""
+    """Return one bound of an image processor, by its current or former name."""
     value = size.get(name) or size.get(former)
     return value if isinstance(value, int) and value > 0 else None
 
@@ -248,7 +252,7 @@ def _bound(size: Any, name: str, former: str) -> int | None:
 def _check_image(
     checkpoint: Checkpoint, image_processor: Any, vision: Any, dialect: Dialect
 ) -> None:
-    """See that the model is shown images of the size that its coordinates are read in."""
+    """Check that the model gets images of the size in which its coordinates are parsed."""
     for name, theirs in (
         ('patch_size', vision.patch_size),
         ('merge_size', vision.spatial_merge_size),

@@ -264,7 +264,7 @@ def test_a_model_that_is_put_back_computes_what_it_did(tiny_qwen2_5_vl: Path) ->
     names = set(dict(model.named_modules()))
     before = logits()
     attention = model.model.visual.blocks[0].attn
-    vision_tower.embed_by_product(model)
+    vision_tower.embed_patches_by_matmul(model)
     assert vision_tower.attend_by_window_size(model)
     gqa_decode_attention.use_gqa_decode_attention(model)
     assert 'forward' in vars(attention)

@@ -16,7 +16,12 @@ from segzero_ros.reasoning.attributes.shapes import down, up
 
 
 def position_fit(region: Region, name: str) -> float:
-    """Return how well a place in the image fits: `left`, `top right`, `centre`, `corner`."""
+    """Return how well an image position fits, 0 to 1.
+
+    Args:
+        region: the region.
+        name: such as `left`, `top right`, `centre`, `corner`.
+    """
     x, y = region.centre
     sides = name.removesuffix(' edge')
     if name in ('front', 'back'):
@@ -39,7 +44,7 @@ def _side(value: float, side: str) -> float:
 
 
 def _beside(region: Region, anchor: Region, view: View, axis: int, sign: float) -> float:
-    """Return whether a region is on one side of another in the image; widths of the image."""
+    """Return how well a region is on one side of another in the image."""
     offset = (
         region.centre[0] - anchor.centre[0],
         (region.centre[1] - anchor.centre[1]) * view.aspect,
@@ -48,19 +53,19 @@ def _beside(region: Region, anchor: Region, view: View, axis: int, sign: float) 
     if along < 0.035:
         return 0.0
     slope = along / max(across, 1e-6)
-    # Of several, the one that lies most straight in that direction.
+    # Prefer the one that is most directly in that direction.
     return up(along, 0.0, 0.07) * (0.9 * up(slope, 0.0, 0.6) + 0.1 * up(slope, 0.6, 3.0))
 
 
 def apart(region: Region, anchor: Region, view: View) -> float:
-    """Return how far apart two regions are, in shares of the image's width."""
+    """Return the distance of two regions, in shares of the image's width."""
     flat = math.hypot(
         region.centre[0] - anchor.centre[0], (region.centre[1] - anchor.centre[1]) * view.aspect
     )
     deep = float(np.linalg.norm(region.position - anchor.position))
     if not math.isfinite(deep):
         return flat
-    # As wide as the image is at the anchor's distance, about.
+    # The image is about as wide as the anchor is far.
     return 0.5 * (flat + deep / max(anchor.distance, 1e-3))
 
 
@@ -77,7 +82,7 @@ def between(region: Region, one: Region, other: Region, view: View) -> float:
 
 
 def _touching(region: Region, anchor: Region, view: View) -> float:
-    """Return whether a region lies on or in another: its middle is within the other's box."""
+    """Return whether a region is on or in another: its centre is within the other's box."""
     x1, y1, x2, y2 = anchor.box
     x, y = region.point
     del view

@@ -53,7 +53,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Body:
-    """What depth says of a thing that stands on a plane; lengths in metres.
+    """A body above the supporting surface, measured by depth; lengths in metres.
 
     Attributes:
         height: above the plane.
@@ -100,22 +100,22 @@ class Body:
 
 @dataclass(frozen=True)
 class Shape:
-    """A region's outline, and its body where depth shows it."""
+    """A region's outline, and its body where there is depth."""
 
     outline: Outline
     body: Body | None
 
     def fit(self, kind: str) -> float:
-        """Return how well the shape of an adjective or noun fits, 0 to 1; from 0.5 on it does."""
+        """Return how well an adjective or noun fits the shape, 0 to 1; from 0.5 on it matches."""
         if kind in _ADJECTIVES:
             return _ADJECTIVES[kind](self)
         return self.kinds.get(kind, 0.0)
 
     @cached_property
     def kinds(self) -> dict[str, float]:
-        """How well each kind of thing fits: against all others, or as well as any."""
+        """The fit of each kind, relative to the best other kind."""
         if self.body is None:
-            # Many things have the same outline from here: whatever looks as likely will do.
+            # Many kinds share an outline, so all that are about as likely fit.
             scores = _outline_kinds(self.outline)
             best = max(*scores.values(), 0.2)
             return {kind: score / best for kind, score in scores.items()}
@@ -161,7 +161,7 @@ def _body_kinds(body: Body, outline: Outline) -> dict[str, float]:
     )
     off_cone = min(
         max(abs(middle - 0.80), abs(high - 0.59), abs(highest - 0.38)),
-        # Where something hides its foot.
+        # A cone whose foot is occluded.
         max(abs(high - 0.74), abs(highest - 0.46)) if middle > 0.99 else 1.0,
     )
     return {
@@ -189,7 +189,7 @@ def _body_kinds(body: Body, outline: Outline) -> dict[str, float]:
 
 
 def _outline_kinds(outline: Outline) -> dict[str, float]:
-    """Guess from the outline alone what stands or lies on a table seen from above at a slant."""
+    """Return scores from the outline alone, for a table seen obliquely from above."""
     long, fill, solid, high = outline.elongation, outline.fill, outline.solidity, outline.upright
     oval, round_, taper, waist = outline.ellipse, outline.circularity, outline.taper, outline.waist
     smooth = up(oval, 0.978, 0.988) * up(solid, 0.93, 0.955)
@@ -292,11 +292,11 @@ def measure_outline(mask: Mask) -> Outline:
     filled = mask.astype(np.uint8)
     borders, _ = cv2.findContours(filled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     border = max(borders, key=cv2.contourArea)
-    # What lies in it (the print on a badge) is another region, but it is round all the same.
+    # Fill holes: enclosed regions (the print on a badge) are part of the outline.
     filled = np.asarray(
         cv2.drawContours(np.zeros_like(filled), [border], 0, 1, cv2.FILLED), np.uint8
     )
-    # A contour runs through pixel centres; half a pixel all around is missing from its area.
+    # A contour runs through pixel centres: half a pixel all around is added to its area.
     hull = cv2.convexHull(border)
     perimeter = cv2.arcLength(hull, True)
     area = float(cv2.contourArea(border)) + 0.5 * cv2.arcLength(border, True) + 1.0
@@ -321,7 +321,7 @@ def measure_outline(mask: Mask) -> Outline:
 
 def _ellipse(filled: NDArray[np.uint8]) -> float:
     moments = cv2.moments(filled, True)
-    # A pixel is a square, not a point: its own moments are a twelfth.
+    # The second moment of a unit square pixel is 1/12.
     xx = moments['mu20'] / moments['m00'] + 1 / 12
     yy = moments['mu02'] / moments['m00'] + 1 / 12
     xy = moments['mu11'] / moments['m00']
@@ -330,7 +330,7 @@ def _ellipse(filled: NDArray[np.uint8]) -> float:
 
 
 def measure_body(plan_points: Values, heights: Values, inner: Mask) -> Body:
-    """Measure a thing that stands on a plane.
+    """Measure a body above the supporting surface.
 
     Args:
         plan_points: (N, 2) metres of its pixels seen from above.
