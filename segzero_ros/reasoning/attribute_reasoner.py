@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 
 from segzero_ros.reasoning.attributes import prose
-from segzero_ros.reasoning.attributes.language import read
+from segzero_ros.reasoning.attributes.language import parse_query
 from segzero_ros.reasoning.attributes.matching import find, Match
 from segzero_ros.reasoning.attributes.phrases import Request
 from segzero_ros.reasoning.attributes.regions import find_regions, Region, View
@@ -39,7 +39,7 @@ class AttributeReasoner:
     ) -> Grounding:
         """See Reasoner.reason; raises only Cancelled."""
         writer = _ReasoningWriter(on_text, cancelled)
-        request = read(query.text)
+        request = parse_query(query.text)
         writer.checkpoint()
         if request.unknown or request.problem:
             reason = prose.unreadable(request)

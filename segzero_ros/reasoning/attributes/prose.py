@@ -48,7 +48,7 @@ _ORDINALS = ('', 'first', 'second', 'third', 'fourth', 'fifth', 'sixth', 'sevent
 
 
 def unreadable(request: Request) -> str:
-    """Return why a sentence cannot be answered."""
+    """Return why a query cannot be answered."""
     if request.problem:
         return f'{request.problem} {CAN_READ}'
     named = [f'"{_shortened(word)}"' for word in request.unknown[:_MAX_WORDS]]
@@ -59,7 +59,7 @@ def unreadable(request: Request) -> str:
 
 
 def overview(view: View) -> str:
-    """Return what is in the image."""
+    """Return the sentence about all regions."""
     count = len(view.regions)
     if view.on_surface:
         seen = f'By depth, {_count(count, "thing")} {_stands(count)} on the surface'
@@ -76,7 +76,7 @@ def overview(view: View) -> str:
 
 
 def findings(match: Match, view: View) -> Iterator[str]:
-    """Yield a sentence for each condition of a phrase, and one for what it comes to."""
+    """Yield a sentence for each condition of a phrase, and the conclusion."""
     for step in match.steps:
         if not step.count_before:
             break
@@ -85,7 +85,7 @@ def findings(match: Match, view: View) -> Iterator[str]:
 
 
 def conclusion(match: Match, view: View) -> str:
-    """Return what a phrase comes to."""
+    """Return the conclusion of a phrase."""
     if match.problem:
         return match.problem
     if not match.chosen:
@@ -109,7 +109,7 @@ def counted(matches: Sequence[Match], view: View) -> str:
 
 
 def not_found(match: Match, view: View) -> str:
-    """Return, for a person, what was looked for and why there is none."""
+    """Return the note for a phrase without a match: the target and the reason."""
     looked = f'I looked for {target_of(match.phrase)}'
     if match.problem:
         return f'{looked}. {match.problem}'
@@ -121,7 +121,7 @@ def not_found(match: Match, view: View) -> str:
 
 
 def count_note(match: Match) -> str:
-    """Return what a person should know about an answer that is not quite what was asked for."""
+    """Return the note for a match with another count than the query's; else empty."""
     asked, got = match.phrase.count, len(match.chosen)
     if asked > 1 and got < asked:
         return f'You asked for {number_word(asked)}, but I find only {number_word(got)}.'
@@ -131,7 +131,7 @@ def count_note(match: Match) -> str:
 
 
 def name_of(region: Region, view: View) -> str:
-    """Return what a region is, as far as can be told: "dark red ball", "white patch"."""
+    """Return a region's name: "dark red ball", "white patch"."""
     if not view.on_surface:
         return f'{region.colour.described} patch'
     return f'{region.colour.described} {_THINGS.get(region.shape.kind, "thing")}'
@@ -170,7 +170,7 @@ def _quality(step: Step, quality: Quality, view: View) -> str:
 
 
 def _place(word: str) -> str:
-    """Return a place as prose has it: "left" of "the left ball" is "on the left"."""
+    """Return a position with a preposition: "left" of "the left ball" is "at the left"."""
     if word.split()[0] in ('in', 'on', 'at', 'to', 'towards', 'toward', 'near', 'by', 'along'):
         return word
     return f'at the {word.removeprefix("the ")}'
@@ -221,7 +221,7 @@ def _listed(step: Step, view: View, quality: Quality | None = None) -> str:
 
 
 def _reservation(region: Region, quality: Quality | None) -> str:
-    """Say so where a colour fits that is not the one that the region is called by."""
+    """Return a qualification where a colour fits that is not the region's main colour."""
     if quality is None or quality.kind != 'colour' or quality.negated:
         return ''
     names = {name.rpartition(' ')[2] for name in quality.names}
@@ -232,7 +232,7 @@ def _reservation(region: Region, quality: Quality | None) -> str:
 
 
 def _colours(view: View) -> str:
-    """Count what is seen by its colour, the commonest first."""
+    """Count the regions by colour, most frequent first."""
     colours = Counter(region.colour.name for region in view.regions)
     seen = [f'{number_word(count)} {name}' for name, count in colours.most_common(_MAX_WORDS)]
     more = len(view.regions) - sum(count for _, count in colours.most_common(_MAX_WORDS))
@@ -292,7 +292,7 @@ def _stands(count: int) -> str:
 
 
 def target_of(phrase: Phrase) -> str:
-    """Return what a phrase asks for, to begin with."""
+    """Return the target of a phrase, with an article."""
     text = phrase.text.removeprefix('the ')
     if phrase.plural or not phrase.count:
         return text
