@@ -165,7 +165,7 @@ class TransformersReasoner:
         self._frame = None
         self._seen = None
         if self._decoder is not None:
-            self._decoder.forget()
+            self._decoder.reset()
 
     def close(self) -> None:
         """Free the model's memory; the reasoner is not used again."""

@@ -158,9 +158,9 @@ def _quality(step: Step, quality: Quality, view: View) -> str:
         count = len(step.remaining)
         return f'But {_count(count, "part")} of them {_is(count)} {word}: {_list(named)}.'
     if step.kind == 'best' and step.remaining and step.count_before > 1:
-        named = name_of(step.remaining[0].region, view)
+        name = name_of(step.remaining[0].region, view)
         return (
-            f'Of {_count(step.count_before, "thing")}, the {named} is {_place(word)} most clearly.'
+            f'Of {_count(step.count_before, "thing")}, the {name} is {_place(word)} most clearly.'
         )
     if step.kind == 'best':
         return f'{_share(step, _place(word), _place(word))}.'
