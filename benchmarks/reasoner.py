@@ -249,8 +249,8 @@ def measure(
         decoding = results['further question, same frame']['here']['decoding']
         results['tokens_per_second'] = written / decoding
         results['bandwidth_GB_s'] = bandwidth(device, given_bandwidth)
-        kept = bench.reasoner._decoder.kept
-        read = bench.weights + bench.cache_per_token * (kept - written / 2)
+        cached = bench.reasoner._decoder.cached_tokens
+        read = bench.weights + bench.cache_per_token * (cached - written / 2)
         floor = read / results['bandwidth_GB_s'] / 1e9
         # On a CPU a step may bring several tokens; a GPU's are not counted, for each brings one.
         steps = bench.steps or written

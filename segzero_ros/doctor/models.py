@@ -75,12 +75,12 @@ def _gpu(reasoner: ReasonerOptions, parameters: int | None) -> Check:
     """Check for a GPU for a model with this number of parameters; None if unknown."""
     import torch
 
-    from segzero_ros.reasoning.devices import LARGEST_ON_CPU
+    from segzero_ros.reasoning.devices import MAX_CPU_PARAMETERS
 
     on_cpu = reasoner.device == 'cpu' or (
         reasoner.device == 'auto' and not torch.cuda.is_available()
     )
-    if on_cpu and parameters is not None and parameters <= LARGEST_ON_CPU:
+    if on_cpu and parameters is not None and parameters <= MAX_CPU_PARAMETERS:
         return ok('GPU', 'not needed: the model is small enough for the CPU')
     if reasoner.device == 'cpu':
         message = 'device is cpu: an answer of a 7B model takes minutes'

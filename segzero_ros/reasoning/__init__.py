@@ -1,4 +1,1 @@
-"""Reasoners: from a frame and a sentence to boxes and points.
-
-Each module imports `types` and its own model library, nothing else of the house.
-"""
+"""Reasoners: from a frame and a query to boxes and points."""

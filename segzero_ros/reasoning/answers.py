@@ -1,10 +1,9 @@
-"""Read what a checkpoint wrote: reasoning and objects, while it is being written or afterwards.
+"""Parse a checkpoint's answer into reasoning and objects, while it is streamed or afterwards.
 
-Two readings of the same text. `strict` takes what the published code of a checkpoint takes and
-nothing else, with its very numbers; `repair` also takes what a person would read without doubt
-(code fences, single quotes, a trailing comma, words around the list, a list cut off by the token
-limit) and says so. Neither makes up a box: text that holds no answer raises `MalformedAnswer`.
-Every reading takes time linear in the text.
+There are two parsers. `strict` accepts what the checkpoint's published code accepts and returns
+the same numbers; `repair` also accepts what is unambiguous (code fences, single quotes, a trailing
+comma, words around the list, a list cut off by the token limit) and adds a note. Neither invents a
+box: text without an answer raises `MalformedAnswer`. Parsing takes time linear in the text.
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ from segzero_ros.types import GroundedObject, Grounding, MalformedAnswer
 AnswerParser = Literal['repair', 'strict']
 Scale = tuple[float, float]
 
-# What reading numbers out of a stranger's JSON can raise; RecursionError is its nesting.
+# What parsing untrusted JSON can raise; RecursionError for its nesting.
 UNREADABLE = (TypeError, KeyError, IndexError, ValueError, OverflowError, RecursionError)
 
 _EMPTY_LIST = re.compile(r'\[\s*\]')
 
 
 class Unreadable(Exception):
-    """The strict reading found no answer; the text says why, to go into a sentence."""
+    """The strict parser found no answer; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """How one family of checkpoints writes its answers.
+    """The answer format of one family of checkpoints.
 
     Attributes:
-        read: the published reading of the whole text into objects; raises what it raises.
-        read_object: the published reading of one JSON object, or a kinder one of the same numbers.
-        tagged: reasoning stands in `<think>`, the answer in `<answer>`.
+        read: the published parser of the whole text; raises what that raises.
+        read_object: parses one JSON object, leniently but with the published numbers.
+        tagged: reasoning is in `<think>`, the answer in `<answer>`.
         single: the answer is one object, not a list.
     """
 
@@ -55,14 +54,14 @@ class Grammar:
 
 
 class Increment(NamedTuple):
-    """What a further piece of text brought: reasoning in words, and objects that it closed."""
+    """What a further piece of text added: reasoning, and objects that it closed."""
 
     reasoning: str
     objects: tuple[GroundedObject, ...]
 
 
 class AnswerReader:
-    """Reads one answer, fed in any pieces; the result never depends on how it was cut up."""
+    """Parses one answer, fed in any pieces; the result does not depend on how it is split."""
 
     def __init__(
         self, grammar: Grammar, scale: Scale, parser: AnswerParser = 'repair', label: str = ''
@@ -70,10 +69,10 @@ class AnswerReader:
         """Start an empty answer.
 
         Args:
-            grammar: how the checkpoint writes.
-            scale: source pixels per written unit, (x, y).
+            grammar: the answer format.
+            scale: source pixels per answered unit, (x, y).
             parser: `repair` or `strict`.
-            label: the objects' label where the model gives none.
+            label: for objects to which the model gives no label.
         """
         if parser not in ('repair', 'strict'):
             raise ValueError(f"The answer parser is 'repair' or 'strict', not {parser!r}")
@@ -83,33 +82,33 @@ class AnswerReader:
         self._label = label
         self._text: list[str] = []
         self._splitter = ThinkAnswerSplitter(grammar.tagged)
-        self._words = ReasoningText()
+        self._reasoning_text = ReasoningText()
         self._scanner = ObjectScanner()
-        self._aside: list[str] = []
+        self._outside: list[str] = []
         self._answer: list[str] = []
         self._objects: list[GroundedObject] = []
         self._unreadable = 0
 
     @property
     def text(self) -> str:
-        """Everything that was fed."""
+        """All text fed so far."""
         return ''.join(self._text)
 
     @property
     def reasoning(self) -> str:
-        """The reasoning until now."""
-        return ''.join(self._words.said)
+        """The reasoning so far."""
+        return ''.join(self._reasoning_text.pieces)
 
     @property
     def complete(self) -> bool:
-        """Whether the answer was closed, so that nothing further can change it."""
+        """Whether the answer is closed; further text cannot change it."""
         return self._splitter.stage == 'done'
 
     def feed(self, delta: str) -> Increment:
-        """Take a further piece of the text; return the reasoning and the objects that it brought.
+        """Parse a further piece of the text; return the reasoning and the objects that it added.
 
-        A strict reader gives objects only when the whole answer is closed, since the published
-        code takes all of it or nothing.
+        A strict reader returns objects only when the whole answer is closed, because the published
+        code accepts all of it or nothing.
         """
         self._text.append(delta)
         was_complete = self.complete
@@ -119,10 +118,10 @@ class AnswerReader:
         return Increment(words, tuple(objects))
 
     def finish(self, generated_tokens: int = 0) -> Grounding:
-        """Return what the whole text says.
+        """Return the result of the whole text.
 
         Raises:
-            MalformedAnswer: it cannot be read; the error carries the text.
+            MalformedAnswer: it cannot be parsed; the error carries the text.
         """
         self._take(self._splitter.flush())
         text = self.text
@@ -143,12 +142,12 @@ class AnswerReader:
         words, objects = '', []
         for stage, piece in pieces:
             if stage == 'thinking':
-                words += self._words.add(piece)
+                words += self._reasoning_text.add(piece)
             elif stage == 'answering':
                 self._answer.append(piece)
                 objects += self._scan(piece)
             elif stage in ('before', 'between'):
-                self._aside.append(piece)
+                self._outside.append(piece)
         return words, objects
 
     def _scan(self, text: str) -> list[GroundedObject]:
@@ -176,7 +175,7 @@ class AnswerReader:
         return found if found.label else replace(found, label=self._label)
 
     def _read_published(self, text: str) -> list[GroundedObject]:
-        """Return the published code's objects; raise Unreadable with the reason."""
+        """Return the objects of the published parser; raise Unreadable with the reason."""
         try:
             return [self._labelled(found) for found in self._grammar.read(text, self._scale)]
         except json.JSONDecodeError as error:
@@ -195,43 +194,43 @@ class AnswerReader:
     def _repaired(
         self, published: list[GroundedObject], reason: str
     ) -> tuple[list[GroundedObject], str]:
-        """Return the objects and what had to be overlooked to read them."""
+        """Return the objects and the note on what was repaired."""
         if not self._answer:
             self._scan(self._loose_answer(reason))
         if not reason and (not self._objects or self._objects == published):
             return published, ''
-        if self._objects or self._says_nothing_found():
-            return self._objects, self._remark(reason)
+        if self._objects or self._is_empty_list():
+            return self._objects, self._repair_note(reason)
         raise MalformedAnswer(reason, self.text)
 
     def _loose_answer(self, reason: str) -> str:
-        """Return the text that has to be the answer although it is not marked as one."""
+        """Return the text to take for the answer where none is tagged."""
         if self._splitter.stage == 'thinking' and self._grammar.tagged:
             if not reason:
                 return ''
             raise MalformedAnswer('it ends before the reasoning does', self.text)
-        loose = ''.join(self._aside)
+        loose = ''.join(self._outside)
         self._answer.append(loose)
         return loose
 
-    def _says_nothing_found(self) -> bool:
+    def _is_empty_list(self) -> bool:
         return (
             not self._unreadable
             and not self._scanner.depth
             and bool(_EMPTY_LIST.search(''.join(self._answer)))
         )
 
-    def _remark(self, reason: str) -> str:
-        remarks = [f'The answer was repaired: {reason or "an object stands in the reasoning"}.']
+    def _repair_note(self, reason: str) -> str:
+        notes = [f'The answer was repaired: {reason or "an object stands in the reasoning"}.']
         if self._scanner.depth:
-            remarks.append(f'It is cut off; {len(self._objects)} complete objects are kept.')
+            notes.append(f'It is cut off; {len(self._objects)} complete objects are kept.')
         if self._unreadable:
-            remarks.append(f'{self._unreadable} entries could not be read and are left out.')
-        return ' '.join(remarks)
+            notes.append(f'{self._unreadable} entries could not be read and are left out.')
+        return ' '.join(notes)
 
 
 class StreamReporter:
-    """Tells listeners what an answer brings while it is written: each word and object once."""
+    """Reports an answer to callbacks while it is streamed: each word and object once."""
 
     def __init__(
         self, reader: AnswerReader, on_text: OnText = ignore, on_object: OnObject = ignore
@@ -239,37 +238,37 @@ class StreamReporter:
         self._reader = reader
         self._on_text = on_text
         self._on_object = on_object
-        self._objects_told = 0
+        self._objects_reported = 0
 
     @property
     def text(self) -> str:
-        """Everything that was fed."""
+        """All text fed so far."""
         return self._reader.text
 
     @property
     def complete(self) -> bool:
-        """Whether the answer was closed, so that nothing further can change it."""
+        """Whether the answer is closed; further text cannot change it."""
         return self._reader.complete
 
     def feed(self, delta: str) -> None:
         """Take a further piece of the model's text."""
         words, objects = self._reader.feed(delta)
-        self._tell(words, objects)
+        self._report(words, objects)
 
     def finish(self, generated_tokens: int = 0) -> Grounding:
-        """Tell what was held back and return what the whole text says.
+        """Report the rest and return what the whole text says.
 
         Raises:
             MalformedAnswer: it cannot be read; the error carries the text.
         """
-        told = len(self._reader.reasoning)
+        reported = len(self._reader.reasoning)
         grounding = self._reader.finish(generated_tokens)
-        self._tell(grounding.reasoning[told:], grounding.objects[self._objects_told :])
+        self._report(grounding.reasoning[reported:], grounding.objects[self._objects_reported :])
         return grounding
 
-    def _tell(self, words: str, objects: tuple[GroundedObject, ...]) -> None:
+    def _report(self, words: str, objects: tuple[GroundedObject, ...]) -> None:
         if words:
             self._on_text(words)
         for found in objects:
             self._on_object(found)
-        self._objects_told += len(objects)
+        self._objects_reported += len(objects)

@@ -1,9 +1,9 @@
-"""The embedded default: finds what colours, shapes, sizes, places and relations say; no weights.
+"""The embedded default: queries by colour, shape, size, position and relation, without weights.
 
-The sentence is read into conditions (`attributes.language`), the frame into regions
-(`attributes.regions`), the conditions choose among the regions (`attributes.matching`), and prose
-says how (`attributes.prose`). What it cannot read it names, and then answers with no object: it
-never guesses one.
+The query is parsed into conditions (`attributes.language`), the frame is segmented into regions
+(`attributes.regions`), the conditions select regions (`attributes.matching`), and
+`attributes.prose` writes the reasoning. For a query with unknown words it names them and returns
+no object; it never guesses one.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from __future__ import annotations
 import json
 
 from segzero_ros.reasoning.attributes import prose
-from segzero_ros.reasoning.attributes.language import read
+from segzero_ros.reasoning.attributes.language import parse_query
 from segzero_ros.reasoning.attributes.matching import find, Match
 from segzero_ros.reasoning.attributes.phrases import Request
-from segzero_ros.reasoning.attributes.regions import look, Region, View
+from segzero_ros.reasoning.attributes.regions import find_regions, Region, View
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
 from segzero_ros.types import Cancelled, Frame, GroundedObject, Grounding, Query
 
 
 class AttributeReasoner:
-    """Answers in milliseconds on any computer; keeps the regions of the last frame."""
+    """Answers in milliseconds on any computer; caches the regions of the last frame."""
 
     name = 'attributes'
-    # For milliseconds; and who finds nothing then spares a segmenter on the CPU its work.
+    # It runs for milliseconds, and without objects a segmenter on the CPU need not run at all.
     leaves_processors_free = False
 
     def __init__(self) -> None:
@@ -38,40 +38,40 @@ class AttributeReasoner:
         on_object: OnObject = ignore,
     ) -> Grounding:
         """See Reasoner.reason; raises only Cancelled."""
-        telling = _Telling(on_text, cancelled)
-        request = read(query.text)
-        telling.checkpoint()
+        writer = _ReasoningWriter(on_text, cancelled)
+        request = parse_query(query.text)
+        writer.checkpoint()
         if request.unknown or request.problem:
             reason = prose.unreadable(request)
-            telling.say(reason)
-            return telling.grounding((), reason)
-        telling.say(f'I look for {", and ".join(map(prose.sought, request.phrases))}.')
-        view = self._look(frame, telling)
-        telling.say(prose.overview(view))
+            writer.write(reason)
+            return writer.grounding((), reason)
+        writer.write(f'I look for {", and ".join(map(prose.target_of, request.phrases))}.')
+        view = self._look(frame, writer)
+        writer.write(prose.overview(view))
         objects: list[GroundedObject] = []
         matches = []
         for phrase in request.phrases:
             match = find(view, phrase)
             matches.append(match)
             for sentence in prose.findings(match, view):
-                telling.say(sentence)
+                writer.write(sentence)
             for found in _grounded(match, objects):
                 objects.append(found)
                 on_object(found)
-        return telling.grounding(tuple(objects), _note(request, matches, view, telling))
+        return writer.grounding(tuple(objects), _note(request, matches, view, writer))
 
     def close(self) -> None:
         """Forget the last frame."""
         self._seen = None
 
-    def _look(self, frame: Frame, telling: _Telling) -> View:
+    def _look(self, frame: Frame, writer: _ReasoningWriter) -> View:
         if self._seen is None or self._seen[0] is not frame:
-            self._seen = frame, look(frame, telling.checkpoint)
+            self._seen = frame, find_regions(frame, writer.checkpoint)
         return self._seen[1]
 
 
-class _Telling:
-    """The reasoning as it is told."""
+class _ReasoningWriter:
+    """The reasoning while it is written."""
 
     def __init__(self, on_text: OnText, cancelled: IsCancelled) -> None:
         self._on_text = on_text
@@ -79,18 +79,18 @@ class _Telling:
         self._sentences: list[str] = []
 
     def checkpoint(self) -> None:
-        """Stop if somebody asked for it."""
+        """Raise Cancelled if the query was cancelled."""
         if self._cancelled():
             raise Cancelled(' '.join(self._sentences))
 
-    def say(self, sentence: str) -> None:
-        """Tell one sentence."""
+    def write(self, sentence: str) -> None:
+        """Write one sentence."""
         self.checkpoint()
         self._on_text(f' {sentence}' if self._sentences else sentence)
         self._sentences.append(sentence)
 
     def grounding(self, objects: tuple[GroundedObject, ...], note: str) -> Grounding:
-        """Return everything that was told, written as VisionReasoner writes it."""
+        """Return the answer, in VisionReasoner's format."""
         self.checkpoint()
         reasoning = ' '.join(self._sentences)
         answer = [
@@ -105,7 +105,7 @@ class _Telling:
 
 
 def _grounded(match: Match, before: list[GroundedObject]) -> list[GroundedObject]:
-    """Return a match's objects that no earlier phrase has named."""
+    """Return a match's objects without those of earlier phrases."""
     known = {found.box for found in before}
     return [
         _grounded_region(region, match.phrase.label)
@@ -118,13 +118,13 @@ def _grounded_region(region: Region, label: str) -> GroundedObject:
     return GroundedObject(region.box, (region.point,), label)
 
 
-def _note(request: Request, matches: list[Match], view: View, telling: _Telling) -> str:
-    """Return what a person should know besides the objects; say the count that was asked for."""
+def _note(request: Request, matches: list[Match], view: View, writer: _ReasoningWriter) -> str:
+    """Return the note for the user, and write the count if the query asks for one."""
     notes = []
     if request.counting:
         count = prose.counted(matches, view)
-        telling.say(count)
+        writer.write(count)
         notes.append(count)
     for match in matches:
-        notes.append(prose.remark(match) if match.chosen else prose.not_found(match, view))
+        notes.append(prose.count_note(match) if match.chosen else prose.not_found(match, view))
     return ' '.join(note for note in notes if note)

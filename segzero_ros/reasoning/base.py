@@ -1,4 +1,4 @@
-"""What every reasoner is."""
+"""The interface of all reasoners."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ IsCancelled = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Companion:
-    """A model that is loaded after a reasoner and needs room as well: the segmenter.
+    """A model that is loaded after a reasoner and shares its memory: the segmenter.
 
     Attributes:
-        device: where it goes, as in `SegmenterOptions`.
-        size: bytes that it takes there, estimated.
+        device: as in `SegmenterOptions`.
+        size: estimated bytes on that device.
     """
 
     device: str
@@ -27,40 +27,40 @@ class Companion:
 
 
 class FastPathError(Exception):
-    """A part of a reasoner's fast path cannot be taken; the text says which, and why."""
+    """A part of a reasoner's fast path cannot be used; the message names it and the reason."""
 
 
-def in_a_line(error: Exception) -> str:
-    """Return what an error says, in a line."""
+def one_line_summary(error: Exception) -> str:
+    """Return an error's type and the first line of its message."""
     first = str(error).strip().partition('\n')[0]
     return f'{type(error).__name__}: {first}' if first else type(error).__name__
 
 
 def ignore(_: object) -> None:
-    """Listen to nothing."""
+    """Ignore a callback."""
 
 
 def never() -> bool:
-    """Return False: nobody cancels."""
+    """Return False: never cancelled."""
     return False
 
 
 class Reasoner(Protocol):
-    """A loaded model that answers one question at a time, from one thread.
+    """A loaded model that answers one query at a time, from one thread.
 
     Attributes:
-        name: which model answers, as published in SegmentationResult.reasoner.
-        leaves_processors_free: whether others may have this machine's processors meanwhile.
+        name: the model, as published in SegmentationResult.reasoner.
+        leaves_processors_free: whether this machine's CPU stays free for others meanwhile.
     """
 
     @property
     def name(self) -> str:
-        """Which model answers."""
+        """The model's name."""
         ...
 
     @property
     def leaves_processors_free(self) -> bool:
-        """Whether it computes elsewhere than on this machine's processors: on a GPU, a server."""
+        """Whether it runs on a GPU or a server, not on this machine's CPU."""
         ...
 
     def reason(
@@ -71,23 +71,23 @@ class Reasoner(Protocol):
         cancelled: IsCancelled = never,
         on_object: OnObject = ignore,
     ) -> Grounding:
-        """Say what in the frame the query means.
+        """Find the objects in the frame that the query means.
 
         Args:
-            frame: the picture asked about.
-            query: the sentence.
-            on_text: called with each further piece of the reasoning, as it is written.
-            cancelled: asked at least once per generated token; the model stops when it is True.
-            on_object: called with each object as soon as the model has closed it.
+            frame: the image, with depth where there is one.
+            query: the text.
+            on_text: called with each further piece of the reasoning while it is generated.
+            cancelled: polled at least once per generated token; True stops the model.
+            on_object: called with each object as soon as it is complete.
 
         Returns:
             The reasoning and the objects, in pixels of the source image.
 
         Raises:
-            MalformedAnswer: the text cannot be read; it carries the raw text.
+            MalformedAnswer: the answer cannot be parsed; the error carries its text.
             Cancelled: `cancelled` became True.
-            ReasonerTimeout: the time given was not enough.
-            ReasonerUnavailable: the model or its server cannot be had.
+            ReasonerTimeout: the time limit was exceeded.
+            ReasonerUnavailable: the model or its server is not available.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Read the pieces in which a server streams its answer."""
+"""Read the chunks of a streamed chat completion."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from segzero_ros.types import MalformedAnswer
 
 @dataclass
 class Reply:
-    """What has come of one completion; its text is with the narrator.
+    """The state of one streamed completion; the reporter holds its text.
 
     Attributes:
-        narrator: takes the text and tells who listens.
-        most_characters: that an answer may have.
-        characters: that have come.
-        pieces: that have come with text in them.
-        counted: tokens of the answer by the server's count; 0 where it gives none.
-        charged: tokens of the prompt by the server's count; None where it gives none.
-        finish: why the server ended it; '' before.
-        thinking: whether thinking is open that the server sends apart.
+        reporter: takes the text and calls the callbacks.
+        max_characters: limit of the answer.
+        characters: received so far.
+        pieces: chunks with text received so far.
+        counted: completion tokens as reported by the server; 0 if it reports none.
+        charged: prompt tokens as reported by the server; None if it reports none.
+        finish: the finish reason; '' before.
+        thinking: whether separately sent reasoning is open.
     """
 
-    narrator: StreamReporter
-    most_characters: int
+    reporter: StreamReporter
+    max_characters: int
     characters: int = 0
     pieces: int = 0
     counted: int = 0
@@ -35,15 +35,18 @@ class Reply:
 
     @property
     def tokens(self) -> int:
-        """Tokens by the server's count, else its pieces, which mostly are one token each."""
+        """Tokens as reported by the server, else its chunks, mostly one token each."""
         return self.counted or self.pieces
 
 
 def take(chunk: Any, reply: Reply) -> bool:
-    """Add one piece of the stream to the reply; return whether further ones matter.
+    """Add one chunk to the reply; return whether further ones matter.
 
-    After the answer is closed nothing can change it, so a model that goes on talking is not heard;
-    the count of tokens, which comes last, still is.
+    Text after the closed answer is ignored; the token count, which comes last, is not.
+
+    Args:
+        chunk: of the stream.
+        reply: is changed.
     """
     usage = getattr(chunk, 'usage', None)
     if usage is not None:
@@ -53,28 +56,28 @@ def take(chunk: Any, reply: Reply) -> bool:
     if not isinstance(choices, list):
         raise MalformedAnswer(
             f'the server sent something that is no piece of a chat completion: {str(chunk)[:200]}',
-            reply.narrator.text,
+            reply.reporter.text,
         )
     for choice in choices:
         text = _written(choice.delta, reply)
-        if reply.narrator.complete and text.strip():
+        if reply.reporter.complete and text.strip():
             return False
         reply.characters += len(text)
-        if reply.characters > reply.most_characters:
+        if reply.characters > reply.max_characters:
             raise MalformedAnswer(
-                f'the server wrote more than {reply.most_characters} characters, which are more '
+                f'the server wrote more than {reply.max_characters} characters, which are more '
                 'than reasoner.max_new_tokens can be',
-                reply.narrator.text,
+                reply.reporter.text,
             )
         if text:
             reply.pieces += 1
-            reply.narrator.feed(text)
+            reply.reporter.feed(text)
         reply.finish = choice.finish_reason or reply.finish
     return True
 
 
 def _written(delta: Any, reply: Reply) -> str:
-    """Return what the model wrote; some servers send its thinking apart, without the tags."""
+    """Return the model's text; some servers send the reasoning separately, without the tags."""
     thought = getattr(delta, 'reasoning_content', None) or getattr(delta, 'reasoning', None) or ''
     text = getattr(delta, 'content', None) or ''
     written = ''

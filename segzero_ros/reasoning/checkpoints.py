@@ -1,7 +1,7 @@
-"""Find a checkpoint's files, here or on the hub, and know what is in them before they are loaded.
+"""Find a checkpoint's files, locally or on the hub, and inspect them before they are loaded.
 
-Everything that can be wrong with them is said at once and by name: missing, incomplete, cut short,
-of another architecture than the dialect's, no weights but what some trainer left.
+Errors name the cause: files missing, incomplete or truncated, another architecture than the
+dialect's, or a trainer's shards instead of weights.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from segzero_ros.types import ReasonerUnavailable
 ELSEWHERE = (
     'profile:=remote asks a model server instead, profile:=offline needs neither weights nor a GPU'
 )
-# What a checkpoint of this kind is made of; weights as safetensors only, code never.
-_WANTED = ['*.json', '*.safetensors', '*.jinja', '*.txt', '*.model']
-_WHOLE, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
-_NO_SAFETENSORS = f'{_WHOLE} or {_INDEX}'
+# The files to download; weights as safetensors only, never code.
+_PATTERNS = ['*.json', '*.safetensors', '*.jinja', '*.txt', '*.model']
+_SINGLE_FILE, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
+_NO_SAFETENSORS = f'{_SINGLE_FILE} or {_INDEX}'
 _ADAPTER = 'adapter_config.json'
-# The command that makes a checkpoint of an adapter, or of pickled weights.
+# The command that exports an adapter or pickled weights as a checkpoint.
 _EXPORT = 'python -m segzero_ros.training.export'
 _SHARDS = (
     'its weights are still the shards of an FSDP run (verl, EasyR1, Seg-Zero). Merge them with '
     'that trainer\'s own script, such as "python training_scripts/model_merger.py --local_dir '
-    '{place}" or "python -m verl.model_merger merge --backend fsdp --local_dir {place} '
+    '{location}" or "python -m verl.model_merger merge --backend fsdp --local_dir {location} '
     '--target_dir …", and name the folder that it writes'
 )
-# What stands in a folder in place of weights, and what makes weights of it.
+# Patterns of files that are found instead of weights, and how to convert them.
 _NO_WEIGHTS = (
     (
         'pytorch_model*.bin*',
@@ -47,7 +47,7 @@ _NO_WEIGHTS = (
     (
         'zero_to_fp32.py',
         'its weights are still the shards of a DeepSpeed run. Merge them with "python '
-        'zero_to_fp32.py . . --safe_serialization" in {place}',
+        'zero_to_fp32.py . . --safe_serialization" in {location}',
     ),
     (
         '*.gguf',
@@ -55,7 +55,7 @@ _NO_WEIGHTS = (
         'profile:=remote',
     ),
 )
-# Those that come with the package.
+# The checkpoints that come with the package.
 _SHIPPED = Path(__file__).parent.parent / 'checkpoints'
 
 _logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a checkpoint: its name, how many numbers, and the bytes they take."""
+    """One tensor of a checkpoint: its name, number of elements, and bytes."""
 
     name: str
     count: int
@@ -75,9 +75,9 @@ class Checkpoint:
     """A complete checkpoint in a local folder.
 
     Attributes:
-        folder: where it is.
+        folder: its path.
         config: its `config.json`.
-        tensors: what its weights consist of.
+        tensors: its weights' names and sizes.
     """
 
     folder: Path
@@ -86,12 +86,12 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the model has."""
+        """The number of parameters."""
         return sum(tensor.count for tensor in self.tensors)
 
     @property
     def text_config(self) -> dict[str, Any]:
-        """The language model's part of the configuration; old files have it at the top."""
+        """The language model's configuration; old files have it at the top level."""
         text: dict[str, Any] = self.config.get('text_config') or self.config
         return text
 
@@ -102,7 +102,7 @@ class Checkpoint:
 
 
 def local_folder(model: str, recipe: str = '') -> Path | None:
-    """Return the folder that holds a model, by path or in the hub's cache; None if there is none.
+    """Return a model's folder, by path or in the hub's cache; None if there is none.
 
     Args:
         model: the name of one that comes with the package (`mini`), a folder, or a name on the
@@ -110,13 +110,13 @@ def local_folder(model: str, recipe: str = '') -> Path | None:
         recipe: the command that makes such a model, if there is one.
 
     Raises:
-        ReasonerUnavailable: it is a path, and there is nothing.
+        ReasonerUnavailable: it is a path that does not exist.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     shipped = _SHIPPED / model
-    # By its very name: `./mini` is a folder of the user's.
+    # By the plain name only: `./mini` is a folder of the user's.
     if shipped.name == model and (shipped / 'config.json').is_file():
         return shipped
     path = Path(model).expanduser()
@@ -129,26 +129,26 @@ def local_folder(model: str, recipe: str = '') -> Path | None:
             f'hub; {ELSEWHERE}.'
         )
     try:
-        folder = Path(snapshot_download(model, local_files_only=True, allow_patterns=_WANTED))
+        folder = Path(snapshot_download(model, local_files_only=True, allow_patterns=_PATTERNS))
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
         raise ReasonerUnavailable(
             f'{model!r} is neither a folder here nor a name on the hub; {ELSEWHERE}.'
         ) from error
-    # An interrupted download leaves a folder with holes; an adapter has no more than it has.
+    # An interrupted download leaves an incomplete folder; an adapter is complete without weights.
     return folder if (folder / _ADAPTER).is_file() or not _missing(folder) else None
 
 
 def download(model: str) -> Path:
-    """Fetch a model from the hub, reporting how far it is.
+    """Download a model from the hub and report the progress.
 
     Raises:
         ReasonerUnavailable: the hub cannot be reached or has no such model, or the disk is full.
     """
     _logger.info('Fetching %s from the hub; later starts find it in the cache', model)
     try:
-        return hub.fetch(model, _WANTED)
+        return hub.fetch(model, _PATTERNS)
     except (hub.DiskFull, hub.BrokenOff) as error:
         raise ReasonerUnavailable(f'{error} {ELSEWHERE[0].upper()}{ELSEWHERE[1:]}.') from error
     except hub.DownloadError as error:
@@ -156,7 +156,7 @@ def download(model: str) -> Path:
 
 
 def missing_weights(model: str) -> str:
-    """Return a sentence for a model whose weights are not on this machine."""
+    """Return the message for a model whose weights are not on this machine."""
     cache = os.environ.get('HF_HUB_CACHE') or os.environ.get('HF_HOME') or '~/.cache/huggingface'
     return (
         f'The weights of {model} are not on this machine (looked for a folder of that name and in '
@@ -166,7 +166,11 @@ def missing_weights(model: str) -> str:
 
 
 def open_checkpoint(folder: Path, dialect: Dialect) -> Checkpoint:
-    """Read what a checkpoint consists of, without its weights.
+    """Inspect a checkpoint without loading its weights.
+
+    Args:
+        folder: the checkpoint.
+        dialect: that it must have been trained for.
 
     Raises:
         ReasonerUnavailable: a file is missing or cut short, it is an adapter, or it is no model of
@@ -185,12 +189,12 @@ def open_checkpoint(folder: Path, dialect: Dialect) -> Checkpoint:
             f'spoken by {" and ".join(dialect.architectures)}. Choose the dialect that the '
             'checkpoint was trained on, or another checkpoint.'
         )
-    if (folder / _WHOLE).is_file() and (folder / _INDEX).is_file():
+    if (folder / _SINGLE_FILE).is_file() and (folder / _INDEX).is_file():
         _logger.warning(
             '%s holds %s and also %s, which names other files: the whole file is loaded, as '
             'transformers does. Remove what is left of an earlier export.',
             folder,
-            _WHOLE,
+            _SINGLE_FILE,
             _INDEX,
         )
     tensors = tuple(tensor for shard in _shards(folder) for tensor in _tensors(folder / shard))
@@ -198,7 +202,7 @@ def open_checkpoint(folder: Path, dialect: Dialect) -> Checkpoint:
 
 
 def _missing(folder: Path) -> list[str]:
-    """Return the names of the files that a folder lacks to be a checkpoint."""
+    """Return the names of the files that a checkpoint's folder lacks."""
     if not (folder / 'config.json').is_file():
         return ['config.json']
     choices = [
@@ -212,7 +216,7 @@ def _missing(folder: Path) -> list[str]:
     ]
     if not (folder / 'tokenizer.json').is_file() and (folder / 'vocab.json').is_file():
         missing += [] if (folder / 'merges.txt').is_file() else ['merges.txt']
-    if not (folder / _WHOLE).is_file():
+    if not (folder / _SINGLE_FILE).is_file():
         if not (folder / _INDEX).is_file():
             return [*missing, _NO_SAFETENSORS]
         missing += [name for name in _shards(folder) if not (folder / name).is_file()]
@@ -220,15 +224,15 @@ def _missing(folder: Path) -> list[str]:
 
 
 def _incomplete(folder: Path, missing: list[str]) -> ReasonerUnavailable:
-    """Say what a folder lacks, and what to do about it."""
+    """Return the error for a folder with missing files, with a hint."""
     if missing[-1] in ('config.json', _NO_SAFETENSORS):
-        for pattern, cure in _NO_WEIGHTS:
-            # Shards lie beside the folder with the configuration.
-            place = folder if any(folder.glob(pattern)) else folder.parent
-            if place == folder or (cure is _SHARDS and any(place.glob(pattern))):
-                said = cure.format(folder=folder, place=place)
+        for pattern, hint in _NO_WEIGHTS:
+            # Shards are next to the folder with the configuration.
+            location = folder if any(folder.glob(pattern)) else folder.parent
+            if location == folder or (hint is _SHARDS and any(location.glob(pattern))):
+                advice = hint.format(folder=folder, location=location)
                 return ReasonerUnavailable(
-                    f'The checkpoint in {folder} cannot be loaded: {said}; {ELSEWHERE}.'
+                    f'The checkpoint in {folder} cannot be loaded: {advice}; {ELSEWHERE}.'
                 )
     within = sorted(path.parent.name for path in folder.glob('*/config.json'))
     if missing == ['config.json'] and within:
@@ -243,7 +247,7 @@ def _incomplete(folder: Path, missing: list[str]) -> ReasonerUnavailable:
 
 
 def _adapter(folder: Path, *, complete: bool) -> ReasonerUnavailable:
-    """Say of which model a folder holds an adapter, and how the two become one."""
+    """Return the error for a folder with an adapter, and how to merge it."""
     base = (
         _read_json(folder / _ADAPTER).get('base_model_name_or_path') or 'a model it does not name'
     )
@@ -260,9 +264,9 @@ def _adapter(folder: Path, *, complete: bool) -> ReasonerUnavailable:
 
 
 def _shards(folder: Path) -> list[str]:
-    """Return the names of the files with weights: the whole one where there is one."""
-    if (folder / _WHOLE).is_file():
-        return [_WHOLE]
+    """Return the names of the weight files: the single one where there is one."""
+    if (folder / _SINGLE_FILE).is_file():
+        return [_SINGLE_FILE]
     index = folder / _INDEX
     weight_map = _read_json(index).get('weight_map')
     if not isinstance(weight_map, dict) or not weight_map:
@@ -271,7 +275,7 @@ def _shards(folder: Path) -> list[str]:
 
 
 def _tensors(path: Path) -> Iterator[Tensor]:
-    """Read the head of a safetensors file, and see that the file is as long as the head says."""
+    """Read a safetensors header, and check the file's length against it."""
     size = path.stat().st_size
     with path.open('rb') as file:
         length = int.from_bytes(file.read(8), 'little')

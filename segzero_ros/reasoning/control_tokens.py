@@ -1,8 +1,8 @@
-"""Text that people or data give to a model stays text: it cannot hold a chat template's tokens.
+"""Neutralise control tokens in text from users or data.
 
-Tokenizers read `<|im_end|>` and its kin wherever they stand, so a question with one in it would
-end its own turn, and one with a picture's placeholder would ask for a picture that is not there. A
-blank after a token's first character makes words of it.
+Tokenizers recognise `<|im_end|>` and the like anywhere, so a question with one would end its own
+turn, and one with an image placeholder would require a second image. A space after a token's first
+character turns it into plain text.
 """
 
 from __future__ import annotations
@@ -11,28 +11,33 @@ from collections.abc import Iterable
 import re
 from typing import Any
 
-# What begins like a token or tag of any model's template: `<|…|>`, `<image>`, `</s>`,
-# `<__media__>`. A "<" that compares two numbers does not.
+# The start of a token or tag of any model's template: `<|…|>`, `<image>`, `</s>`, `<__media__>`;
+# not a "<" that compares two numbers.
 _OPENING = re.compile(r'<(?=[^\s\d=<])')
 # Mistral's and GLM's: `[INST]`, `[/INST]`, `[gMASK]`.
 _BRACKETED = re.compile(r'\[(?=[^\]\s]*[A-Z][^\]\s]*\])')
-# An answer has tags of its own, which stay.
+# An answer's own tags stay.
 _OPENING_OF_TOKENS = re.compile('<(?=[|\N{FULLWIDTH VERTICAL LINE}])')
 _TAGS = ('<think>', '</think>', '<answer>', '</answer>')
 
 
 def plain_question(text: str, tokens: Iterable[str] = ()) -> str:
-    """Return a question without anything that a model could take for a control token.
+    """Return a question without control tokens.
 
     Args:
-        text: the question; the same text comes back where there is nothing of the kind.
+        text: the question; returned unchanged if it has none.
         tokens: the loaded tokenizer's own special tokens, where they are known.
     """
     return _broken(_BRACKETED.sub('[ ', _OPENING.sub('< ', text)), tokens)
 
 
 def plain_answer(text: str, tokens: Iterable[str] = ()) -> str:
-    """Return an answer to learn by heart without control tokens; its tags stay."""
+    """Return a training answer without control tokens; its tags stay.
+
+    Args:
+        text: the answer.
+        tokens: see `plain_question`.
+    """
     others = (token for token in tokens if token not in _TAGS)
     return _broken(_OPENING_OF_TOKENS.sub('< ', text), others)
 
@@ -50,7 +55,7 @@ def control_tokens(processor: Any) -> tuple[str, ...]:
 def _broken(text: str, tokens: Iterable[str]) -> str:
     for token in map(str.strip, tokens):
         first, rest = token[:1], token[1:]
-        # Overlapping ones come to light one after the other.
+        # Removing one may reveal an overlapping one.
         while token and token in text:
             text = text.replace(token, f'{first} {rest}' if rest else ' ')
     return text

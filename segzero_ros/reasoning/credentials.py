@@ -1,11 +1,11 @@
-"""What an address holds that nobody else may read."""
+"""Credentials in an address."""
 
 from __future__ import annotations
 
 import re
 
 MASK = '***'
-# What stands between the scheme and the host of an address: a user's name and password.
+# User name and password, between the scheme and the host.
 _CREDENTIALS = re.compile(r'(?<=//)[^/\s]*@')
 
 

@@ -1,4 +1,4 @@
-"""Turn tokens into text one by one."""
+"""Incremental detokenization."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _INCOMPLETE = '\N{REPLACEMENT CHARACTER}'
 
 
 def numbers_of(tokenizer: Any) -> Callable[[int], bool]:
-    """Return what tells whether a token is a number or belongs to one: digits, and no letters."""
+    """Return a predicate: whether a token contains digits and no letters."""
 
     @cache
     def is_number(token: int) -> bool:
@@ -21,28 +21,28 @@ def numbers_of(tokenizer: Any) -> Callable[[int], bool]:
 
 
 class Detokenizer:
-    """The text of tokens as they come; characters that several tokens share wait for the last."""
+    """Decodes tokens one by one; a character of several tokens waits for its last one."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        # Tokens from the last certain boundary on, and how many of them have been told already.
+        # Tokens since the last certain boundary, and how many of them are decoded already.
         self._tokens: list[int] = []
-        self._told = 0
+        self._reported = 0
 
     def add(self, token: int) -> str:
-        """Return what the token adds to the text; empty while a character is incomplete."""
+        """Return the text that the token adds; empty while a character is incomplete."""
         self._tokens.append(token)
-        before, after = self._decode(self._tokens[: self._told]), self._decode(self._tokens)
+        before, after = self._decode(self._tokens[: self._reported]), self._decode(self._tokens)
         if after.endswith(_INCOMPLETE) or len(after) <= len(before):
             return ''
-        self._tokens = self._tokens[self._told :]
-        self._told = len(self._tokens)
+        self._tokens = self._tokens[self._reported :]
+        self._reported = len(self._tokens)
         return after[len(before) :]
 
     def rest(self) -> str:
-        """Return what was held back."""
-        before, after = self._decode(self._tokens[: self._told]), self._decode(self._tokens)
-        self._told = len(self._tokens)
+        """Return the text that was held back."""
+        before, after = self._decode(self._tokens[: self._reported]), self._decode(self._tokens)
+        self._reported = len(self._tokens)
         return after[len(before) :]
 
     def _decode(self, tokens: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""Where a model goes, in which numbers, and whether that can work."""
+"""Choose a model's device, dtype and quantisation, and check that they work."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from segzero_ros.reasoning.memory import Needs, QUANTIZED, refuse_if_too_small
 from segzero_ros.types import ReasonerUnavailable
 
 _DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16, 'float32': torch.float32}
-# Above this, nobody waits for a CPU without having said so.
-LARGEST_ON_CPU = 1_000_000_000
+# Parameters above which a model runs on the CPU only with device:=cpu.
+MAX_CPU_PARAMETERS = 1_000_000_000
 _PACKAGES = {'bnb4': 'bitsandbytes', 'bnb8': 'bitsandbytes', 'int8': 'torchao', 'fp8': 'torchao'}
-# The eyes and the head are left as they are: boxes suffer first when they are quantised.
-_LEFT_ALONE = ['model.visual', 'lm_head']
+# The vision tower and the head are not quantised, because boxes suffer first.
+_NOT_QUANTIZED = ['model.visual', 'lm_head']
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a model goes.
+    """A model's device.
 
     Attributes:
-        device_map: as transformers takes it.
-        compile: whether its decoding is compiled there.
+        device_map: for transformers' `from_pretrained`.
+        compile: whether decoding is compiled.
     """
 
     device_map: str | dict[str, str]
@@ -47,7 +47,7 @@ class Placement:
 
 
 def choose_dtype(dtype: str, device: str, checkpoint: Checkpoint) -> torch.dtype:
-    """Return the numbers to compute in.
+    """Return the dtype to compute in.
 
     Args:
         dtype: `auto`, `bfloat16`, `float16` or `float32`. `auto` takes the checkpoint's own, but
@@ -75,7 +75,7 @@ def _fast_at_16_bits() -> bool:
 
 
 def _find(device: str) -> int:
-    """Return the index of a GPU; raise ReasonerUnavailable where it is not here."""
+    """Return the index of a GPU; raise ReasonerUnavailable if it does not exist."""
     if re.fullmatch(r'auto|cpu|cuda(:\d+)?', device) is None:
         raise ReasonerUnavailable(f'device is auto, cpu, cuda or cuda:N; not {device!r}')
     try:
@@ -92,14 +92,14 @@ def place(
     quantization: str,
     beside: Companion | None = None,
 ) -> Placement:
-    """Choose where a model goes.
+    """Choose a model's device.
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:1` …; `auto` and `cuda` use several GPUs where one is
             too small.
         model: its name, for errors.
         checkpoint: what would be loaded.
-        needs: what it takes.
+        needs: its memory.
         quantization: as in `ReasonerOptions`.
         beside: what is loaded after it.
 
@@ -124,13 +124,13 @@ def place(
 
 
 def _beside(index: int, needed: int, free: list[int], beside: Companion | None) -> int:
-    """Return how much of a GPU's memory what is loaded afterwards will want, in bytes.
+    """Return the memory of a GPU that the model loaded afterwards will take, bytes.
 
     Args:
         index: the GPU.
-        needed: what the model itself takes there.
-        free: of each GPU.
-        beside: what is loaded afterwards; where it may choose, it takes the freest GPU.
+        needed: bytes that the model itself takes there.
+        free: bytes of each GPU.
+        beside: what is loaded afterwards; on `auto` it takes the GPU with most free memory.
     """
     if beside is None:
         return 0
@@ -152,7 +152,7 @@ def _on_cpu(
 ) -> Placement:
     if device not in ('auto', 'cpu'):
         _find(device)
-    if device == 'auto' and checkpoint.parameters > LARGEST_ON_CPU:
+    if device == 'auto' and checkpoint.parameters > MAX_CPU_PARAMETERS:
         billions = checkpoint.parameters / 1e9
         raise ReasonerUnavailable(
             f'{model} has {billions:.1f} billion parameters and torch sees no GPU. device:=cpu '
@@ -176,9 +176,9 @@ def _compiles(checkpoint: Checkpoint, quantization: str, index: int) -> bool:
 
 
 def missing_to_compile(index: int) -> str:
-    """Return what torch.compile lacks for a GPU, and where to get it; empty for nothing.
+    """Return what torch.compile lacks for a GPU, with a hint; empty for nothing.
 
-    It has triton write kernels, and a C compiler build what starts them, against Python's headers.
+    It needs triton for kernels, and a C compiler and Python's headers for their launchers.
     """
     if torch.cuda.get_device_capability(index) < gpus.VOLTA and torch.version.hip is None:
         return 'triton has no kernels for a GPU as old as this one.'
@@ -187,7 +187,7 @@ def missing_to_compile(index: int) -> str:
     compilers = [os.environ['CC']] if os.environ.get('CC') else ['gcc', 'clang']
     if not any(map(shutil.which, compilers)):
         return f'there is no C compiler, {" or ".join(compilers)} (sudo apt install gcc).'
-    # Debian's own scheme leads elsewhere; triton takes this one.
+    # triton uses this scheme, not Debian's own.
     scheme = sysconfig.get_default_scheme().replace('posix_local', 'posix_prefix')
     headers = sysconfig.get_path('include', scheme)
     if not headers or not (Path(headers) / 'Python.h').is_file():
@@ -198,7 +198,12 @@ def missing_to_compile(index: int) -> str:
 def quantization_config(
     quantization: str, checkpoint: Checkpoint, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Return what `from_pretrained` has to be told to quantise a model while loading it.
+    """Return the arguments with which `from_pretrained` quantises a model while loading.
+
+    Args:
+        quantization: as in `ReasonerOptions`.
+        checkpoint: what would be loaded.
+        dtype: to compute in.
 
     Raises:
         ReasonerUnavailable: there is no such quantisation, the package that does it is missing,
@@ -227,7 +232,7 @@ def quantization_config(
 
 
 def refuse_if_it_cannot_compute(model: Any, quantization: str, checkpoint: Checkpoint) -> None:
-    """Have a quantised model compute once: some kernels take some shapes and devices only.
+    """Run a quantised model once: some kernels support some shapes and devices only.
 
     Args:
         model: as it was loaded.
@@ -241,7 +246,7 @@ def refuse_if_it_cannot_compute(model: Any, quantization: str, checkpoint: Check
     what = quantization or 'its own'
     others = ', '.join(each for each in QUANTIZED if each != quantization)
     try:
-        # A token is multiplied by other kernels than a prompt.
+        # One token uses other kernels than a prompt.
         for count in (1, 64):
             with torch.inference_mode():
                 model(input_ids=torch.zeros(1, count, dtype=torch.long, device=device))
@@ -255,16 +260,16 @@ def refuse_if_it_cannot_compute(model: Any, quantization: str, checkpoint: Check
 def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
     import transformers
 
-    # It tells of each product that it rounds the input, thousands of times an answer.
+    # It logs for each product that it casts the input, thousands of times per answer.
     logging.getLogger('bitsandbytes.autograd._functions').setLevel(logging.ERROR)
     configure: Any = transformers.BitsAndBytesConfig
     if quantization == 'bnb8':
-        return configure(load_in_8bit=True, llm_int8_skip_modules=_LEFT_ALONE)
+        return configure(load_in_8bit=True, llm_int8_skip_modules=_NOT_QUANTIZED)
     return configure(
         load_in_4bit=True,
         bnb_4bit_quant_type='nf4',
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=_LEFT_ALONE,
+        llm_int8_skip_modules=_NOT_QUANTIZED,
     )
 
 
@@ -273,4 +278,4 @@ def _torchao(quantization: str) -> Any:
 
     kinds = import_module('torchao.quantization')
     name = {'int8': 'Int8WeightOnlyConfig', 'fp8': 'Float8WeightOnlyConfig'}[quantization]
-    return TorchAoConfig(getattr(kinds, name)(), modules_to_not_convert=_LEFT_ALONE)
+    return TorchAoConfig(getattr(kinds, name)(), modules_to_not_convert=_NOT_QUANTIZED)

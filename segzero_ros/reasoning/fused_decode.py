@@ -1,14 +1,13 @@
-"""Reading one or a few tokens without the modules around the arithmetic: the fast way to decode.
+"""A fused decode step: one or a few tokens through the language model without its modules.
 
-For one token a language model's time goes into reading weights, and into calling its modules, some
-twenty a layer. Here the same operations follow each other in one function, and one matrix takes
-the place of those that multiply the same numbers. The logits are the model's own but for rounding:
-a product of more columns and several tokens at once may be summed in another order, on a CPU a
-kernel that reads bfloat16 faster takes the products (see `onednn`), on a GPU the function is
-compiled. So of two tokens that are as good as equal either may be written, on a CPU also by
-whether an encoder works at that moment and by what the drafter remembers. That it computes the
-same is tried out before anything is joined, on a CPU a single token to the last bit with the usual
-kernels: another release of transformers may compute otherwise.
+Decoding one token is bound by reading weights and by calling about twenty modules per layer. Here
+the same operations run in one function, and matrices with the same input are concatenated. The
+logits equal the model's up to rounding: larger products and several tokens at once may be summed
+in another order, on a CPU a faster bfloat16 kernel is used (see `onednn`), on a GPU the function
+is compiled. So of two tokens with nearly equal logits either may be chosen; on a CPU that also
+depends on whether an encoder runs at that moment and on earlier drafts. Before any weights are
+concatenated, the step is compared with the model (on a CPU bit for bit for single tokens, with the
+default kernels), because another release of transformers may compute differently.
 """
 
 from __future__ import annotations
@@ -25,30 +24,30 @@ from segzero_ros.reasoning.base import FastPathError
 from segzero_ros.reasoning.gqa_decode_attention import attend_grouped, GQA_DECODE
 from segzero_ros.reasoning.preallocated_cache import preallocated_cache
 
-# Tokens that are read on trial, one by one and together.
-_TRIED_TOKENS = 4
+# Tokens of the comparison, run one by one and together.
+_CHECKED_TOKENS = 4
 _QKV = ('q_proj', 'k_proj', 'v_proj')
 _GATE_UP = ('gate_proj', 'up_proj')
 
 
 class FusedDecodeStep:
-    """A step of a Qwen2-VL or Qwen2.5-VL: one token, or a few of which each sees those before."""
+    """The decode step of a Qwen2-VL or Qwen2.5-VL for one token or, causally masked, a few."""
 
-    def __init__(self, model: Any, *, joined: bool) -> None:
+    def __init__(self, model: Any, *, concatenated: bool) -> None:
         """Look up the layers' weights.
 
         Args:
             model: a loaded Qwen2-VL or Qwen2.5-VL.
-            joined: concatenate q, k and v into one matrix, and on a CPU gate and up too. On a GPU
-                the latter gains too little for the memory that concatenating takes. The model's
-                own matrices become views of it, so nothing is held twice.
+            concatenated: concatenate q, k and v into one matrix, and on a CPU gate and up too; on
+                a GPU the latter gains too little for the peak memory. The model's own matrices
+                become views, so nothing is stored twice.
         """
         self._model = model
         self._language = model.model.language_model
-        # Looking a weight up in its module takes as long as a small operation.
+        # Attribute lookup in a module takes as long as a small operation.
         on_cpu = model.device.type == 'cpu'
-        qkv = _concatenate if joined else _weights
-        gate_up = _concatenate if joined and on_cpu else _weights
+        qkv = _concatenate if concatenated else _weights
+        gate_up = _concatenate if concatenated and on_cpu else _weights
         self._layers = [
             (
                 layer.input_layernorm.weight,
@@ -62,8 +61,8 @@ class FusedDecodeStep:
             for layer in self._language.layers
         ]
         self._epsilon = self._language.norm.variance_epsilon
-        avoiding = on_cpu and onednn.worth_avoiding(model.dtype)
-        self._kernels: Any = onednn.avoided if avoiding else nullcontext
+        avoid = on_cpu and onednn.worth_avoiding(model.dtype)
+        self._kernels: Any = onednn.avoided if avoid else nullcontext
         tiles = on_cpu and _has_plain_weights(model) and onednn.has_tiles_for(model.dtype)
         self._several = linear_weight_stationary if tiles else functional.linear
 
@@ -73,7 +72,7 @@ class FusedDecodeStep:
         Args:
             ids: (1, N) the tokens.
             positions: (3, 1, N) their positions.
-            cache: keys and values of the tokens before, growing or static; it grows by N.
+            cache: keys and values of the tokens before, growing or static; N are appended.
 
         Returns:
             (N, vocabulary) float32.
@@ -82,30 +81,30 @@ class FusedDecodeStep:
             return self.read(ids, positions, cache)
 
     def read(self, ids: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Run tokens with the kernels that the model itself would use; else as calling it does."""
-        hidden = self._language.embed_tokens(ids)
-        mask = _mask(cache, hidden)
-        cosine, sine = self._language.rotary_emb(hidden, positions)
+        """Run tokens with the model's own kernels; arguments and result as for `__call__`."""
+        redacted = self._language.embed_tokens(ids)
+        mask = _mask(cache, redacted)
+        cosine, sine = self._language.rotary_emb(redacted, positions)
         rotary = cosine.unsqueeze(1), sine.unsqueeze(1)
         linear = functional.linear if ids.shape[1] == 1 else self._several
         for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
             input_norm, attention, qkv_proj, o_proj, post_norm, gate_up_proj, down_proj = layer
-            normed = self._rms_norm(hidden, input_norm)
-            products = [linear(normed, *part) for part in qkv_proj]
+            normed = self._rms_norm(redacted, input_norm)
+            products = [linear(normed, *linear_weights) for linear_weights in qkv_proj]
             attended = _attend(attention, products, rotary, layer_cache, mask)
-            hidden = hidden + linear(attended, *o_proj)
-            normed = self._rms_norm(hidden, post_norm)
-            products = [linear(normed, *part) for part in gate_up_proj]
+            redacted = redacted + linear(attended, *o_proj)
+            normed = self._rms_norm(redacted, post_norm)
+            products = [linear(normed, *linear_weights) for linear_weights in gate_up_proj]
             gate, up = products if len(products) == 2 else products[0].chunk(2, -1)
-            hidden = hidden + linear(functional.silu(gate) * up, *down_proj)
-        hidden = self._rms_norm(hidden, self._language.norm.weight)
-        logits: torch.Tensor = self._model.lm_head(hidden[0]).float()
+            redacted = redacted + linear(functional.silu(gate) * up, *down_proj)
+        redacted = self._rms_norm(redacted, self._language.norm.weight)
+        logits: torch.Tensor = self._model.lm_head(redacted[0]).float()
         return logits
 
-    def _rms_norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        plain = hidden.float()
+    def _rms_norm(self, redacted: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        plain = redacted.float()
         plain = plain * plain.pow(2).mean(-1, keepdim=True).add_(self._epsilon).rsqrt_()
-        return weight * plain.to(hidden.dtype)
+        return weight * plain.to(redacted.dtype)
 
 
 _Linear = tuple[torch.Tensor, torch.Tensor | None]
@@ -116,9 +115,8 @@ def linear_weight_stationary(
 ) -> torch.Tensor:
     """Return what `linear` does for a few rows, (1, N, inner), with the weights on the left.
 
-    On a CPU with tiles the usual order packs the weights into tiles, which takes as long as
-    reading them. With the weights on the left they are used as they are, so that 16 rows take no
-    longer than one.
+    On a CPU with AMX tiles the usual order repacks the weights, which takes as long as reading
+    them. On the left they are used as stored, so 16 rows take no longer than one.
     """
     columns = rows[0].T
     if bias is None:
@@ -128,22 +126,23 @@ def linear_weight_stationary(
 
 def _weights(module: Any, names: tuple[str, ...]) -> list[_Linear]:
     """Return the weights and biases of linear layers."""
-    return [(part.weight, part.bias) for part in (getattr(module, name) for name in names)]
+    linears = (getattr(module, name) for name in names)
+    return [(linear.weight, linear.bias) for linear in linears]
 
 
 def _concatenate(module: Any, names: tuple[str, ...]) -> list[_Linear]:
     """Concatenate linear layers' matrices and biases; the layers keep views of them."""
-    parts = [getattr(module, name) for name in names]
-    joined: list[torch.Tensor | None] = []
+    linears = [getattr(module, name) for name in names]
+    concatenated: list[torch.Tensor | None] = []
     for name in ('weight', 'bias'):
-        own = [getattr(part, name) for part in parts]
-        whole = None if own[0] is None else nn.Parameter(torch.cat(own), requires_grad=False)
-        joined.append(whole)
-        if whole is not None:
-            pieces = torch.split(whole, [len(piece) for piece in own])
-            for part, piece in zip(parts, pieces, strict=True):
-                setattr(part, name, nn.Parameter(piece, requires_grad=False))
-    weight, bias = joined
+        own = [getattr(linear, name) for linear in linears]
+        matrix = None if own[0] is None else nn.Parameter(torch.cat(own), requires_grad=False)
+        concatenated.append(matrix)
+        if matrix is not None:
+            pieces = torch.split(matrix, [len(piece) for piece in own])
+            for linear, piece in zip(linears, pieces, strict=True):
+                setattr(linear, name, nn.Parameter(piece, requires_grad=False))
+    weight, bias = concatenated
     assert weight is not None
     return [(weight, bias)]
 
@@ -169,7 +168,7 @@ def _mask(cache: Any, new: torch.Tensor) -> torch.Tensor | None:
 
 def _attend(
     attention: Any,
-    parts: list[torch.Tensor],
+    projections: list[torch.Tensor],
     rotary: tuple[torch.Tensor, torch.Tensor],
     layer_cache: Any,
     mask: torch.Tensor | None,
@@ -177,91 +176,93 @@ def _attend(
     """Return attention's output, (1, tokens, heads times width).
 
     Args:
-        attention: the layer's.
-        parts: (1, tokens, any width), queries, keys and values when concatenated.
+        attention: the layer's attention module.
+        projections: (1, tokens, any width), queries, keys and values when concatenated.
         rotary: cosine and sine of the tokens' positions.
         layer_cache: the layer's keys and values.
         mask: see `_mask`.
     """
-    whole = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-    whole = whole.reshape(1, whole.shape[1], -1, attention.head_dim).transpose(1, 2)
-    # Queries and keys take the rotary embedding together: for one token an operation costs more
-    # than its numbers.
-    both, value = whole.tensor_split((attention.num_heads + attention.num_key_value_heads,), 1)
-    first, second = both.chunk(2, -1)
+    qkv = projections[0] if len(projections) == 1 else torch.cat(projections, -1)
+    qkv = qkv.reshape(1, qkv.shape[1], -1, attention.head_dim).transpose(1, 2)
+    # The rotary embedding is applied to queries and keys together: for one token the cost is the
+    # number of operations.
+    query_key, value = qkv.tensor_split((attention.num_heads + attention.num_key_value_heads,), 1)
+    first, second = query_key.chunk(2, -1)
     cosine, sine = rotary
-    both = both * cosine + torch.cat((-second, first), -1) * sine
-    query, key = both.tensor_split((attention.num_heads,), 1)
+    query_key = query_key * cosine + torch.cat((-second, first), -1) * sine
+    query, key = query_key.tensor_split((attention.num_heads,), 1)
     keys, values = layer_cache.update(key, value)
     attended = attend_grouped(query, keys, values, mask, attention.scaling)
     return attended.flatten(2)
 
 
 def fused_decode_step(model: Any) -> FusedDecodeStep | None:
-    """Return the fast step of a model whose attention is packed.
+    """Return the fused step of a model that uses grouped attention.
 
-    None for a model that is quantised, adapted, spread over devices or windowed.
+    None for a model that is quantised, has an adapter or sliding windows, or is spread over
+    devices.
 
     Raises:
-        FastPathError: it computes otherwise than the model does.
+        FastPathError: its output differs from the model's.
     """
     if not _is_plain(model):
         return None
     with onednn.needed():
-        same = _same(model, FusedDecodeStep(model, joined=False))
-    if not same:
+        matches = _matches(model, FusedDecodeStep(model, concatenated=False))
+    if not matches:
         raise FastPathError('the fused decode step computes otherwise than the model does')
-    # What held the single matrices is gone, so that each is freed when its layer's are joined.
-    step = FusedDecodeStep(model, joined=_has_plain_weights(model))
+    # The first step is gone, so that single matrices are freed as they are concatenated.
+    step = FusedDecodeStep(model, concatenated=_has_plain_weights(model))
     if model.device.type == 'cuda':
-        # The memory of the single matrices.
+        # Returns the memory of the single matrices to the device.
         torch.cuda.empty_cache()
     return step
 
 
 def _is_plain(model: Any) -> bool:
-    """Return whether the layers are ordinary ones: not quantised, adapted, spread or windowed."""
+    """Return whether the layers are plain ones on one device, without adapters or windows."""
     language = model.model.language_model
     config = language.config
-    linears = [part for part in language.modules() if isinstance(part, nn.Linear)]
+    linears = [module for module in language.modules() if isinstance(module, nn.Linear)]
     return (
         config._attn_implementation == GQA_DECODE
         and config.hidden_act == 'silu'
-        and all(type(part) is nn.Linear for part in linears)
+        and all(type(linear) is nn.Linear for linear in linears)
         and len(linears) == 7 * len(language.layers)
-        and len({(part.weight.dtype, part.weight.device) for part in linears}) == 1
-        and not any(hasattr(part, '_hf_hook') for part in language.modules())
+        and len({(linear.weight.dtype, linear.weight.device) for linear in linears}) == 1
+        and not any(hasattr(module, '_hf_hook') for module in language.modules())
         and set(config.layer_types or ()) <= {'full_attention'}
     )
 
 
 def _has_plain_weights(model: Any) -> bool:
-    """Return whether the weights are plain numbers, and not of a kind of their own."""
-    linears = [part for part in model.model.language_model.modules() if type(part) is nn.Linear]
-    return all(type(part.weight) is nn.Parameter for part in linears)
+    """Return whether the weights are plain parameters, not a quantised tensor subclass."""
+    modules = model.model.language_model.modules()
+    linears = [module for module in modules if type(module) is nn.Linear]
+    return all(type(linear.weight) is nn.Parameter for linear in linears)
 
 
 @torch.inference_mode()
-def _same(model: Any, step: FusedDecodeStep) -> bool:
-    """Return whether a few tokens give the same logits in both ways.
+def _matches(model: Any, step: FusedDecodeStep) -> bool:
+    """Return whether a few tokens give the same logits as the model.
 
-    On a CPU a single token does to the last bit.
+    On a CPU, for a single token, bit for bit.
     """
     language = model.model.language_model
     device = model.device
     ours, theirs = (preallocated_cache(len(language.layers)) for _ in range(2))
-    for begin in range(_TRIED_TOKENS + 1):
-        count = _TRIED_TOKENS if begin == _TRIED_TOKENS else 1
-        ids = torch.arange(begin, begin + count, device=device)[None]
+    for position in range(_CHECKED_TOKENS + 1):
+        count = _CHECKED_TOKENS if position == _CHECKED_TOKENS else 1
+        ids = torch.arange(position, position + count, device=device)[None]
         positions = ids.expand(3, 1, -1)
-        hidden = language(
+        redacted = language(
             input_ids=ids, position_ids=positions, past_key_values=theirs, use_cache=True
         ).last_hidden_state
-        expected = model.lm_head(hidden[0]).float()
-        off = step.read(ids, positions, ours).sub_(expected).norm()
-        # Another way to sum rounds otherwise; what is computed wrongly is off by much more.
+        expected = model.lm_head(redacted[0]).float()
+        difference = step.read(ids, positions, ours).sub_(expected).norm()
+        # Another summation order rounds differently; a wrong computation differs by much more.
         exact = device.type == 'cpu' and count == 1
         allowed = 0.0 if exact else torch.finfo(model.dtype).eps ** 0.5
-        if not off <= allowed * expected.norm():
+        if not difference <= allowed * expected.norm():
             return False
     return True

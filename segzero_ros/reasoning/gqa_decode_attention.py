@@ -1,12 +1,12 @@
-"""Attention of one or a few new tokens, with the heads that share keys packed together.
+"""Grouped-query attention for one or a few new tokens.
 
-Where several query heads share one pair of key and value heads, torch's kernels read the keys and
-values once per query head: on a CPU at 16 bits that is ten times slower than it needs to be, and
-with a static cache they are even copied first. Queries that share a head can be rows of one query
-instead. On a GPU torch's kernels for a mask give all keys of a head to one of its processors, of
-which there are a hundred and more; there the keys are dealt out in parts. The numbers are the same
-but for rounding: at 16 bits one in some hundreds differs in its last bit, which can decide between
-two tokens that are as good as equal.
+Under grouped-query attention several query heads share one key and value head. torch's kernels
+read keys and values once per query head: on a CPU at 16 bits that is ten times slower than
+necessary, and with a static cache they are copied first. Here the queries of a group are rows of
+one query. On a GPU torch's masked kernels compute all keys of a head on one multiprocessor; there
+the keys are split into KV blocks (as in flash decoding). Results are equal up to rounding: at 16
+bits about one in some hundreds differs in its last bit, which can decide between two tokens with
+nearly equal logits.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 GQA_DECODE = 'packed_sdpa'
-# Keys in a part. A static cache whose length is a multiple of it is read in parts.
+# Keys per block. A static cache whose length is a multiple of it is processed in blocks.
 KV_BLOCK = 128
 
 
 def use_gqa_decode_attention(model: Any) -> None:
-    """Have a loaded model's language model pack its heads while it decodes."""
+    """Make a loaded model's language model use grouped attention while it decodes."""
     AttentionInterface.register(GQA_DECODE, _attend)
     AttentionMaskInterface.register(GQA_DECODE, sdpa_mask)
     model.model.language_model.config._attn_implementation = GQA_DECODE
 
 
 def use_sdpa(model: Any) -> None:
-    """Have a model whose heads were packed attend by transformers' own sdpa again."""
+    """Restore transformers' own sdpa attention."""
     model.model.language_model.config._attn_implementation = 'sdpa'
 
 
@@ -73,29 +73,29 @@ def attend_grouped(
 ) -> torch.Tensor:
     """Return (B, tokens, heads, width); arguments are those of `_attend`.
 
-    Without a mask each token looks at all of them.
+    Without a mask each token attends to all tokens.
     """
     batch, heads, tokens, width = query.shape
-    key_heads = key.shape[1]
-    shared = heads // key_heads
-    packed = query.reshape(batch, key_heads, shared * tokens, width)
+    kv_heads = key.shape[1]
+    group_size = heads // kv_heads
+    grouped = query.reshape(batch, kv_heads, group_size * tokens, width)
     if mask is not None and tokens > 1:
-        mask = mask.repeat(1, 1, shared, 1)
-    # Rows of a growing cache are views and lie apart.
+        mask = mask.repeat(1, 1, group_size, 1)
+    # A growing cache returns strided views of its buffers.
     static = value.is_contiguous() and key.shape[2] % KV_BLOCK == 0
     if mask is not None and key.is_cuda and static:
-        mixed = attend_in_blocks(packed, key, value, mask, scale)
+        attended = attend_in_blocks(grouped, key, value, mask, scale)
     else:
-        mixed = torch.nn.functional.scaled_dot_product_attention(
-            packed, key, value, attn_mask=mask, scale=scale
+        attended = torch.nn.functional.scaled_dot_product_attention(
+            grouped, key, value, attn_mask=mask, scale=scale
         )
-    return mixed.reshape(batch, heads, tokens, width).transpose(1, 2)
+    return attended.reshape(batch, heads, tokens, width).transpose(1, 2)
 
 
 def attend_in_blocks(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    """Attend with the products of each part of the keys as one of many small ones.
+    """Attend with the matrix products split into KV blocks.
 
     Args:
         query: (B, key heads, rows, width).
@@ -108,21 +108,21 @@ def attend_in_blocks(
         Of the query's shape. Sums are float32, as in torch's own kernels.
     """
     batch, heads, rows, width = query.shape
-    parts = key.shape[2] // KV_BLOCK
-    scores = _product(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2))
+    blocks = key.shape[2] // KV_BLOCK
+    scores = _matmul_float32(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2))
     scores = scores.view(batch, heads, rows, -1) * scale
     scores = scores.masked_fill(~mask, float('-inf'))
     weights = scores.softmax(-1).to(value.dtype)
-    dealt = (
-        weights.view(batch, heads, rows, parts, KV_BLOCK)
+    blocked_weights = (
+        weights.view(batch, heads, rows, blocks, KV_BLOCK)
         .transpose(2, 3)
         .reshape(-1, rows, KV_BLOCK)
     )
-    mixed = _product(dealt, value.reshape(-1, KV_BLOCK, width))
-    return mixed.view(batch, heads, parts, rows, width).sum(2).to(query.dtype)
+    attended = _matmul_float32(blocked_weights, value.reshape(-1, KV_BLOCK, width))
+    return attended.view(batch, heads, blocks, rows, width).sum(2).to(query.dtype)
 
 
-def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def _matmul_float32(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return (N, rows, columns) float32 products of (N, rows, inner) and (N, inner, columns)."""
     if left.is_cuda and left.dtype != torch.float32:
         return torch.bmm(left, right, out_dtype=torch.float32)

@@ -1,71 +1,47 @@
-"""What a server may be asked to hold an answer to: thinking of any text, then JSON of a schema.
+"""Guided decoding by a server: reasoning of any text, then JSON of the dialect's schema.
 
-The whole answer is described, as a structural tag of the form `sequence` (xgrammar's, which vLLM
-and SGLang take), so a model can neither leave the answer out nor write it freely. Imports
-`dialects` and the standard library.
+The whole answer is one structural tag of the form `sequence` (xgrammar's, which vLLM and SGLang
+accept), so the model can neither omit the answer nor write it in another format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 import secrets
 from typing import Any
 
-from segzero_ros.reasoning.dialects import Dialect
+from segzero_ros.reasoning.dialects import Dialect, DIALECTS
 
-# Answer a `response_format` with at most so many tokens; return the whole text.
+# Complete a prompt under a `response_format` with at most so many tokens; return the whole text.
 Complete = Callable[[dict[str, Any], int], Awaitable[str]]
 
-# Between the thinking and the answer; bounded, or a model may write blanks for ever.
-_BLANKS = {'type': 'regex', 'pattern': '[ \\n]{0,2}'}
-# What a server is tried with is one word of so many bytes in hexadecimal, at most two tokens each.
+# Between reasoning and answer; bounded, or a model may write whitespace for ever.
+_WHITESPACE = {'type': 'regex', 'pattern': '[ \\n]{0,2}'}
+# The probe is one word of so many bytes in hexadecimal, at most two tokens each.
 _PROBE_BYTES = 4
 _PROBE_TOKENS = 48
-
-
-def _numbers(count: int) -> dict[str, Any]:
-    return {
-        'type': 'array',
-        'items': {'type': 'integer'},
-        'minItems': count,
-        'maxItems': count,
-    }
-
-
-def _record(**parts: int) -> dict[str, Any]:
-    return {
-        'type': 'object',
-        'properties': {name: _numbers(count) for name, count in parts.items()},
-        'required': list(parts),
-        'additionalProperties': False,
-    }
-
-
-_SCHEMAS = {
-    'vision_reasoner': {'type': 'array', 'items': _record(bbox_2d=4, point_2d=2)},
-    'seg_zero': _record(bbox=4, points_1=2, points_2=2),
-}
 
 
 def answer_format(dialect: Dialect) -> dict[str, Any]:
     """Return the `response_format` that holds the dialect's answer to its JSON schema.
 
     Raises:
-        ValueError: the dialect's answers stand in no tags, so that nothing marks their beginning.
+        ValueError: the dialect has no schema.
     """
-    if dialect.name not in _SCHEMAS:
+    if dialect.schema is None:
+        constrained = ', '.join(name for name, each in DIALECTS.items() if each.schema)
         raise ValueError(
             f'Answers of the dialect {dialect.name} cannot be constrained; those of '
-            f'{", ".join(_SCHEMAS)} can.'
+            f'{constrained} can.'
         )
-    return _sequence({'type': 'any_text'}, _SCHEMAS[dialect.name])
+    return _sequence({'type': 'any_text'}, dialect.schema)
 
 
 async def is_honoured(complete: Complete) -> bool:
-    """Return whether a server holds a model to such a format instead of ignoring it.
+    """Return whether a server applies such a format instead of ignoring it.
 
-    It is asked for a word that no model writes by itself. What the server calls itself tells
-    nothing: Ray Serve hands such a request on to the vLLM behind it, under a name of its own.
+    The probe demands a random word, which no model writes by itself. The server's name is no
+    evidence: Ray Serve passes such a request to the vLLM behind it, under a name of its own.
     """
     word = secrets.token_hex(_PROBE_BYTES)
     form = _sequence({'type': 'const_string', 'value': word}, {'const': word})
@@ -73,9 +49,9 @@ async def is_honoured(complete: Complete) -> bool:
     return text.startswith(f'<think>{word}')
 
 
-def _sequence(thinking: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+def _sequence(thinking: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
     answer = {'type': 'json_schema', 'json_schema': schema}
-    elements = [_tag('think', thinking), _BLANKS, _tag('answer', answer)]
+    elements = [_tag('think', thinking), _WHITESPACE, _tag('answer', answer)]
     return {'type': 'structural_tag', 'format': {'type': 'sequence', 'elements': elements}}
 
 

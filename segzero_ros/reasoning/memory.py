@@ -1,4 +1,4 @@
-"""How much memory a checkpoint needs, known before it is loaded."""
+"""Estimate a checkpoint's memory before it is loaded."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from segzero_ros.reasoning.checkpoints import Checkpoint, ELSEWHERE
 from segzero_ros.types import ReasonerUnavailable
 
 GIB = 1024**3
-# Bytes per weight of the language model's layers; the eyes and the head stay as they are.
-# Four bits carry a scale per block of 64 weights.
+# Bytes per weight of the language model's layers; the vision tower and the head are not quantised.
+# Four-bit weights have a scale per block of 64.
 QUANTIZED = {'bnb4': 0.5 + 4 / 64, 'bnb8': 1.0, 'int8': 1.0, 'fp8': 1.0}
-# The GPU's libraries and its graphs, which no tensor accounts for; a rule of thumb.
+# The CUDA context, libraries and graphs; a rule of thumb.
 _GPU_OVERHEAD = 0.8 * GIB
 _LAYER_WEIGHT = re.compile(r'layers\.\d+\..*weight$')
 
@@ -23,10 +23,10 @@ class Needs:
     """Bytes that a loaded model takes.
 
     Attributes:
-        weights: for the weights.
-        cache: for keys and values of everything read and written in one answer.
-        activations: for the largest step in between, estimated.
-        segmenter: for the segmenter, where that goes to the same device.
+        weights: the weights.
+        cache: keys and values of the prompt and answer.
+        activations: the largest intermediate results, estimated.
+        segmenter: the segmenter, where it is on the same device.
     """
 
     weights: int
@@ -56,15 +56,15 @@ def needs_of(
     quantization: str = '',
     on_gpu: bool = True,
 ) -> Needs:
-    """Estimate what a checkpoint takes.
+    """Estimate a checkpoint's memory.
 
     Args:
         checkpoint: what would be loaded.
         weight_bytes: bytes per weight as loaded, before quantisation.
-        tokens: most tokens that one answer reads and writes.
+        tokens: most tokens of a prompt and its answer.
         image_tokens: how many of them are the image.
         quantization: as in `ReasonerOptions`.
-        on_gpu: whether a GPU's own overhead counts.
+        on_gpu: whether to add a GPU's overhead.
     """
     text = checkpoint.text_config
     heads = text['num_attention_heads']

@@ -1,8 +1,7 @@
 """Reasoning by a model behind an OpenAI-compatible server: vLLM, SGLang, llama.cpp and others.
 
-One streamed chat completion per query, with the prompt and the very picture that the checkpoint's
-dialect asks for. Everything that a server can do wrong is an error of its own, and the next query
-starts afresh.
+One streamed chat completion per query, with the prompt and the resized image of the checkpoint's
+dialect. Each failure of a server has its own error, and does not affect the next query.
 """
 
 from __future__ import annotations
@@ -11,11 +10,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 import json
 import logging
-import os
-import re
 import time
 from typing import Any, cast, TypeVar
-from urllib.parse import SplitResult
 
 import openai
 
@@ -27,12 +23,12 @@ from segzero_ros.reasoning.dialects import dialect_named
 from segzero_ros.reasoning.guided_decoding import answer_format, is_honoured
 from segzero_ros.reasoning.preprocessing import resize_for_model
 from segzero_ros.reasoning.resize_check import ResizeCheck
-from segzero_ros.reasoning.server_address import LOCAL, NO_KEY, parse_address, secrets_of
+from segzero_ros.reasoning.server_address import parse_address, read_api_key, secrets_of
 from segzero_ros.reasoning.server_errors import (
-    explained,
-    hidden,
     not_compatible,
-    quoted,
+    redacted,
+    server_message,
+    to_reasoner_error,
     unreachable,
 )
 from segzero_ros.types import (
@@ -46,29 +42,27 @@ from segzero_ros.types import (
     RgbImage,
 )
 
-# How often a silent server's query is looked at: whether it was cancelled, or its time is over.
+# Seconds between checks of a running query for cancellation and timeout.
 POLL = 0.05
-# How long a cancelled stream may take to close before it is left to close by itself.
+# Seconds to wait for a cancelled stream to close.
 CLOSE_LIMIT = 0.1
-# To make a connection, and to list the models; an answer may take as long as the options allow.
+# Seconds to connect, and to list the models; the answer's own limit is an option.
 CONNECT_LIMIT = 5.0
 LISTING_LIMIT = 10.0
-# To count what an image costs; a slow server gets as long as its answer took.
+# Seconds to count an image's tokens; for a slow server, as long as its answer took.
 COUNT_LIMIT = 10.0
-# To write the few tokens that show whether answers are constrained; the first time a server
-# compiles the grammar for it.
+# Seconds for the probe of guided decoding, in which a server compiles the grammar once.
 CONSTRAINT_LIMIT = 60.0
-# Between attempts to connect. Nothing else is repeated: a server that has taken a query may be
-# answering it, and what it refuses once it refuses again.
-RETRY_AFTER = (0.25, 0.5, 1.0, 2.0)
-# A server decides what it sends; these bound what is kept of it. Real tokens are some four
-# characters long, and an event of the stream is a few hundred bytes.
-MOST_CHARACTERS_PER_TOKEN = 64
-MOST_BYTES = 64_000_000
+# Seconds between attempts to connect. Nothing else is retried: a server that accepted a query may
+# be answering it.
+RETRY_DELAYS = (0.25, 0.5, 1.0, 2.0)
+# Bounds on what a server sends. Tokens have about four characters, and an event of the stream a
+# few hundred bytes.
+MAX_CHARACTERS_PER_TOKEN = 64
+MAX_RESPONSE_BYTES = 64_000_000
 
 T = TypeVar('T')
 
-_VARIABLE = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
 _logger = logging.getLogger(__name__)
 
 
@@ -87,7 +81,7 @@ class OpenAIReasoner:
         api_key_env: str = 'OPENAI_API_KEY',
         constrain_answer: bool = False,
     ) -> None:
-        """Make sure that the server is there and serves the model.
+        """Connect, and check that the server serves the model.
 
         Args:
             base_url: of the server's API, such as `http://192.168.1.20:8000/v1`.
@@ -98,11 +92,11 @@ class OpenAIReasoner:
             time_limit: most seconds an answer may take; 0 for no limit.
             seed: for servers that sample although the temperature is 0.
             api_key_env: the environment variable with the server's key; it may be unset.
-            constrain_answer: have the server hold the answer to its JSON schema (vLLM, SGLang and
-                Ray Serve over them can).
+            constrain_answer: guided decoding: the server constrains the answer to its JSON schema
+                (vLLM, SGLang, and Ray Serve over them).
 
         Raises:
-            ReasonerUnavailable: it is not; the text names the address, the cause and the cure.
+            ReasonerUnavailable: it does not; the text names the address, the cause and a hint.
         """
         address = parse_address(base_url)
         self._url = address._replace(netloc=address.netloc.rpartition('@')[2]).geturl()
@@ -126,19 +120,19 @@ class OpenAIReasoner:
             'seed': seed,
             'stream_options': {'include_usage': True},
         }
-        key = self._key(address)
+        key = read_api_key(api_key_env, address, self._url)
         self._secrets = secrets_of(key, address)
         self._loop = asyncio.new_event_loop()
         self._response: Any = None
         self._count_limit = COUNT_LIMIT
-        # Why there is no connection, while there is none.
-        self._unconnected = ''
+        # The last connection error, while there is no connection.
+        self._connection_error = ''
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=key,
             max_retries=0,
             timeout=openai.Timeout(None, connect=CONNECT_LIMIT),
-            # What comes compressed may be a thousand times as large as what is counted.
+            # Uncompressed, so that the byte count bounds the memory.
             default_headers={'Accept-Encoding': 'identity'},
             http_client=openai.DefaultAsyncHttpxClient(event_hooks={'response': [self._note]}),
         )
@@ -155,12 +149,12 @@ class OpenAIReasoner:
 
     @property
     def name(self) -> str:
-        """The served model and where it is."""
+        """The served model and its address."""
         return f'{self._model} at {self._url}'
 
     @property
     def leaves_processors_free(self) -> bool:
-        """True: the server computes."""
+        """True: the model runs on the server."""
         return True
 
     def reason(
@@ -171,14 +165,14 @@ class OpenAIReasoner:
         cancelled: IsCancelled = never,
         on_object: OnObject = ignore,
     ) -> Grounding:
-        """Ask the server; see `Reasoner.reason`."""
+        """Query the server; see `Reasoner.reason`."""
         reader = self._dialect.reader(frame.width, frame.height, self._parser, query.text)
-        most = MOST_CHARACTERS_PER_TOKEN * self._request['max_tokens']
+        most = MAX_CHARACTERS_PER_TOKEN * self._request['max_tokens']
         reply = Reply(StreamReporter(reader, on_text, on_object), most)
         self._response = None
-        self._unconnected = ''
+        self._connection_error = ''
         return self._loop.run_until_complete(
-            self._watched(self._converse(frame, query, reply, cancelled), reply, cancelled)
+            self._run_with_limits(self._complete(frame, query, reply, cancelled), reply, cancelled)
         )
 
     def close(self) -> None:
@@ -196,24 +190,24 @@ class OpenAIReasoner:
             task.cancel()
         await _settle()
 
-    async def _watched(
+    async def _run_with_limits(
         self, work: Coroutine[Any, Any, T], reply: Reply, cancelled: IsCancelled
     ) -> T:
-        """Await the work, until the time limit is over or somebody cancels."""
+        """Await the work, until it times out or is cancelled."""
         deadline = time.monotonic() + (self._time_limit or float('inf'))
         task = asyncio.ensure_future(work)
         try:
             while not (await asyncio.wait({task}, timeout=POLL))[0]:
                 if cancelled():
-                    raise Cancelled(reply.narrator.text)
-                self._stop_a_flood()
+                    raise Cancelled(reply.reporter.text)
+                self._refuse_oversized_response()
                 if time.monotonic() > deadline:
-                    if self._unconnected:
-                        raise unreachable(self._url, self._unconnected)
+                    if self._connection_error:
+                        raise unreachable(self._url, self._connection_error)
                     raise ReasonerTimeout(
                         f'{self.name} did not finish within {self._time_limit:g} s; it had '
                         f'written {reply.tokens} tokens.',
-                        reply.narrator.text,
+                        reply.reporter.text,
                     )
             return task.result()
         finally:
@@ -222,46 +216,48 @@ class OpenAIReasoner:
             await _settle()
 
     async def _note(self, response: Any) -> None:
-        """Hear of each response before its body is read."""
+        """Record each response before its body is read."""
         self._response = response
-        self._unconnected = ''
+        self._connection_error = ''
         if 'Content-Encoding' in response.headers:
             raise ReasonerUnavailable(
                 f'{self._url} sends its answer compressed, which nobody asked for: it could grow '
                 'beyond all bounds. Switch the compression off, also in a proxy before it.'
             )
 
-    def _stop_a_flood(self) -> None:
-        """Raise ReasonerUnavailable when a response has become larger than any answer."""
-        if self._response is not None and self._response.num_bytes_downloaded > MOST_BYTES:
+    def _refuse_oversized_response(self) -> None:
+        """Raise ReasonerUnavailable when a response is larger than any answer can be."""
+        if self._response is not None and self._response.num_bytes_downloaded > MAX_RESPONSE_BYTES:
             raise ReasonerUnavailable(
-                f'{self._url} sent more than {MOST_BYTES // 1_000_000} MB for one answer, so it '
-                'is not heard any further.'
+                f'{self._url} sent more than {MAX_RESPONSE_BYTES // 1_000_000} MB for one answer; '
+                'the connection was closed.'
             )
 
-    async def _converse(
+    async def _complete(
         self, frame: Frame, query: Query, reply: Reply, cancelled: IsCancelled
     ) -> Grounding:
-        """Send the query and read what comes until the answer is there."""
+        """Send the query and read the stream until the answer is complete."""
         seen = resize_for_model(self._dialect, frame.image)
         prompt = self._dialect.prompt(query.text)
         started = time.monotonic()
         try:
-            async with await self._ask(user_message(seen, prompt)) as stream:
+            async with await self._create_completion(user_message(seen, prompt)) as stream:
                 async for chunk in stream:
                     if cancelled():
-                        raise Cancelled(reply.narrator.text)
+                        raise Cancelled(reply.reporter.text)
                     if not take(chunk, reply):
                         break
         except (openai.APIError, json.JSONDecodeError) as error:
-            text = reply.narrator.text
-            raise explained(error, self._url, self._key_env, text, self._secrets) from error
+            text = reply.reporter.text
+            raise to_reasoner_error(
+                error, self._url, self._key_env, text, self._secrets
+            ) from error
         size = seen.shape[1], seen.shape[0]
         self._count_limit = max(COUNT_LIMIT, time.monotonic() - started)
         try:
             grounding = self._grounding(reply)
         except MalformedAnswer:
-            # A model that sees another image than it was trained to see may write anything.
+            # A server that resizes the image again may be the cause.
             if reply.finish:
                 await self._resizing.check(size, prompt, reply.charged)
             raise
@@ -270,7 +266,7 @@ class OpenAIReasoner:
         return grounding
 
     async def _count_tokens(self, image: RgbImage, text: str) -> int | None:
-        """Return what a text with an image costs, in tokens; None where the server cannot say."""
+        """Return the prompt tokens of a text with an image; None if the server reports none."""
         fixed = {key: value for key, value in self._request.items() if key != 'response_format'}
         request = fixed | {'messages': user_message(image, text), 'max_tokens': 1}
         whole = {key: value for key, value in request.items() if not key.startswith('stream')}
@@ -280,7 +276,7 @@ class OpenAIReasoner:
                 charged = await asyncio.wait_for(self._charged(one), self._count_limit)
             except asyncio.TimeoutError:
                 return None
-            # Whatever goes wrong here has not gone wrong with the answer.
+            # An error here does not concern the answer.
             except (openai.APIError, ValueError, TypeError, AttributeError):
                 continue
             if charged:
@@ -288,7 +284,7 @@ class OpenAIReasoner:
         return None
 
     async def _charged(self, request: dict[str, Any]) -> int:
-        """Return the prompt tokens that a server counts for a request; 0 where it does not."""
+        """Return the prompt tokens that the server reports for a request; 0 if none."""
         reply = await self._client.chat.completions.create(**request)
         if 'stream' not in request:
             return int(reply.usage.prompt_tokens)
@@ -298,10 +294,10 @@ class OpenAIReasoner:
                 charged = getattr(chunk.usage, 'prompt_tokens', None) or charged
         return charged
 
-    async def _ask(self, messages: Any) -> Any:
-        """Start the completion; a server that cannot count tokens is asked again without."""
+    async def _create_completion(self, messages: Any) -> Any:
+        """Start the completion, again without stream_options if the server rejects these."""
         try:
-            return await self._patiently(
+            return await self._with_retries(
                 lambda: self._client.chat.completions.create(messages=messages, **self._request)
             )
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
@@ -309,30 +305,30 @@ class OpenAIReasoner:
             if not refused or 'stream_options' not in self._request:
                 raise
             del self._request['stream_options']
-        return await self._ask(messages)
+        return await self._create_completion(messages)
 
-    async def _patiently(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Call, and again after ever longer pauses while there is no connection."""
-        for pause in RETRY_AFTER:
+    async def _with_retries(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Call, and retry with growing delays while the connection fails."""
+        for pause in RETRY_DELAYS:
             try:
                 return await call()
             except openai.APITimeoutError:
                 raise
             except openai.APIConnectionError as error:
-                self._unconnected = hidden(str(error.__cause__ or error), self._secrets)
+                self._connection_error = redacted(str(error.__cause__ or error), self._secrets)
                 _logger.info('%s: %s Next attempt in %g s', self._url, error, pause)
                 await asyncio.sleep(pause)
         return await call()
 
     def _grounding(self, reply: Reply) -> Grounding:
-        """Return what a stream that has ended says."""
-        text = reply.narrator.text
-        if not reply.finish and not reply.narrator.complete:
+        """Return the result of a stream that has ended."""
+        text = reply.reporter.text
+        if not reply.finish and not reply.reporter.complete:
             if not text:
                 raise not_compatible(self._url)
             raise MalformedAnswer(f'{self._url} broke off in the middle of it', text)
         try:
-            return reply.narrator.finish(reply.tokens)
+            return reply.reporter.finish(reply.tokens)
         except MalformedAnswer as error:
             if reply.finish != 'length':
                 raise
@@ -341,7 +337,7 @@ class OpenAIReasoner:
             raise MalformedAnswer(reason, text) from error
 
     async def _served(self, wanted: str) -> tuple[str, str]:
-        """Return the name of the model to ask and what its server calls itself."""
+        """Return the model's name and its `owned_by`."""
         owners = await self._listing()
         if not owners and wanted:
             _logger.warning(
@@ -360,11 +356,11 @@ class OpenAIReasoner:
         return wanted, owners[wanted]
 
     async def _listing(self) -> dict[str, str]:
-        """Return who owns each model that the server lists; nothing if it has no list."""
+        """Return each listed model's `owned_by`; empty if the server has no list."""
         try:
             listing = await asyncio.wait_for(
-                self._unflooded(
-                    self._patiently(lambda: self._client.get('/models', cast_to=object))
+                self._size_limited(
+                    self._with_retries(lambda: self._client.get('/models', cast_to=object))
                 ),
                 LISTING_LIMIT,
             )
@@ -373,7 +369,7 @@ class OpenAIReasoner:
         except openai.NotFoundError:
             return {}
         except (openai.APIError, json.JSONDecodeError) as error:
-            raise explained(error, self._url, self._key_env, '', self._secrets) from error
+            raise to_reasoner_error(error, self._url, self._key_env, '', self._secrets) from error
         entries = listing.get('data') if isinstance(listing, dict) else None
         if not isinstance(entries, list):
             raise not_compatible(self._url)
@@ -383,18 +379,18 @@ class OpenAIReasoner:
             if isinstance(entry, dict) and 'id' in entry
         }
 
-    async def _unflooded(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await the work as long as its response is no larger than it may be."""
+    async def _size_limited(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await the work while its response is within the size limit."""
         task = asyncio.ensure_future(work)
         try:
             while not (await asyncio.wait({task}, timeout=POLL))[0]:
-                self._stop_a_flood()
+                self._refuse_oversized_response()
             return task.result()
         finally:
             task.cancel()
 
     async def _constraint(self) -> dict[str, Any]:
-        """Return the format to hold answers to, once the server has shown that it does."""
+        """Return the `response_format` for guided decoding, after a probe of the server."""
         try:
             constraint = answer_format(self._dialect)
         except ValueError as error:
@@ -406,16 +402,16 @@ class OpenAIReasoner:
         except asyncio.TimeoutError:
             cause = f'no answer within {CONSTRAINT_LIMIT:g} s'
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            cause = hidden(quoted(error.body or error.message), self._secrets)
+            cause = redacted(server_message(error.body or error.message), self._secrets)
         except (openai.APIError, json.JSONDecodeError) as error:
-            raise explained(error, self._url, self._key_env, '', self._secrets) from error
+            raise to_reasoner_error(error, self._url, self._key_env, '', self._secrets) from error
         raise ReasonerUnavailable(
             f'{self._url} does not hold an answer to the format that it is asked for ({cause}); '
             'vLLM and SGLang do, without a --reasoning-parser. Switch server.constrain_answer off.'
         )
 
     async def _constrained(self, form: dict[str, Any], tokens: int) -> str:
-        """Return what the model writes in a format."""
+        """Return the model's text under a `response_format`."""
         reply = await self._client.chat.completions.create(
             model=self._model,
             messages=[{'role': 'user', 'content': 'What do you see?'}],
@@ -426,31 +422,12 @@ class OpenAIReasoner:
         choices = getattr(reply, 'choices', None)
         return (choices[0].message.content or '') if choices else ''
 
-    def _key(self, address: SplitResult) -> str:
-        if self._key_env and not _VARIABLE.fullmatch(self._key_env):
-            # Not quoted: it may be the key itself.
-            raise ReasonerUnavailable(
-                'server.api_key_env is no name of an environment variable: give the name of the '
-                'variable that holds the key, never the key itself.'
-            )
-        # A file's line end is easily read along with it.
-        key = os.environ.get(self._key_env, '').strip() if self._key_env else ''
-        if not (key.isascii() and key.isprintable()):
-            # Refused here, for the HTTP library's own error would quote it.
-            raise ReasonerUnavailable(
-                f'The key in the environment variable {self._key_env} cannot be sent: it holds a '
-                'line end or a letter that is not ASCII. Set it anew.'
-            )
-        if key and address.scheme == 'http' and address.hostname not in LOCAL:
-            _logger.warning('The key in %s travels unencrypted to %s', self._key_env, self._url)
-        return key or NO_KEY
-
 
 async def _settle() -> None:
-    """Let what a stream has left in the event loop come to its end.
+    """Let the tasks that a stream left in the event loop finish.
 
-    A generator that is dropped closes in a task of its own, a step later, and drops the generator
-    below it. Tasks that are still there when the loop stops are destroyed while they are pending.
+    A dropped generator is closed in a task of its own, which then drops the generator below it.
+    Tasks that are pending when the loop stops would be destroyed with a warning.
     """
     deadline = time.monotonic() + CLOSE_LIMIT
     quiet = 0

@@ -1,4 +1,4 @@
-"""An answer while a model writes it, token by token: what it says, and whether it may go on."""
+"""An answer while it is generated token by token: its text, cancellation and time limit."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from segzero_ros.types import Cancelled, Grounding, ReasonerTimeout
 
 
 class PartialAnswer:
-    """One answer while it is written: what it says, and whether it may go on."""
+    """One answer while it is generated."""
 
     def __init__(
         self,
-        narrator: StreamReporter,
+        reporter: StreamReporter,
         text: Detokenizer,
         cancelled: IsCancelled,
         time_limit: float,
     ) -> None:
-        self._narrator = narrator
+        self._reporter = reporter
         self._text = text
         self._cancelled = cancelled
         self._time_limit = time_limit
@@ -33,34 +33,39 @@ class PartialAnswer:
 
     @property
     def count(self) -> int:
-        """How many tokens are written."""
+        """The number of tokens so far."""
         return len(self.tokens)
 
     def take(self, token: int, end_tokens: frozenset[int]) -> bool:
-        """Take the next token; return whether the answer is complete."""
+        """Add the next token; return whether the answer is complete.
+
+        Args:
+            token: its id.
+            end_tokens: ids that end an answer.
+        """
         self.tokens.append(token)
         if token in end_tokens:
             return True
-        self._narrator.feed(self._text.add(token))
+        self._reporter.feed(self._text.add(token))
         self.check()
-        return self._narrator.complete
+        return self._reporter.complete
 
     def check(self) -> None:
-        """Raise Cancelled or ReasonerTimeout when the answer may not go on."""
+        """Raise Cancelled, or ReasonerTimeout after the time limit."""
         if self._cancelled():
-            raise Cancelled(self._narrator.text)
+            raise Cancelled(self._reporter.text)
         if 0 < self._time_limit < time.monotonic() - self._started:
             raise ReasonerTimeout(
                 f'The answer took longer than its {self._time_limit:g} s; {self.count} tokens '
                 'were written. Raise limits.answer_time, lower reasoner.max_new_tokens, or use a '
                 'faster model.',
-                self._narrator.text,
+                self._reporter.text,
             )
 
     def finish(self) -> Grounding:
-        """Return what the whole text says."""
-        self._narrator.feed(self._text.rest())
-        return self._narrator.finish(self.count)
+        """Return the result of the whole text."""
+        self._reporter.feed(self._text.rest())
+        return self._reporter.finish(self.count)
 
 
 class StopWithAnswer(StoppingCriteria):

@@ -1,4 +1,4 @@
-"""Resize images as the published code does, before a model sees them."""
+"""Resize images for a model as the published code does."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from segzero_ros.types import RgbImage
 
 
 def resize_for_model(dialect: Dialect, image: RgbImage) -> RgbImage:
-    """Return the image as a model of this dialect sees it.
+    """Resize an image for a model of this dialect.
 
     Args:
-        dialect: how the model is spoken to.
+        dialect: of the model.
         image: (H, W, 3) uint8, RGB order.
 
     Returns:
-        (h, w, 3) uint8 of the dialect's size: the same pixels as Pillow's `resize`, with marks
-        where the dialect has them.
+        (h, w, 3) uint8 of the dialect's size: the same pixels as Pillow's `resize`, with position
+        codes where the dialect has them.
 
     Raises:
-        BadImage: the image is too long and thin for the model.
+        BadImage: the aspect ratio is beyond what the model takes.
     """
     size = dialect.image_size(image.shape[1], image.shape[0])
     resampling = Image.Resampling[dialect.resampling.upper()]
     seen = np.asarray(Image.fromarray(image).resize(size, resampling))
-    return with_position_codes(seen, dialect.mark_cell) if dialect.mark_cell else seen
+    return (
+        with_position_codes(seen, dialect.position_code_cell)
+        if dialect.position_code_cell
+        else seen
+    )

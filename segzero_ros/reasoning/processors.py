@@ -1,9 +1,8 @@
 """Load a checkpoint's processor, and refuse one with which every query would fail.
 
-A processor is three things that lie in a checkpoint as files: tokenizer, chat template and image
-processor. Published ones differ in where these stand and in what they leave out; what is left out
-gets its one right value here, and what has none is said before the weights are read. Imports
-`types`, `checkpoints`, `dialects` and transformers.
+A processor consists of tokenizer, chat template and image processor. Published checkpoints differ
+in the files for these and in missing values. A missing value with one right choice is filled in
+here; any other is an error before the weights are loaded.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from segzero_ros.types import ReasonerUnavailable
 _processors: Any = transformers.AutoProcessor
 _configs: Any = transformers.AutoConfig
 
-# What the templates of both families end a turn with, and what their tokenizers pad with.
+# The end-of-turn and padding tokens of both families.
 _TURN_END, _PADDING = '<|im_end|>', '<|endoftext|>'
 # The upper bound of the published image processors.
 _PUBLISHED_PIXELS = 16384 * 28 * 28
 _IMAGES = 'preprocessor_config.json'
 _FETCH = 'Take the files of the model that it was trained from, or fetch the checkpoint again.'
-# Any question will do.
+# An arbitrary question for the checks.
 _QUESTION = 'the red cup'
 
 _logger = logging.getLogger(__name__)
@@ -62,26 +61,26 @@ def load_processor(checkpoint: Checkpoint, dialect: Dialect) -> LoadedProcessor:
     """Load the processor of a checkpoint.
 
     Raises:
-        ReasonerUnavailable: it has no chat template, its tokens are not the model's, or its images
-            are not; the text says what and what would help.
+        ReasonerUnavailable: it has no chat template, or its tokens or image sizes are not the
+            model's; the text names the cause and a hint.
     """
     folder = checkpoint.folder
     try:
         config = _configs.from_pretrained(folder, local_files_only=True)
         processor = read_processor(folder)
     except Exception as error:
-        # What is wrong in a file of JSON comes as whatever error the code that reads it meets.
-        raise _refused(checkpoint, 'cannot be read', one_line(error)) from error
+        # A wrong value in a JSON file raises many kinds of errors in transformers.
+        raise _processor_error(checkpoint, 'cannot be read', one_line(error)) from error
     if getattr(processor, 'image_processor', None) is None:
         why = 'there is a tokenizer, but no image processor of Qwen2-VL or Qwen2.5-VL'
-        raise _refused(checkpoint, 'is incomplete', why)
-    end_tokens = _complete_tokens(processor.tokenizer)
+        raise _processor_error(checkpoint, 'is incomplete', why)
+    end_tokens = _set_special_tokens(processor.tokenizer)
     if processor.chat_template is None:
         processor.chat_template = processor.tokenizer.chat_template
     image_token_id = _image_token(checkpoint, processor)
-    _try_prompt(checkpoint, processor, dialect, config.get_text_config().vocab_size)
+    _check_prompt(checkpoint, processor, dialect, config.get_text_config().vocab_size)
     dialect = _bounded(checkpoint, processor.image_processor, dialect)
-    _try_image(checkpoint, processor.image_processor, config.vision_config, dialect)
+    _check_image(checkpoint, processor.image_processor, config.vision_config, dialect)
     return LoadedProcessor(processor, dialect, image_token_id, end_tokens)
 
 
@@ -94,8 +93,8 @@ def read_processor(folder: Path) -> Any:
     named = _named_class(folder / _IMAGES)
     if named is None or hasattr(transformers, named):
         return _processors.from_pretrained(folder, local_files_only=True, padding_side='left')
-    with TemporaryDirectory() as place:
-        copy = Path(place)
+    with TemporaryDirectory() as directory:
+        copy = Path(directory)
         for file in folder.iterdir():
             if file.suffix in ('.json', '.txt', '.jinja') and file.name != _IMAGES:
                 shutil.copy(file, copy)
@@ -114,7 +113,12 @@ def _named_class(file: Path) -> str | None:
 
 
 def chat_text(processor: Any, prompt: str) -> str:
-    """Return a whole prompt as text: one placeholder for the image, then the prompt."""
+    """Apply the chat template: one image placeholder, then the prompt.
+
+    Args:
+        processor: of transformers.
+        prompt: the dialect's.
+    """
     content = [{'type': 'image'}, {'type': 'text', 'text': prompt}]
     text: str = processor.apply_chat_template(
         [{'role': 'user', 'content': content}], tokenize=False, add_generation_prompt=True
@@ -123,48 +127,48 @@ def chat_text(processor: Any, prompt: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's kind and the first line of what it says."""
+    """Return an error's type and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__
 
 
-def _refused(checkpoint: Checkpoint, what: str, why: str) -> ReasonerUnavailable:
+def _processor_error(checkpoint: Checkpoint, what: str, why: str) -> ReasonerUnavailable:
     return ReasonerUnavailable(
         f'The processor of the checkpoint in {checkpoint.folder} {what}: {why}. {_FETCH}'
     )
 
 
-def _known(tokenizer: Any, token: str) -> int | None:
-    """Return the id of a special token; None where the tokenizer has no such one."""
+def _token_id(tokenizer: Any, token: str) -> int | None:
+    """Return the id of a token; None if the tokenizer does not have it."""
     number: int | None = tokenizer.get_added_vocab().get(token, tokenizer.get_vocab().get(token))
     return number
 
 
-def _complete_tokens(tokenizer: Any) -> tuple[int, ...]:
-    """Name the tokens that end and pad where the tokenizer does not; return those that end."""
-    turn_end = _known(tokenizer, _TURN_END)
+def _set_special_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """Set missing end and padding tokens of a tokenizer; return the ids that end an answer."""
+    turn_end = _token_id(tokenizer, _TURN_END)
     if tokenizer.eos_token_id is None and turn_end is not None:
         tokenizer.eos_token = _TURN_END
     if tokenizer.pad_token_id is None:
-        padding = _PADDING if _known(tokenizer, _PADDING) is not None else tokenizer.eos_token
+        padding = _PADDING if _token_id(tokenizer, _PADDING) is not None else tokenizer.eos_token
         if padding is not None:
             tokenizer.pad_token = padding
-    # A tokenizer of the base model ends texts otherwise than a chat template ends turns.
+    # A base model's eos token differs from the chat template's end of turn.
     ends = dict.fromkeys([turn_end, tokenizer.eos_token_id])
     return tuple(token for token in ends if token is not None)
 
 
 def _image_token(checkpoint: Checkpoint, processor: Any) -> int:
-    """Return the token that stands for an image, where tokenizer and model agree on it."""
+    """Return the image placeholder's id, on which tokenizer and model must agree."""
     token = processor.image_token
-    number = _known(processor.tokenizer, token)
+    number = _token_id(processor.tokenizer, token)
     if number is None or processor.tokenizer(token)['input_ids'] != [number]:
-        raise _refused(
+        raise _processor_error(
             checkpoint, 'has no place for an image', f'its tokenizer has no token {token}'
         )
     stated = checkpoint.config.get('image_token_id')
     if stated not in (None, number):
-        raise _refused(
+        raise _processor_error(
             checkpoint,
             'is of another model',
             f'{token} is its token {number}, and {stated} in config.json',
@@ -172,10 +176,12 @@ def _image_token(checkpoint: Checkpoint, processor: Any) -> int:
     return number
 
 
-def _try_prompt(checkpoint: Checkpoint, processor: Any, dialect: Dialect, vocabulary: int) -> None:
-    """See that a question becomes a prompt with one image that the model can read."""
+def _check_prompt(
+    checkpoint: Checkpoint, processor: Any, dialect: Dialect, vocabulary: int
+) -> None:
+    """Check that the template makes a prompt with one image and known tokens."""
     if processor.chat_template is None:
-        raise _refused(
+        raise _processor_error(
             checkpoint,
             'has no chat template',
             'it stands neither in chat_template.jinja or chat_template.json nor in '
@@ -185,68 +191,68 @@ def _try_prompt(checkpoint: Checkpoint, processor: Any, dialect: Dialect, vocabu
     try:
         text = chat_text(processor, prompt)
     except Exception as error:
-        # Templates are programs: they raise what they like.
+        # Templates are programs and may raise any error.
         why = f'it fails on a question about an image, with {one_line(error)}'
-        raise _refused(checkpoint, 'has an unfit chat template', why) from error
+        raise _processor_error(checkpoint, 'has an unfit chat template', why) from error
     if text.count(processor.image_token) != 1 or prompt not in text:
         why = 'what it makes of a question about an image is not one image and the question'
-        raise _refused(checkpoint, 'has an unfit chat template', why)
+        raise _processor_error(checkpoint, 'has an unfit chat template', why)
     highest = max(processor.tokenizer(text)['input_ids'])
     if highest >= vocabulary:
         why = f'its tokenizer has a token {highest}, but the model knows {vocabulary}'
-        raise _refused(checkpoint, 'is of another model', why)
+        raise _processor_error(checkpoint, 'is of another model', why)
 
 
 def _bounded(checkpoint: Checkpoint, image_processor: Any, dialect: Dialect) -> Dialect:
-    """Take the bounds on an image's size over from an image processor, which then has none.
+    """Move an image processor's bounds on the image size to the dialect.
 
-    Images are resized once, before it sees them: to the dialect's square, which checkpoints were
-    trained on whatever bounds a file states, or by the bounds that the checkpoint was saved with.
+    Images are resized once, before the image processor: to the dialect's square, on which its
+    checkpoints were trained whatever the file states, or within the checkpoint's own bounds.
     """
     size = image_processor.size
-    least = _bound(size, 'shortest_edge', 'min_pixels')
-    most = _bound(size, 'longest_edge', 'max_pixels')
+    min_pixels = _bound(size, 'shortest_edge', 'min_pixels')
+    max_pixels = _bound(size, 'longest_edge', 'max_pixels')
     smallest = (image_processor.patch_size * image_processor.merge_size) ** 2
     image_processor.size = type(size)(
-        shortest_edge=smallest, longest_edge=max(most or 0, _PUBLISHED_PIXELS)
+        shortest_edge=smallest, longest_edge=max(max_pixels or 0, _PUBLISHED_PIXELS)
     )
     if not image_processor.do_resize:
         return dialect
     if dialect.square:
         area = dialect.square**2
-        if not (least or 0) <= area <= (most or area):
+        if not (min_pixels or 0) <= area <= (max_pixels or area):
             _logger.warning(
                 'The image processor of %s is bound to %s to %s pixels; images are shown at '
                 '%dx%d all the same, as dialect %s was trained.',
                 checkpoint.folder,
-                least,
-                most,
+                min_pixels,
+                max_pixels,
                 dialect.square,
                 dialect.square,
                 dialect.name,
             )
         return dialect
-    bounded = dialect.bounded(least, most)
+    bounded = dialect.bounded(min_pixels, max_pixels)
     if bounded != dialect:
         _logger.info(
             'Images are resized to %d to %d pixels, as the image processor of %s is bound to',
-            bounded.fewest_pixels,
-            bounded.most_pixels,
+            bounded.min_pixels,
+            bounded.max_pixels,
             checkpoint.folder,
         )
     return bounded
 
 
 def _bound(size: Any, name: str, former: str) -> int | None:
-    """Return one bound of an image processor, under its name or the one it had before."""
+    """Return one bound of an image processor, by its current or former name."""
     value = size.get(name) or size.get(former)
     return value if isinstance(value, int) and value > 0 else None
 
 
-def _try_image(
+def _check_image(
     checkpoint: Checkpoint, image_processor: Any, vision: Any, dialect: Dialect
 ) -> None:
-    """See that the model is shown images of the size that its coordinates are read in."""
+    """Check that the model gets images of the size in which its coordinates are parsed."""
     for name, theirs in (
         ('patch_size', vision.patch_size),
         ('merge_size', vision.spatial_merge_size),
@@ -255,19 +261,19 @@ def _try_image(
         own = getattr(image_processor, name)
         if own != theirs:
             why = f'its {name} is {own}, and {theirs} in config.json'
-            raise _refused(checkpoint, 'is of another model', why)
+            raise _processor_error(checkpoint, 'is of another model', why)
     width, height = dialect.image_size(640, 480)
     side = image_processor.patch_size
     image = np.zeros((height, width, 3), np.uint8)
     try:
         grid = image_processor(images=[image], return_tensors='pt')['image_grid_thw']
     except Exception as error:
-        raise _refused(checkpoint, 'cannot read an image', one_line(error)) from error
-    shown = int(grid[0, 2]) * side, int(grid[0, 1]) * side
-    if shown != (width, height):
-        raise _refused(
+        raise _processor_error(checkpoint, 'cannot read an image', one_line(error)) from error
+    resized_to = int(grid[0, 2]) * side, int(grid[0, 1]) * side
+    if resized_to != (width, height):
+        raise _processor_error(
             checkpoint,
             'is not of this dialect',
-            f'it makes {shown[0]}x{shown[1]} pixels of the {width}x{height} of dialect '
+            f'it makes {resized_to[0]}x{resized_to[1]} pixels of the {width}x{height} of dialect '
             f'{dialect.name}, so every box would be off',
         )

@@ -1,9 +1,8 @@
-"""Notice a server that resizes an image again before its model sees it.
+"""Detect a server that resizes images again before its model sees them.
 
-Checkpoints write pixels of the image as they see it. A server that makes another size of it moves
-every box, and nothing in the answer tells. What it charges for images does: Qwen's vision towers
-make one token of 28 by 28 pixels, so the same text with two images costs as much more as the one
-has more of these.
+Checkpoints answer in pixels of the resized image. A server that resizes it again shifts every box,
+and the answer does not show it. The prompt tokens do: Qwen's vision towers make one token of 28 by
+28 pixels, so the counts of the same text with two images must differ by the difference of these.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from segzero_ros.reasoning.dialects import Dialect, GRID
 from segzero_ros.types import ReasonerUnavailable, RgbImage
 
 Size = tuple[int, int]
-# Ask the server what a text with an image costs, in tokens; None where it does not say.
+# Return the prompt tokens of a text with an image; None where the server reports none.
 Count = Callable[[RgbImage, str], Awaitable[int | None]]
 Tokens = Callable[[Size], int]
 
-# Sides of square images that are compared with the one in question: servers that enlarge small
-# images or shrink large ones leave some of these as they are. Images of about as many tokens are
-# left out: both shrunk, they may differ by just as much as before.
+# Sides of square images to compare with: servers that enlarge small images or shrink large ones
+# leave some of these unchanged. Images of a similar token count are skipped, because both may be
+# shrunk and still differ by the expected number.
 _PROBED = (560, 280, 112, 1120, 1176)
 _ALIKE = 0.6, 1.6
-# The servers that run the very models that dialects are for, by what they call themselves; others
-# may charge for images as they like.
-_CURES = {
+# Hints by `owned_by`, for servers that run these models themselves; others may count image tokens
+# in another way.
+_HINTS = {
     'llamacpp': (
         'start llama-server without --image-min-tokens, or with at most {tokens}, and with an '
         '--image-max-tokens of {tokens} or more'
@@ -43,107 +42,106 @@ _CURES = {
         'SGLang reads'
     ),
 }
-_ANY_CURE = (
+_DEFAULT_HINT = (
     'have its image processor keep images of {tokens} tokens as they are (llama-server: no '
     '--image-min-tokens above that; vLLM: min_pixels and max_pixels)'
 )
-# Questions of other words cost other tokens, never more than their bytes; template and question
-# may merge a few.
+# A question has at most as many tokens as bytes, and may merge a few with the template.
 _SLACK = 8
-_MOST_ATTEMPTS = 3
-# Of the published prompts, tokens per character lie between; of short ones the chat template's own
-# tokens tell too little.
-_FEWEST_PER_CHARACTER, _MOST_PER_CHARACTER = 0.15, 0.48
+_MAX_FAILURES = 3
+# Range of tokens per character of the published prompts; short prompts are skipped, because the
+# chat template dominates their count.
+_MIN_TOKENS_PER_CHARACTER, _MAX_TOKENS_PER_CHARACTER = 0.15, 0.48
 _LONG_PROMPT = 300
 
 _logger = logging.getLogger(__name__)
 
 
 def by_area(size: Size) -> int:
-    """Return how many tokens an image of this size, in multiples of 28, is."""
+    """Return the tokens of an image of this size, in multiples of 28."""
     return (size[0] // GRID) * (size[1] // GRID)
 
 
 def _by_side(size: Size) -> int:
-    """Return what builds of llama.cpp charge that count positions instead of tokens."""
+    """Return the count of llama.cpp builds that report positions instead of tokens."""
     return max(size) // GRID
 
 
 class ResizeCheck:
-    """Compares what one server charges for images with what they are."""
+    """Compares one server's prompt token counts with the sizes of the images."""
 
     def __init__(self, dialect: Dialect, server: str, owner: str, count: Count) -> None:
-        """Begin with nothing known.
+        """Start without any counts.
 
         Args:
-            dialect: of the model; where coordinates are shares of the sides nothing can shift.
-            server: for messages.
-            owner: what the server calls itself, such as `vllm`; '' where it does not say.
-            count: asks it.
+            dialect: of the model; coordinates in thousandths cannot shift.
+            server: its address, for messages.
+            owner: the model's `owned_by`, such as `vllm`; '' if unknown.
+            count: returns the server's prompt token count.
         """
-        # The small reasoner's own processor makes one size of every image.
-        self._shifts = dialect.frame == 'pixels' and not dialect.mark_cell
+        # mini's own processor resizes every image to one size.
+        self._shifts = dialect.frame == 'pixels' and not dialect.position_code_cell
         self._template = len(dialect.prompt('').encode())
         self._server = server
         self._owner = owner
         self._count = count
-        # What a query about an image of each size cost, and how many bytes its question had.
-        self._kept: dict[Size, tuple[int, int]] = {}
+        # By image size: the token count of a query, and its question's bytes.
+        self._known_costs: dict[Size, tuple[int, int]] = {}
         self._counts_queries = True
         self._failures = 0
-        self._said = False
+        self._warned = False
 
     async def check(self, size: Size, prompt: str, charged: int | None) -> None:
-        """Make sure that the server left an image of this size alone.
+        """Check that the server did not resize an image of this size.
 
         Args:
             size: (width, height) of the image that was sent.
-            prompt: the text beside it.
-            charged: prompt tokens that the server counted; None where it did not say.
+            prompt: the text after it.
+            charged: prompt tokens that the server reported; None if none.
 
         Raises:
-            ReasonerUnavailable: it did not; the text names the cause and the cure.
+            ReasonerUnavailable: it did; the text names the cause and a hint.
         """
-        if not self._shifts or self._failures >= _MOST_ATTEMPTS:
+        if not self._shifts or self._failures >= _MAX_FAILURES:
             return
-        if size in self._kept:
+        if size in self._known_costs:
             if self._fits(size, prompt, charged):
                 return
-        elif charged is not None and await self._costs_what_it_is(size, prompt, charged):
-            self._keep(size, prompt, charged)
+        elif charged is not None and await self._costs_as_expected(size, prompt, charged):
+            self._store(size, prompt, charged)
             return
         await self._measure(size, prompt, charged)
 
     def _fits(self, size: Size, prompt: str, charged: int | None) -> bool:
-        """Return whether a query costs what others about images of this size did.
+        """Return whether a query's count fits those of earlier ones with this image size.
 
         Only the questions differ, and a question has no more tokens than bytes.
         """
         if charged is None or not self._counts_queries:
             return True
-        before, length = self._kept[size]
+        before, length = self._known_costs[size]
         return -length - _SLACK <= charged - before <= self._length(prompt) + _SLACK
 
     def _length(self, prompt: str) -> int:
-        """Return how many bytes a prompt's question has."""
+        """Return the bytes of a prompt's question."""
         return len(prompt.encode()) - self._template
 
-    def _keep(self, size: Size, prompt: str, charged: int) -> None:
-        self._kept[size] = charged, self._length(prompt)
+    def _store(self, size: Size, prompt: str, charged: int) -> None:
+        self._known_costs[size] = charged, self._length(prompt)
 
-    async def _costs_what_it_is(self, size: Size, prompt: str, charged: int) -> bool:
-        """Return whether a query costs as much more than one with another image as it should."""
+    async def _costs_as_expected(self, size: Size, prompt: str, charged: int) -> bool:
+        """Return whether the count differs from one with another image by the expected number."""
         other = _others(size)[0]
         cost = await self._count(plain_image(other), prompt)
         return cost is not None and charged - cost == by_area(size) - by_area(other)
 
     async def _measure(self, size: Size, prompt: str, charged: int | None) -> None:
-        """Compare images of many sizes, none of which the server can have cached."""
-        self._kept.pop(size, None)
+        """Compare images of several sizes, none of which the server can have cached."""
+        self._known_costs.pop(size, None)
         own = await self._count(plain_image(size), prompt)
         if own is None:
             self._failures += 1
-            self._say('does not say how many tokens an image was')
+            self._warn('does not say how many tokens an image was')
             return
         found = {}
         for other in _others(size):
@@ -154,11 +152,11 @@ class ResizeCheck:
         if model is not None:
             self._compare(size, prompt, own, charged, found, model)
             return
-        alike = all(cost == own for cost in found.values())
-        if self._owner in _CURES and (_too_odd(size, prompt, own) if alike else found):
+        equal = all(cost == own for cost in found.values())
+        if self._owner in _HINTS and (_is_implausible(size, prompt, own) if equal else found):
             raise self._resized(size, found, own)
-        self._failures = _MOST_ATTEMPTS
-        self._say('counts images otherwise than Qwen2-VL and Qwen2.5-VL do')
+        self._failures = _MAX_FAILURES
+        self._warn('counts images otherwise than Qwen2-VL and Qwen2.5-VL do')
 
     def _compare(
         self,
@@ -169,18 +167,18 @@ class ResizeCheck:
         found: dict[Size, int],
         model: Tokens,
     ) -> None:
-        """Say what comes of it where it is known how the server charges."""
+        """Judge the counts where the server's way of counting is known."""
         if all(own - cost != model(size) - model(one) for one, cost in found.items()):
             raise self._resized(size, found, own)
         if charged is not None and charged > own:
-            # What is cached may be charged less, never more: another replica has answered.
+            # Caching may lower a count, never raise it: another replica answered.
             raise self._resized(size, found, charged)
-        self._keep(size, prompt, own)
+        self._store(size, prompt, own)
         self._counts_queries = charged == own
 
-    def _say(self, why: str) -> None:
-        if not self._said:
-            self._said = True
+    def _warn(self, why: str) -> None:
+        if not self._warned:
+            self._warned = True
             _logger.warning(
                 '%s %s, so nobody can check whether it resizes images again; if it does, every '
                 'box is off. Compare a few boxes with the picture (docs/serving.md).',
@@ -192,32 +190,32 @@ class ResizeCheck:
         tokens = by_area(size)
         texts = [cost - by_area(one) for one, cost in _agreeing(found, by_area)]
         seen = str(own - min(texts)) if texts else 'another number of'
-        cure = _CURES.get(self._owner, _ANY_CURE).format(tokens=tokens)
+        hint = _HINTS.get(self._owner, _DEFAULT_HINT).format(tokens=tokens)
         return ReasonerUnavailable(
             f'{self._server} resizes the image of {size[0]}x{size[1]} pixels again ({seen} tokens '
-            f'instead of {tokens}), so every box would be off: {cure} (docs/serving.md).'
+            f'instead of {tokens}), so every box would be off: {hint} (docs/serving.md).'
         )
 
 
 def _others(size: Size) -> list[Size]:
-    """Return the sizes that one is compared with, the most telling first."""
+    """Return the sizes to compare with, the most significant first."""
     tokens = by_area(size)
-    least, most = (tokens * share for share in _ALIKE)
+    lower, upper = (tokens * share for share in _ALIKE)
     squares = [(side, side) for side in _PROBED]
-    far = [one for one in squares if not least < by_area(one) < most]
-    # Bounds that leave this size alone mostly leave one of its neighbours alone too.
+    far = [one for one in squares if not lower < by_area(one) < upper]
+    # Bounds that keep this size mostly keep one of its neighbours, too.
     near = [(size[0] + step, size[1]) for step in (GRID, -GRID) if size[0] + step > 0]
     return far + near
 
 
 def plain_image(size: Size) -> RgbImage:
-    """Return an image of one colour that no server has seen before, (height, width, 3) uint8."""
+    """Return an image of a random colour, so that it is not cached, (height, width, 3) uint8."""
     colour = np.frombuffer(secrets.token_bytes(3), np.uint8)
     return np.full((size[1], size[0], 3), colour, np.uint8)
 
 
 def _agreeing(found: dict[Size, int], model: Tokens) -> list[tuple[Size, int]]:
-    """Return the images that cost as much more than another as they should."""
+    """Return the images whose counts differ from another's by the expected number."""
     agreeing: dict[Size, int] = {}
     for (one, cost), (other, charge) in combinations(found.items(), 2):
         if cost - charge == model(one) - model(other):
@@ -226,17 +224,19 @@ def _agreeing(found: dict[Size, int], model: Tokens) -> list[tuple[Size, int]]:
 
 
 def _model_of(found: dict[Size, int]) -> Tokens | None:
-    """Return how the server charges for images that it leaves alone; None where none fits."""
+    """Return how the server counts images that it does not resize; None if unknown."""
     if _agreeing(found, by_area):
         return by_area
-    # Numbers as small as sides agree by chance.
+    # Small numbers agree by chance.
     return _by_side if len(_agreeing(found, _by_side)) > 2 else None
 
 
-def _too_odd(size: Size, prompt: str, own: int) -> bool:
-    """Return whether a count that no image changes cannot be this image's and the prompt's."""
+def _is_implausible(size: Size, prompt: str, own: int) -> bool:
+    """Return whether a count that is equal for all images cannot be that of image and prompt."""
     if len(prompt) < _LONG_PROMPT:
         return False
     text = own - by_area(size)
-    least, most = (len(prompt) * one for one in (_FEWEST_PER_CHARACTER, _MOST_PER_CHARACTER))
-    return text > 0 and not least <= text <= most
+    lower, upper = (
+        len(prompt) * one for one in (_MIN_TOKENS_PER_CHARACTER, _MAX_TOKENS_PER_CHARACTER)
+    )
+    return text > 0 and not lower <= text <= upper

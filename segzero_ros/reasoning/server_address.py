@@ -1,8 +1,11 @@
-"""Where a server is, and what of that is secret."""
+"""A model server's address and API key."""
 
 from __future__ import annotations
 
 import base64
+import logging
+import os
+import re
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from segzero_ros.reasoning.credentials import masked
@@ -12,9 +15,12 @@ from segzero_ros.types import ReasonerUnavailable
 NO_KEY = 'none'
 LOCAL = ('localhost', '127.0.0.1', '::1')
 
+_VARIABLE = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
+_logger = logging.getLogger(__name__)
+
 
 def parse_address(base_url: str) -> SplitResult:
-    """Return the parts of a server's address; without one, nothing may go anywhere."""
+    """Return the parts of a server's address; raise ReasonerUnavailable if it is none."""
     try:
         address = urlsplit(base_url)
         usable = address.scheme in ('http', 'https') and bool(address.hostname)
@@ -31,11 +37,46 @@ def parse_address(base_url: str) -> SplitResult:
 
 
 def secrets_of(key: str, address: SplitResult) -> tuple[str, ...]:
-    """Return what a server is shown and might repeat: the key, or the address's password."""
+    """Return the secrets that a server receives and might repeat: the key, the password.
+
+    Args:
+        key: the API key, or `NO_KEY`.
+        address: the server's address.
+    """
     secrets = [] if key == NO_KEY else [key]
     if address.password:
         user, password = unquote(address.username or ''), unquote(address.password)
-        # It travels in this code, which anybody can read.
+        # As in the Authorization header of basic authentication.
         coded = base64.b64encode(f'{user}:{password}'.encode()).decode()
         secrets += [address.password, password, coded]
     return tuple(secrets)
+
+
+def read_api_key(variable: str, address: SplitResult, url: str) -> str:
+    """Return the API key in an environment variable; `NO_KEY` if it is unset.
+
+    Args:
+        variable: the variable's name; empty for no key.
+        address: the server's address.
+        url: the same without credentials, for messages.
+
+    Raises:
+        ReasonerUnavailable: the name is no variable name, or the key cannot be sent.
+    """
+    if variable and not _VARIABLE.fullmatch(variable):
+        # Not quoted: it may be the key itself.
+        raise ReasonerUnavailable(
+            'api_key_env is no name of an environment variable: give the name of the variable '
+            'that holds the key, never the key itself.'
+        )
+    # A key that was read from a file often ends in a line break.
+    key = os.environ.get(variable, '').strip() if variable else ''
+    if not (key.isascii() and key.isprintable()):
+        # Refused here, because the HTTP library's own error would quote it.
+        raise ReasonerUnavailable(
+            f'The key in the environment variable {variable} cannot be sent: it holds a '
+            'line end or a letter that is not ASCII. Set it anew.'
+        )
+    if key and address.scheme == 'http' and address.hostname not in LOCAL:
+        _logger.warning('The key in %s travels unencrypted to %s', variable, url)
+    return key or NO_KEY

@@ -1,7 +1,6 @@
-"""Whether a model server is there, asked as the reasoner asks it.
+"""Check that a model server answers, with the reasoner's own HTTP client.
 
-The openai client's own HTTP library makes the request, so that proxies and certificates count for
-the probe exactly as for a query.
+So proxies and certificates apply to the probe exactly as to a query.
 """
 
 from __future__ import annotations
@@ -13,27 +12,27 @@ import openai
 
 from segzero_ros.reasoning.server_address import NO_KEY
 
-# The longest that each step of an answer may take, in seconds.
-PATIENCE = 3.0
-# What a proxy answers when there is nobody behind it.
-_NOBODY = (502, 503, 504)
+# Seconds for each step of the response.
+STEP_TIMEOUT = 3.0
+# Status codes of a proxy without a backend.
+_NO_BACKEND = (502, 503, 504)
 
 
 class ServerProbe:
-    """Asks one server for its list of models, without a key. Used from one thread."""
+    """Requests one server's list of models, without a key. Used from one thread."""
 
-    def __init__(self, base_url: str, patience: float = PATIENCE) -> None:
+    def __init__(self, base_url: str, timeout: float = STEP_TIMEOUT) -> None:
         """Prepare; nothing is sent yet.
 
         Args:
             base_url: of an OpenAI-compatible API; a user and password in it are neither sent nor
                 named in messages.
-            patience: seconds to wait for each step of the answer.
+            timeout: seconds for each step of the response.
         """
         parts = urlsplit(base_url)
         self._url = parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl().rstrip('/')
         self._client = openai.OpenAI(
-            base_url=self._url, api_key=NO_KEY, max_retries=0, timeout=patience
+            base_url=self._url, api_key=NO_KEY, max_retries=0, timeout=timeout
         )
 
     def __enter__(self) -> ServerProbe:
@@ -47,14 +46,14 @@ class ServerProbe:
     ) -> None:
         self._client.close()
 
-    def absence(self) -> str:
-        """Say why no server answers; empty when one does, whatever it answers."""
+    def unreachable_reason(self) -> str:
+        """Return why no server answers; empty when one does, with any status."""
         try:
-            # Only the head of the answer is read: a list may be of any length, or none.
+            # Only the headers are read: the body may be of any length.
             with self._client.models.with_streaming_response.list():
                 return ''
         except openai.APIStatusError as error:
-            if error.status_code not in _NOBODY:
+            if error.status_code not in _NO_BACKEND:
                 return ''
             cause = f'status {error.status_code}'
         except openai.APIConnectionError as error:

@@ -1,6 +1,6 @@
-"""Take a checkpoint's text apart while it comes in: reasoning, answer, and the objects in it.
+"""Split streamed text into reasoning, answer and the objects in it.
 
-Whatever pieces the text comes in, the parts are the same; each takes time linear in the text.
+The result does not depend on how the text is split into pieces; time is linear in the text.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ _NEXT = {
 # `name: [ … ]` with or without quotes around the name, for objects that are not quite JSON.
 _NAMED_LIST = re.compile(r'(?<!\w)([A-Za-z_]\w*)["\']?\s*:\s*\[([^\[\]{}]*)\]')
 _NAMED_TEXT = re.compile(r'(?<!\w)label["\']?\s*:\s*(?:"([^"]*)"|\'([^\']*)\')')
-_LONGEST_OBJECT = 20_000
+_MAX_OBJECT_LENGTH = 20_000
 
 
 @dataclass
 class ThinkAnswerSplitter:
-    """Tells reasoning from answer while the text comes in, whatever pieces it comes in.
+    """Splits streamed text into reasoning and answer.
 
     Attributes:
+        tagged: whether the text has `<think>` and `<answer>` tags.
         stage: `before`, `thinking`, `between`, `answering` or `done`.
         started_thinking: whether reasoning was ever opened.
     """
@@ -48,7 +49,7 @@ class ThinkAnswerSplitter:
         self.stage = 'before' if self.tagged else 'thinking'
 
     def feed(self, text: str) -> list[tuple[str, str]]:
-        """Return (stage, piece) for everything that is certain by now."""
+        """Return (stage, piece) for all text whose stage is certain."""
         self._pending += text
         pieces = []
         while self._pending:
@@ -97,27 +98,27 @@ def _beginning_of(markers: tuple[str, ...], text: str) -> int:
 
 @dataclass
 class ReasoningText:
-    """The reasoning without the blanks around it, in pieces that add up to the whole."""
+    """The reasoning without surrounding whitespace, in pieces."""
 
-    said: list[str] = field(default_factory=list)
-    _blanks: list[str] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    _whitespace: list[str] = field(default_factory=list)
 
     def add(self, text: str) -> str:
-        """Return what can be said now: blanks wait until something follows them."""
+        """Return the text to report now: whitespace waits until something follows it."""
         words = text.rstrip()
         if not words:
-            if self.said:
-                self._blanks.append(text)
+            if self.pieces:
+                self._whitespace.append(text)
             return ''
-        piece = ''.join(self._blanks) + words if self.said else words.lstrip()
-        self._blanks = [text[len(words) :]]
-        self.said.append(piece)
+        piece = ''.join(self._whitespace) + words if self.pieces else words.lstrip()
+        self._whitespace = [text[len(words) :]]
+        self.pieces.append(piece)
         return piece
 
 
 @dataclass
 class ObjectScanner:
-    """Finds `{…}` in an answer as the braces close; braces in quoted text do not count."""
+    """Finds `{…}` in an answer as the braces close; braces in strings do not count."""
 
     depth: int = 0
     _parts: list[str] = field(default_factory=list)
@@ -167,11 +168,11 @@ class ObjectScanner:
 
 
 def parse_lenient(raw: str) -> dict[str, Any]:
-    """Read `{…}` that is not quite JSON: every `name: [numbers]` in it, and its label.
+    """Parse `{…}` that is not valid JSON: every `name: [numbers]` in it, and its label.
 
-    Single quotes, missing quotes, trailing commas and comments do not matter.
+    Single quotes, missing quotes, trailing commas and comments are accepted.
     """
-    if len(raw) > _LONGEST_OBJECT:
+    if len(raw) > _MAX_OBJECT_LENGTH:
         raise ValueError('the object is too long')
     named: dict[str, Any] = {
         name: json.loads(f'[{body.strip().rstrip(",")}]')

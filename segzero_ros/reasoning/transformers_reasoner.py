@@ -1,6 +1,6 @@
 """Reasoning by Qwen2-VL or Qwen2.5-VL in this process, through transformers.
 
-A reasoner is made, asked and closed in one thread, the pipeline's worker: compiled decoding
+A reasoner is created, queried and closed in one thread, the pipeline's worker: compiled decoding
 records CUDA graphs, which belong to the thread that recorded them.
 """
 
@@ -24,9 +24,9 @@ from segzero_ros.reasoning.base import (
     Companion,
     FastPathError,
     ignore,
-    in_a_line,
     IsCancelled,
     never,
+    one_line_summary,
     OnObject,
     OnText,
 )
@@ -56,18 +56,18 @@ from segzero_ros.types import (
 )
 
 if TYPE_CHECKING:
-    # Imported where it is used: private names of transformers may be gone.
+    # Imported where it is used: it needs private names of transformers, which may be removed.
     from segzero_ros.reasoning.decoding import Decoder, Prompt
 
-# Tokens of a prompt beside the image: the published templates take about 200.
-_LONGEST_TEXT = 640
+# Most tokens of a prompt without the image: the published templates take about 200.
+_MAX_TEXT_TOKENS = 640
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TransformersOptions:
-    """How a model is loaded and asked; the fields are those of `loading.ReasonerOptions`."""
+    """Options of the model; the fields are those of `loading.ReasonerOptions`."""
 
     model: str
     dialect: str = 'vision_reasoner'
@@ -83,17 +83,17 @@ class TransformersOptions:
 
 
 class TransformersReasoner:
-    """A Qwen2-VL or Qwen2.5-VL on this machine's GPU, or on its CPU for those who insist."""
+    """A Qwen2-VL or Qwen2.5-VL on this machine's GPU or CPU."""
 
     def __init__(self, options: TransformersOptions, beside: Companion | None = None) -> None:
         """Load a model and warm it up.
 
         Args:
-            options: which one, and how it is asked.
-            beside: what is loaded after it, and has to fit as well.
+            options: the model and its options.
+            beside: what is loaded after it and shares the memory.
 
         Raises:
-            ReasonerUnavailable: it cannot be had here; the text says why and what would help.
+            ReasonerUnavailable: it cannot be loaded; the text names the cause and a hint.
         """
         self._options = options
         try:
@@ -114,11 +114,11 @@ class TransformersReasoner:
         self._decoder: Decoder | None = None
         if options.fast_decoding:
             with gpus.current(self._device):
-                self._take_fast_path(loaded.placement)
+                self._use_fast_path(loaded.placement)
 
     @property
     def name(self) -> str:
-        """Which model answers."""
+        """The model, with its quantisation."""
         quantization = self._options.quantization
         return f'{self._options.model} ({quantization})' if quantization else self._options.model
 
@@ -135,7 +135,7 @@ class TransformersReasoner:
         cancelled: IsCancelled = never,
         on_object: OnObject = ignore,
     ) -> Grounding:
-        """Say what in the frame the query means; see `base.Reasoner`."""
+        """Find the queried objects; see `base.Reasoner`."""
         if self._model is None:
             raise ReasonerUnavailable('The reasoner was closed.')
         reader = self._dialect.reader(
@@ -150,7 +150,7 @@ class TransformersReasoner:
         torch.manual_seed(self._options.seed)
         try:
             with torch.inference_mode(), gpus.current(self._device):
-                self._write(answer, frame, query)
+                self._generate(answer, frame, query)
         except torch.OutOfMemoryError as error:
             self.forget_frame()
             raise ReasonerUnavailable(
@@ -161,11 +161,11 @@ class TransformersReasoner:
         return self._finish(answer)
 
     def forget_frame(self) -> None:
-        """Drop what is kept of the last frame."""
+        """Drop all that is cached of the last frame."""
         self._frame = None
         self._seen = None
         if self._decoder is not None:
-            self._decoder.forget()
+            self._decoder.reset()
 
     def close(self) -> None:
         """Free the model's memory; the reasoner is not used again."""
@@ -175,12 +175,12 @@ class TransformersReasoner:
         self._decoder = None
         self._model = None
         if torch.cuda.is_available():
-            # The eyes' attention is bound to its own modules, which only this lets go of.
+            # The vision tower's replaced forward methods form reference cycles.
             gc.collect()
             torch.cuda.empty_cache()
 
-    def _take_fast_path(self, placement: Placement) -> None:
-        """Have answers decoded fast, if that gives what `generate` does; else warn, and do not."""
+    def _use_fast_path(self, placement: Placement) -> None:
+        """Use the fast path if it matches `generate`; else warn and do without."""
         try:
             self._decoder = self._make_decoder(placement)
             if placement.compile:
@@ -188,7 +188,7 @@ class TransformersReasoner:
         except ReasonerUnavailable:
             raise
         except Exception as error:
-            self._leave_fast_path(error)
+            self._abandon_fast_path(error)
 
     def _make_decoder(self, placement: Placement) -> Decoder:
         from segzero_ros.reasoning import fast_path
@@ -201,7 +201,7 @@ class TransformersReasoner:
             raise FastPathError('resizing on the GPU gives other pixels than Pillow')
         cell = self._processor.image_processor.patch_size
         cell *= self._processor.image_processor.merge_size
-        # Windows of all four sizes: inner, two edges, corner.
+        # Has windows of all four sizes: inner, two edges, corner.
         inputs = self._inputs(_noise(6 * cell, 7 * cell), query)
         return fast_path.prepare(
             self._model,
@@ -209,14 +209,14 @@ class TransformersReasoner:
             lambda features, grid: self._prompt(query, features, grid),
             lambda: Decoder(
                 self._model,
-                self._dialect.largest_image + _LONGEST_TEXT,
+                self._dialect.max_image_tokens + _MAX_TEXT_TOKENS,
                 self._options.max_new_tokens,
                 static=placement.compile,
                 is_number=numbers_of(self._processor.tokenizer),
             ),
         )
 
-    def _leave_fast_path(self, error: Exception) -> None:
+    def _abandon_fast_path(self, error: Exception) -> None:
         """Have `generate` write this answer and all after it, and say why."""
         self.forget_frame()
         decoder, self._decoder = self._decoder, None
@@ -227,12 +227,12 @@ class TransformersReasoner:
         _logger.warning(
             "The fast path is not used, for %s: answers are written by transformers' own "
             'generate, which is slower.',
-            error if isinstance(error, FastPathError) else in_a_line(error),
+            error if isinstance(error, FastPathError) else one_line_summary(error),
         )
         _logger.debug('The fast path failed', exc_info=error)
 
     def _warm_up(self) -> None:
-        """Record the compiled step now, so that the first query does not wait for it."""
+        """Compile and record the step now instead of at the first query."""
         started = time.perf_counter()
         frame = Frame(np.zeros((480, 640, 3), np.uint8))
         prompt = self._read_prompt(frame, Query('warm up'), never_stop)
@@ -244,14 +244,14 @@ class TransformersReasoner:
         self.forget_frame()
         _logger.info('Warmed up in %.1f s', time.perf_counter() - started)
 
-    def _write(self, answer: PartialAnswer, frame: Frame, query: Query) -> None:
-        """Have the model write its answer."""
+    def _generate(self, answer: PartialAnswer, frame: Frame, query: Query) -> None:
+        """Generate the answer."""
         answer.check()
-        if self._decoder is None or not self._write_fast(answer, frame, query):
-            self._write_plainly(answer, frame, query)
+        if self._decoder is None or not self._generate_fast(answer, frame, query):
+            self._generate_with_transformers(answer, frame, query)
 
-    def _write_fast(self, answer: PartialAnswer, frame: Frame, query: Query) -> bool:
-        """Return whether the answer is written; otherwise its rest is left to `generate`."""
+    def _generate_fast(self, answer: PartialAnswer, frame: Frame, query: Query) -> bool:
+        """Return whether the answer is complete; if not, `generate` continues it."""
         tokens = self._fast_tokens(answer, frame, query)
         while True:
             try:
@@ -259,7 +259,7 @@ class TransformersReasoner:
             except (SegZeroError, torch.OutOfMemoryError):
                 raise
             except Exception as error:
-                self._leave_fast_path(error)
+                self._abandon_fast_path(error)
                 return False
             if answer.take(token, self._end_tokens):
                 return True
@@ -271,10 +271,12 @@ class TransformersReasoner:
         prompt = self._read_prompt(frame, query, answer.check)
         yield from self._decoder.generate(prompt, answer.check)
 
-    def _write_plainly(self, answer: PartialAnswer, frame: Frame, query: Query) -> None:
-        """Have transformers' own `generate` write the answer, as the published code does.
+    def _generate_with_transformers(
+        self, answer: PartialAnswer, frame: Frame, query: Query
+    ) -> None:
+        """Generate with transformers' own `generate`, as the published code does.
 
-        What of the answer is written already is its beginning.
+        Tokens that the answer already has are its prefix.
         """
         inputs = self._inputs(resize_for_model(self._dialect, frame.image), query)
         self._refuse_resized(inputs['image_grid_thw'], frame)
@@ -296,11 +298,11 @@ class TransformersReasoner:
             )
 
     def _inputs(self, image: RgbImage, query: Query) -> Any:
-        """Return a question as transformers' processor makes it.
+        """Return the inputs that transformers' processor makes of a query.
 
         Args:
-            image: (h, w, 3) uint8, as the model is to see it.
-            query: the question.
+            image: (h, w, 3) uint8, already resized.
+            query: the query.
         """
         pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
         return self._processor(text=[self._chat(query)], images=[pixels], return_tensors='pt').to(
@@ -308,23 +310,23 @@ class TransformersReasoner:
         )
 
     def _read_prompt(self, frame: Frame, query: Query, check: Callable[[], None]) -> Prompt:
-        """Return the prompt's tokens, and the image's features, kept while the frame stays."""
+        """Return the prompt's tokens and the image's features, cached for the last frame."""
         if self._seen is None or self._frame is not frame:
             self.forget_frame()
             with torch.inference_mode(), cancellable(self._model.modules(), check):
-                self._seen = self._look_at(frame)
+                self._seen = self._encode_image(frame)
             self._frame = frame
         return self._prompt(query, *self._seen)
 
     def _prompt(self, query: Query, features: torch.Tensor, grid: torch.Tensor) -> Prompt:
-        """Return a question's tokens, with the features of its image."""
+        """Return a query's tokens with its image's features."""
         from segzero_ros.reasoning.decoding import Prompt
 
         placeholder = self._processor.image_token
         text = self._chat(query).replace(placeholder, placeholder * len(features), 1)
         return Prompt(self._processor.tokenizer(text)['input_ids'], features, grid)
 
-    def _look_at(self, frame: Frame) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode_image(self, frame: Frame) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the image's features, (tokens, width), and its grid of patches, (1, 3)."""
         processed = self._processor.image_processor(
             images=[self._pixels(frame).permute(2, 0, 1)], return_tensors='pt'
@@ -335,7 +337,7 @@ class TransformersReasoner:
         return torch.cat(seen.pooler_output), grid
 
     def _refuse_resized(self, grid: torch.Tensor, frame: Frame) -> None:
-        """Raise ReasonerUnavailable where the checkpoint's processor made another size of it."""
+        """Raise ReasonerUnavailable if the checkpoint's image processor changed the size."""
         side = self._processor.image_processor.patch_size
         rows, columns = (int(patches) * side for patches in grid[0, 1:])
         width, height = self._dialect.image_size(frame.width, frame.height)
@@ -347,15 +349,15 @@ class TransformersReasoner:
             )
 
     def _pixels(self, frame: Frame) -> torch.Tensor:
-        """Return the image as the model sees it, (h, w, 3) uint8; the same on any device."""
-        if self._device.type == 'cpu' or self._dialect.mark_cell:
+        """Return the resized image, (h, w, 3) uint8; identical on all devices."""
+        if self._device.type == 'cpu' or self._dialect.position_code_cell:
             return torch.from_numpy(resize_for_model(self._dialect, frame.image).copy())
         image = torch.from_numpy(np.ascontiguousarray(frame.image)).to(self._device)
         size = self._dialect.image_size(frame.width, frame.height)
         return resize_like_pillow(image, size, self._dialect.resampling)
 
     def _chat(self, query: Query) -> str:
-        """Return the whole prompt as text, with one placeholder for the image."""
+        """Return the whole prompt as text, with one image placeholder."""
         return chat_text(self._processor, self._dialect.prompt(query.text, self._control_tokens))
 
     def _finish(self, answer: PartialAnswer) -> Grounding:
@@ -375,7 +377,7 @@ def _noise(height: int, width: int) -> RgbImage:
 
 
 def never_stop() -> None:
-    """Let reading go on."""
+    """Never cancel."""
 
 
 @dataclass(frozen=True)
@@ -386,19 +388,19 @@ class _Loaded:
 
 
 def _load(options: TransformersOptions, dialect: Dialect, beside: Companion | None) -> _Loaded:
-    """Find, check and load a model; raise ReasonerUnavailable at the first thing in the way."""
+    """Find, check and load a model; raise ReasonerUnavailable at the first obstacle."""
     folder = checkpoints.local_folder(options.model, dialect.recipe)
     if folder is None:
         _refuse_download(options)
         folder = checkpoints.download(options.model)
     checkpoint = checkpoints.open_checkpoint(folder, dialect)
     processor = load_processor(checkpoint, dialect)
-    image_tokens = processor.dialect.largest_image
+    image_tokens = processor.dialect.max_image_tokens
     dtype = choose_dtype(options.dtype, options.device, checkpoint)
     needs = memory.needs_of(
         checkpoint,
         dtype.itemsize,
-        image_tokens + _LONGEST_TEXT + options.max_new_tokens,
+        image_tokens + _MAX_TEXT_TOKENS + options.max_new_tokens,
         image_tokens,
         options.quantization,
         on_gpu=options.device != 'cpu' and torch.cuda.is_available(),
@@ -415,7 +417,7 @@ def _load(options: TransformersOptions, dialect: Dialect, beside: Companion | No
 
 
 def _refuse_download(options: TransformersOptions) -> None:
-    """Raise ReasonerUnavailable where fetching the weights is not allowed or would be in vain."""
+    """Raise ReasonerUnavailable where a download is disabled or the model could not run."""
     missing = checkpoints.missing_weights(options.model)
     if options.device != 'cpu' and not torch.cuda.is_available():
         raise ReasonerUnavailable(
@@ -427,9 +429,9 @@ def _refuse_download(options: TransformersOptions) -> None:
 
 
 def _make_greedy(model: Any) -> None:
-    """Have no sampling settings left: the published settings are greedy.
+    """Remove the sampling settings: the published code decodes greedily.
 
-    A repetition penalty stays, since the published code leaves it to the checkpoint as well.
+    A repetition penalty stays, because the published code leaves it to the checkpoint as well.
     """
     config = model.generation_config
     config.do_sample = False

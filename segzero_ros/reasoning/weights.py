@@ -1,9 +1,9 @@
-"""Read a checkpoint's weights into the model of its configuration: all of them, and no others.
+"""Load a checkpoint's weights, and fail unless they are exactly those of its configuration.
 
 Trainers and releases of transformers name the same weights differently (`visual.…` and
 `model.layers.…` as published, `model.visual.…` and `model.language_model.…` since), which
-transformers knows. Of what it does not know it makes random numbers and goes on; here that is an
-error.
+transformers maps. It initialises weights that it does not find at random and goes on; here that is
+an error.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ def read_weights(folder: Path, *, pickled: bool = False, **options: Any) -> Any:
     options = {'attn_implementation': 'sdpa'} | fixed | options
     try:
         if pickled:
-            # Read as data: torch refuses pickles that hold anything else.
+            # weights_only: torch refuses pickles with anything but data.
             model, found = _models.from_pretrained(
                 folder, use_safetensors=False, weights_only=True, **options
             )
         else:
             model, found = _models.from_pretrained(folder, use_safetensors=True, **options)
     except Exception as error:
-        # transformers meets a broken or foreign file with whatever error its code comes to.
+        # transformers raises many kinds of errors on a broken or foreign file.
         raise ReasonerUnavailable(
             f'The checkpoint in {folder} cannot be loaded: {one_line(error)}'
         ) from error
@@ -82,7 +82,7 @@ def read_weights(folder: Path, *, pickled: bool = False, **options: Any) -> Any:
 def _refuse_other_weights(
     folder: Path, missing: Collection[str], unexpected: Collection[str]
 ) -> None:
-    """Raise ReasonerUnavailable where the model would compute with numbers nobody trained."""
+    """Raise ReasonerUnavailable where weights are missing or a LoRA adapter is not merged."""
     lora = [name for name in unexpected if 'lora_' in name]
     if missing or lora:
         raise ReasonerUnavailable(
@@ -100,7 +100,7 @@ def _refuse_other_weights(
 
 
 def _some(names: Collection[str]) -> str:
-    """Return a few words for some weights: one by its name, and how many more."""
+    """Return some weights for a message: the first name, and how many more."""
     if not names:
         return ''
     first = min(names)
@@ -108,7 +108,7 @@ def _some(names: Collection[str]) -> str:
 
 
 def complete_generation(folder: Path, settings: Any, loaded: LoadedProcessor) -> None:
-    """Have answers end where checkpoint or tokenizer say so; published ones differ in which.
+    """Set the tokens that end an answer, from the checkpoint and the tokenizer.
 
     Args:
         folder: of the checkpoint.
@@ -116,7 +116,7 @@ def complete_generation(folder: Path, settings: Any, loaded: LoadedProcessor) ->
         loaded: the checkpoint's processor.
 
     Raises:
-        ReasonerUnavailable: neither says.
+        ReasonerUnavailable: neither names one.
     """
     stated = settings.eos_token_id
     ends = [stated] if isinstance(stated, int) else list(stated or ())

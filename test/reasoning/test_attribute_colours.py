@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segzero_ros.reasoning.attributes.colours import name_pixels, NAMES, summarise
+from segzero_ros.reasoning.attributes.colours import classify_pixels, NAMES, summarise
 
 # sRGB of well-known colours, and names that people give them.
 PEOPLE_SAY = {
@@ -28,14 +28,14 @@ def summary(rgb):
     """Sum up an (N, 3) list of pixels."""
     picture = np.asarray(rgb, np.uint8)[None]
     lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB)
-    return summarise(name_pixels(picture)[0], picture[0], lab[0])
+    return summarise(classify_pixels(picture)[0], picture[0], lab[0])
 
 
 @pytest.mark.parametrize(
     ('name', 'rgb'), [(name, rgb) for name, several in PEOPLE_SAY.items() for rgb in several]
 )
 def test_a_plain_colour_has_the_name_that_people_give_it(name, rgb):
-    assert NAMES[name_pixels(np.full((1, 1, 3), rgb, np.uint8))[0, 0]] == name
+    assert NAMES[classify_pixels(np.full((1, 1, 3), rgb, np.uint8))[0, 0]] == name
     assert summary([rgb] * 30).fit(name) >= 0.5
 
 

@@ -5,7 +5,7 @@ import time
 from hypothesis import given, settings, strategies
 import pytest
 
-from segzero_ros.reasoning.attributes.language import read
+from segzero_ros.reasoning.attributes.language import parse_query
 from segzero_ros.reasoning.attributes.words import words
 
 
@@ -104,15 +104,15 @@ SENTENCES = {
 
 @pytest.mark.parametrize('sentence', SENTENCES)
 def test_a_sentence_is_read_as_people_mean_it(sentence):
-    request = read(sentence)
+    request = parse_query(sentence)
     assert not request.unknown
     assert not request.problem
     assert '; '.join(map(told, request.phrases)) == SENTENCES[sentence]
 
 
 def test_asking_how_many_is_told_from_asking_for_them():
-    assert read('how many mugs do you see?').counting
-    assert not read('the mugs').counting
+    assert parse_query('how many mugs do you see?').counting
+    assert not parse_query('the mugs').counting
 
 
 @pytest.mark.parametrize(
@@ -126,39 +126,39 @@ def test_asking_how_many_is_told_from_asking_for_them():
     ],
 )
 def test_words_that_matter_and_are_not_known_are_named(sentence, unknown):
-    request = read(sentence)
+    request = parse_query(sentence)
     assert request.unknown == unknown
     assert not request.phrases
 
 
 @pytest.mark.parametrize('sentence', ['', '   ', '?!', 'please', 'the', 'where is it?'])
 def test_a_sentence_that_asks_for_nothing_says_so(sentence):
-    request = read(sentence)
+    request = parse_query(sentence)
     assert not request.phrases
     assert 'nothing' in request.problem
 
 
 def test_relations_may_not_nest_without_end():
     sentence = 'the ball' + ' left of the box' * 12
-    assert 'relations' in read(sentence).problem
+    assert 'relations' in parse_query(sentence).problem
 
 
 def test_labels_are_in_the_sentences_words():
-    (phrase,) = read('show me the two small crimson cubes left of the plate').phrases
+    (phrase,) = parse_query('show me the two small crimson cubes left of the plate').phrases
     assert phrase.label == 'small crimson cube'
 
 
 @settings(max_examples=300, deadline=None)
 @given(strategies.lists(strategies.sampled_from([*words(), 'left of', 'from the left', 'xyzzy'])))
 def test_any_row_of_known_words_is_read_without_failing(row):
-    request = read(' '.join(row))
+    request = parse_query(' '.join(row))
     assert request.phrases or request.unknown or request.problem
 
 
 @settings(max_examples=200, deadline=None)
 @given(strategies.text(max_size=200))
 def test_any_text_is_read_without_failing(text):
-    request = read(text)
+    request = parse_query(text)
     assert request.phrases or request.unknown or request.problem
 
 
@@ -170,7 +170,7 @@ def test_reading_takes_time_in_proportion_to_the_text(piece):
     def seconds(times):
         # Of this thread alone: others may keep the machine busy.
         started = time.thread_time()
-        read(piece * times)
+        parse_query(piece * times)
         return time.thread_time() - started
 
     seconds(100)

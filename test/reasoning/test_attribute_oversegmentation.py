@@ -9,12 +9,12 @@ import pytest
 
 from segzero_ros.reasoning.attributes.oversegmentation import (
     compact,
-    inwards,
+    connected_parts,
+    inward_distance,
     mean_colour,
     mean_of,
     means,
     only,
-    parts_of,
 )
 
 PICTURES = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)
@@ -39,7 +39,7 @@ def test_mean_colours_are_numpys(pixels):
 @given(mask=arrays(np.uint8, PICTURES, elements=st.integers(0, 1)))
 def test_parts_are_opencvs(neighbours, mask):
     count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=neighbours)
-    numbers, areas = parts_of(mask, neighbours)
+    numbers, areas = connected_parts(mask, neighbours)
     assert (numbers == parts).all()
     assert areas.tolist() == stats[:count, cv2.CC_STAT_AREA].tolist()
 
@@ -74,6 +74,6 @@ def test_how_far_points_lie_inwards_of_each_side(turned):
     if turned:
         # The same sides the other way around: the first is now the third.
         square, inside = square[::-1].copy(), [inside[k] for k in (2, 1, 0, 3)]
-    found = inwards(square, points)
+    found = inward_distance(square, points)
     assert found.dtype == np.float32
     assert found.tolist() == inside

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from segzero_ros.reasoning.attributes.components_from_colour import coloured_patches
-from segzero_ros.reasoning.attributes.regions import look
-from segzero_ros.reasoning.attributes.surface_fit import find_support
+from segzero_ros.reasoning.attributes.components_from_colour import components_from_colour
+from segzero_ros.reasoning.attributes.regions import find_regions
+from segzero_ros.reasoning.attributes.surface_fit import fit_surface
 from segzero_ros.simulation import make_scene
 from segzero_ros.types import Frame, Intrinsics
 
@@ -18,14 +18,14 @@ CAMERA = Intrinsics(560.0, 560.0, 319.5, 239.5, WIDTH, HEIGHT)
 
 
 def nothing():
-    """Let `look` go on."""
+    """Let `find_regions` go on."""
 
 
 @pytest.fixture(scope='module')
 def scenes():
-    """Ten generated table-tops, with what `look` makes of them."""
+    """Ten generated table-tops, with what `find_regions` makes of them."""
     made = [make_scene(seed, sentences=False) for seed in SEEDS]
-    return [(scene, look(scene.frame, nothing)) for scene in made]
+    return [(scene, find_regions(scene.frame, nothing)) for scene in made]
 
 
 def full_mask(region, shape):
@@ -77,12 +77,12 @@ def test_the_table_under_things_is_found_with_heights_above_it(tilt):
     # A block of 6 cm: nearer along each ray by its height over the cosine.
     depth[200:260, 300:380] *= 1 - 0.06 / 0.9
     frame = Frame(np.zeros((HEIGHT, WIDTH, 3), np.uint8), depth=depth, intrinsics=CAMERA)
-    support = find_support(frame)
-    assert support.normal @ normal == pytest.approx(1.0, abs=1e-3)
-    assert support.distance == pytest.approx(0.9, rel=0.01)
-    assert np.median(support.heights[105:125, 155:185]) == pytest.approx(0.06, abs=0.002)
-    assert support.standing[105:125, 155:185].all()
-    assert support.standing.mean() < 0.06
+    surface = fit_surface(frame)
+    assert surface.normal @ normal == pytest.approx(1.0, abs=1e-3)
+    assert surface.distance == pytest.approx(0.9, rel=0.01)
+    assert np.median(surface.heights[105:125, 155:185]) == pytest.approx(0.06, abs=0.002)
+    assert surface.above_surface[105:125, 155:185].all()
+    assert surface.above_surface.mean() < 0.06
 
 
 def test_without_depth_or_without_a_plane_there_is_no_table():
@@ -90,17 +90,17 @@ def test_without_depth_or_without_a_plane_there_is_no_table():
     rough = np.random.default_rng(0).uniform(0.5, 3.0, (HEIGHT, WIDTH)).astype(np.float32)
     unknown = np.full((HEIGHT, WIDTH), np.nan, np.float32)
     for depth in (None, rough, unknown):
-        assert find_support(Frame(picture, depth=depth, intrinsics=CAMERA)) is None
+        assert fit_surface(Frame(picture, depth=depth, intrinsics=CAMERA)) is None
 
 
 def test_places_on_the_table_are_where_pixels_see_them():
     depth, _ = table(50, 0.8)
     frame = Frame(np.zeros((HEIGHT, WIDTH, 3), np.uint8), depth=depth, intrinsics=CAMERA)
-    support = find_support(frame)
-    first, second = support.plan()
+    surface = fit_surface(frame)
+    first, second = surface.plan()
     chosen = np.array([[150, 20], [200, 40], [120, 300]])
     plan = np.array([[first[r, c], second[r, c]] for r, c in chosen], np.float32)
-    assert support.to_pixels(plan) == pytest.approx(chosen[:, ::-1], abs=0.2)
+    assert surface.to_pixels(plan) == pytest.approx(chosen[:, ::-1], abs=0.2)
 
 
 def test_things_on_generated_tables_are_found_whole_and_apart(scenes):
@@ -112,7 +112,7 @@ def test_things_on_generated_tables_are_found_whole_and_apart(scenes):
 
 def test_no_more_things_are_found_than_there_are(scenes):
     for scene, view in scenes:
-        assert view.standing
+        assert view.on_surface
         assert len(view.regions) <= sum(item.area > 0 for item in scene.objects) + 1
 
 
@@ -141,7 +141,7 @@ def test_points_lie_inside_their_regions(scenes):
 
 def test_looking_twice_gives_the_same_regions(scenes):
     scene, view = scenes[0]
-    again = look(replace(scene.frame), nothing)
+    again = find_regions(replace(scene.frame), nothing)
     assert [region.box for region in again.regions] == [region.box for region in view.regions]
 
 
@@ -152,8 +152,8 @@ def test_without_depth_things_are_patches_that_differ_from_what_lines_the_pictur
     cv2.circle(picture, (80, 120), 30, (200, 30, 30), cv2.FILLED)
     cv2.rectangle(picture, (180, 80), (260, 150), (30, 60, 190), cv2.FILLED)
     frame = Frame(np.clip(picture, 0, 255).astype(np.uint8))
-    view = look(frame, nothing)
-    assert not view.standing
+    view = find_regions(frame, nothing)
+    assert not view.on_surface
     assert [region.colour.name for region in view.regions] == ['red', 'blue']
     assert view.regions[0].box == pytest.approx((50, 90, 111, 151), abs=4)
     assert view.regions[0].shape.fit('round') > 0.5 > view.regions[1].shape.fit('round')
@@ -164,7 +164,7 @@ def test_a_striped_cloth_is_no_thing():
     for row in range(0, 240, 30):
         picture[row : row + 15] = (120, 140, 175)
     cv2.circle(picture, (160, 120), 28, (190, 30, 40), cv2.FILLED)
-    labels = coloured_patches(cv2.cvtColor(picture, cv2.COLOR_RGB2LAB))
+    labels = components_from_colour(cv2.cvtColor(picture, cv2.COLOR_RGB2LAB))
     assert set(np.unique(labels)) == {0, 1}
     assert (labels > 0).sum() == pytest.approx(np.pi * 28**2, rel=0.15)
 
@@ -175,5 +175,5 @@ def test_odd_pictures_do_not_fail(shape, depth):
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     measured = None if depth is None else np.full(shape, depth, np.float32)
-    for region in look(Frame(picture, depth=measured), nothing).regions:
+    for region in find_regions(Frame(picture, depth=measured), nothing).regions:
         assert 0 < region.area <= 1

@@ -291,11 +291,11 @@ def test_the_result_does_not_depend_on_how_the_text_was_cut_up(
     for fed in ([text], pieces, list(text)):
         said: list[str] = []
         told: list[GroundedObject] = []
-        narrator = StreamReporter(dialect.reader(640, 480, parser), said.append, told.append)
+        reporter = StreamReporter(dialect.reader(640, 480, parser), said.append, told.append)
         for piece in fed:
-            narrator.feed(piece)
+            reporter.feed(piece)
         try:
-            grounding = narrator.finish()
+            grounding = reporter.finish()
             result: object = grounding
             assert ''.join(said) == grounding.reasoning
             assert tuple(told) == grounding.objects
@@ -387,15 +387,15 @@ class TestRepairs:
 class TestWhileItIsWritten:
     def test_reasoning_comes_without_tags_and_objects_as_their_braces_close(self) -> None:
         events: list[object] = []
-        narrator = StreamReporter(VISION_REASONER.reader(840, 840), events.append, events.append)
+        reporter = StreamReporter(VISION_REASONER.reader(840, 840), events.append, events.append)
         for char in TWO_CUPS:
-            narrator.feed(char)
+            reporter.feed(char)
             if char == '}' and 'closed' not in events:
                 assert isinstance(events[-1], GroundedObject)
                 events.append('closed')
         said = ''.join(event for event in events if isinstance(event, str) and event != 'closed')
         assert said == 'Two cups, one red. The left one fits.'
-        assert narrator.complete
+        assert reporter.complete
         assert sum(isinstance(event, GroundedObject) for event in events) == 2
 
     def test_text_after_the_closed_answer_changes_nothing(self) -> None:

@@ -136,7 +136,7 @@ BROKEN = {
         'transformers 6.17.0.dev0 is not known',
     ),
     'a model that is not known': (
-        lambda patch: patch.setattr(fast_path, 'KNOWN', {'qwen2_vl': range(17, 25)}),
+        lambda patch: patch.setattr(fast_path, 'KNOWN_RELEASES', {'qwen2_vl': range(17, 25)}),
         'a model of the type qwen2_5_vl is not known',
     ),
     'positions are named otherwise': (
@@ -153,7 +153,7 @@ BROKEN = {
     'an attribute of attention is gone': (
         lambda patch: patch.setattr(
             fused_decode,
-            '_look',
+            '_attend',
             raising(AttributeError("no attribute 'num_key_value_heads'")),
         ),
         "the fused decode step failed (AttributeError: no attribute 'num_key_value_heads')",
@@ -198,18 +198,18 @@ BROKEN = {
     ),
     'the vision tower has other parts': (
         lambda patch: patch.setattr(
-            vision_tower._Windows, '_attend', raising(AttributeError('scaling'))
+            vision_tower._WindowAttention, '_attend', raising(AttributeError('scaling'))
         ),
         'the windowed attention failed (AttributeError: scaling)',
     ),
     'windows are put together otherwise': (
-        off(vision_tower._Windows, '_attend', lambda found: found.flip(0)),
+        off(vision_tower._WindowAttention, '_attend', lambda found: found.flip(0)),
         'the windowed attention computes otherwise',
     ),
     'a prompt is put together otherwise': (another_prompt, "the prompt's tokens are others"),
     'images are resized otherwise': (other_pixels, 'other pixels than Pillow'),
     'drafts are read otherwise': (
-        off(decoding.Decoder, '_advance_by', lambda logits: logits.flip(-1)),
+        off(decoding.Decoder, '_decode_several', lambda logits: logits.flip(-1)),
         'prompt lookup computes otherwise',
     ),
     'memory runs out': (
@@ -226,7 +226,7 @@ BROKEN = {
         'decoding failed (RuntimeError: flags are frozen)',
     ),
     'the decoder wants what is not there': (
-        fails(decoding, 'Drafter', ImportError('gone')),
+        fails(decoding, 'NgramSpeculator', ImportError('gone')),
         'the fused decode step failed (ImportError: gone)',
     ),
 }
@@ -264,7 +264,7 @@ def test_a_model_that_is_put_back_computes_what_it_did(tiny_qwen2_5_vl: Path) ->
     names = set(dict(model.named_modules()))
     before = logits()
     attention = model.model.visual.blocks[0].attn
-    vision_tower.embed_by_product(model)
+    vision_tower.embed_patches_by_matmul(model)
     assert vision_tower.attend_by_window_size(model)
     gqa_decode_attention.use_gqa_decode_attention(model)
     assert 'forward' in vars(attention)
@@ -479,7 +479,7 @@ class TestLater:
         if part == 'resizing':
             monkeypatch.setattr(reasoner, '_pixels', raising(error))
         else:
-            monkeypatch.setattr(vision_tower._Windows, '_attention', raising(error))
+            monkeypatch.setattr(vision_tower._WindowAttention, '_attention', raising(error))
         answer = reasoner.reason(Frame(pair.image), Query(pair.query))
         assert answer.raw_answer == pair.answer
         check_plain(reasoner, pair, caplog, 'AttributeError: pooler_output')

@@ -62,7 +62,7 @@ def make_model(kind: str, heads: tuple[int, int], dtype: Any) -> Any:
 def test_logits_are_the_models_own(kind: str, heads: tuple[int, int], dtype: Any) -> None:
     model = make_model(kind, heads, dtype)
     assert fused_decode_step(make_model(kind, heads, dtype)) is not None
-    step = FusedDecodeStep(model, joined=False)
+    step = FusedDecodeStep(model, concatenated=False)
     language = model.model.language_model
     ours, theirs = (preallocated_cache(len(language.layers)) for _ in range(2))
     prompt = torch.randint(50, (1, 30))
@@ -94,7 +94,7 @@ def test_several_tokens_together_are_read_as_one_after_the_other(
     model = make_model(kind, heads, torch.float32)
     # With the weights on the left, as a CPU with tiles is faster at 16 bits.
     monkeypatch.setattr(onednn, 'has_tiles_for', lambda _: tiles)
-    step = FusedDecodeStep(model, joined=tiles)
+    step = FusedDecodeStep(model, concatenated=tiles)
 
     def cache() -> Any:
         if static:
@@ -146,7 +146,7 @@ def test_one_matrix_and_a_static_cache_give_the_same_but_for_rounding(
 ) -> None:
     model = make_model(kind, heads, torch.float32)
     held = sum(weight.numel() for weight in model.parameters())
-    plain = FusedDecodeStep(model, joined=False)
+    plain = FusedDecodeStep(model, concatenated=False)
     growing = preallocated_cache(3)
     static = transformers.StaticCache(model.config.get_text_config(), 2 * KV_BLOCK)
     prompt = torch.randint(50, (1, 30))
@@ -158,7 +158,7 @@ def test_one_matrix_and_a_static_cache_give_the_same_but_for_rounding(
         for number in range(20):
             ids, positions = torch.tensor([[number]]), torch.full((3, 1, 1), 30 + number)
             expected.append(plain(ids, positions, growing))
-        joined = FusedDecodeStep(model, joined=True)
+        joined = FusedDecodeStep(model, concatenated=True)
         # The model's own matrices are parts of the joined ones by now.
         attention = model.model.language_model.layers[1].self_attn
         matrix, _ = joined._layers[1][2][0]

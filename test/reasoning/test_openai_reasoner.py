@@ -665,7 +665,7 @@ def test_a_model_that_never_ends_is_stopped_at_what_its_tokens_can_be(server):
 
 @pytest.mark.parametrize('chunk', [b'x' * 65536, b': keep alive\n\n' * 5000])
 def test_a_server_that_floods_is_left(server, reasoner, monkeypatch, chunk):
-    monkeypatch.setattr(openai_reasoner, 'MOST_BYTES', 3_000_000)
+    monkeypatch.setattr(openai_reasoner, 'MAX_RESPONSE_BYTES', 3_000_000)
     server.answer = for_ever(chunk)
     with pytest.raises(ReasonerUnavailable, match='more than 3 MB'):
         reasoner.reason(FRAME, QUERY)
@@ -673,7 +673,7 @@ def test_a_server_that_floods_is_left(server, reasoner, monkeypatch, chunk):
 
 
 def test_a_list_of_models_without_end_is_left(server, monkeypatch):
-    monkeypatch.setattr(openai_reasoner, 'MOST_BYTES', 3_000_000)
+    monkeypatch.setattr(openai_reasoner, 'MAX_RESPONSE_BYTES', 3_000_000)
     server.listing = for_ever(b'["x",' * 10_000)
     assert 'more than 3 MB' in refused(server.url, MODEL)
 

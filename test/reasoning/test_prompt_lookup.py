@@ -112,7 +112,7 @@ def test_an_earlier_answer_is_remembered_until_there_are_too_many(
     assert write(drafter, answer) == [1] * len(answer)
     drafter.begin(question)
     assert len(write(drafter, answer)) < len(answer) / 2
-    monkeypatch.setattr(prompt_lookup, '_REMEMBERED', 10)
+    monkeypatch.setattr(prompt_lookup, '_MAX_CONTEXTS', 10)
     drafter.begin(question)
     assert write(drafter, answer) == [1] * len(answer)
 

@@ -156,14 +156,14 @@ RESIZED = {
 
 @pytest.mark.parametrize('name', RESIZED)
 def test_a_server_that_resizes_is_named_with_the_cure_and_found_again_once_cured(name, caplog):
-    charge, owner, cure = RESIZED[name]
+    charge, owner, hint = RESIZED[name]
     with served(charge, owner) as (server, reasoner):
         for _ in range(2):
             with pytest.raises(
                 ReasonerUnavailable, match='resizes the image of 840x840'
             ) as caught:
                 reasoner.reason(FRAME, QUERY)
-            assert cure in str(caught.value) and server.url in str(caught.value)
+            assert hint in str(caught.value) and server.url in str(caught.value)
         server.charge_for = ALONE
         assert reasoner.reason(FRAME, QUERY).objects
     assert not warned(caplog)

@@ -26,15 +26,15 @@ def server():
         yield made
 
 
-def absence(url, **options):
+def unreachable_reason(url, **options):
     with ServerProbe(url, **options) as probe:
-        return probe.absence()
+        return probe.unreachable_reason()
 
 
 def test_a_server_that_answers_is_there_and_sees_no_key(server, monkeypatch):
     monkeypatch.setenv('OPENAI_API_KEY', 'sk-very-secret')
     with ServerProbe(server.url.replace('http://', 'http://me:pass@')) as probe:
-        assert probe.absence() == '' == probe.absence()
+        assert probe.unreachable_reason() == '' == probe.unreachable_reason()
     assert [path for path, _, _ in server.seen] == ['/v1/models'] * 2
     assert {headers['Authorization'] for _, headers, _ in server.seen} == {'Bearer none'}
 
@@ -42,13 +42,13 @@ def test_a_server_that_answers_is_there_and_sees_no_key(server, monkeypatch):
 @pytest.mark.parametrize('status', [200, 401, 404, 429, 500])
 def test_a_server_that_answers_anything_is_there(server, status):
     server.listing = lambda request: request.reply(status, b'<html>', 'text/html')
-    assert absence(server.url) == ''
+    assert unreachable_reason(server.url) == ''
 
 
 @pytest.mark.parametrize('status', [502, 503, 504])
 def test_a_proxy_without_a_server_behind_it_is_none(server, status):
     server.listing = lambda request: request.reply(status, b'', 'text/html')
-    said = absence(server.url)
+    said = unreachable_reason(server.url)
     assert f'No server answers at {server.url} (status {status})' in said
     assert 'docs/serving.md' in said
 
@@ -61,15 +61,15 @@ def test_a_list_of_any_length_is_not_read(server):
             request.wfile.write(b'x' * 65536)
 
     server.listing = for_ever
-    assert absence(server.url) == ''
+    assert unreachable_reason(server.url) == ''
 
 
 def test_nobody_there_and_a_silent_one_are_named_without_the_password(server):
     port = free_port()
-    said = absence(f'http://me:pass@127.0.0.1:{port}/v1')
+    said = unreachable_reason(f'http://me:pass@127.0.0.1:{port}/v1')
     assert f'No server answers at http://127.0.0.1:{port}/v1' in said and 'pass' not in said
     server.listing = lambda request: request.hung_up()
-    assert 'No server answers' in absence(server.url, patience=0.2)
+    assert 'No server answers' in unreachable_reason(server.url, timeout=0.2)
 
 
 def test_a_server_that_comes_back_is_found_again():
@@ -77,8 +77,8 @@ def test_a_server_that_comes_back_is_found_again():
     with ServerProbe(f'http://127.0.0.1:{port}/v1') as probe:
         for _ in range(2):
             with running(port):
-                assert probe.absence() == ''
-            assert 'No server answers' in probe.absence()
+                assert probe.unreachable_reason() == ''
+            assert 'No server answers' in probe.unreachable_reason()
 
 
 def test_a_server_that_only_a_proxy_reaches_is_there_for_probe_and_query(server, monkeypatch):
@@ -88,7 +88,7 @@ def test_a_server_that_only_a_proxy_reaches_is_there_for_probe_and_query(server,
     url = 'http://robots-server.invalid:8000/v1'
     reasoner = OpenAIReasoner(url, MODEL)
     reasoner.close()
-    assert absence(url) == ''
+    assert unreachable_reason(url) == ''
     assert {path for path, _, _ in server.seen} == {f'{url}/models'}
 
 
@@ -109,7 +109,7 @@ def test_probe_and_query_trust_the_same_certificates(server, tmp_path, monkeypat
     url = f'https://localhost:{server.server_port}/v1'
     for name in ('SSL_CERT_FILE', 'SSL_CERT_DIR'):
         monkeypatch.delenv(name, raising=False)
-    assert 'CERTIFICATE_VERIFY_FAILED' in absence(url)
+    assert 'CERTIFICATE_VERIFY_FAILED' in unreachable_reason(url)
     monkeypatch.setenv(way, str(certificate if way == 'SSL_CERT_FILE' else trusted))
     OpenAIReasoner(url, MODEL).close()
-    assert absence(url) == ''
+    assert unreachable_reason(url) == ''

@@ -157,7 +157,7 @@ def noise(width: int, height: int, seed: int = 0) -> Frame:
 def windowed(attention: Any, dtype: torch.dtype) -> Any:
     """Return a copy of an attention module that goes the fast way."""
     copied = deepcopy(attention).to(dtype)
-    windows = vision_tower._Windows()
+    windows = vision_tower._WindowAttention()
     copied.attend = windows.attend
     copied.forward = MethodType(windows.forward(), copied)
     return copied
@@ -361,7 +361,7 @@ class TestAnswers:
             torch.nn.functional.scaled_dot_product_attention = counted
             try:
                 with torch.inference_mode():
-                    features.append(reasoner._look_at(frame)[0])
+                    features.append(reasoner._encode_image(frame)[0])
             finally:
                 torch.nn.functional.scaled_dot_product_attention = original
             counts.append(len(calls))
@@ -376,7 +376,7 @@ class TestAnswers:
     ) -> None:
         random = torch.Generator().manual_seed(length)
         mixed = torch.randn(1, length, 3, 2, 16, generator=random).to(dtype)
-        windows = vision_tower._Windows()
+        windows = vision_tower._WindowAttention()
         parts: list[int] = []
         windows.attend.register_forward_pre_hook(
             lambda module, given: parts.append(given[0].shape[2])
@@ -644,7 +644,7 @@ class TestStopping:
         places: list[Any] = []
 
         def look() -> None:
-            decoding.keep_graphs_in_this_thread()
+            decoding.use_thread_local_cudagraphs()
             places.append(cudagraph_trees.local.tree_manager_containers)
             cudagraph_trees.local.tree_manager_locks[0].acquire()
             assert torch._C._get_obj_in_tls('tree_manager_containers') is places[-1]
@@ -755,9 +755,9 @@ class TestPreprocessing:
 
     @pytest.mark.parametrize('size', [(640, 480), (1920, 1080), (480, 640), (37, 1200)])
     def test_squashing_camera_images_does_not_need_pillow(self, size: tuple[int, int]) -> None:
-        from segzero_ros.reasoning.resize_like_pillow import _order
+        from segzero_ros.reasoning.resize_like_pillow import _axis_order
 
-        assert _order(size, (840, 840), 'bilinear', torch.device('cpu')) is not None
+        assert _axis_order(size, (840, 840), 'bilinear', torch.device('cpu')) is not None
         frame = noise(*size)
         squashed = resize_like_pillow(
             torch.from_numpy(frame.image), (840, 840), 'bilinear'
@@ -832,7 +832,7 @@ class TestErrors:
     ) -> None:
         from segzero_ros.reasoning import devices
 
-        monkeypatch.setattr(devices, 'LARGEST_ON_CPU', 1000)
+        monkeypatch.setattr(devices, 'MAX_CPU_PARAMETERS', 1000)
         with pytest.raises(ReasonerUnavailable, match=r'no GPU.*device:=cpu.*profile:=remote'):
             load(folders['qwen2_vl'])
         assert load(folders['qwen2_vl'], device='cpu').name.endswith('qwen2_vl')

@@ -266,7 +266,7 @@ class TestRows:
         side = spoken.square
         ((x1, y1, x2, y2),) = true_boxes(row.solution)
         assert (x1, y1, x2, y2) == (side / 4, side / 4, side * 3 / 4, side * 3 / 4)
-        if not spoken.mark_cell:
+        if not spoken.position_code_cell:
             red = row.image[..., 0] > 128
             assert red[int(y1) : int(y2), int(x1) : int(x2)].all()
             assert red.sum() == (x2 - x1) * (y2 - y1)

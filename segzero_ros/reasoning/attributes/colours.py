@@ -1,8 +1,8 @@
-"""Name colours as people do: a table from RGB to thirteen names, and what a region's pixels say.
+"""Fourth stage: thirteen colour names, by a table from RGB, and a region's colour summary.
 
-The limits between names are angles of hue (HSV), for shade and light hardly move those, with
-lightness, chroma (CIE Lab) and saturation where a name needs them: brown is dark orange, pink is
-pale red, beige is pale yellow.
+The limits between names are hue angles (HSV), which shading hardly changes, with lightness, chroma
+(CIE Lab) and saturation where a name needs them: brown is dark orange, pink is pale red, beige is
+pale yellow.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GREYS = ('white', 'grey', 'black')
 _IS_GREY = np.isin(NAMES, _GREYS)
 _BITS = 5
 
-# Names that people use for colours on the other side of a limit: half a fit.
+# Neighbouring names, which people use on the other side of a limit: half a fit.
 _CLOSE = {
     'red': ('pink', 'brown', 'orange'), 'orange': ('brown', 'yellow', 'red'), 'yellow': ('beige',),
     'turquoise': ('green', 'blue'), 'blue': ('turquoise',), 'green': ('turquoise', 'yellow'),
@@ -40,7 +40,7 @@ _CLOSE = {
 
 @dataclass(frozen=True, eq=False)
 class ColourSummary:
-    """What a region's pixels say about its colour.
+    """The colour of a region's pixels.
 
     Attributes:
         shares: share of the region's pixels of each of NAMES; they sum to 1.
@@ -77,7 +77,7 @@ class ColourSummary:
         return f'{first} and {more[0]}' if more and self._distinct(more[0]) else first
 
     def _distinct(self, other: str) -> bool:
-        """Whether a second colour is not only the light or the shadow on the first."""
+        """Whether a second colour is more than highlight or shadow of the first."""
         return (
             other not in _CLOSE[self.name]
             and self.name not in _CLOSE[other]
@@ -107,7 +107,7 @@ class ColourSummary:
             return 1.0
         share = self.shares[name]
         if self.name in _GREYS:
-            # A bowl that is white inside may show little of its own colour.
+            # A bowl that is white inside shows little of its colour.
             coloured = sum(part for other, part in self.shares.items() if other not in _GREYS)
             least = 0.15 if name in _FAINT else 0.05
             return 0.6 if share > max(least, 0.6 * coloured) else 0.45 * min(1.0, 4 * share)
@@ -117,7 +117,7 @@ class ColourSummary:
         return 0.45 * share / total if total else 0.0
 
     def _grey_fit(self, name: str) -> float:
-        """Tell white, grey and black by light and shadow alone; between them, two fit."""
+        """Return the fit of white, grey or black by lightness; near a limit two fit."""
         shadow, lit = self.grey_levels
         fit = {
             'white': (lit - 48) / 14,
@@ -140,7 +140,7 @@ class ColourSummary:
         return float(np.clip(fit, 0, 1))
 
 
-# Warm light lends these to what is white.
+# White things have these colours in warm light.
 _FAINT = ('yellow', 'beige', 'brown', 'orange')
 # CIE L of a colour's lit part below which people say "dark".
 _DARK_BELOW = {'yellow': 45, 'orange': 42, 'turquoise': 35, 'red': 29, 'brown': 18, 'purple': 25}
@@ -193,7 +193,7 @@ def _named(
     )  # fmt: skip
 
 
-def name_pixels(image: RgbImage) -> NDArray[np.uint8]:
+def classify_pixels(image: RgbImage) -> NDArray[np.uint8]:
     """Return (H, W) uint8: each pixel's colour as an index into NAMES."""
     r, g, b = (channel.astype(np.int32) >> (8 - _BITS) for channel in cv2.split(image))
     return _table().take((((r << _BITS) | g) << _BITS) | b)
@@ -202,7 +202,7 @@ def name_pixels(image: RgbImage) -> NDArray[np.uint8]:
 def summarise(
     names: NDArray[np.uint8], rgb: NDArray[np.uint8], lab: NDArray[np.uint8]
 ) -> ColourSummary:
-    """Say what a region's pixels say about its colour.
+    """Summarise the colour of a region's pixels.
 
     Args:
         names: (N,) indices into NAMES.
@@ -212,7 +212,7 @@ def summarise(
     shares = np.bincount(names, minlength=len(NAMES)) / max(len(names), 1)
     coloured = 1.0 - float(shares[_IS_GREY].sum())
     levels = _grey_levels(names, lab[:, 0])
-    # A cap, a label, a highlight and a shadow are colourless on things that have a colour.
+    # Coloured things have colourless parts: cap, label, highlight, shadow.
     ranked = shares.copy()
     if coloured >= 0.3:
         ranked[_IS_GREY] = 0

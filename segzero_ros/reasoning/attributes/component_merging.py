@@ -1,8 +1,7 @@
-"""Tell whether two pieces of what stands on a plane are one body.
+"""Decide whether two pieces above the supporting surface belong to one body.
 
-Seen from above, a body's pieces lie over each other (a label, a lid), or touch without any of the
-plane showing between them; the inside and the outside of a vessel share a rim, and a handle hangs
-beside what it belongs to.
+Seen from above, a body's pieces overlap (a label, a lid), or touch without the surface showing
+between them; the inside and the outside of a vessel share a rim, and a handle is next to its body.
 """
 
 from __future__ import annotations
@@ -16,23 +15,23 @@ from numpy.typing import NDArray
 from segzero_ros.reasoning.attributes.oversegmentation import (
     Array,
     Bytes,
-    inwards,
+    inward_distance,
     Labels,
     level,
     mean_colour,
     mean_of,
     Values,
 )
-from segzero_ros.reasoning.attributes.surface_fit import Support
+from segzero_ros.reasoning.attributes.surface_fit import Surface
 from segzero_ros.types import Mask
 
-# How far outside another piece's outline, seen from above, a piece may reach and be part of it.
+# Metres that a piece may extend beyond another's outline, seen from above, and still overlap it.
 _MARGIN = 0.008
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What some pieces look like together; lengths in metres.
+class MergedPieces:
+    """The measures of some pieces together; lengths in metres.
 
     Attributes:
         hull: (N, 2) their convex outline from above.
@@ -58,28 +57,28 @@ class Seen:
 class Pixels:
     """The pixels of all pieces, sorted by piece."""
 
-    def __init__(self, pieces: Labels, count: int, lab: Bytes, support: Support) -> None:
+    def __init__(self, pieces: Labels, count: int, lab: Bytes, surface: Surface) -> None:
         pixels = np.flatnonzero(pieces)
         numbers = pieces.ravel()[pixels]
         order = np.argsort(numbers, kind='stable')
         pixels = pixels[order]
-        self._places = support.places.reshape(-1, 2).take(pixels, axis=0)
-        self._heights = support.heights.ravel()[pixels]
+        self._plan_points = surface.plan_points.reshape(-1, 2).take(pixels, axis=0)
+        self._heights = surface.heights.ravel()[pixels]
         self._inner = _inner(pieces).ravel()[pixels]
         self._lab = lab.reshape(-1, 3).take(pixels, axis=0)
         self._starts = np.searchsorted(numbers[order], np.arange(count + 2))
 
-    def seen(self, pieces: NDArray[np.intp]) -> Seen:
-        """Return what some pieces look like together."""
+    def merged(self, pieces: NDArray[np.intp]) -> MergedPieces:
+        """Measure some pieces together."""
         starts = self._starts
         member = np.concatenate([np.arange(starts[piece], starts[piece + 1]) for piece in pieces])
         chosen = member[self._inner[member]]
         if len(chosen) < 12:
             chosen = member
-        points, heights = self._places.take(chosen, axis=0), self._heights[chosen]
+        points, heights = self._plan_points.take(chosen, axis=0), self._heights[chosen]
         hull = np.asarray(cv2.convexHull(points)[:, 0], np.float32)
         top = level(heights, 0.95)
-        return Seen(
+        return MergedPieces(
             hull,
             points[:: max(1, len(points) // 32)],
             max(float(cv2.contourArea(hull)), 1e-6),
@@ -92,7 +91,7 @@ class Pixels:
 
 
 def _inner(pieces: Labels) -> Mask:
-    """Return the pixels away from their piece's border, where depth may be of something else."""
+    """Return the pixels inside their piece; at borders depth may belong to a neighbour."""
     same = np.zeros(pieces.shape, np.bool_)
     middle = pieces[1:-1, 1:-1]
     same[1:-1, 1:-1] = (
@@ -102,8 +101,15 @@ def _inner(pieces: Labels) -> Mask:
     return same
 
 
-def one_body(support: Support, one: Seen, other: Seen, gap: float) -> float:
-    """Return how surely two neighbours are one body, 0 if they are not."""
+def same_body_score(surface: Surface, one: MergedPieces, other: MergedPieces, gap: float) -> float:
+    """Return the score that two neighbours are one body; 0 if they are not.
+
+    Args:
+        surface: the supporting surface.
+        one: measures of the first.
+        other: measures of the second.
+        gap: share of their common border that is a depth gap.
+    """
     if gap < 0.85:
         beyond = _outside(one.hull, other.sample), _outside(other.hull, one.sample)
         inside = max(mean_of(distance < _MARGIN) for distance in beyond)
@@ -113,18 +119,18 @@ def one_body(support: Support, one: Seen, other: Seen, gap: float) -> float:
         if touching and _is_handle(one, other):
             return 1.0
     if gap >= 0.4:
-        # Across a gap in depth only the inside and the outside of one rim belong together.
+        # Across a depth gap only the inside and the outside of one rim are merged.
         equally_high = abs(one.top - other.top) < 0.012
         return float(equally_high and _is_rim(np.concatenate([one.rim, other.rim])))
     corners = cv2.convexHull(np.concatenate([one.hull, other.hull]))
     both = np.asarray(corners[:, 0], np.float32)
-    if _plane_between(support, both, one.hull, other.hull) >= 0.12:
+    if _plane_between(surface, both, one.hull, other.hull) >= 0.12:
         return 0.0
     return min((one.area + other.area) / max(float(cv2.contourArea(both)), 1e-6), 0.99)
 
 
-def _is_handle(one: Seen, other: Seen) -> bool:
-    """Whether the smaller piece hangs beside the larger, in its colour, above the ground."""
+def _is_handle(one: MergedPieces, other: MergedPieces) -> bool:
+    """Whether the smaller piece is beside the larger, of its colour, and off the surface."""
     small, large = (one, other) if one.pixels < other.pixels else (other, one)
     floats = small.low > max(0.011, 0.15 * small.top) and small.top < large.top + 0.01
     alike = float(np.hypot(*(small.lab - large.lab)[1:])) < 12
@@ -146,16 +152,16 @@ def _is_rim(points: Values) -> bool:
 
 
 def _outside(hull: Values, points: Values) -> Values:
-    """Return about how far (N, 2) points are outside an outline seen from above, metres."""
+    """Return the approximate distance of (N, 2) points outside an outline, metres."""
     if len(hull) < 3:
         return np.asarray(np.linalg.norm(points[:, None] - hull[None], axis=2).min(axis=1))
-    return np.asarray(-inwards(hull, points).min(axis=0))
+    return np.asarray(-inward_distance(hull, points).min(axis=0))
 
 
-def _plane_between(support: Support, both: Values, one: Values, other: Values) -> float:
-    """Return which share of the ground between two outlines can be seen to be bare."""
-    corners = support.to_pixels(both)
-    k = support.intrinsics
+def _plane_between(surface: Surface, both: Values, one: Values, other: Values) -> float:
+    """Return the share of the area between two outlines in which the surface is visible."""
+    corners = surface.to_pixels(both)
+    k = surface.intrinsics
     low = np.clip(np.floor(corners.min(axis=0)) - 1, 0, (k.width, k.height)).astype(int)
     high = np.clip(np.ceil(corners.max(axis=0)) + 2, 0, (k.width, k.height)).astype(int)
     if (high <= low).any():
@@ -164,10 +170,10 @@ def _plane_between(support: Support, both: Values, one: Values, other: Values) -
     cv2.fillPoly(between, [np.round(corners - low).astype(np.int32)], 1)
     for hull in (one, other):
         covered = np.zeros_like(between)
-        cv2.fillPoly(covered, [np.round(support.to_pixels(hull) - low).astype(np.int32)], 1)
+        cv2.fillPoly(covered, [np.round(surface.to_pixels(hull) - low).astype(np.int32)], 1)
         between[cv2.dilate(covered, np.ones((3, 3), np.uint8)) > 0] = 0
     total = int(between.sum())
     if total < 6:
         return 0.0
-    bare = ~support.standing[low[1] : high[1], low[0] : high[0]]
+    bare = ~surface.above_surface[low[1] : high[1], low[0] : high[0]]
     return float((between[bare] > 0).sum() / total)

@@ -1,8 +1,8 @@
-"""Find things in a picture without depth: what differs from what surrounds everything.
+"""Second stage, without depth: components whose colour differs from the surroundings.
 
-Colours that line the picture on several of its sides are those of a table, a wall or the ground.
-What is left is cut along edges; neighbours of one paint are put together, and so is what lies
-inside or makes a compact whole.
+Colours along several sides of the image are those of a table, a wall or the ground. The rest is
+oversegmented along edges; neighbours of the same paint are merged, and so are pieces that are
+enclosed or form a compact whole.
 """
 
 from __future__ import annotations
@@ -14,48 +14,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.reasoning.attributes.oversegmentation import (
+    Adjacency,
+    adjacency,
     Array,
     Bytes,
     compact,
-    cut,
     Groups,
     Labels,
     means,
-    Meetings,
-    meetings,
     only,
+    oversegment,
     without_slivers,
 )
 from segzero_ros.types import Mask
 
-# Lightness is coarse: light and shadow change it, paint does not.
+# Histogram steps. Lightness is coarse, because light and shadow change it.
 _LIGHT_STEP, _COLOUR_STEP, _BINS = 22, 5, (12, 32, 32)
-# A colour covers a side of the picture from this share of its pixels on.
+# Share of a side's pixels from which on a colour covers the side.
 _COVERS = 0.12
-# A colour that covers so many of the four sides is not a thing's.
+# A colour that covers more sides than this is background.
 _SIDES = 2.0
-# A thing made of several paints is taken as one if it fills this share of its convex outline.
+# Components of several paints are one if they fill this share of their convex hull.
 _COMPACT = 0.93
-_LARGEST = 0.45
+# Larger shares of the image are background.
+_MAX_SHARE = 0.45
 
 
 @dataclass(frozen=True, eq=False)
 class _Pieces:
-    """The picture in pieces; arrays have a row for each piece, 0 unused.
+    """The oversegmented image; arrays have a row per piece, row 0 is unused.
 
     Attributes:
         labels: (h, w) the piece of each pixel.
         lab: (N, 3) mean colours: L 0 to 255, a and b around 0.
         size: (N,) pixels.
-        background: (N,) whether it is of what surrounds everything.
-        met: which pieces touch.
+        background: (N,) whether it is background.
+        adjacent: the pairs of pieces that touch.
     """
 
     labels: Labels
     lab: Array
     size: Array
     background: Mask
-    met: Meetings
+    adjacent: Adjacency
 
     @property
     def chroma(self) -> Array:
@@ -63,29 +64,29 @@ class _Pieces:
         return np.asarray(np.hypot(self.lab[:, 1], self.lab[:, 2]))
 
 
-def coloured_patches(lab: Bytes) -> Labels:
-    """Number the things in a picture.
+def components_from_colour(lab: Bytes) -> Labels:
+    """Label the components of an image.
 
     Args:
-        lab: (h, w, 3) uint8 the working picture in OpenCV's Lab.
+        lab: (h, w, 3) uint8 the working image in OpenCV's Lab.
 
     Returns:
-        (h, w) int32: 0 for what surrounds everything, else a thing's number.
+        (h, w) int32: 0 for background, else the component's number.
     """
     smooth = np.asarray(cv2.medianBlur(cv2.bilateralFilter(lab, 7, 28, 5), 5), np.uint8)
-    pieces = _cut_up(smooth)
-    _fade_shadows(pieces)
+    pieces = _oversegment(smooth)
+    _mark_shadows(pieces)
     groups = Groups(len(pieces.size) - 1)
-    _join_paint(groups, pieces)
-    _join_enclosed(groups, pieces)
+    _merge_same_paint(groups, pieces)
+    _merge_enclosed(groups, pieces)
     numbers = groups.all()
     numbers[pieces.background] = 0
     parts = compact(numbers[pieces.labels].astype(np.int32))
-    return _without_room(without_slivers(_whole(parts)))
+    return _without_background(without_slivers(_merge_compact(parts)))
 
 
 def surroundings(lab: Bytes) -> NDArray[np.float32]:
-    """Return (h, w) how many of the picture's four sides each pixel's colour covers, 0 to 4."""
+    """Return (h, w) how many of the image's four sides each pixel's colour covers, 0 to 4."""
     depth = max(4, lab.shape[0] // 40)
     bins = [lab[..., 0] // _LIGHT_STEP]
     bins += [
@@ -102,12 +103,12 @@ def surroundings(lab: Bytes) -> NDArray[np.float32]:
     return np.asarray(cover.ravel()[index], np.float32)
 
 
-def _cut_up(smooth: Bytes) -> _Pieces:
-    """Cut the picture along its edges."""
+def _oversegment(smooth: Bytes) -> _Pieces:
+    """Oversegment the image along its edges."""
     light, a, b = (smooth[..., channel].astype(np.float32) for channel in range(3))
     stretched = [0.55 * light, 1.5 * (a - 128) + 128, 1.5 * (b - 128) + 128]
     edges = np.clip(np.stack(stretched, axis=-1), 0, 255).astype(np.uint8)
-    labels, count = cut(edges, np.ones(light.shape, np.bool_), 10, 12)
+    labels, count = oversegment(edges, np.ones(light.shape, np.bool_), 10, 12)
     cover = cv2.blur(surroundings(smooth), (5, 5))
     values = np.dstack([smooth.astype(np.float32), cover])
     averages = means(labels, values, count)
@@ -118,60 +119,67 @@ def _cut_up(smooth: Bytes) -> _Pieces:
         averages[:, :3],
         np.bincount(labels.ravel(), minlength=count + 1).astype(np.float64),
         np.asarray(averages[:, 3] > _SIDES),
-        meetings(labels, steps),
+        adjacency(labels, steps),
     )
 
 
-def _fade_shadows(pieces: _Pieces) -> None:
-    """Take for background what is the background beside it, only darker, next to a thing.
+def _mark_shadows(pieces: _Pieces) -> None:
+    """Mark shadows as background: a darker shade of the background, next to an object.
 
-    A grey thing looks as the table does in shadow; but nothing stands beside it to cast that.
+    A grey object looks like a shadow on the table, but has no object beside it to cast one.
     """
     lab, background = pieces.lab, pieces.background
-    met = list(zip(pieces.met.first.tolist(), pieces.met.second.tolist(), strict=True))
+    adjacent = list(
+        zip(pieces.adjacent.first.tolist(), pieces.adjacent.second.tolist(), strict=True)
+    )
     dark: set[int] = set()
-    for first, second in met:
+    for first, second in adjacent:
         for one, other in ((first, second), (second, first)):
             if background[one] or not background[other]:
                 continue
             ratio = lab[one, 0] / max(lab[other, 0], 1.0)
-            # A shadow takes light and colour off alike.
+            # A shadow reduces lightness and chroma alike.
             shift = np.hypot(*(lab[one, 1:] - ratio * lab[other, 1:]))
             if 0.42 < ratio < 1.0 and shift < 5.0 and lab[one, 0] > 45:
                 dark.add(one)
     cast = {
         one
-        for first, second in met
+        for first, second in adjacent
         for one, other in ((first, second), (second, first))
         if one in dark and other not in dark and not background[other]
     }
     background[list(cast)] = True
 
 
-def _join_paint(groups: Groups, pieces: _Pieces) -> None:
-    """Put together neighbours of one paint, in light and in shadow."""
-    met, lab = pieces.met, pieces.lab
-    chroma = np.minimum(pieces.chroma[met.first], pieces.chroma[met.second])
-    offset = lab[met.first] - lab[met.second]
-    # In shadow, colours are nearer to grey: what counts is the angle of hue.
+def _merge_same_paint(groups: Groups, pieces: _Pieces) -> None:
+    """Merge neighbours of the same paint, lit or in shadow."""
+    adjacent, lab = pieces.adjacent, pieces.lab
+    chroma = np.minimum(pieces.chroma[adjacent.first], pieces.chroma[adjacent.second])
+    offset = lab[adjacent.first] - lab[adjacent.second]
+    # In shadow, colours are closer to grey, so the hue angle is compared.
     angle = np.arctan2(lab[:, 2], lab[:, 1])
-    turn = np.abs((angle[met.first] - angle[met.second] + np.pi) % (2 * np.pi) - np.pi)
+    turn = np.abs((angle[adjacent.first] - angle[adjacent.second] + np.pi) % (2 * np.pi) - np.pi)
     colourful = (chroma > 14) & (turn < 0.22) & (np.abs(offset[:, 0]) < 75)
     alike = (np.hypot(offset[:, 1], offset[:, 2]) < 7) & (np.abs(offset[:, 0]) < 28)
-    inside = ~pieces.background[met.first] & ~pieces.background[met.second]
-    long = met.length > 0.25 * np.sqrt(np.minimum(pieces.size[met.first], pieces.size[met.second]))
+    inside = ~pieces.background[adjacent.first] & ~pieces.background[adjacent.second]
+    long = adjacent.length > 0.25 * np.sqrt(
+        np.minimum(pieces.size[adjacent.first], pieces.size[adjacent.second])
+    )
     for index in np.flatnonzero((colourful | alike) & inside & long):
-        groups.join(int(met.first[index]), int(met.second[index]))
+        groups.join(int(adjacent.first[index]), int(adjacent.second[index]))
 
 
-def _join_enclosed(groups: Groups, pieces: _Pieces) -> None:
-    """Put highlights, holes and prints to what they lie in."""
-    met = pieces.met
+def _merge_enclosed(groups: Groups, pieces: _Pieces) -> None:
+    """Merge highlights, holes and prints with the piece that encloses them."""
+    adjacent = pieces.adjacent
     for _ in range(2):
         owners = groups.all()
         border: dict[int, dict[int, float]] = {}
         for first, second, length in zip(
-            owners[met.first].tolist(), owners[met.second].tolist(), met.length, strict=True
+            owners[adjacent.first].tolist(),
+            owners[adjacent.second].tolist(),
+            adjacent.length,
+            strict=True,
         ):
             if first != second:
                 for one, other in ((first, second), (second, first)):
@@ -187,11 +195,10 @@ def _join_enclosed(groups: Groups, pieces: _Pieces) -> None:
                 groups.join(group, around)
 
 
-def _whole(parts: Labels) -> Labels:
-    """Take parts that touch, or nearly, as one thing where together they are compact.
+def _merge_compact(parts: Labels) -> Labels:
+    """Merge parts that touch, or nearly, where their union is compact.
 
-    What lies between such parts and looks like the surroundings (a pale label on a pale cloth)
-    belongs to the thing as well.
+    Background-coloured pixels between such parts (a pale label on a pale cloth) are included.
     """
     kernel = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)), np.uint8)
     near = cv2.morphologyEx((parts > 0).astype(np.uint8), cv2.MORPH_CLOSE, kernel)
@@ -212,7 +219,7 @@ def _whole(parts: Labels) -> Labels:
 
 
 def _compact_unions(parts: Labels, numbers: NDArray[np.int32], kernel: Bytes) -> list[Mask]:
-    """Return masks of parts that are compact together: all of them, or neighbours."""
+    """Return masks of compact unions: of all parts, or of neighbours."""
     everything = _closed(np.isin(parts, numbers), kernel)
     if _solidity(everything) > _COMPACT:
         return [everything]
@@ -241,7 +248,7 @@ def _closed(mask: Mask, kernel: Bytes) -> Mask:
 
 
 def _solidity(mask: Mask) -> float:
-    """Return which share of its convex outline a mask's largest part fills."""
+    """Return the share of its convex hull that a mask's largest part fills."""
     borders, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     border = max(borders, key=cv2.contourArea)
     return float(cv2.contourArea(border)) / max(
@@ -249,12 +256,12 @@ def _solidity(mask: Mask) -> float:
     )
 
 
-def _without_room(labels: Labels) -> Labels:
-    """Drop what is too large for a thing, or goes on beyond three sides of the picture."""
+def _without_background(labels: Labels) -> Labels:
+    """Drop what is too large for an object, or touches three sides of the image."""
     count = int(labels.max()) + 1
     share = np.bincount(labels.ravel(), minlength=count) / labels.size
     sides = np.zeros(count, np.int64)
     for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         sides += np.bincount(side, minlength=count) > 3
-    room = (share > _LARGEST) | (sides > 2)
-    return only(labels, (share > 0) & ~room)
+    background = (share > _MAX_SHARE) | (sides > 2)
+    return only(labels, (share > 0) & ~background)

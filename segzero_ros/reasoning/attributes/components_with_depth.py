@@ -1,8 +1,8 @@
-"""Find the things that stand on a plane, with depth and colour together.
+"""Second stage, with depth: the components on the supporting surface.
 
-What is above the plane is cut along edges of colour and depth, and pieces are put together again
-where they are one body: seen from above, a body's pieces lie over each other, or touch without any
-of the plane showing between them.
+What is above the surface is oversegmented along edges of colour and depth. Pieces are merged where
+they belong to one body: seen from above they overlap, or touch without the surface showing between
+them.
 """
 
 from __future__ import annotations
@@ -11,71 +11,76 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segzero_ros.reasoning.attributes.component_merging import one_body, Pixels, Seen
+from segzero_ros.reasoning.attributes.component_merging import (
+    MergedPieces,
+    Pixels,
+    same_body_score,
+)
 from segzero_ros.reasoning.attributes.oversegmentation import (
+    Adjacency,
+    adjacency,
     Array,
     Bytes,
     compact,
-    cut,
+    connected_parts,
     Groups,
     Labels,
     level,
     means,
-    Meetings,
-    meetings,
-    parts_of,
+    oversegment,
     without_slivers,
 )
-from segzero_ros.reasoning.attributes.surface_fit import Support, Values
+from segzero_ros.reasoning.attributes.surface_fit import Surface, Values
 from segzero_ros.types import Mask
 
-# Neighbours further apart along the ray than this share of their depth, beyond their slope, have a
-# gap between them.
+# Depth step between neighbours, relative to their depth and beyond their slope, that is a gap.
 _GAP = 0.015
 
 
-def standing_things(support: Support, lab: Bytes) -> Labels:
-    """Number the things that stand on the plane.
+def components_on_surface(surface: Surface, lab: Bytes) -> Labels:
+    """Label the components on the surface.
 
     Args:
-        support: the plane.
-        lab: (h, w, 3) uint8 the working picture in OpenCV's Lab.
+        surface: the supporting surface.
+        lab: (h, w, 3) uint8 the working image in OpenCV's Lab.
 
     Returns:
-        (h, w) int32: 0 for the plane and what is behind it, else a thing's number.
+        (h, w) int32: 0 for the surface and what is behind it, else the component's number.
     """
-    inside = _large_parts(support.standing)
+    inside = _large_components(surface.above_surface)
     if not inside.any():
         return np.zeros(inside.shape, np.int32)
-    across = _gaps(support.near)
-    pieces, count = cut(_edges(support, lab, inside), inside, 9, 8, _at_gaps(support.near, across))
-    met = meetings(pieces, across)
-    gaps = met.sums[0] / np.maximum(met.length, 1)
+    across = _depth_gaps(surface.near)
+    pieces, count = oversegment(
+        _edge_image(surface, lab, inside), inside, 9, 8, _pixels_at_gaps(surface.near, across)
+    )
+    adjacent = adjacency(pieces, across)
+    gaps = adjacent.sums[0] / np.maximum(adjacent.length, 1)
     groups = Groups(count)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1).astype(np.float64)
     sizes[0] = 0
-    _join_alike(groups, met, gaps, means(pieces, lab, count), sizes)
-    room = _is_room(groups.all(), pieces)
-    _join_bodies(groups, met, gaps, sizes, pieces, lab, support, room)
+    _merge_similar(groups, adjacent, gaps, means(pieces, lab, count), sizes)
+    background = _is_background(groups.all(), pieces)
+    _merge_bodies(groups, adjacent, gaps, sizes, pieces, lab, surface, background)
     numbers = groups.all()
-    # Bodies that were joined may reach further than their pieces did.
-    room |= _is_room(numbers, pieces)
-    # Numbered among the pieces that have pixels, before every pixel gets its thing's number.
-    numbers[room[numbers] | (sizes == 0)] = 0
+    # A merged body may touch sides of the image that its pieces did not.
+    background |= _is_background(numbers, pieces)
+    # Set per group, before the groups are mapped to pixels.
+    numbers[background[numbers] | (sizes == 0)] = 0
     return without_slivers(compact(numbers.astype(np.int32)).take(pieces))
 
 
-def _large_parts(mask: Mask) -> Mask:
-    parts, area = parts_of(mask.astype(np.uint8), 4)
+def _large_components(mask: Mask) -> Mask:
+    parts, area = connected_parts(mask.astype(np.uint8), 4)
     keep = area >= max(12, 0.0003 * mask.size)
     keep[0] = False
     return keep.take(parts)
 
 
-def _edges(support: Support, lab: Bytes, inside: Mask) -> Bytes:
-    """Return a picture whose edges are those of colour (not of light) and of depth."""
-    nearest = level(support.near[inside], 0.01)
-    depth = np.clip((support.near - nearest) / np.float32(0.005), 0, 255).astype(np.uint8)
+def _edge_image(surface: Surface, lab: Bytes, inside: Mask) -> Bytes:
+    """Return an image whose edges are those of chroma and depth, not of lightness."""
+    nearest = level(surface.near[inside], 0.01)
+    depth = np.clip((surface.near - nearest) / np.float32(0.005), 0, 255).astype(np.uint8)
     a, b = (
         np.clip(1.6 * (lab[..., channel].astype(np.float32) - 128) + 128, 0, 255).astype(np.uint8)
         for channel in (1, 2)
@@ -83,11 +88,11 @@ def _edges(support: Support, lab: Bytes, inside: Mask) -> Bytes:
     return np.asarray(cv2.medianBlur(cv2.merge([a, b, depth]), 3), np.uint8)
 
 
-def _gaps(near: Values) -> dict[int, tuple[Values, ...]]:
+def _depth_gaps(near: Values) -> dict[int, tuple[Values, ...]]:
     """Return for each edge between pixels whether there is a gap in depth across it.
 
-    Depth is compared two pixels to either side, for edges of colour and depth are not exactly at
-    the same place, and what the surfaces' own slope explains is taken off.
+    Depth is compared two pixels to either side, because edges of colour and depth do not coincide
+    exactly; the step that the surfaces' slope explains is subtracted.
     """
     found: dict[int, tuple[Values, ...]] = {}
     padded = cv2.copyMakeBorder(near, 2, 2, 2, 2, cv2.BORDER_REPLICATE)
@@ -100,8 +105,8 @@ def _gaps(near: Values) -> dict[int, tuple[Values, ...]]:
     return found
 
 
-def _at_gaps(near: Values, gaps: dict[int, tuple[Values, ...]]) -> Mask:
-    """Return the pixels where a gap in depth is steepest."""
+def _pixels_at_gaps(near: Values, gaps: dict[int, tuple[Values, ...]]) -> Mask:
+    """Return the pixels at which a depth gap is steepest."""
     below = (gaps[0][0] > 0) & (np.abs(np.diff(near, axis=0)) > 0.5 * _GAP * near[1:])
     beside = (gaps[1][0] > 0) & (np.abs(np.diff(near, axis=1)) > 0.5 * _GAP * near[:, 1:])
     found = np.zeros(near.shape, np.bool_)
@@ -112,81 +117,89 @@ def _at_gaps(near: Values, gaps: dict[int, tuple[Values, ...]]) -> Mask:
     return found
 
 
-def _join_alike(groups: Groups, met: Meetings, gaps: Array, lab: Array, sizes: Array) -> None:
-    """Put together neighbours of about one colour without a gap in depth."""
+def _merge_similar(
+    groups: Groups, adjacent: Adjacency, gaps: Array, lab: Array, sizes: Array
+) -> None:
+    """Merge neighbours of similar chroma without a depth gap."""
     chroma = np.hypot(lab[:, 1] - 128, lab[:, 2] - 128)
-    difference = np.hypot(*(lab[met.first] - lab[met.second])[:, 1:].T)
-    allowed = 6 + 0.25 * np.minimum(chroma[met.first], chroma[met.second])
+    difference = np.hypot(*(lab[adjacent.first] - lab[adjacent.second])[:, 1:].T)
+    allowed = 6 + 0.25 * np.minimum(chroma[adjacent.first], chroma[adjacent.second])
     cost = difference / allowed + 2 * gaps
-    smaller = np.minimum(sizes[met.first], sizes[met.second])
-    cost[met.length < 0.25 * np.sqrt(smaller)] = np.inf
+    smaller = np.minimum(sizes[adjacent.first], sizes[adjacent.second])
+    cost[adjacent.length < 0.25 * np.sqrt(smaller)] = np.inf
     for index in np.argsort(cost):
         if cost[index] >= 1.2:
             break
         if gaps[index] < 0.4:
-            groups.join(int(met.first[index]), int(met.second[index]))
+            groups.join(int(adjacent.first[index]), int(adjacent.second[index]))
 
 
-def _is_room(groups: NDArray[np.intp], pieces: Labels) -> Mask:
-    """Return for each group whether it is a wall or the like: it goes on beyond the picture."""
+def _is_background(groups: NDArray[np.intp], pieces: Labels) -> Mask:
+    """Return for each group whether it is background, such as a wall, by the sides it touches."""
     height, width = pieces.shape
     count = len(groups)
     top = np.bincount(groups[pieces[0]], minlength=count) > 0.25 * width
     left = np.bincount(groups[pieces[:, 0]], minlength=count) > 0.02 * height
     right = np.bincount(groups[pieces[:, -1]], minlength=count) > 0.02 * height
-    room = top | (left & right)
-    room[0] = True
-    return np.asarray(room)
+    background = top | (left & right)
+    background[0] = True
+    return np.asarray(background)
 
 
-def _join_bodies(
+def _merge_bodies(
     groups: Groups,
-    met: Meetings,
+    adjacent: Adjacency,
     gaps: Array,
     sizes: Array,
     pieces: Labels,
     lab: Bytes,
-    support: Support,
-    room: Mask,
+    surface: Surface,
+    background: Mask,
 ) -> None:
-    """Put together neighbours that are one body, until there are none."""
-    pixels = Pixels(pieces, len(sizes) - 1, lab, support)
-    seen: dict[int, Seen] = {}
+    """Merge neighbours that belong to one body, until there are none."""
+    pixels = Pixels(pieces, len(sizes) - 1, lab, surface)
+    merged: dict[int, MergedPieces] = {}
     for _ in range(4):
         owners = groups.all()
-        together = np.bincount(owners, sizes, minlength=len(owners)).astype(np.float64)
-        pairs = _group_pairs(owners, together, met, gaps, room)
+        sizes_by_group = np.bincount(owners, sizes, minlength=len(owners)).astype(np.float64)
+        pairs = _group_pairs(owners, sizes_by_group, adjacent, gaps, background)
         wanted = {group for pair in pairs for group in pair}
-        for group in wanted - seen.keys():
-            seen[group] = pixels.seen(np.flatnonzero(owners == group))
+        for group in wanted - merged.keys():
+            merged[group] = pixels.merged(np.flatnonzero(owners == group))
         found = []
         for (one, other), gap in pairs.items():
-            likeness = one_body(support, seen[one], seen[other], gap)
-            if likeness > 0:
-                found.append((likeness, one, other))
+            score = same_body_score(surface, merged[one], merged[other], gap)
+            if score > 0:
+                found.append((score, one, other))
         if not found:
             break
         changed: set[int] = set()
-        for likeness, one, other in sorted(found, reverse=True):
-            # What is only likely is asked again once the surer pieces are together.
-            if likeness >= 1.0 or (one not in changed and other not in changed):
+        for score, one, other in sorted(found, reverse=True):
+            # Uncertain pairs are scored again after the more certain ones are merged.
+            if score >= 1.0 or (one not in changed and other not in changed):
                 groups.join(one, other)
                 changed |= {one, other}
-        seen = {group: kept for group, kept in seen.items() if group not in changed}
+        merged = {
+            group: pieces_seen for group, pieces_seen in merged.items() if group not in changed
+        }
 
 
 def _group_pairs(
-    owners: NDArray[np.intp], sizes: Array, met: Meetings, gaps: Array, room: Mask
+    owners: NDArray[np.intp], sizes: Array, adjacent: Adjacency, gaps: Array, background: Mask
 ) -> dict[tuple[int, int], float]:
-    """Return which groups touch, with the share of their common edge that has a gap in depth.
+    """Return the pairs of groups that touch, with the share of their border that is a depth gap.
 
-    Groups that touch in a corner only are not among them.
+    Groups that touch at a corner only are not among them.
     """
     totals: dict[tuple[int, int], list[float]] = {}
     for first, second, length, gap in zip(
-        owners[met.first].tolist(), owners[met.second].tolist(), met.length, gaps, strict=True
+        owners[adjacent.first].tolist(),
+        owners[adjacent.second].tolist(),
+        adjacent.length,
+        gaps,
+        strict=True,
     ):
-        if first != second and not room[first] and not room[second]:
+        if first != second and not background[first] and not background[second]:
             total = totals.setdefault((min(first, second), max(first, second)), [0.0, 0.0])
             total[0] += length
             total[1] += length * gap

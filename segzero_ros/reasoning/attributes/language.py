@@ -1,7 +1,7 @@
-"""Read a sentence into a Request: which things, with which qualities, where, how many.
+"""Parse a query into a Request: which objects, with which qualities, where, how many.
 
-A recursive descent over the scanner's tokens; every token is read once, and sentences whose
-relations nest too deep are turned away, so that reading is linear and cannot run out of stack.
+A recursive descent parser over the scanner's tokens. Each token is consumed once and the nesting
+of relations is limited, so that time is linear and the stack is bounded.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from functools import lru_cache
 from segzero_ros.reasoning.attributes.phrases import Phrase, Pick, Quality, Relation, Request
 from segzero_ros.reasoning.attributes.scanner import scan, Token
 
-_DEEPEST = 4
-_LONGEST = 150
+_MAX_DEPTH = 4
+_MAX_WORDS = 150
 _JOINTS = ('and', 'or', 'comma', 'but')
 _QUALITIES = ('shape', 'size', 'place')
 _HEADS = ('relation', 'except')
@@ -21,40 +21,40 @@ _NOBODYS = ('everything', 'stuff', 'anything', 'something', 'one', 'ones')
 _WHERE = ('in ', 'on ', 'at ', 'to ', 'towards ', 'toward ', 'near ')
 
 
-# A standing query asks the same of every picture.
+# Cached, because a standing query repeats the same text.
 @lru_cache(maxsize=32)
-def read(text: str) -> Request:
-    """Read a sentence.
+def parse_query(text: str) -> Request:
+    """Parse a query.
 
     Args:
-        text: any text at all.
+        text: any text.
 
     Returns:
-        What it asks for; with `unknown` or `problem` filled where it cannot be answered.
+        The request; with `unknown` or `problem` set where it cannot be answered.
     """
     tokens = scan(text)
     unknown = tuple(dict.fromkeys(token.text for token in tokens if token.part.role == 'unknown'))
     if unknown:
         return Request(unknown=unknown)
-    if len(tokens) > _LONGEST:
-        return Request(problem=f'The sentence has more than {_LONGEST} words.')
+    if len(tokens) > _MAX_WORDS:
+        return Request(problem=f'The sentence has more than {_MAX_WORDS} words.')
     counting = any(token.part.role == 'count' for token in tokens)
     try:
-        phrases = _Reader(tokens, counting).phrases()
+        phrases = _Parser(tokens, counting).phrases()
     except _TooDeep:
-        return Request(problem=f'The sentence nests more than {_DEEPEST} relations.')
+        return Request(problem=f'The sentence nests more than {_MAX_DEPTH} relations.')
     if not phrases:
         return Request(problem='The sentence names nothing that I could look for.')
     return Request(phrases, counting)
 
 
 class _TooDeep(Exception):
-    """There are relations of relations of relations and more."""
+    """The relations are nested too deeply."""
 
 
 @dataclass
 class _Draft:
-    """A phrase while it is being read."""
+    """A phrase while it is being parsed."""
 
     start: int
     noun: Token | None = None
@@ -73,21 +73,21 @@ class _Draft:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing has been said yet that a thing could be found by."""
-        said = (
+        """Whether the phrase has no condition yet."""
+        content = (
             self.noun or self.qualities or self.picks or self.relations or self.rank or self.tone
         )
-        return not said and self.count is None and not self.exclusions
+        return not content and self.count is None and not self.exclusions
 
 
-class _Reader:
+class _Parser:
     def __init__(self, tokens: list[Token], counting: bool) -> None:
         self._tokens = tokens
         self._counting = counting
         self._at = 0
 
     def phrases(self) -> tuple[Phrase, ...]:
-        """Read everything that is asked for."""
+        """Parse all phrases."""
         drafts: list[tuple[_Draft, Phrase]] = []
         while self._at < len(self._tokens):
             draft = self._draft(0)
@@ -110,8 +110,8 @@ class _Reader:
         return tuple(reversed(phrases))
 
     def _draft(self, depth: int) -> _Draft:
-        """Read one phrase up to the joint that ends it, or to the end."""
-        if depth > _DEEPEST:
+        """Parse one phrase up to the joint that ends it, or to the end."""
+        if depth > _MAX_DEPTH:
             raise _TooDeep
         draft = _Draft(self._at)
         while self._at < len(self._tokens):
@@ -163,7 +163,7 @@ class _Reader:
         return noun.part.name != token.part.name and self._at - 1 > draft.start
 
     def _take_relation(self, draft: _Draft, token: Token, depth: int) -> bool:
-        """Read relations and exceptions with the phrases they speak of; False if it is neither."""
+        """Parse a relation or exception with its phrases; False if the token is neither."""
         role, name = token.part.role, token.part.name
         if role == 'extreme' and name == 'depth' and draft.noun and self._next() == 'article':
             role, name = 'relation', 'near' if token.part.sign < 0 else 'far'
@@ -185,7 +185,7 @@ class _Reader:
         return True
 
     def _others(self, depth: int, *, several: bool) -> tuple[Phrase, ...]:
-        """Read what a relation speaks of; with `several`, across an "and" as well."""
+        """Parse the phrases of a relation; with `several`, across an "and" as well."""
         others: list[Phrase] = []
         while self._at < len(self._tokens):
             draft = self._draft(depth + 1)
@@ -197,7 +197,7 @@ class _Reader:
         return tuple(others)
 
     def _take(self, draft: _Draft, token: Token) -> None:
-        """Read one word that describes."""
+        """Add one describing word to the phrase."""
         role, name, sign, plural = token.part
         if role == 'article':
             draft.article = True
@@ -273,7 +273,7 @@ class _Reader:
         return self._tokens[self._at].part.role if self._at < len(self._tokens) else ''
 
     def _next(self) -> str:
-        """Return the role of the next word that says something."""
+        """Return the role of the next content word."""
         for token in self._tokens[self._at :]:
             if token.part.role != 'skip':
                 return token.part.role
@@ -315,7 +315,7 @@ def _add_quality(draft: _Draft, quality: Quality) -> None:
 
 
 def _joined(draft: _Draft, plural: bool) -> tuple[Quality, ...]:
-    """Merge alternatives: "red or blue", and "red and blue" where it is said of several."""
+    """Merge alternatives: "red or blue", and "red and blue" in a plural phrase."""
     merged: list[Quality] = []
     for quality, joint in zip(draft.qualities, draft.joined_by, strict=True):
         last = merged[-1] if merged else None

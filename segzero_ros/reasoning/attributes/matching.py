@@ -1,4 +1,4 @@
-"""Find which regions a request means, and remember why, for the prose."""
+"""Last stage: match a request's phrases to regions, and record each step for the prose."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from segzero_ros.reasoning.attributes.measures import (
     apart,
     between,
     MEASURES,
-    place_fit,
+    position_fit,
     RELATIONS,
 )
 from segzero_ros.reasoning.attributes.phrases import Phrase, Pick, Quality, Relation, Request
 from segzero_ros.reasoning.attributes.regions import Region, View
 
-# A fit from which on a person would agree, and one from which on nobody would object.
+# The fit from which on a region matches, and from which on it may match.
 FITS = 0.5
 _MAY_FIT = 0.3
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A region with how well it fits what has been asked so far, 0 to 1."""
+    """A region with its fit to the conditions so far, 0 to 1."""
 
     region: Region
     fit: float
@@ -31,33 +31,34 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One condition of the sentence, and what it left.
+    """One condition of the query, and the regions that remain after it.
 
     Attributes:
         condition: the sentence's own part: a Quality, Relation, Pick or Phrase (for its noun, for
             an exclusion, and for the final choice).
-        before: how many regions there were.
-        kept: what is left, best first.
-        anchors: what a relation was measured from.
+        kind: the kind of condition.
+        count_before: number of regions before it.
+        remaining: the regions after it, best first.
+        anchors: the regions that a relation refers to.
     """
 
     condition: Quality | Relation | Pick | Phrase
     kind: str
-    before: int
-    kept: tuple[Candidate, ...]
+    count_before: int
+    remaining: tuple[Candidate, ...]
     anchors: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """What a phrase means in a view.
+    """The regions that match a phrase in a view.
 
     Attributes:
         phrase: the phrase.
         chosen: the regions, best first.
-        steps: how they were found.
-        fitting: how many regions fit before the final choice.
-        problem: why nothing could be chosen, else empty; a whole sentence.
+        steps: the conditions applied.
+        fitting: number of matching regions before the final choice.
+        problem: why nothing could be chosen, a whole sentence; else empty.
     """
 
     phrase: Phrase
@@ -68,16 +69,16 @@ class Match:
 
 
 class NoDepth(Exception):
-    """The sentence asks for a distance that the frame does not have."""
+    """The query asks for a distance, but the frame has no depth."""
 
 
 def answer(view: View, request: Request) -> tuple[Match, ...]:
-    """Return what each of the request's phrases means."""
+    """Match each of a request's phrases."""
     return tuple(find(view, phrase) for phrase in request.phrases)
 
 
 def find(view: View, phrase: Phrase) -> Match:
-    """Return what a phrase means in a view; never a region that does not fit."""
+    """Match a phrase in a view; never returns a region that does not fit."""
     search = _Search(view, phrase)
     try:
         return search.run()
@@ -88,21 +89,21 @@ def find(view: View, phrase: Phrase) -> Match:
 
 
 class _Search:
-    """One phrase on its way through its conditions."""
+    """The search for one phrase."""
 
     def __init__(self, view: View, phrase: Phrase) -> None:
         self._view = view
         self._phrase = phrase
         self._steps: list[Step] = []
-        self._left = [Candidate(region, 1.0) for region in view.regions]
-        self._less_fit = 0
+        self._remaining = [Candidate(region, 1.0) for region in view.regions]
+        self._less_fitting = 0
 
     def run(self) -> Match:
         """Apply noun, qualities, relations, exclusions and picks, in this order."""
         phrase = self._phrase
         if phrase.kind:
             self._keep(phrase, 'noun', lambda region: region.shape.fit(phrase.kind))
-        for quality in self._sharp_first(phrase.qualities):
+        for quality in self._in_order(phrase.qualities):
             self._apply_quality(quality)
         for relation in phrase.relations:
             problem = self._apply_relation(relation)
@@ -110,7 +111,7 @@ class _Search:
                 return self.failed(problem)
         for exclusion in phrase.exclusions:
             self._apply_exclusion(exclusion)
-        fitting = len(self._left) + self._less_fit
+        fitting = len(self._remaining) + self._less_fitting
         for pick in phrase.picks:
             self._apply_pick(pick)
         chosen = self._choose()
@@ -120,8 +121,8 @@ class _Search:
         """Return a match without regions, with the reason."""
         return Match(self._phrase, (), tuple(self._steps), 0, problem)
 
-    def _sharp_first(self, qualities: tuple[Quality, ...]) -> list[Quality]:
-        """Order: colours and shapes are properties; sizes and places compare what has them."""
+    def _in_order(self, qualities: tuple[Quality, ...]) -> list[Quality]:
+        """Order: properties (colour, shape) before comparisons among those that have them."""
         order = ('colour', 'shape', 'size', 'place')
         return sorted(qualities, key=lambda quality: order.index(quality.kind))
 
@@ -133,14 +134,16 @@ class _Search:
         anchors: tuple[Region, ...] = (),
         least: float = FITS,
     ) -> None:
-        fits = [(candidate, fit(candidate.region)) for candidate in self._left]
-        kept = [Candidate(old.region, old.fit * new) for old, new in fits if new >= least]
-        self._left, before = kept, len(self._left)
-        self._steps.append(Step(condition, kind, before, tuple(kept), anchors))
+        fits = [(candidate, fit(candidate.region)) for candidate in self._remaining]
+        remaining = [Candidate(old.region, old.fit * new) for old, new in fits if new >= least]
+        self._remaining, count_before = remaining, len(self._remaining)
+        self._steps.append(Step(condition, kind, count_before, tuple(remaining), anchors))
 
     def _apply_quality(self, quality: Quality) -> None:
         if quality.kind == 'size':
-            self._keep(quality, 'size', _size_fit(self._left, quality, self._phrase, self._view))
+            self._keep(
+                quality, 'size', _size_fit(self._remaining, quality, self._phrase, self._view)
+            )
             return
         if quality.kind == 'place' and self._means_one and not quality.negated:
             self._apply_place(quality)
@@ -148,7 +151,7 @@ class _Search:
 
         def fit(region: Region) -> float:
             if quality.kind == 'place':
-                best = max(place_fit(region, name) for name in quality.names)
+                best = max(position_fit(region, name) for name in quality.names)
             elif quality.kind == 'colour':
                 best = max(region.colour.fit(name) for name in quality.names)
             else:
@@ -156,36 +159,36 @@ class _Search:
             return 1.0 - best if quality.negated else best
 
         self._keep(quality, quality.kind, fit)
-        if quality.kind == 'colour' and not self._left:
+        if quality.kind == 'colour' and not self._remaining:
             self._try_parts(quality)
 
     @property
     def _means_one(self) -> bool:
-        """Whether one region is meant that nothing else chooses among several."""
+        """Whether the phrase means one region and has no pick that chooses it."""
         return self._phrase.count == 1 and not self._phrase.plural and not self._phrase.picks
 
     def _apply_place(self, quality: Quality) -> None:
-        """Keep the one that is most so: "the ball on the left" is not all that are on the left."""
+        """Keep the best one: "the ball on the left" means one of those on the left."""
         fits = [
-            (max(place_fit(candidate.region, name) for name in quality.names), candidate)
-            for candidate in self._left
+            (max(position_fit(candidate.region, name) for name in quality.names), candidate)
+            for candidate in self._remaining
         ]
         possible = [pair for pair in fits if pair[0] >= _MAY_FIT]
-        before, self._left = len(self._left), []
+        count_before, self._remaining = len(self._remaining), []
         if possible:
             best = max(possible, key=lambda pair: pair[0] * pair[1].fit)
-            self._left = [Candidate(best[1].region, best[0] * best[1].fit)]
-            self._less_fit = sum(pair[0] >= FITS and pair is not best for pair in possible)
-        self._steps.append(Step(quality, 'best', before, tuple(self._left)))
+            self._remaining = [Candidate(best[1].region, best[0] * best[1].fit)]
+            self._less_fitting = sum(pair[0] >= FITS and pair is not best for pair in possible)
+        self._steps.append(Step(quality, 'best', count_before, tuple(self._remaining)))
 
     def _try_parts(self, quality: Quality) -> None:
-        """Where no thing has the colour asked for, a part of one may, if any thing will do."""
+        """If no region has the colour, try parts of regions, unless a noun names the shape."""
         if self._phrase.kind or quality.negated or len(self._steps) > 1:
             return
         parts = [part for name in quality.names for part in self._view.parts(name)]
-        self._left = [Candidate(part, part.colour.fit(quality.names[0])) for part in parts]
+        self._remaining = [Candidate(part, part.colour.fit(quality.names[0])) for part in parts]
         if parts:
-            self._steps.append(Step(quality, 'part', len(parts), tuple(self._left)))
+            self._steps.append(Step(quality, 'part', len(parts), tuple(self._remaining)))
 
     def _apply_exclusion(self, exclusion: Phrase) -> None:
         others = find(self._view, _every(exclusion)).chosen
@@ -221,16 +224,16 @@ class _Search:
         return ''
 
     def _best_only(self) -> None:
-        """A singular phrase means the one for which the condition is most true."""
-        if self._left:
-            self._less_fit = len(self._left) - 1
-            self._left = [max(self._left, key=lambda candidate: candidate.fit)]
+        """Keep the best-fitting one, for a singular phrase."""
+        if self._remaining:
+            self._less_fitting = len(self._remaining) - 1
+            self._remaining = [max(self._remaining, key=lambda candidate: candidate.fit)]
 
     def _apply_nearness(self, relation: Relation, anchors: list[Region]) -> None:
         def away(region: Region) -> float:
             return min(apart(region, anchor, self._view) for anchor in anchors)
 
-        others = [candidate for candidate in self._left if candidate.region not in anchors]
+        others = [candidate for candidate in self._remaining if candidate.region not in anchors]
         others.sort(key=lambda candidate: away(candidate.region))
         if relation.kind == 'far':
             others.reverse()
@@ -238,30 +241,30 @@ class _Search:
             others = [candidate for candidate in others if away(candidate.region) < 0.25]
         elif others:
             others = others[: max(self._phrase.count, 1)]
-        before, self._left = len(self._left), others
-        self._steps.append(Step(relation, 'relation', before, tuple(others), tuple(anchors)))
+        count_before, self._remaining = len(self._remaining), others
+        self._steps.append(Step(relation, 'relation', count_before, tuple(others), tuple(anchors)))
 
     def _apply_pick(self, pick: Pick) -> None:
         measure = MEASURES.get(pick.measure)
-        before = len(self._left)
+        count_before = len(self._remaining)
         if pick.measure == 'middle':
-            ordered = sorted(self._left, key=lambda candidate: candidate.region.centre[0])
-            self._left = [ordered[len(ordered) // 2]] if len(ordered) > 2 else []
+            ordered = sorted(self._remaining, key=lambda candidate: candidate.region.centre[0])
+            self._remaining = [ordered[len(ordered) // 2]] if len(ordered) > 2 else []
         elif measure is not None:
             if pick.measure == 'depth' and not self._view.has_depth:
                 raise NoDepth
-            known = [c for c in self._left if math.isfinite(measure(c.region))]
+            known = [c for c in self._remaining if math.isfinite(measure(c.region))]
             ordered = sorted(known, key=lambda c: -pick.sign * measure(c.region))
             last = pick.rank - 1 + max(self._phrase.count, 1)
-            self._left = ordered[pick.rank - 1 : last]
-        self._steps.append(Step(pick, 'pick', before, tuple(self._left)))
+            self._remaining = ordered[pick.rank - 1 : last]
+        self._steps.append(Step(pick, 'pick', count_before, tuple(self._remaining)))
 
     def _choose(self) -> tuple[Region, ...]:
-        """Take as many as are asked for."""
+        """Return as many regions as the phrase asks for."""
         count = self._phrase.count
-        left = self._left
+        left = self._remaining
         if not self._phrase.picks:
-            # The better fit first; of about equal ones the larger.
+            # Best fit first; about equal ones by area.
             left = sorted(left, key=lambda c: (-round(c.fit, 1), -c.region.area))
         if count:
             left = left[:count]
@@ -278,13 +281,13 @@ def _every(phrase: Phrase) -> Phrase:
 def _size_fit(
     candidates: list[Candidate], quality: Quality, phrase: Phrase, view: View
 ) -> Callable[[Region], float]:
-    """Return how big, small or medium things are among those that could be meant."""
+    """Return the fit of a size word, relative to the candidates."""
     name = quality.names[0]
     areas = sorted(candidate.region.area for candidate in candidates)
     everything = sorted(region.area for region in view.regions)
     sign = -1.0 if quality.negated else 1.0
     if len(areas) < 2:
-        # Nothing of its kind to compare with: compare it with whatever else there is.
+        # A single candidate is compared with all other regions.
         median = everything[len(everything) // 2] if everything else 1.0
         limits = {'big': (0.25, math.inf), 'small': (0.0, 4.0), 'medium': (0.3, 3.0)}[name]
         low, high = (limit * median for limit in limits)

@@ -1,7 +1,7 @@
-"""Where regions are, what they are to each other, and how much of something they are.
+"""Positions, relations and measures of regions.
 
-Everything is measured in the picture, in shares of its sides, except for bodies and distances,
-which are metres.
+Everything is measured in the image, in shares of its sides, except for bodies and distances, which
+are in metres.
 """
 
 from __future__ import annotations
@@ -15,8 +15,13 @@ from segzero_ros.reasoning.attributes.regions import Region, View
 from segzero_ros.reasoning.attributes.shapes import down, up
 
 
-def place_fit(region: Region, name: str) -> float:
-    """Return how well a place in the picture fits: `left`, `top right`, `centre`, `corner`."""
+def position_fit(region: Region, name: str) -> float:
+    """Return how well an image position fits, 0 to 1.
+
+    Args:
+        region: the region.
+        name: such as `left`, `top right`, `centre`, `corner`.
+    """
     x, y = region.centre
     sides = name.removesuffix(' edge')
     if name in ('front', 'back'):
@@ -39,7 +44,7 @@ def _side(value: float, side: str) -> float:
 
 
 def _beside(region: Region, anchor: Region, view: View, axis: int, sign: float) -> float:
-    """Return whether a region is on one side of another in the picture; widths of the picture."""
+    """Return how well a region is on one side of another in the image."""
     offset = (
         region.centre[0] - anchor.centre[0],
         (region.centre[1] - anchor.centre[1]) * view.aspect,
@@ -48,24 +53,24 @@ def _beside(region: Region, anchor: Region, view: View, axis: int, sign: float) 
     if along < 0.035:
         return 0.0
     slope = along / max(across, 1e-6)
-    # Of several, the one that lies most straight in that direction.
+    # Prefer the one that is most directly in that direction.
     return up(along, 0.0, 0.07) * (0.9 * up(slope, 0.0, 0.6) + 0.1 * up(slope, 0.6, 3.0))
 
 
 def apart(region: Region, anchor: Region, view: View) -> float:
-    """Return how far apart two regions are, in shares of the picture's width."""
+    """Return the distance of two regions, in shares of the image's width."""
     flat = math.hypot(
         region.centre[0] - anchor.centre[0], (region.centre[1] - anchor.centre[1]) * view.aspect
     )
-    deep = float(np.linalg.norm(region.place - anchor.place))
+    deep = float(np.linalg.norm(region.position - anchor.position))
     if not math.isfinite(deep):
         return flat
-    # As wide as the picture is at the anchor's distance, about.
+    # The image is about as wide as the anchor is far.
     return 0.5 * (flat + deep / max(anchor.distance, 1e-3))
 
 
 def between(region: Region, one: Region, other: Region, view: View) -> float:
-    """Return how well a region lies between two others in the picture."""
+    """Return how well a region lies between two others in the image."""
     stretch = np.array([1.0, view.aspect])
     start, end, at = (np.array(item.centre) * stretch for item in (one, other, region))
     line = end - start
@@ -77,7 +82,7 @@ def between(region: Region, one: Region, other: Region, view: View) -> float:
 
 
 def _touching(region: Region, anchor: Region, view: View) -> float:
-    """Return whether a region lies on or in another: its middle is within the other's box."""
+    """Return whether a region is on or in another: its centre is within the other's box."""
     x1, y1, x2, y2 = anchor.box
     x, y = region.point
     del view

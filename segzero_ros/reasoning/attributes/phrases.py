@@ -1,8 +1,8 @@
-"""What a sentence asks for, once it has been read.
+"""The parsed query.
 
 A Request is one or more Phrases ("the red ball and the two boxes"); a Phrase is a noun with
-Qualities that things have or lack, Relations to other phrases, and Picks that choose among what
-is left ("the second largest").
+Qualities that things have or lack, Relations to other phrases, and Picks that choose among the
+remaining candidates ("the second largest").
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Quality:
-    """Something that a thing is or is not.
+    """A property that a thing has or lacks.
 
     Attributes:
         kind: `colour`, `shape`, `size` or `place`.
-        names: any of these will do; keys of the kind's own table.
-        word: how the sentence says it.
-        negated: the thing must not be so.
+        names: alternatives; keys of the kind's own table.
+        word: the query's word.
+        negated: the thing must not have it.
     """
 
     kind: str
@@ -35,7 +35,7 @@ class Pick:
         measure: a key of `measures.MEASURES`.
         sign: 1 for the largest value, -1 for the smallest.
         rank: 1 for the first.
-        word: how the sentence says it.
+        word: the query's word.
     """
 
     measure: str
@@ -46,12 +46,12 @@ class Pick:
 
 @dataclass(frozen=True)
 class Relation:
-    """Where a thing is, or how large, as seen from others.
+    """A relation in position, size or colour to other phrases.
 
     Attributes:
         kind: a key of `measures.RELATIONS`.
-        word: how the sentence says it.
-        others: what it is seen from; one phrase, two for `between`.
+        word: the query's word.
+        others: the reference phrases; one, or two for `between`.
         negated: the relation must not hold.
     """
 
@@ -66,15 +66,15 @@ class Phrase:
     """One noun phrase.
 
     Attributes:
-        text: its words as the sentence has them, without the article.
-        noun: what is asked for, in the singular; a generic word if the sentence has none.
-        kind: the shape that the noun implies, a key of the shapes' table; empty for things.
+        text: its words in the query, without the article.
+        noun: in the singular; a generic word if the query has none.
+        kind: the shape that the noun implies, a key of the shapes' table; empty for generic nouns.
         qualities: all of these must fit.
-        picks: applied in this order to what fits.
+        picks: applied in this order to the remaining candidates.
         relations: all of these must hold.
-        exclusions: what must not be among the answer.
-        count: how many are asked for; 0 for all that fit.
-        plural: whether the sentence speaks of several.
+        exclusions: phrases whose matches are excluded.
+        count: how many objects are queried; 0 for all that match.
+        plural: whether the phrase is plural.
     """
 
     text: str
@@ -89,20 +89,20 @@ class Phrase:
 
     @property
     def label(self) -> str:
-        """What it is called: "dark red ball"."""
-        said = [q.word for q in self.qualities if q.kind != 'place' and not q.negated]
-        return ' '.join([*said, self.noun])
+        """The label of its objects: "dark red ball"."""
+        words = [q.word for q in self.qualities if q.kind != 'place' and not q.negated]
+        return ' '.join([*words, self.noun])
 
 
 @dataclass(frozen=True)
 class Request:
-    """A sentence that has been read.
+    """A parsed query.
 
     Attributes:
-        phrases: what is asked for; the answer holds what fits any of them.
-        counting: whether the sentence asks how many there are.
-        unknown: the words that matter and that nobody here understands, in their order.
-        problem: why the sentence cannot be answered although its words are known, else empty.
+        phrases: the answer holds the matches of all of them.
+        counting: whether the query asks how many there are.
+        unknown: the unknown content words, in order.
+        problem: why the query cannot be answered although its words are known, else empty.
     """
 
     phrases: tuple[Phrase, ...] = ()

@@ -1,7 +1,7 @@
-"""Say in sentences what was seen, what fits and what does not.
+"""The reasoning text: what was seen, which regions match and which do not.
 
-Every sentence states what was measured: counts, colours, shapes, places. Where shapes are only
-outlines, because there is no depth, regions are called patches.
+Every sentence states what was measured: counts, colours, shapes, positions. Without depth, shapes
+are only outlines, and regions are called patches.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _THINGS = {
     'ball': 'ball', 'box': 'box', 'mug': 'mug', 'cone': 'cone', 'bottle': 'bottle', 'bowl': 'bowl',
     'plate': 'plate',
 }  # fmt: skip
-_MOST_LISTED = 8
-_MOST_WORDS = 5
+_MAX_LISTED = 8
+_MAX_WORDS = 5
 
 _RELATIONS = {
     'left_of': 'left of', 'right_of': 'right of', 'above': 'above', 'below': 'below',
@@ -48,20 +48,20 @@ _ORDINALS = ('', 'first', 'second', 'third', 'fourth', 'fifth', 'sixth', 'sevent
 
 
 def unreadable(request: Request) -> str:
-    """Return why a sentence cannot be answered."""
+    """Return why a query cannot be answered."""
     if request.problem:
         return f'{request.problem} {CAN_READ}'
-    shown = [f'"{_shortened(word)}"' for word in request.unknown[:_MOST_WORDS]]
-    more = len(request.unknown) - len(shown)
-    listed = ', '.join(shown) + (f' and {more} more' if more else '')
+    named = [f'"{_shortened(word)}"' for word in request.unknown[:_MAX_WORDS]]
+    more = len(request.unknown) - len(named)
+    listed = ', '.join(named) + (f' and {more} more' if more else '')
     words = 'word' if len(request.unknown) == 1 else 'words'
     return f'I do not know the {words} {listed}. {CAN_READ}'
 
 
 def overview(view: View) -> str:
-    """Return what is in the picture."""
+    """Return the sentence about all regions."""
     count = len(view.regions)
-    if view.standing:
+    if view.on_surface:
         seen = f'By depth, {_count(count, "thing")} {_stands(count)} on the surface'
     else:
         why = 'The depth shows no surface' if view.has_depth else 'There is no depth'
@@ -69,36 +69,36 @@ def overview(view: View) -> str:
         seen = f'{why}, so I go by colour: {_count(count, "patch")} {out}'
     if not count:
         return f'{seen}.'
-    if count > _MOST_LISTED:
+    if count > _MAX_LISTED:
         return f'{seen}; by colour, {_colours(view)}.'
     listed = [_article(name_of(region, view)) for region in view.regions]
     return f'{seen}; from the left: {_list(listed)}.'
 
 
 def findings(match: Match, view: View) -> Iterator[str]:
-    """Yield a sentence for each condition of a phrase, and one for what it comes to."""
+    """Yield a sentence for each condition of a phrase, and the conclusion."""
     for step in match.steps:
-        if not step.before:
+        if not step.count_before:
             break
         yield _finding(step, view)
     yield conclusion(match, view)
 
 
 def conclusion(match: Match, view: View) -> str:
-    """Return what a phrase comes to."""
+    """Return the conclusion of a phrase."""
     if match.problem:
         return match.problem
     if not match.chosen:
         return f'So I find no {match.phrase.text.removeprefix("the ")}.'
-    shown = [f'the {name_of(region, view)} {_where(region)}' for region in match.chosen]
-    if len(shown) > _MOST_LISTED:
-        return f'So I mean {_count(len(shown), "thing")}.'
+    named = [f'the {name_of(region, view)} {_where(region)}' for region in match.chosen]
+    if len(named) > _MAX_LISTED:
+        return f'So I mean {_count(len(named), "thing")}.'
     others = match.fitting - len(match.chosen)
     rest = ''
     if others > 0 and match.phrase.count == 1 and not match.phrase.picks:
         fit = 'fits' if others == 1 else 'fit'
         rest = f'; {number_word(others)} more {fit} too, but less well or smaller'
-    return f'So I mean {_list(shown)}{rest}.'
+    return f'So I mean {_list(named)}{rest}.'
 
 
 def counted(matches: Sequence[Match], view: View) -> str:
@@ -109,19 +109,19 @@ def counted(matches: Sequence[Match], view: View) -> str:
 
 
 def not_found(match: Match, view: View) -> str:
-    """Return, for a person, what was looked for and why there is none."""
-    looked = f'I looked for {sought(match.phrase)}'
+    """Return the note for a phrase without a match: the target and the reason."""
+    looked = f'I looked for {target_of(match.phrase)}'
     if match.problem:
         return f'{looked}. {match.problem}'
     if not view.regions:
         return f'{looked}, but nothing stands out in this picture.'
-    empty = next((step for step in match.steps if not step.kept), None)
+    empty = next((step for step in match.steps if not step.remaining), None)
     reason = f' {_finding(empty, view)}' if empty else ''
     return f'{looked}, but found none.{reason}'
 
 
-def remark(match: Match) -> str:
-    """Return what a person should know about an answer that is not quite what was asked for."""
+def count_note(match: Match) -> str:
+    """Return the note for a match with another count than the query's; else empty."""
     asked, got = match.phrase.count, len(match.chosen)
     if asked > 1 and got < asked:
         return f'You asked for {number_word(asked)}, but I find only {number_word(got)}.'
@@ -131,8 +131,8 @@ def remark(match: Match) -> str:
 
 
 def name_of(region: Region, view: View) -> str:
-    """Return what a region is, as far as can be told: "dark red ball", "white patch"."""
-    if not view.standing:
+    """Return a region's name: "dark red ball", "white patch"."""
+    if not view.on_surface:
         return f'{region.colour.described} patch'
     return f'{region.colour.described} {_THINGS.get(region.shape.kind, "thing")}'
 
@@ -146,7 +146,7 @@ def _finding(step: Step, view: View) -> str:
     if isinstance(condition, Quality):
         return _quality(step, condition, view)
     if step.kind == 'except':
-        return f'Without the {condition.text}, {_left(step)}.'
+        return f'Without the {condition.text}, {_remaining(step)}.'
     one, many = f'{_article(condition.noun)} by shape', f'{plural_of(condition.noun)} by shape'
     return f'{_share(step, one, many)}.'
 
@@ -154,21 +154,23 @@ def _finding(step: Step, view: View) -> str:
 def _quality(step: Step, quality: Quality, view: View) -> str:
     word = f'not {quality.word}' if quality.negated else quality.word
     if step.kind == 'part':
-        shown = [f'one {_where(region.region)}' for region in step.kept[:_MOST_LISTED]]
-        count = len(step.kept)
-        return f'But {_count(count, "part")} of them {_is(count)} {word}: {_list(shown)}.'
-    if step.kind == 'best' and step.kept and step.before > 1:
-        named = name_of(step.kept[0].region, view)
-        return f'Of {_count(step.before, "thing")}, the {named} is {_place(word)} most clearly.'
+        named = [f'one {_where(region.region)}' for region in step.remaining[:_MAX_LISTED]]
+        count = len(step.remaining)
+        return f'But {_count(count, "part")} of them {_is(count)} {word}: {_list(named)}.'
+    if step.kind == 'best' and step.remaining and step.count_before > 1:
+        name = name_of(step.remaining[0].region, view)
+        return (
+            f'Of {_count(step.count_before, "thing")}, the {name} is {_place(word)} most clearly.'
+        )
     if step.kind == 'best':
         return f'{_share(step, _place(word), _place(word))}.'
-    if quality.kind == 'colour' and not step.kept and not quality.negated:
+    if quality.kind == 'colour' and not step.remaining and not quality.negated:
         return f'{_share(step, word, word)}; by colour, I see {_colours(view)}.'
     return f'{_share(step, word, word)}{_listed(step, view, quality)}.'
 
 
 def _place(word: str) -> str:
-    """Return a place as prose has it: "left" of "the left ball" is "on the left"."""
+    """Return a position with a preposition: "left" of "the left ball" is "at the left"."""
     if word.split()[0] in ('in', 'on', 'at', 'to', 'towards', 'toward', 'near', 'by', 'along'):
         return word
     return f'at the {word.removeprefix("the ")}'
@@ -185,40 +187,41 @@ def _pick(step: Step, pick: Pick, view: View) -> str:
     what = _MEASURES[pick.measure, pick.sign]
     if pick.rank > 1:
         what = f'the {_ordinal(pick.rank)} in order, counted from the one {what}'
-        if not step.kept:
-            only = f'{_count(step.before, "thing")} {_fits(step.before)}'
+        if not step.remaining:
+            only = f'{_count(step.count_before, "thing")} {_fits(step.count_before)}'
             return f'There is no {_ordinal(pick.rank)}: only {only}.'
-    if not step.kept:
+    if not step.remaining:
         return f'Nothing is left to choose the one {what} from.'
-    shown = [f'the {name_of(candidate.region, view)}' for candidate in step.kept]
-    return f'Of {_count(step.before, "thing")}, {_list(shown)} {_is(len(shown))} {what}.'
+    named = [f'the {name_of(candidate.region, view)}' for candidate in step.remaining]
+    return f'Of {_count(step.count_before, "thing")}, {_list(named)} {_is(len(named))} {what}.'
 
 
 def _share(step: Step, one: str, many: str) -> str:
-    kept = len(step.kept)
-    if not step.before:
+    remaining = len(step.remaining)
+    if not step.count_before:
         return f'Nothing is left that could be {one}'
-    if not kept:
-        nobody = 'it is not' if step.before == 1 else 'none of them is'
-        return f'Of {_count(step.before, "thing")}, {nobody} {one}'
-    if kept == step.before == 1:
+    if not remaining:
+        nobody = 'it is not' if step.count_before == 1 else 'none of them is'
+        return f'Of {_count(step.count_before, "thing")}, {nobody} {one}'
+    if remaining == step.count_before == 1:
         return f'The one that is left is {one}'
-    what = one if kept == 1 else many
-    return f'{number_word(kept).capitalize()} of {number_word(step.before)} {_is(kept)} {what}'
+    what = one if remaining == 1 else many
+    some = number_word(remaining).capitalize()
+    return f'{some} of {number_word(step.count_before)} {_is(remaining)} {what}'
 
 
 def _listed(step: Step, view: View, quality: Quality | None = None) -> str:
-    if not 0 < len(step.kept) <= 4 or len(step.kept) == step.before:
+    if not 0 < len(step.remaining) <= 4 or len(step.remaining) == step.count_before:
         return ''
-    shown = [
+    named = [
         f'the {name_of(c.region, view)} {_where(c.region)}{_reservation(c.region, quality)}'
-        for c in step.kept
+        for c in step.remaining
     ]
-    return f': {_list(shown)}'
+    return f': {_list(named)}'
 
 
 def _reservation(region: Region, quality: Quality | None) -> str:
-    """Say so where a colour fits that is not the one that the region is called by."""
+    """Return a qualification where a colour fits that is not the region's main colour."""
     if quality is None or quality.kind != 'colour' or quality.negated:
         return ''
     names = {name.rpartition(' ')[2] for name in quality.names}
@@ -229,15 +232,15 @@ def _reservation(region: Region, quality: Quality | None) -> str:
 
 
 def _colours(view: View) -> str:
-    """Count what is seen by its colour, the commonest first."""
+    """Count the regions by colour, most frequent first."""
     colours = Counter(region.colour.name for region in view.regions)
-    seen = [f'{number_word(count)} {name}' for name, count in colours.most_common(_MOST_WORDS)]
-    more = len(view.regions) - sum(count for _, count in colours.most_common(_MOST_WORDS))
+    seen = [f'{number_word(count)} {name}' for name, count in colours.most_common(_MAX_WORDS)]
+    more = len(view.regions) - sum(count for _, count in colours.most_common(_MAX_WORDS))
     return _list([*seen, f'{number_word(more)} others'] if more else seen)
 
 
-def _left(step: Step) -> str:
-    return f'{_count(len(step.kept), "thing")} {_is(len(step.kept))} left'
+def _remaining(step: Step) -> str:
+    return f'{_count(len(step.remaining), "thing")} {_is(len(step.remaining))} left'
 
 
 def _where(region: Region) -> str:
@@ -288,8 +291,8 @@ def _stands(count: int) -> str:
     return 'stands' if count == 1 else 'stand'
 
 
-def sought(phrase: Phrase) -> str:
-    """Return what a phrase asks for, to begin with."""
+def target_of(phrase: Phrase) -> str:
+    """Return the target of a phrase, with an article."""
     text = phrase.text.removeprefix('the ')
     if phrase.plural or not phrase.count:
         return text

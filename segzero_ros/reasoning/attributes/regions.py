@@ -1,7 +1,7 @@
-"""The things in a frame, each with what can be said of it.
+"""Third stage: the regions of a frame, each with its measured colour, shape and position.
 
-With depth and a plane under things, these are the things that stand on it (`standing`); otherwise
-patches of colour that differ from what is around them (`patches`).
+With depth and a supporting surface, regions are the components on it (`components_with_depth`);
+otherwise patches whose colour differs from their surroundings (`components_from_colour`).
 """
 
 from __future__ import annotations
@@ -17,43 +17,43 @@ from numpy.typing import NDArray
 
 from segzero_ros.quantiles import median
 from segzero_ros.reasoning.attributes.colours import (
+    classify_pixels,
     ColourSummary,
-    name_pixels,
     NAMES,
     summarise,
 )
-from segzero_ros.reasoning.attributes.components_from_colour import coloured_patches
-from segzero_ros.reasoning.attributes.components_with_depth import standing_things
+from segzero_ros.reasoning.attributes.components_from_colour import components_from_colour
+from segzero_ros.reasoning.attributes.components_with_depth import components_on_surface
 from segzero_ros.reasoning.attributes.oversegmentation import Bytes, Labels, mean_of
 from segzero_ros.reasoning.attributes.shapes import measure_body, measure_outline, Shape
 from segzero_ros.reasoning.attributes.surface_fit import (
-    find_support,
-    Support,
+    fit_surface,
+    Surface,
     Values,
     working_step,
 )
 from segzero_ros.types import Box, Frame, Mask, Point
 
-# Of the picture: what is smaller is a crumb or noise.
-_LEAST_SHARE = 0.0008
+# Share of the image below which a component is a crumb or noise.
+_MIN_SHARE = 0.0008
 
 CheckCancelled = Callable[[], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A thing, or what looks like one. Eq by identity.
+    """A thing, or what looks like one; compared by identity.
 
     Attributes:
         mask: (h, w) bool, cropped to the region, on the working image.
         corner: column and row of that crop in the working image.
         step: source pixels per working pixel.
-        centre: mean of its pixels, as shares of the picture's width and height.
-        area: share of the picture's pixels.
-        colour: what its pixels say.
+        centre: mean of its pixels, as shares of the image's width and height.
+        area: share of the image's pixels.
+        colour: summary of its pixels' colours.
         shape: outline and body.
         distance: from the camera to its middle, metres; NaN without depth.
-        place: (3,) its middle in the optical frame, metres; NaN without depth.
+        position: (3,) its middle in the optical frame, metres; NaN without depth.
     """
 
     mask: Mask
@@ -64,7 +64,7 @@ class Region:
     colour: ColourSummary
     shape: Shape
     distance: float
-    place: NDArray[np.float64]
+    position: NDArray[np.float64]
 
     @property
     def box(self) -> Box:
@@ -83,7 +83,7 @@ class Region:
         """The source pixel deepest inside it."""
         padded = np.pad(self.mask.astype(np.uint8), 1)
         depth = cv2.distanceTransform(padded, cv2.DIST_L2, 3)
-        # Of the deepest places of a bar or a ring, the one nearest to the middle.
+        # Of the deepest pixels of a bar or a ring, the one nearest to the middle.
         rows, columns = np.nonzero(depth >= 0.97 * depth.max())
         away = np.hypot(rows - rows.mean(), columns - columns.mean())
         row, column = rows[away.argmin()], columns[away.argmin()]
@@ -95,8 +95,8 @@ class Region:
 
 
 @dataclass(frozen=True, eq=False)
-class Working:
-    """The working pictures of a frame, all (h, w) or (h, w, 3).
+class WorkingImages:
+    """The downscaled images of a frame, all (h, w) or (h, w, 3).
 
     Attributes:
         frame: the frame.
@@ -104,7 +104,7 @@ class Working:
         lab: uint8, OpenCV's Lab.
         names: uint8, each pixel's colour as an index into NAMES.
         labels: int32, the thing that each pixel belongs to.
-        support: the plane under things, where depth shows one.
+        surface: the plane under things, where depth shows one.
         step: source pixels per working pixel.
     """
 
@@ -113,7 +113,7 @@ class Working:
     lab: Bytes
     names: Bytes
     labels: Labels
-    support: Support | None
+    surface: Surface | None
     step: int
 
 
@@ -123,20 +123,20 @@ class View:
 
     Attributes:
         regions: from left to right.
-        aspect: height of the picture over its width.
+        aspect: height of the image over its width.
         has_depth: whether distances are known.
-        standing: whether these are things that stand on a plane, found by depth.
-        working: the pictures that regions were measured in.
+        on_surface: whether they are things on a supporting surface, found by depth.
+        working: the images in which the regions were measured.
     """
 
     regions: tuple[Region, ...]
     aspect: float
     has_depth: bool
-    standing: bool
-    working: Working
+    on_surface: bool
+    working: WorkingImages
 
     def parts(self, colour: str) -> tuple[Region, ...]:
-        """Return the parts of things that have a colour: a white rim, a red tank."""
+        """Return the parts of things that have a colour: a white rim, for example."""
         name = NAMES.index(colour.rpartition(' ')[2]) if colour.rpartition(' ')[2] in NAMES else -1
         names = cv2.medianBlur(self.working.names, 5)
         coloured = ((names == name) & (self.working.labels > 0)).astype(np.uint8)
@@ -146,12 +146,12 @@ class View:
         return tuple(region for region in found if region.colour.fit(colour) >= 0.5)
 
 
-def look(frame: Frame, checkpoint: CheckCancelled) -> View:
+def find_regions(frame: Frame, checkpoint: CheckCancelled) -> View:
     """Find the things in a frame.
 
     Args:
         frame: colour, and depth where there is one.
-        checkpoint: called between steps; raises to stop.
+        checkpoint: called between steps; raises to cancel.
     """
     step = min(working_step(frame.height, frame.width), frame.height, frame.width)
     height, width = frame.height // step, frame.width // step
@@ -159,47 +159,52 @@ def look(frame: Frame, checkpoint: CheckCancelled) -> View:
     rgb = np.asarray(cv2.resize(source, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     lab = np.asarray(cv2.medianBlur(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB), 3), np.uint8)
     checkpoint()
-    support = find_support(frame)
+    surface = fit_surface(frame)
     checkpoint()
-    labels = standing_things(support, lab) if support else coloured_patches(lab)
+    labels = components_on_surface(surface, lab) if surface else components_from_colour(lab)
     checkpoint()
-    working = Working(frame, rgb, lab, name_pixels(rgb), labels, support, step)
+    working = WorkingImages(frame, rgb, lab, classify_pixels(rgb), labels, surface, step)
     regions = describe(labels, working)
     checkpoint()
     return View(
         tuple(sorted(regions, key=lambda region: region.centre[0])),
         frame.height / frame.width,
         frame.depth is not None,
-        support is not None,
+        surface is not None,
         working,
     )
 
 
-def describe(labels: Labels, working: Working) -> list[Region]:
-    """Return a region for each label above 0 that is not too small for a thing."""
+def describe(labels: Labels, working: WorkingImages) -> list[Region]:
+    """Return a region for each label above 0 that is not too small.
+
+    Args:
+        labels: (h, w) int32.
+        working: the images to measure in.
+    """
     points = _Points(working.frame, labels.shape, working.step)
     height, width = labels.shape
-    support = working.support
+    surface = working.surface
     regions = []
     for number, window in windows(labels):
         mask = labels[window] == number
         area = int(np.count_nonzero(mask))
-        if area < _LEAST_SHARE * labels.size:
+        if area < _MIN_SHARE * labels.size:
             continue
         top, left = window[0].start, window[1].start
-        rows, columns = _places(mask)
-        # Where its pixels are in the working pictures, numbered row by row.
+        rows, columns = _nonzero(mask)
+        # Its pixels' flat indices in the working images.
         pixels = (rows + top) * width + (columns + left)
         eroded = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0)
         inner = eroded[rows, columns] > 0
         body = None
-        if support is not None:
-            heights = support.heights.ravel()[pixels]
-            body = measure_body(_pick(support.places, pixels), heights, inner)
+        if surface is not None:
+            heights = surface.heights.ravel()[pixels]
+            body = measure_body(_pick(surface.plan_points, pixels), heights, inner)
         core = np.flatnonzero(inner)
         if len(core) < 20:
             core = np.arange(area)
-        place = points.middle(window, rows[core], columns[core])
+        position = points.middle(window, rows[core], columns[core])
         inside = pixels[core]
         colour = summarise(
             working.names.ravel()[inside], _pick(working.rgb, inside), _pick(working.lab, inside)
@@ -213,27 +218,27 @@ def describe(labels: Labels, working: Working) -> list[Region]:
                 area / labels.size,
                 colour,
                 Shape(measure_outline(mask), body),
-                float(np.linalg.norm(place)),
-                place,
+                float(np.linalg.norm(position)),
+                position,
             )
         )
     return regions
 
 
-def _places(mask: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return what `np.nonzero` does, in less time."""
+def _nonzero(mask: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the same as `np.nonzero`, faster."""
     rows, columns = np.divmod(np.flatnonzero(mask), mask.shape[1])
     return rows, columns
 
 
-def _pick(picture: NDArray[Any], pixels: NDArray[np.intp]) -> NDArray[Any]:
-    """Return the (N, C) values of pixels, numbered row by row, of an (h, w, C) picture."""
-    return picture.reshape(-1, picture.shape[2]).take(pixels, axis=0)
+def _pick(image: NDArray[Any], pixels: NDArray[np.intp]) -> NDArray[Any]:
+    """Return the (N, C) values of pixels, by flat index, of an (h, w, C) image."""
+    return image.reshape(-1, image.shape[2]).take(pixels, axis=0)
 
 
 def windows(labels: Labels) -> list[tuple[int, tuple[slice, slice]]]:
     """Return each label above 0 with the rows and columns that hold it."""
-    rows, columns = _places(labels > 0)
+    rows, columns = _nonzero(labels > 0)
     numbers = labels[rows, columns]
     count = int(labels.max()) + 1
     low = np.full((2, count), labels.size)
@@ -249,7 +254,7 @@ def windows(labels: Labels) -> list[tuple[int, tuple[slice, slice]]]:
 
 
 class _Points:
-    """Where pixels of the working image are in space."""
+    """3-D points of working pixels."""
 
     def __init__(self, frame: Frame, shape: tuple[int, ...], step: int) -> None:
         self._frame = frame

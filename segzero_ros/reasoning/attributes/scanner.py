@@ -1,6 +1,6 @@
-"""Cut a sentence into the words and idioms that the attribute reasoner knows.
+"""Split a query into known words and idioms.
 
-Every pattern here matches a bounded number of words, so that scanning is linear in the sentence.
+Every pattern matches a bounded number of words, so scanning is linear in the query.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from segzero_ros.reasoning.attributes.words import Part, words
 
 
 class Token(NamedTuple):
-    """A piece of the sentence: what it says and the part it plays."""
+    """A word or idiom of the query, and its role."""
 
     text: str
     part: Part
@@ -33,7 +33,7 @@ _MUCH = r'(?:farthest|furthest|far|most|closest|nearest|close)'
 _TO = r'(?: to| on| at| towards| toward| in)?(?: the)?'
 _END = r'(?= (?:[,.;:?!&]|and|or|of|in|on|but|is|are|that|which|please)(?: |$)|$)'
 
-# The parts that idioms play; the first pattern that matches wins. Capitals stand for the pieces
+# Idioms and their roles; the first pattern that matches wins. Capitals stand for the patterns
 # above.
 _IDIOMS: tuple[tuple[str, Part], ...] = (
     (r'(?:can|could|will|would) (?:you|i|we|they|it|the robot|see|be)|'
@@ -151,7 +151,7 @@ def _idiom_at(sentence: str, position: int) -> Token | None:
 
 
 def _resolved(part: Part, found: re.Match[str]) -> Part:
-    """Return the part with what the idiom's named groups say filled in."""
+    """Return the part, completed from the idiom's named groups."""
     groups = {name: text for name, text in found.groupdict().items() if text}
     if 'side' in groups or 'away' in groups:
         measure, sign = _TOWARDS[_SIDES[groups.get('side') or groups['away']]]

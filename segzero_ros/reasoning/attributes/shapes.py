@@ -1,7 +1,7 @@
-"""Measure a region's outline and, with depth, the body behind it, and tell balls from boxes.
+"""Fourth stage: measure a region's outline and, with depth, its body, and classify the shape.
 
-Outlines are in pixels of the working image. Bodies are in metres: heights above the plane they
-stand on, and places seen from above.
+Outlines are in pixels of the working image. Bodies are in metres: heights above the supporting
+surface, and positions seen from above. The thresholds were tuned on generated scenes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.quantiles import quantile
-from segzero_ros.reasoning.attributes.oversegmentation import inwards, level, mean_of, Values
+from segzero_ros.reasoning.attributes.oversegmentation import (
+    inward_distance,
+    level,
+    mean_of,
+    Values,
+)
 from segzero_ros.types import Mask
 
 _SLICES = 5
@@ -23,7 +28,7 @@ _SLICES = 5
 
 @dataclass(frozen=True)
 class Outline:
-    """A region's border in the picture.
+    """A region's border in the image.
 
     Attributes:
         elongation: length of its smallest rectangle over that one's width.
@@ -48,7 +53,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Body:
-    """What depth says of a thing that stands on a plane; lengths in metres.
+    """A body above the supporting surface, measured by depth; lengths in metres.
 
     Attributes:
         height: above the plane.
@@ -95,22 +100,22 @@ class Body:
 
 @dataclass(frozen=True)
 class Shape:
-    """A region's outline, and its body where depth shows it."""
+    """A region's outline, and its body where there is depth."""
 
     outline: Outline
     body: Body | None
 
     def fit(self, kind: str) -> float:
-        """Return how well the shape of an adjective or noun fits, 0 to 1; from 0.5 on it does."""
+        """Return how well an adjective or noun fits the shape, 0 to 1; from 0.5 on it matches."""
         if kind in _ADJECTIVES:
             return _ADJECTIVES[kind](self)
         return self.kinds.get(kind, 0.0)
 
     @cached_property
     def kinds(self) -> dict[str, float]:
-        """How well each kind of thing fits: against all others, or as well as any."""
+        """The fit of each kind, relative to the best other kind."""
         if self.body is None:
-            # Many things have the same outline from here: whatever looks as likely will do.
+            # Many kinds share an outline, so all that are about as likely fit.
             scores = _outline_kinds(self.outline)
             best = max(*scores.values(), 0.2)
             return {kind: score / best for kind, score in scores.items()}
@@ -156,7 +161,7 @@ def _body_kinds(body: Body, outline: Outline) -> dict[str, float]:
     )
     off_cone = min(
         max(abs(middle - 0.80), abs(high - 0.59), abs(highest - 0.38)),
-        # Where something hides its foot.
+        # A cone whose foot is occluded.
         max(abs(high - 0.74), abs(highest - 0.46)) if middle > 0.99 else 1.0,
     )
     return {
@@ -184,7 +189,7 @@ def _body_kinds(body: Body, outline: Outline) -> dict[str, float]:
 
 
 def _outline_kinds(outline: Outline) -> dict[str, float]:
-    """Guess from the outline alone what stands or lies on a table seen from above at a slant."""
+    """Return scores from the outline alone, for a table seen obliquely from above."""
     long, fill, solid, high = outline.elongation, outline.fill, outline.solidity, outline.upright
     oval, round_, taper, waist = outline.ellipse, outline.circularity, outline.taper, outline.waist
     smooth = up(oval, 0.978, 0.988) * up(solid, 0.93, 0.955)
@@ -284,39 +289,39 @@ _ADJECTIVES: dict[str, Callable[[Shape], float]] = {
 
 def measure_outline(mask: Mask) -> Outline:
     """Measure a region's (h, w) mask."""
-    picture = mask.astype(np.uint8)
-    borders, _ = cv2.findContours(picture, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = mask.astype(np.uint8)
+    borders, _ = cv2.findContours(filled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     border = max(borders, key=cv2.contourArea)
-    # What lies in it (the print on a badge) is another region, but it is round all the same.
-    picture = np.asarray(
-        cv2.drawContours(np.zeros_like(picture), [border], 0, 1, cv2.FILLED), np.uint8
+    # Fill holes: enclosed regions (the print on a badge) are part of the outline.
+    filled = np.asarray(
+        cv2.drawContours(np.zeros_like(filled), [border], 0, 1, cv2.FILLED), np.uint8
     )
-    # A contour runs through pixel centres; half a pixel all around is missing from its area.
+    # A contour runs through pixel centres: half a pixel all around is added to its area.
     hull = cv2.convexHull(border)
     perimeter = cv2.arcLength(hull, True)
     area = float(cv2.contourArea(border)) + 0.5 * cv2.arcLength(border, True) + 1.0
     hull_area = float(cv2.contourArea(hull)) + 0.5 * perimeter + 1.0
     _, sides, _ = cv2.minAreaRect(hull)
     long, short = max(sides) + 1.0, min(sides) + 1.0
-    spans = picture.sum(axis=1, dtype=np.intp)
+    spans = filled.sum(axis=1, dtype=np.intp)
     spans = spans[spans > 0]
-    height, width = len(spans), int(np.count_nonzero(picture.any(axis=0)))
+    height, width = len(spans), int(np.count_nonzero(filled.any(axis=0)))
     third, quarter = max(height // 3, 1), max(height // 4, 1)
     return Outline(
         elongation=long / short,
         fill=min(area / (long * short), 1.0),
         solidity=min(area / hull_area, 1.0),
         circularity=min(4 * np.pi * hull_area / (perimeter + 4.0) ** 2, 1.0),
-        ellipse=_ellipse(picture),
+        ellipse=_ellipse(filled),
         upright=height / max(width, 1),
         taper=mean_of(spans[:third]) / max(mean_of(spans[-third:]), 1.0),
         waist=mean_of(spans[:quarter]) / max(int(spans.max()), 1),
     )
 
 
-def _ellipse(picture: NDArray[np.uint8]) -> float:
-    moments = cv2.moments(picture, True)
-    # A pixel is a square, not a point: its own moments are a twelfth.
+def _ellipse(filled: NDArray[np.uint8]) -> float:
+    moments = cv2.moments(filled, True)
+    # The second moment of a unit square pixel is 1/12.
     xx = moments['mu20'] / moments['m00'] + 1 / 12
     yy = moments['mu02'] / moments['m00'] + 1 / 12
     xy = moments['mu11'] / moments['m00']
@@ -324,17 +329,17 @@ def _ellipse(picture: NDArray[np.uint8]) -> float:
     return min(moments['m00'] / (4 * np.pi * spread), 1.0)
 
 
-def measure_body(places: Values, heights: Values, inner: Mask) -> Body:
-    """Measure a thing that stands on a plane.
+def measure_body(plan_points: Values, heights: Values, inner: Mask) -> Body:
+    """Measure a body above the supporting surface.
 
     Args:
-        places: (N, 2) metres of its pixels seen from above.
+        plan_points: (N, 2) metres of its pixels seen from above.
         heights: (N,) metres of its pixels above the plane.
         inner: (N,) pixels away from the region's border, where depth is surely its own.
     """
     chosen = inner if np.count_nonzero(inner) >= 20 else np.ones(len(heights), np.bool_)
     height = max(float(quantile(heights, 0.97)), 1e-3)
-    seen, levels = places.compress(chosen, axis=0), heights[chosen]
+    seen, levels = plan_points.compress(chosen, axis=0), heights[chosen]
     hull = cv2.convexHull(seen)
     _, sides, _ = cv2.minAreaRect(hull)
     area = max(float(cv2.contourArea(hull)), 1e-8)
@@ -366,17 +371,17 @@ def _width_at(across: Values, share: Values, index: int) -> float:
 
 
 def _top(
-    places: Values, heights: Values, top: Mask, height: float
+    plan_points: Values, heights: Values, top: Mask, height: float
 ) -> tuple[float, float, tuple[float, float], float]:
     """Return fill, area and sides of the uppermost level, and how hollow it is."""
     if np.count_nonzero(top) < 5:
         return 0.0, 0.0, (0.0, 0.0), 0.0
-    hull = np.asarray(cv2.convexHull(places.compress(top, axis=0))[:, 0], np.float32)
+    hull = np.asarray(cv2.convexHull(plan_points.compress(top, axis=0))[:, 0], np.float32)
     area = float(cv2.contourArea(hull))
     _, sides, _ = cv2.minAreaRect(hull)
     fill = area / max(sides[0] * sides[1], 1e-8)
-    some = slice(None, None, max(1, len(places) // 400))
-    inside = inwards(hull, places[some]).min(axis=0) > 0.004
+    some = slice(None, None, max(1, len(plan_points) // 400))
+    inside = inward_distance(hull, plan_points[some]).min(axis=0) > 0.004
     deep = heights[some] < height - max(0.25 * height, 0.004)
     hollow = mean_of(deep[inside]) if np.count_nonzero(inside) > 4 else 0.0
     return fill, area, (float(sides[0]), float(sides[1])), hollow

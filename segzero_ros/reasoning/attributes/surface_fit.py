@@ -1,8 +1,8 @@
-"""What stands on a table or floor, seen in a depth image: the plane, and heights above it.
+"""First stage: fit the supporting surface (table or floor) in a depth image.
 
-Works on every k-th pixel, so that a frame of any size costs about as much. A plane in space is a
+Works on every k-th pixel, so that the cost hardly depends on the image size. A plane in space is a
 plane in inverse depth over the pixels (1/z = a·x + b·y + c), so it is fitted there, where stereo
-and time-of-flight noise is even.
+and time-of-flight noise is uniform.
 """
 
 from __future__ import annotations
@@ -21,31 +21,34 @@ from segzero_ros.types import DepthImage, Frame, Intrinsics, Mask
 Array = NDArray[np.float64]
 Values = NDArray[np.float32]
 
-# Pixels of the longer side of the picture that the work is done on, at most.
-WORKING_SIDE = 400
+# Longest side of the working image, pixels.
+MAX_WORKING_SIDE = 400
 
+# Pixels sampled for RANSAC, how many of them rank the hypotheses, and how many hypotheses.
 _SAMPLES = 2000
 _RANKING = 500
 _HYPOTHESES = 96
-# Of the inverse depth: 5 mm at 0.8 m, for a table; else 1.2 cm, for a floor as stereo sees it.
+# Inlier tolerance relative to the inverse depth: 5 mm at 0.8 m for a table, else 1.2 cm for a
+# floor seen by a stereo camera.
 _INLIERS = (0.006, 0.015)
-_LEAST_INLIERS = 0.15
-_LEAST_VALID = 0.25
+# Shares of the samples that must be inliers, and of the pixels that must have depth.
+_MIN_INLIERS = 0.15
+_MIN_VALID = 0.25
 
 
 @dataclass(frozen=True, eq=False)
-class Support:
-    """A supporting plane and everything's height above it, on every `step`-th pixel.
+class Surface:
+    """A supporting plane and the heights above it, on every `step`-th pixel.
 
     Attributes:
         step: source pixels per working pixel; working (x, y) is source (step·x, step·y) and on.
         heights: (h, w) metres above the plane; 0 where depth is unknown.
-        smooth: (h, w) their medians over 5 × 5 pixels.
-        near: (h, w) metres, the nearest depth of each working pixel, without holes.
-        noise: (h, w) metres, standard deviation of heights as seen on the plane itself.
+        smooth: (h, w) heights after a 5 × 5 median.
+        near: (h, w) metres, the nearest depth of each working pixel, holes filled.
+        noise: (h, w) metres, standard deviation of the heights of the plane itself.
         normal: (3,) unit, from the plane towards the camera, in the optical frame.
         distance: of the camera from the plane, metres.
-        intrinsics: of the working image; guessed where the frame has none.
+        intrinsics: of the working image; assumed where the frame has none.
     """
 
     step: int
@@ -58,8 +61,8 @@ class Support:
     intrinsics: Intrinsics
 
     @cached_property
-    def standing(self) -> Mask:
-        """(h, w) what is above the plane by more than noise."""
+    def above_surface(self) -> Mask:
+        """(h, w) pixels above the plane by more than the noise."""
         above = (self.smooth > np.maximum(0.0015, 3.2 * self.noise)) | (
             self.heights > np.maximum(0.012, 8.0 * self.noise)
         )
@@ -67,14 +70,14 @@ class Support:
 
     @cached_property
     def axes(self) -> Array:
-        """The (2, 3) unit vectors that span the plane, the first along the picture's rows."""
+        """The (2, 3) unit vectors that span the plane, the first along the image's rows."""
         across = np.array([1.0, 0.0, 0.0]) - self.normal[0] * self.normal
         across /= np.linalg.norm(across)
         return np.stack([across, np.cross(self.normal, across)])
 
     @cached_property
-    def places(self) -> Values:
-        """(h, w, 2) metres of each working pixel along the two axes, as `plan` gives them."""
+    def plan_points(self) -> Values:
+        """(h, w, 2) metres of each working pixel along the two axes (see `plan`)."""
         return np.stack(self.plan(), axis=-1)
 
     def plan(self) -> tuple[Values, Values]:
@@ -98,17 +101,17 @@ class Support:
 
 
 def working_step(height: int, width: int) -> int:
-    """Return how many source pixels one working pixel stands for."""
-    return max(1, math.ceil(max(height, width) / WORKING_SIDE))
+    """Return the source pixels per working pixel of an image of this size."""
+    return max(1, math.ceil(max(height, width) / MAX_WORKING_SIDE))
 
 
-def find_support(frame: Frame) -> Support | None:
-    """Return the plane that things stand on, None without depth or without such a plane."""
+def fit_surface(frame: Frame) -> Surface | None:
+    """Fit the supporting plane; None without depth or without such a plane."""
     if frame.depth is None:
         return None
     step = working_step(frame.height, frame.width)
     nearest, mean, known = _inverse_depth(frame.depth, step)
-    if known.mean() < _LEAST_VALID:
+    if known.mean() < _MIN_VALID:
         return None
     height, width = known.shape
     intrinsics = _working_intrinsics(frame, step, height, width)
@@ -125,7 +128,7 @@ def find_support(frame: Frame) -> Support | None:
     depth = np.asarray(1.0 / np.maximum(_filled(nearest, known, expected), 1e-6), np.float32)
     steady = np.asarray(cv2.medianBlur(heights, 5), np.float32)
     noise = _noise(steady, depth)
-    return Support(step, heights, steady, depth, noise, -scaled * distance, distance, intrinsics)
+    return Surface(step, heights, steady, depth, noise, -scaled * distance, distance, intrinsics)
 
 
 def _inverse_depth(depth: DepthImage, step: int) -> tuple[Values, Values, Mask]:
@@ -153,7 +156,7 @@ def _inverse_depth(depth: DepthImage, step: int) -> tuple[Values, Values, Mask]:
 def _working_intrinsics(frame: Frame, step: int, height: int, width: int) -> Intrinsics:
     k = frame.intrinsics
     if k is None:
-        # A usual camera sees about 60 degrees.
+        # Assume a horizontal field of view of about 60 degrees.
         focal = 0.9 * max(height, width)
         return Intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
     shift = (step - 1) / 2
@@ -174,7 +177,7 @@ def _metric(plane: Array, k: Intrinsics) -> Array:
 
 
 def _fit(inverse: Values, usable: Mask, k: Intrinsics) -> Array | None:
-    """Return (a, b, c) of the plane under things, found by random sampling from a fixed seed."""
+    """Return (a, b, c) of the supporting plane by RANSAC with a fixed seed."""
     pixels = np.flatnonzero(usable)
     if len(pixels) < 100:
         return None
@@ -194,21 +197,21 @@ def _fit(inverse: Values, usable: Mask, k: Intrinsics) -> Array | None:
 def _best_plane(
     planes: Array, x: Array, y: Array, values: Array, k: Intrinsics, tolerance: float
 ) -> Array | None:
-    """Return the best hypothesis, fitted to all that agree with it; None if too few do."""
-    # A part of the samples ranks the hypotheses; all of them fit the best.
+    """Return the best hypothesis, refined on its inliers; None if there are too few."""
+    # Some samples rank the hypotheses; all samples refine the best one.
     few = slice(0, _RANKING)
     expected = planes[:, :1] * x[few] + planes[:, 1:2] * y[few] + planes[:, 2:]
     inliers = (np.abs(expected - values[few]) < tolerance * values[few]).sum(axis=1)
     scaled = _metric(planes, k)
     facing_up = scaled[:, 1] / np.maximum(np.linalg.norm(scaled, axis=1), 1e-9)
-    # Things stand on what rises towards the bottom of the picture; a wall is only the next best.
+    # A supporting plane faces up in the image; a wall is the second choice.
     weights = np.where(facing_up > 0.25, 1.5, np.where(facing_up > -0.1, 1.0, 0.2))
     plane = planes[int((inliers * weights).argmax())]
     for share in (1.0, 0.7, 0.5):
         close = (
             np.abs(plane[0] * x + plane[1] * y + plane[2] - values) < share * tolerance * values
         )
-        if close.mean() < _LEAST_INLIERS * share:
+        if close.mean() < _MIN_INLIERS * share:
             return None
         basis = np.stack([x[close], y[close], np.ones(int(close.sum()))])
         plane = np.linalg.solve(basis @ basis.T, basis @ values[close])
@@ -218,7 +221,7 @@ def _best_plane(
 def _hypotheses(
     rng: np.random.Generator, x: Array, y: Array, values: Array, least_area: float
 ) -> Array:
-    """Return (N, 3) planes through three samples each that are not nearly in a line."""
+    """Return (N, 3) planes through three samples each; nearly collinear ones are dropped."""
     i, j, k = rng.integers(0, len(x), (3, _HYPOTHESES))
     x1, y1, v1 = x[j] - x[i], y[j] - y[i], values[j] - values[i]
     x2, y2, v2 = x[k] - x[i], y[k] - y[i], values[k] - values[i]
@@ -231,7 +234,7 @@ def _hypotheses(
 
 
 def _filled(nearest: Values, known: Mask, expected: Values) -> Values:
-    """Return the near inverse depth with holes closed from their neighbours, else by the plane."""
+    """Return the near inverse depth; holes are filled from neighbours, else from the plane."""
     around = cv2.dilate(np.where(known, nearest, np.float32(0)), np.ones((3, 3), np.uint8))
     plane = np.maximum(expected, np.float32(1e-3))
     filled = np.where(known, nearest, np.where(around > 0, around, plane))
@@ -239,7 +242,7 @@ def _filled(nearest: Values, known: Mask, expected: Values) -> Values:
 
 
 def _noise(smooth: Values, depth: Values) -> Values:
-    """Return the spread of smooth heights on the plane; it grows with the depth's square."""
+    """Return the standard deviation of heights on the plane; it grows with depth squared."""
     away, square = np.abs(smooth), depth * depth
     on_plane = np.flatnonzero(away < 0.0125 * np.maximum(square, 0.8))
     if not len(on_plane):

@@ -1,4 +1,4 @@
-"""The words that the attribute reasoner knows, by the part they play in a sentence.
+"""The vocabulary of the attribute reasoner: single words and their roles in a query.
 
 Tables only; idioms of several words are in `scanner`.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Part(NamedTuple):
-    """The part that a word or an idiom plays.
+    """The role of a word or an idiom.
 
     Attributes:
         role: `skip`, `article`, `all`, `number`, `ordinal`, `colour`, `tone`, `shape`, `noun`,
@@ -18,7 +18,7 @@ class Part(NamedTuple):
             `comma`, `count`, `in`, `of` or `unknown`.
         name: which of its role.
         sign: for measures 1 for the largest and -1 for the smallest; the value of a number.
-        plural: the word speaks of several things.
+        plural: whether the word is plural.
     """
 
     role: str
@@ -154,7 +154,7 @@ _SMALL = {
 
 @cache
 def words() -> dict[str, Part]:
-    """Return every known single word, lower-case, and the part it plays."""
+    """Return every known single word, lower-case, with its role."""
     table = {word: Part('skip') for word in _SKIPPED.split()}
     for role, spelt in _SMALL.items():
         table |= {word: Part(role) for word in spelt.split()}
@@ -184,7 +184,7 @@ def plural_of(noun: str) -> str:
 
 
 def number_word(value: int) -> str:
-    """Return a number as prose has it: in words up to twelve."""
+    """Return a number in words up to twelve, else in digits."""
     words_for = _NUMBERS.split()
     return words_for[value] if 0 <= value < len(words_for) else str(value)
 

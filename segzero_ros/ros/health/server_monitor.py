@@ -43,6 +43,6 @@ class ServerMonitor:
 
         with ServerProbe(base_url) as probe:
             while not stop.wait(self._period):
-                error = probe.absence()
+                error = probe.unreachable_reason()
                 if not stop.is_set():
                     self.error = error

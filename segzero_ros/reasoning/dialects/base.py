@@ -1,0 +1,274 @@
+"""The description of one family of checkpoints, and the parsing helpers that the families share.
+
+The prompts, the cleaning of the question, the image sizes and the rounding are those of the
+published inference code, because the checkpoints were trained on them: `bboxs`, the missing blanks
+between sentences and the two kinds of quotes are part of the prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+import math
+from typing import Any, Literal
+
+from segzero_ros.reasoning.answers import AnswerParser, AnswerReader, Grammar, Scale
+from segzero_ros.reasoning.control_tokens import plain_question
+from segzero_ros.types import BadImage, GroundedObject, Grounding
+
+# Side of the square to which the published code of Seg-Zero and VisionReasoner resizes every
+# image.
+SQUARE = 840
+# Qwen's vision towers take multiples of this: patches of 14 pixels, merged two by two.
+GRID = 28
+# The lower bound is that of the published image processors, the upper one that of the examples in
+# Qwen's model cards; the processors' own would allow 16384 tokens per image.
+_MIN_PIXELS = 4 * GRID * GRID
+_MAX_PIXELS = 1280 * GRID * GRID
+# `smart_resize` of transformers refuses longer images.
+_MAX_ASPECT_RATIO = 200
+
+QWEN_ARCHITECTURES = ('qwen2_5_vl', 'qwen2_vl')
+# The sentence about the tags in the prompts of Seg-Zero and VisionReasoner.
+TAG_INSTRUCTION = (
+    'Output the thinking process in <think> </think> and final answer in <answer> </answer> tags.'
+)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The prompt, image size, coordinate frame and answer format of one family of checkpoints.
+
+    Attributes:
+        name: as in `ReasonerOptions.dialect`.
+        prompt_prefix: the prompt before the question.
+        prompt_suffix: the prompt after the question.
+        grammar: how answers are parsed.
+        architectures: the model types (`model_type` in config.json) that were trained on it.
+        strip_chars: characters stripped from both ends of the question.
+        lowercase: whether the question is lower-cased.
+        square: side of the square that images are resized to, pixels; 0 keeps their aspect ratio.
+        resampling: Pillow's filter, as in the published code.
+        frame: coordinates are pixels of the resized image, or thousandths of its sides.
+        max_new_tokens: most tokens of an answer in the published code.
+        schema: the answer's JSON schema, for guided decoding; None where answers are not tagged
+            or no schema is known.
+        recipe: the command that makes a checkpoint, where none is published.
+        position_code_cell: side of the patches that carry a position code, pixels (see
+            `patch_position_codes`); 0 for none.
+        min_pixels: least area of images that keep their aspect ratio, pixels.
+        max_pixels: largest area of these, pixels.
+    """
+
+    name: str
+    prompt_prefix: str
+    prompt_suffix: str
+    grammar: Grammar
+    architectures: tuple[str, ...]
+    strip_chars: str = ''
+    lowercase: bool = False
+    square: int = 0
+    resampling: Literal['bilinear', 'bicubic'] = 'bilinear'
+    frame: Literal['pixels', 'thousandths'] = 'pixels'
+    max_new_tokens: int = 1024
+    schema: Mapping[str, Any] | None = field(default=None, hash=False)
+    recipe: str = ''
+    position_code_cell: int = 0
+    min_pixels: int = _MIN_PIXELS
+    max_pixels: int = _MAX_PIXELS
+
+    @property
+    def max_image_tokens(self) -> int:
+        """The most tokens that one image takes."""
+        if self.square:
+            return (self.square // (self.position_code_cell or GRID)) ** 2
+        # Enlarged images exceed the lower bound, since both sides are rounded up to multiples.
+        return math.ceil(max(self.max_pixels, 2 * self.min_pixels) / GRID**2)
+
+    def bounded(self, min_pixels: int | None, max_pixels: int | None) -> Dialect:
+        """Return the dialect with a checkpoint's own bounds on the area of images.
+
+        Args:
+            min_pixels: lower bound; None if the checkpoint has none.
+            max_pixels: upper bound; None if it has none. The dialect's own holds where it is
+                lower.
+        """
+        lower = max(self.min_pixels, min_pixels or 0)
+        upper = min(self.max_pixels, max_pixels or self.max_pixels)
+        return replace(self, min_pixels=lower, max_pixels=max(lower, upper))
+
+    def question(self, query: str, tokens: Iterable[str] = ()) -> str:
+        """Return the query as the published code cleans it, without control tokens.
+
+        Args:
+            query: the user's text.
+            tokens: the loaded tokenizer's own special tokens, where they are known.
+        """
+        cleaned = (query.lower() if self.lowercase else query).strip(self.strip_chars or None)
+        return plain_question(cleaned, tokens)
+
+    def prompt(self, query: str, tokens: Iterable[str] = ()) -> str:
+        """Return the text that follows the image in the prompt.
+
+        Args:
+            query: the user's text.
+            tokens: see `question`.
+        """
+        return f'{self.prompt_prefix}{self.question(query, tokens)}{self.prompt_suffix}'
+
+    def image_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the (width, height) that an image is resized to for the model.
+
+        Args:
+            width: columns of the source image.
+            height: rows of it.
+
+        Raises:
+            BadImage: the aspect ratio is beyond what the model takes.
+        """
+        if self.square:
+            return self.square, self.square
+        return native_size(width, height, self.min_pixels, self.max_pixels)
+
+    def scale(self, width: int, height: int) -> Scale:
+        """Return source pixels per answered unit, (x, y).
+
+        Args:
+            width: columns of the source image.
+            height: rows of it.
+        """
+        if self.frame == 'thousandths':
+            return width / 1000, height / 1000
+        seen_width, seen_height = self.image_size(width, height)
+        return width / seen_width, height / seen_height
+
+    def reader(
+        self, width: int, height: int, parser: AnswerParser = 'repair', label: str = ''
+    ) -> AnswerReader:
+        """Return a reader for one answer.
+
+        Args:
+            width: columns of the source image.
+            height: rows of it.
+            parser: `repair`, or `strict`, which accepts only what the published code accepts.
+            label: for objects to which the model gives no label.
+        """
+        return AnswerReader(self.grammar, self.scale(width, height), parser, label)
+
+    def parse(
+        self, text: str, width: int, height: int, parser: AnswerParser = 'repair', label: str = ''
+    ) -> Grounding:
+        """Parse a whole answer.
+
+        Args:
+            text: the answer.
+            width: columns of the source image.
+            height: rows of it.
+            parser: see `reader`.
+            label: see `reader`.
+
+        Raises:
+            MalformedAnswer: it cannot be parsed; the error carries the text.
+        """
+        reader = self.reader(width, height, parser, label)
+        reader.feed(text)
+        return reader.finish()
+
+
+def native_size(
+    width: int, height: int, min_pixels: int = _MIN_PIXELS, max_pixels: int = _MAX_PIXELS
+) -> tuple[int, int]:
+    """Return the (width, height) to which Qwen2-VL and Qwen2.5-VL resize an image.
+
+    Both sides are the nearest multiples of 28. An image outside the bounds is enlarged or shrunk;
+    its aspect ratio is kept as well as the multiples allow (`smart_resize` in transformers).
+
+    Args:
+        width: columns of the source image.
+        height: rows of it.
+        min_pixels: lower bound of the area.
+        max_pixels: upper bound of the area.
+
+    Raises:
+        BadImage: one side is more than 200 times the other.
+    """
+    if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
+        raise BadImage(
+            f'An image of {width} by {height} is too long and thin for the model: one side '
+            f'may be at most {_MAX_ASPECT_RATIO} times the other.'
+        )
+    fitted = [round(side / GRID) * GRID for side in (width, height)]
+    area = fitted[0] * fitted[1]
+    if area > max_pixels:
+        shrink = math.sqrt(width * height / max_pixels)
+        sides = (math.floor(side / shrink / GRID) for side in (width, height))
+        fitted = [max(1, side) * GRID for side in sides]
+    elif area < min_pixels:
+        grow = math.sqrt(min_pixels / (width * height))
+        fitted = [math.ceil(side * grow / GRID) * GRID for side in (width, height)]
+    return fitted[0], fitted[1]
+
+
+def number(value: Any) -> float:
+    """Return a JSON number; raise TypeError for any other value."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f'{value!r} is not a number')
+    return value
+
+
+def numbers_of_key(item: Mapping[str, Any], part: str, count: int) -> list[float]:
+    """Return the first list of `count` numbers whose key contains `part`, in any case.
+
+    Args:
+        item: a JSON object.
+        part: in lower case.
+        count: the list's length.
+
+    Raises:
+        KeyError: there is none.
+        TypeError: the list holds something that is not a number.
+    """
+    for key, value in item.items():
+        if part in key.lower() and isinstance(value, list) and len(value) == count:
+            return [number(each) for each in value]
+    raise KeyError(part)
+
+
+def pair(point: object) -> list[Any]:
+    """Return a list of two as it is, and an empty list for anything else."""
+    return point if isinstance(point, list) and len(point) == 2 else []
+
+
+def scaled(values: list[Any], scale: Scale) -> list[tuple[Any, float]]:
+    """Return alternating x and y values, each with its factor."""
+    return [(value, scale[index % 2]) for index, value in enumerate(values)]
+
+
+def grounded_object(coordinates: list[float], label: object = '') -> GroundedObject:
+    """Return an object from x1, y1, x2, y2 of its box and the x, y of each point.
+
+    Args:
+        coordinates: source pixels.
+        label: used if it is a text.
+    """
+    x1, y1, x2, y2, *rest = coordinates
+    points = tuple(zip(rest[::2], rest[1::2], strict=True))
+    return GroundedObject((x1, y1, x2, y2), points, label if isinstance(label, str) else '')
+
+
+def coordinates_schema(**lengths: int) -> dict[str, Any]:
+    """Return the JSON schema of an object whose keys hold lists of so many integers each."""
+    return {
+        'type': 'object',
+        'properties': {
+            key: {
+                'type': 'array',
+                'items': {'type': 'integer'},
+                'minItems': length,
+                'maxItems': length,
+            }
+            for key, length in lengths.items()
+        },
+        'required': list(lengths),
+        'additionalProperties': False,
+    }
