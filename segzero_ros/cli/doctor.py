@@ -1,4 +1,4 @@
-"""`segzero doctor`: look at an installation, and say what is amiss and what to do about it."""
+"""`segzero doctor`: check an installation, and report problems with their solutions."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from segzero_ros.conversions.printable_text import printable
 if TYPE_CHECKING:
     from segzero_ros.doctor.checks import Check
 
-AMISS = 1
+PROBLEMS_FOUND = 1
 _COLOURS = {'OK': 'green', 'WARN': 'yellow', 'FAIL': 'red'}
 EPILOG = """\
 examples:
-  segzero doctor                                      # could the profile robot run here?
+  segzero doctor                                      # can the profile robot run here?
   segzero doctor --profile offline --image /camera/color/image_raw
   segzero doctor --profile remote -p server.base_url:=http://10.0.0.5:8000/v1 --no-ros
 
-exit codes: 0 nothing that keeps the node from answering, 1 something does, 2 a wrong argument
+exit codes: 0 the node can answer queries, 1 a problem prevents it, 2 an invalid argument
 """
 
 
@@ -31,23 +31,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = EPILOG
     add_model_arguments(parser)
-    graph = parser.add_argument_group('the graph')
-    graph.add_argument('--namespace', default='segzero', help="the node's; default: %(default)s")
-    graph.add_argument('--image', default='', help="topic of the camera's images")
-    graph.add_argument('--depth', default='', help='topic of its depth images')
-    graph.add_argument('--camera_info', default='', help='topic of its intrinsics')
-    graph.add_argument('--no-ros', action='store_true', help='leave the graph out')
-    parser.add_argument('--json', action='store_true', help='print findings as JSON')
+    graph = parser.add_argument_group('ROS graph')
+    graph.add_argument(
+        '--namespace', default='segzero', help='namespace of the node; default: %(default)s'
+    )
+    graph.add_argument('--image', default='', help="the camera's image topic")
+    graph.add_argument('--depth', default='', help='its depth topic')
+    graph.add_argument('--camera_info', default='', help='its camera_info topic')
+    graph.add_argument('--no-ros', action='store_true', help='do not check the ROS graph')
+    parser.add_argument('--json', action='store_true', help='print the findings as JSON')
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look at everything; return 1 where something keeps the node from answering."""
+    """Run all checks; return 1 if a problem prevents the node from answering."""
     findings = list(_findings(options))
     if options.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         _show(findings)
-    return AMISS if any(finding.level.value == 'FAIL' for finding in findings) else 0
+    return PROBLEMS_FOUND if any(finding.level.value == 'FAIL' for finding in findings) else 0
 
 
 def _findings(options: argparse.Namespace) -> Iterator[Check]:
@@ -66,11 +68,11 @@ def _findings(options: argparse.Namespace) -> Iterator[Check]:
     try:
         from segzero_ros.ros.graph_doctor import look_at_graph
     except ImportError as error:
-        cure = (
-            'Source ROS 2 and the workspace: . install/setup.bash; or leave the graph out with '
+        hint = (
+            'Source ROS 2 and the workspace (. install/setup.bash), or skip the graph with '
             '--no-ros.'
         )
-        yield fail('ROS 2', f'cannot be imported: {error}', cure)
+        yield fail('ROS 2', f'cannot be imported: {error}', hint)
         return
     yield from look_at_shared_memory()
     yield from look_at_graph(options.namespace, options.image, options.depth, options.camera_info)
@@ -82,7 +84,7 @@ def _show(findings: list[Check]) -> None:
     from rich.text import Text
 
     table = Table(show_lines=False, pad_edge=False)
-    for column in ('', 'what', 'seen, and what to do'):
+    for column in ('', 'check', 'finding and solution'):
         table.add_column(column)
     for finding in findings:
         level = finding.level.value
