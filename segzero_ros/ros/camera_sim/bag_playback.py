@@ -109,8 +109,8 @@ class BagPlayback:
             found = self._find_topics(item)
         except NoTopic as error:
             raise CameraError(str(error)) from error
-        for remark in (*filter(None, [self._bag.damage]), *found.remarks):
-            _logger.warning('%s', remark)
+        for warning in (*filter(None, [self._bag.damage]), *found.warnings):
+            _logger.warning('%s', warning)
         compressed = self._bag.topics[found.image] == 'sensor_msgs/msg/CompressedImage'
         roles = {found.image: 'image/compressed' if compressed else 'image'}
         for topic, role in ((found.depth, 'depth'), (found.camera_info, 'camera_info')):
