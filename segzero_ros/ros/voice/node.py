@@ -110,11 +110,11 @@ class VoiceNode(Node):
         nouns = self._value('nouns').split(',')
         phrase = self._value('wake_phrase')
         made = PocketsphinxRecogniser(self._value('vocabulary'), nouns, phrase)
-        if made.left_out:
+        if made.unpronounceable:
             _logger.warning(
                 'Not heard, for want of a pronunciation: %s. Describe these by colour, shape or '
                 'place.',
-                ', '.join(made.left_out),
+                ', '.join(made.unpronounceable),
             )
         return made
 
