@@ -29,9 +29,9 @@ from segzero_ros.training.mini import recipe as recipes
 from segzero_ros.training.mini.architecture import (
     FastLanguageModel,
     FastVisionTower,
+    model_images,
     new_model,
     patches_of,
-    shown,
 )
 from segzero_ros.training.mini.checkpoint import make_processor
 from segzero_ros.training.mini.dataset import make_scenes
@@ -156,7 +156,7 @@ class TestPictures:
         processed = make_processor(tokenizer).image_processor(images=[seen], return_tensors='pt')
         assert processed['image_grid_thw'].tolist() == [[1, GRID, GRID]]
         frames = processed['pixel_values'].view(TOKENS, 3, 2, -1)
-        ours = patches_of(shown(seen[None])).view(TOKENS, 3, -1)
+        ours = patches_of(model_images(seen[None])).view(TOKENS, 3, -1)
         assert torch.allclose(frames[:, :, 0], ours, atol=1e-5)
 
     def test_every_visible_object_has_its_tokens(self, scene: tuple[Any, RenderedScene]) -> None:
@@ -185,7 +185,7 @@ class TestPictures:
 class TestQuickWays:
     def test_the_tower_says_what_transformers_own_says(self, model: Any) -> None:
         pictures = np.random.default_rng(0).integers(0, 255, (2, SIDE, SIDE, 3), np.uint8)
-        patches = patches_of(shown(pictures))
+        patches = patches_of(model_images(pictures))
         both = torch.stack([patches.view(2, TOKENS, 3, -1)] * 2, 3).reshape(2 * TOKENS, -1)
         with torch.no_grad():
             ours = FastVisionTower(model.model.visual)(patches).flatten(0, 1)
@@ -356,14 +356,14 @@ def test_heads_learn_to_read_a_tower_that_stays_as_it_is(
     monkeypatch.setattr(recipes, '_FITTED_AT_ONCE', 2)
     seen = make_scenes(tmp_path, SEED, 2, 1)
     tower, heads = FastVisionTower(model.model.visual), dense_heads.Heads()
-    view = dense_heads.as_they_are(seen.pictures, seen.names, seen.places)
+    view = dense_heads.unaugmented(seen.pictures, seen.names, seen.places)
     before = tower(patches_of(view.pictures))
 
     def loss() -> float:
         return float(heads(tower(patches_of(view.pictures)), view)[0].detach())
 
     first = loss()
-    recipes.fit(heads, tower, seen)
+    recipes.fit_heads(heads, tower, seen)
     assert loss() < 0.9 * first
     assert torch.equal(tower(patches_of(view.pictures)), before)
 

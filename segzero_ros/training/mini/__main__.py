@@ -1,4 +1,4 @@
-"""Make the small reasoner: `python -m segzero_ros.training.mini out/mini`."""
+"""Train the mini reasoner: `python -m segzero_ros.training.mini out/mini`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from segzero_ros.types import SegZeroError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make the checkpoint that the command line asks for, or go on making it."""
+    """Train the mini reasoner, or resume its training."""
     parser = argparse.ArgumentParser(prog='python -m segzero_ros.training.mini')
-    parser.description = 'Train the small reasoner from zero; started again, it goes on.'
-    parser.add_argument('folder', type=Path, help='where all is kept')
+    parser.description = 'Train the mini reasoner from scratch; run it again to resume.'
+    parser.add_argument('folder', type=Path, help='output folder')
     for field in fields(Recipe):
         if field.name != 'folder':
             parser.add_argument(f'--{field.name}', type=type(field.default), default=field.default)
