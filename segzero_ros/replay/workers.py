@@ -109,7 +109,7 @@ def count_workers(parameters: Mapping[str, Any], requested: int, expected: int) 
         WorkerError: several were requested for models that can be loaded only once.
     """
     heavy = [
-        f'{name} {parameters[name]!r}'
+        f'{name.partition(".")[0]} {parameters[name]!r}'
         for name, light in _LIGHT.items()
         if parameters[name] != light
     ]
