@@ -2,12 +2,12 @@
 
 Run `python -m benchmarks.grpo --model FOLDER [--seeds 0 1 2] [--steps 230] [--minutes 20]`.
 
-The packaged model (`mini`) is close to its limit; docs/measurements/grpo.md explains how to
-make one that is not. It is trained from each seed with `segzero train --config mini`, and tested before and
-after on unseen generated scenes, and on flat shapes on photographs, another domain: greedily, as
-in the node, and sampled at temperature 1, as in training, `--draws` times. Reported are accuracies
-(0 to 3; hard as published, and the soft one of `robot`) and the gIoU of boxes. With `--methods
-grpo sft` the same model is also trained with SFT for the same number of steps.
+The packaged model (`mini`) is close to its limit; docs/measurements/grpo.md explains how to make
+one that is not. It is trained from each seed with `segzero train --config mini`, and tested before
+and after on unseen generated scenes, and on flat shapes on photographs, another domain: greedily,
+as in the node, and sampled at temperature 1, as in training, `--draws` times. Reported are
+accuracies (0 to 3; hard as published, and the soft one of `robot`) and the gIoU of boxes. With
+`--methods grpo sft` the same model is also trained with SFT for the same number of steps.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ class ScriptedHead(torch.nn.Module):
         self.steps = 0
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return logits for (..., tokens, width) hidden states; the script's tokens are highest."""
+        """Return logits for (..., tokens, width) hidden states; the scripted tokens win."""
         logits = self.head(hidden)
         count = hidden.shape[-2]
         token = self.script.index_select(

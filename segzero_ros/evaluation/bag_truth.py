@@ -28,7 +28,9 @@ _MAX_DEPTH_OFFSET_NS = NANO // 20
 _logger = logging.getLogger(__name__)
 # Accepted queries of any length are valid.
 _MAX_QUERY_LENGTH = 1_000_000
-_LIMITS = ScheduleLimits(_MAX_DEPTH_OFFSET_NS, max_image_age_ns=0, max_query_length=_MAX_QUERY_LENGTH)
+_LIMITS = ScheduleLimits(
+    _MAX_DEPTH_OFFSET_NS, max_image_age_ns=0, max_query_length=_MAX_QUERY_LENGTH
+)
 
 
 class BagWithTruth:

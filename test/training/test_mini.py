@@ -282,7 +282,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     recipe = Recipe(
-        tmp_path_factory.mktemp('mini'), scenes=1, unseen=1, eyes=3, pictures=2, words=150,
+        tmp_path_factory.mktemp('mini'), scenes=1, unseen=1, vision_steps=3, pictures=2,
+        language_steps=150,
         packed=1, questions=4, workers=1,
     )  # fmt: skip
     folder = make(recipe)
@@ -326,7 +327,9 @@ def test_a_further_round_begins_with_the_weights_of_the_last(
     monkeypatch.setattr(recipes, '_FITTED_AT_ONCE', 2)
     recipe, start = made
     other = replace(recipe, folder=tmp_path, start=str(start), first=1)
-    again = make(replace(other, eyes=1, words=1, eyes_rate=1e-9, words_rate=1e-9))
+    again = make(
+        replace(other, vision_steps=1, language_steps=1, vision_rate=1e-9, language_rate=1e-9)
+    )
     before, after = (load_file(folder / 'model.safetensors') for folder in (start, again))
     assert all(torch.equal(before[name], after[name]) for name in before)
     seeds = {path.name.split('-')[0] for path in (tmp_path / 'scenes').glob('1*.jsonl')}
@@ -337,7 +340,9 @@ def test_words_can_be_taught_anew_on_trained_eyes(
     made: tuple[Recipe, Path], tmp_path: Path
 ) -> None:
     recipe, start = made
-    other = replace(recipe, folder=tmp_path, start=str(start), eyes=0, words=1, seed=5)
+    other = replace(
+        recipe, folder=tmp_path, start=str(start), vision_steps=0, language_steps=1, seed=5
+    )
     with pytest.raises(stage_runner.StageError, match='all or eyes'):
         make(replace(other, kept='ears'))
     before, after = (

@@ -12,6 +12,15 @@ import sys
 from segzero_ros.training.mini.recipe import make, Recipe
 from segzero_ros.types import SegZeroError
 
+# Earlier names of options, which docs/measurements still use.
+_OLD_NAMES = {
+    'packed': ('pages',),
+    'vision_steps': ('eyes',),
+    'language_steps': ('words',),
+    'vision_rate': ('eyes_rate',),
+    'language_rate': ('words_rate',),
+}
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train the mini reasoner, or resume its training."""
@@ -20,7 +29,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('folder', type=Path, help='output folder')
     for field in fields(Recipe):
         if field.name != 'folder':
-            parser.add_argument(f'--{field.name}', type=type(field.default), default=field.default)
+            names = [f'--{name}' for name in (field.name, *_OLD_NAMES.get(field.name, ()))]
+            parser.add_argument(
+                *names, dest=field.name, type=type(field.default), default=field.default
+            )
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     recipe = Recipe(**vars(parser.parse_args(argv)))
     try:

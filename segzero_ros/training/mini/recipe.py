@@ -60,11 +60,11 @@ class Recipe:
         first: number of scenes to skip, which `start` was trained on.
         scenes: number of training scenes.
         unseen: number of validation scenes.
-        eyes: training steps of the vision tower, of `pictures` images each.
-        words: training steps of the language model, of `packed` images with `questions` queries
-            each.
-        eyes_rate: maximum learning rate of the vision tower.
-        words_rate: maximum learning rate of the language model; lower in further rounds.
+        vision_steps: training steps of the vision tower, of `pictures` images each.
+        language_steps: training steps of the language model, of `packed` images with `questions`
+            queries each.
+        vision_rate: maximum learning rate of the vision tower.
+        language_rate: maximum learning rate of the language model; lower in further rounds.
         seed: for weights and batches.
         workers: processes that render, and with a GPU make batches.
         device: for torch; empty for a GPU if there is one.
@@ -76,13 +76,13 @@ class Recipe:
     first: int = 0
     scenes: int = 4000
     unseen: int = 50
-    eyes: int = 2000
+    vision_steps: int = 2000
     pictures: int = 32
-    words: int = 6000
+    language_steps: int = 6000
     packed: int = 8
     questions: int = 9
-    eyes_rate: float = 2e-3
-    words_rate: float = 2e-3
+    vision_rate: float = 2e-3
+    language_rate: float = 2e-3
     seed: int = 0
     workers: int = 2
     device: str = ''
@@ -122,7 +122,7 @@ def make(recipe: Recipe) -> Path:
     train_language_model(recipe, model, SequencePacker(tokenizer), training, unseen)
     folder = recipe.folder / 'checkpoint'
     checkpoint.save(model, tokenizer, folder)
-    steps = {'eyes': recipe.eyes, 'words': recipe.words}
+    steps = {'eyes': recipe.vision_steps, 'words': recipe.language_steps}
     draw_curves(recipe.folder, [stage for stage in steps if steps[stage]])
     return folder
 
@@ -147,9 +147,13 @@ def train_vision_tower(recipe: Recipe, model: Any, training: Scenes, unseen: Sce
     device = recipe.torch_device
     tower, heads = FastVisionTower(model.model.visual).to(device), dense_heads.Heads().to(device)
     stage = stage_runner.Stage(
-        'eyes', recipe.eyes, recipe.eyes_rate, recipe.seed, recipe.description
+        'eyes', recipe.vision_steps, recipe.vision_rate, recipe.seed, recipe.description
     )
-    if recipe.start and recipe.eyes and not stage_runner.state_path(stage, recipe.folder).exists():
+    if (
+        recipe.start
+        and recipe.vision_steps
+        and not stage_runner.state_path(stage, recipe.folder).exists()
+    ):
         fit_heads(heads, tower, training)
 
     def draw(rng: np.random.Generator) -> dense_heads.View:
@@ -255,7 +259,7 @@ def train_language_model(
             }
 
     stage = stage_runner.Stage(
-        'words', recipe.words, recipe.words_rate, recipe.seed, recipe.description
+        'words', recipe.language_steps, recipe.language_rate, recipe.seed, recipe.description
     )
     modules: Sequence[nn.Module] = (model.model.language_model, model.lm_head)
     stage_runner.run(stage, modules, draw, step, evaluate, recipe.folder, recipe.batch_workers)
