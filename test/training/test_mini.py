@@ -271,7 +271,7 @@ def test_a_stage_begun_otherwise_is_not_continued(tmp_path: Path) -> None:
         stage_runner.Stage('s', 220, 0.02),
         stage_runner.Stage('s', 220, 0.01, drawn='other scenes'),
     ):
-        with pytest.raises(stage_runner.StageError, match='take another folder'):
+        with pytest.raises(stage_runner.StageError, match='another folder'):
             stage_runner.run(other, [torch.nn.Linear(3, 1)], dict, dict, dict, tmp_path)
 
 
