@@ -1,1 +1,1 @@
-"""The figures of docs/measurements, measured."""
+"""Benchmarks for the figures in docs/measurements."""

@@ -1,7 +1,7 @@
-"""Run every benchmark, one after the other: `make bench`, or `python -m benchmarks [NAME ...]`.
+"""Run all benchmarks: `make bench`, or `python -m benchmarks [NAME ...]`.
 
-Each is a module here that can be run alone with options of its own (`python -m benchmarks.pose
---help`); most figures in docs/measurements come from these runs.
+Each is a module that can be run alone with its own options (`python -m benchmarks.pose --help`);
+most figures in docs/measurements are from these runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 
 from benchmarks.machine import processor
 
-# What each measures, and its options.
+# The benchmarks and their options.
 RUNS: dict[str, tuple[str, ...]] = {
     'attributes': (),
     'pose': (),
@@ -29,7 +29,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 
 
 def main() -> int:
-    """Run the benchmarks that are named, all without a name; return how many failed."""
+    """Run the given benchmarks, by default all; return the number of failures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('names', nargs='*', metavar='NAME', help=f'of {", ".join(RUNS)}')
     names = parser.parse_args().names or list(RUNS)

@@ -1,9 +1,9 @@
-"""How well the offline default finds what sentences mean, on generated table-tops.
+"""Accuracy of the offline default on generated table-tops.
 
 Run `python -m benchmarks.attributes --scenes 300 --seed 100000`. One sentence of each kind is
-asked about each scene, each paying for everything (no frame is remembered between queries). The
-camera measures depth too, with noise; `--without-depth` takes it away. What the figures are:
-`segzero_ros.evaluation.tabletop`; `segzero evaluate tabletop` asks the same of any models.
+asked about each scene, without caching of frames between queries. Depth has noise;
+`--without-depth` removes it. The figures are explained in `segzero_ros.evaluation.tabletop`;
+`segzero evaluate tabletop` measures other models on the same data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from segzero_ros.evaluation.records import SampleRecord
-from segzero_ros.evaluation.runner import ask
+from segzero_ros.evaluation.runner import answer_sample
 from segzero_ros.evaluation.tabletop import report, SCENES, SEED, Tabletop
 from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
@@ -27,17 +27,17 @@ from segzero_ros.types import Status
 
 
 def outcomes_of(dataset: Tabletop) -> Iterator[SampleRecord]:
-    """Ask the offline default everything."""
+    """Return the offline default's answers to all sentences."""
     pipeline = Pipeline(load_reasoner(ReasonerOptions()), load_segmenter(SegmenterOptions()))
     try:
         for index, sample in dataset.read(range(len(dataset))):
-            yield ask(pipeline, None, index, sample)
+            yield answer_sample(pipeline, None, index, sample)
     finally:
         pipeline.close()
 
 
 def as_outcome(row: SampleRecord) -> dict[str, Any]:
-    """Return an answer as the file of outcomes holds it."""
+    """Return an answer's entry in the output file."""
     overlap = row.item.whole
     meant = row.item.wrong_object is not None
     kind, difficulty = (name.partition(': ')[2] for name in row.group)
@@ -68,17 +68,17 @@ def _print(figures: dict[str, dict[str, float]]) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
     parser.add_argument('--scenes', type=int, default=SCENES)
     parser.add_argument('--seed', type=int, default=SEED, help='of the first scene')
-    parser.add_argument('--per-kind', type=int, default=1, help='sentences of a kind per scene')
-    parser.add_argument('--without-depth', action='store_true', help='a colour camera alone')
-    parser.add_argument('--output', type=Path, help='a JSON file for figures and outcomes')
+    parser.add_argument('--per-kind', type=int, default=1, help='sentences of each kind per scene')
+    parser.add_argument('--without-depth', action='store_true', help='use colour images only')
+    parser.add_argument('--output', type=Path, help='JSON file for figures and outcomes')
     parser.add_argument('--failures', action='store_true', help='print every wrong answer')
     options = parser.parse_args()
     depth = not options.without_depth
-    # What things are for is known to models of language; here is measured what can be seen.
+    # Without affordances, which need world knowledge.
     dataset = Tabletop(options.scenes, options.seed, options.per_kind, depth, uses=False)
     rows = list(outcomes_of(dataset))
     outcomes = [as_outcome(row) for row in rows]

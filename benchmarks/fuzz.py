@@ -1,13 +1,13 @@
-"""Thousands of messages that nobody should send, to a real node; does it live and answer?
+"""Fuzz test: thousands of invalid messages to a real node, which must keep answering.
 
 Run `python -m benchmarks.fuzz --messages 10000`.
 
-The node (profile `offline`) is sent bursts of messages made from a seed: images, compressed
-images, depth and intrinsics that are whole, damaged or lie; queries, goals and requests of any
+The node (profile `offline`) receives bursts of seeded random messages: images, compressed images,
+depth and intrinsics that are valid, damaged or inconsistent; queries, goals and requests with any
 text, some with such an image; parameters of any type and value; transitions in any order; bytes
-that are no message at all. After each burst its parameters and its state are put right, a good
-camera publishes, and the time to the next good answer is taken. Prints a table, and exits with 1
-if the node died, a caller was not answered, memory grew, or a good answer took too long.
+that are not a message. After each burst its parameters and state are restored, a valid camera
+publishes, and the time to the next good answer is measured. Prints a table, and exits with 1 if
+the node died, a client got no answer, memory grew, or a good answer took too long.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ from segzero_ros.srv import SegmentOnce
 
 BURST = 100
 MOST_SECONDS = 1.0
-# A young node grows with its first thousands of messages and levels off
+# Memory grows with the first thousands of messages, then stays constant
 # (docs/measurements/endurance.md).
-MOST_GROWTH = 1.25
-# How long the last callers may wait for their answers.
-PATIENCE = 30.0
+MAX_GROWTH = 1.25
+# Seconds to wait for the last answers.
+ANSWER_TIMEOUT = 30.0
 CAMERA = QoSProfile(depth=1)
 
 
@@ -72,22 +72,22 @@ class Fuzz:
         self._open: list[tuple[str, Any]] = []
 
     def run(self) -> list[Verdict]:
-        """Start the node, send everything, end it, and judge."""
+        """Start the node, send all messages, stop the node; return the verdicts."""
         arguments = [str(ROOT / 'scripts' / 'perception_node'), '--ros-args', '--params-file']
         arguments.append(str(ROOT / 'config' / 'offline.yaml'))
         node = Watched(arguments, self.options.output / 'node.log')
         client = QueryClient()
-        # One participant cannot have a topic in two types.
+        # One participant cannot use a topic with two types.
         self._second = BackgroundNode('second')
         try:
             self._connect(client)
             for transport in self._transports():
                 if not node.running:
                     break
-                # Of any age: else few of the burst's images would be looked at.
-                self._put_right(transport, image_max_age=0.0)
+                # Accept images of any age: else few of the burst's images would be used.
+                self._restore(transport, image_max_age=0.0)
                 self._burst()
-                self._put_right(transport)
+                self._restore(transport)
                 self.times.append(self._good_answer(client))
                 self.memory.append(node.sample().rss_mb if node.running else 0.0)
             unanswered = self._unanswered()
@@ -100,12 +100,12 @@ class Fuzz:
             self._second.close()
 
     def _transports(self) -> list[str]:
-        """Return how images come in each burst."""
+        """Return the image transport of each burst."""
         count = -(-self.options.messages // BURST)
         return [way for way, _ in zip(cycle(('raw', 'compressed')), range(count), strict=False)]
 
     def _connect(self, client: QueryClient) -> None:
-        """Make what sends each kind of message."""
+        """Create the publishers and clients for each kind of message."""
         node = self._node = client.node
         publish = node.create_publisher
         self._publishers = {
@@ -129,11 +129,11 @@ class Fuzz:
         )
         for client in (self._once, self._set, self._change, self._state):
             if not client.wait_for_service(60.0):
-                raise SystemExit(f'The node is not there; see {self.options.output}')
+                raise SystemExit(f'The node did not start; see {self.options.output}')
         self._action.wait_for_server(60.0)
 
     def _burst(self) -> None:
-        """Send messages of every kind in a mix."""
+        """Send a random mix of all kinds of messages."""
         for _ in range(BURST):
             if self.sent.total() >= self.options.messages:
                 return
@@ -142,7 +142,7 @@ class Fuzz:
             kind(self, self._messages)
 
     def _publish(self, name: str, message: Any) -> None:
-        """Publish a message, one time in four as garbage."""
+        """Publish a message, or garbage with a probability of 1/4."""
         if self._messages.random.randrange(4) == 0:
             message = self._messages.garbage(message)
         self._publishers[name].publish(message)
@@ -190,8 +190,8 @@ class Fuzz:
         request = ChangeState.Request(transition=made.transition())
         self._open.append(('transition', self._change.call_async(request)))
 
-    def _put_right(self, transport: str, **further: Any) -> None:
-        """Bring the node back to its profile's parameters and to `active`, whatever it is in."""
+    def _restore(self, transport: str, **further: Any) -> None:
+        """Restore the node's parameters and activate it, whatever its state."""
         profile = {**read_profile('offline'), 'image_transport': transport, **further}
         for step in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
             self._step(step)
@@ -209,22 +209,22 @@ class Fuzz:
         self._wait(self._change.call_async(request))
 
     def _wait(self, future: Any) -> None:
-        if not wait_for_future(future, PATIENCE):
-            raise SystemExit(f'The node answers no more; see {self.options.output}')
+        if not wait_for_future(future, ANSWER_TIMEOUT):
+            raise SystemExit(f'The node does not answer any more; see {self.options.output}')
 
     def _good_answer(self, client: QueryClient) -> float:
-        """Return the seconds from a good camera's first image to a good answer."""
+        """Return the seconds from a valid camera's first image to a good answer."""
         over = threading.Event()
         started = time.monotonic()
         camera = threading.Thread(target=self._film, args=(over,), daemon=True)
         camera.start()
-        seconds = client.good_answer(PATIENCE)
+        seconds = client.good_answer(ANSWER_TIMEOUT)
         over.set()
         camera.join()
-        return min(seconds, time.monotonic() - started) if seconds < PATIENCE else seconds
+        return min(seconds, time.monotonic() - started) if seconds < ANSWER_TIMEOUT else seconds
 
     def _film(self, over: threading.Event) -> None:
-        """Publish a good image of a disc, in both ways, until it is over."""
+        """Publish valid images of a disc, raw and compressed, until the event is set."""
         rows, columns = np.mgrid[:240, :320]
         picture = np.full((240, 320, 3), 150, np.uint8)
         picture[(rows - 120) ** 2 + (columns - 100) ** 2 < 1600] = (210, 30, 30)
@@ -238,8 +238,8 @@ class Fuzz:
             self._publishers['compressed'].publish(compressed)
 
     def _unanswered(self) -> Counter[str]:
-        """Wait for every caller's answer; return how many of each kind have none."""
-        end = time.monotonic() + PATIENCE
+        """Wait for all answers; return the number of missing ones by kind."""
+        end = time.monotonic() + ANSWER_TIMEOUT
         for _, future in list(self._open):
             wait_for_future(future, max(0.0, end - time.monotonic()))
         return Counter(kind for kind, future in self._open if not future.done())
@@ -252,7 +252,7 @@ class Fuzz:
         failures = log.count('A callback failed') + log.count('A job of the worker failed')
         return [
             Verdict('alive, exit code', f'{alive}, {code}', 'True, 0', alive and not code),
-            Verdict('callers without an answer', str(dict(unanswered) or 0), '0', not unanswered),
+            Verdict('requests without an answer', str(dict(unanswered) or 0), '0', not unanswered),
             Verdict(
                 'time to the next good answer',
                 f'{median:.2f} s, at most {slowest:.2f} s',
@@ -262,14 +262,14 @@ class Fuzz:
             Verdict(
                 'memory',
                 f'{first:.1f} to {last:.1f} MB ({last / first - 1:+.1%})',
-                f'{MOST_GROWTH - 1:+.0%}',
-                last <= first * MOST_GROWTH,
+                f'{MAX_GROWTH - 1:+.0%}',
+                last <= first * MAX_GROWTH,
             ),
-            Verdict('errors nobody foresaw, logged', str(failures), 'any', True),
+            Verdict('unexpected errors in the log', str(failures), 'any', True),
         ]
 
 
-# How often each is sent, in parts; a transition mostly takes the node out of work.
+# Relative frequencies; a transition mostly deactivates the node.
 _KINDS = {
     Fuzz._image: 4,
     Fuzz._compressed_image: 4,
@@ -284,7 +284,7 @@ _KINDS = {
 
 
 def main() -> int:
-    """Run it and say what it showed; return 1 unless every criterion holds."""
+    """Run the fuzz test and print the results; return 1 unless all criteria hold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--messages', type=int, default=10_000)
     parser.add_argument('--seed', type=int, default=0)

@@ -1,4 +1,4 @@
-"""Messages as nobody should send them, made from a seed: the same seed, the same messages."""
+"""Seeded random messages, many of them invalid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ODD_SIZES = (0, 1, 2, 65535, 2**31 - 1, 2**32 - 1)
 ODD_NUMBERS = (0.0, -0.0, float('nan'), float('inf'), float('-inf'), 1e-300, 1e300, -1.0)
 WORDS = ('the', 'red', 'biggest', 'thing', 'left of', '3', 'second', 'everything', 'no', '?')
 FORMATS = ('jpeg', 'png', 'rgb8; jpeg compressed bgr8', '16UC1; compressedDepth png', '', 'h264')
-# Setting these to something that works would load other models than the run is about.
+# Parameters that would load other models.
 NOT_SET = {'reasoner', 'segmenter', 'reasoner_model', 'segmenter_model', 'base_url', 'offline'}
 STEPS = (
     Transition.TRANSITION_CONFIGURE,
@@ -39,13 +39,13 @@ STEPS = (
 
 
 class Messages:
-    """Makes messages of every kind that the node takes; `text` and such are public for a start."""
+    """Makes random messages of all kinds that the node receives."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
 
     def text(self) -> str:
-        """Return words, unicode, control characters, or a great deal of it."""
+        """Return words, Unicode, control characters, or very long text."""
         kind = self.random.randrange(5)
         if kind == 0:
             return ' '.join(self.random.choices(WORDS, k=self.random.randrange(12)))
@@ -58,7 +58,7 @@ class Messages:
         return ''.join(self.random.choices(string.printable + '🔴\u202e\ufeff', k=30))
 
     def image(self) -> Image:
-        """Return an image: often whole, often with one thing or several wrong."""
+        """Return an image, valid or with one or several errors."""
         width, height = self.random.randrange(1, 200), self.random.randrange(1, 150)
         encoding = self.random.choice(ENCODINGS)
         step = width * BYTES.get(encoding, 3)
@@ -77,7 +77,7 @@ class Messages:
         return image
 
     def compressed(self) -> CompressedImage:
-        """Return a JPEG or PNG, whole, damaged, or with a size that is not its own."""
+        """Return a JPEG or PNG, valid, damaged, or with a wrong size."""
         shape = (self.random.randrange(1, 150), self.random.randrange(1, 200), 3)
         pixels = np.frombuffer(self.random.randbytes(int(np.prod(shape))), np.uint8)
         ending = self.random.choice(('.jpg', '.png'))
@@ -95,7 +95,7 @@ class Messages:
         return message
 
     def info(self) -> CameraInfo:
-        """Return intrinsics with numbers that are none, and any number of coefficients."""
+        """Return intrinsics with NaN and infinity, and any number of coefficients."""
         info = CameraInfo(width=self._size(), height=self._size(), distortion_model=self.text())
         info.d = [self._number() for _ in range(self.random.choice((0, 5, 14, 5000)))]
         for name, count in (('k', 9), ('r', 9), ('p', 12)):
@@ -106,7 +106,7 @@ class Messages:
         return info
 
     def garbage(self, message: Any) -> bytes:
-        """Return a serialised message cut, changed, or replaced by something else."""
+        """Return a serialized message truncated, changed, or replaced by other bytes."""
         data = bytearray(serialize_message(message))
         kind = self.random.randrange(4)
         if kind == 0:
@@ -120,7 +120,7 @@ class Messages:
         return bytes(data)
 
     def parameter(self) -> Any:
-        """Return a parameter's message: one that there is, mostly, with any value."""
+        """Return a parameter message, mostly of an existing parameter, with any value."""
         names = sorted(set(BY_NAME) - NOT_SET)
         name = self.random.choice((*names, 'no_such_thing'))
         value: Any = self.random.choice(
@@ -129,7 +129,7 @@ class Messages:
         return Parameter(name, value=value).to_parameter_msg()
 
     def transition(self) -> Transition:
-        """Return a transition, possible or not."""
+        """Return a valid or invalid transition."""
         return Transition(id=self.random.choice(STEPS))
 
     def _number(self) -> float:

@@ -1,15 +1,13 @@
-"""How much GRPO raises a small model's accuracy on unseen scenes, from how many seeds.
+"""Accuracy gain of GRPO for a small model on unseen scenes, for several seeds.
 
 Run `python -m benchmarks.grpo --model FOLDER [--seeds 0 1 2] [--steps 230] [--minutes 20]`.
 
-The model is a small one; that which comes with the package (`mini`) has little left to gain, and
-docs/measurements/grpo.md says how to make one that has. It is trained from each seed with
-`segzero train --config mini`, so many steps and at most so many minutes, and asked before and
-after about generated scenes that nothing was trained on, and about flat shapes on photographs, a
-domain apart: greedily, as the node asks, and drawn at temperature 1, as training sees it, each
-`--draws` times. Shown are accuracies (0 to 3; hard as published, and the soft one of `robot`) and
-the gIoU of boxes. With `--methods grpo sft` the same start is trained supervised for as many
-steps, too.
+The packaged model (`mini`) is close to its limit; docs/measurements/grpo.md explains how to make
+one that is not. It is trained from each seed with `segzero train --config mini`, and tested before
+and after on unseen generated scenes, and on flat shapes on photographs, another domain: greedily,
+as in the node, and sampled at temperature 1, as in training, `--draws` times. Reported are
+accuracies (0 to 3; hard as published, and the soft one of `robot`) and the gIoU of boxes. With
+`--methods grpo sft` the same model is also trained with SFT for the same number of steps.
 """
 
 from __future__ import annotations
@@ -38,21 +36,21 @@ _SHOWN = ('list_accuracy', 'honest_accuracy', 'box_giou')
 
 
 def main() -> int:
-    """Measure; return 1 when a seed gains less than 20 % of the accuracy drawn at the start.
+    """Run the benchmark; return 1 if a seed gains less than 20 % of the initial accuracy.
 
-    The accuracy is the one that the reward trains.
+    The accuracy is that of the trained reward, of sampled answers.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--model', required=True, help="a warm-started model's folder, or mini")
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=230, help='of training, for each seed')
-    parser.add_argument('--minutes', type=float, default=20.0, help='at most, for each seed')
-    parser.add_argument('--scenes', type=int, default=128, help='unseen ones that are asked about')
-    parser.add_argument('--draws', type=int, default=4, help='answers drawn about each')
+    parser.add_argument('--steps', type=int, default=230, help='training steps for each seed')
+    parser.add_argument('--minutes', type=float, default=20.0, help='time limit for each seed')
+    parser.add_argument('--scenes', type=int, default=128, help='number of unseen scenes')
+    parser.add_argument('--draws', type=int, default=4, help='sampled answers per query')
     parser.add_argument(
         '--methods', nargs='+', choices=('grpo', 'sft'), default=['grpo'], help='%(default)s'
     )
-    parser.add_argument('-o', '--output', type=Path, help='keep the runs there')
+    parser.add_argument('-o', '--output', type=Path, help='folder to keep the runs')
     parser.add_argument('-p', '--param', action='append', default=[], metavar='NAME:=VALUE')
     options = parser.parse_args()
     warnings.filterwarnings('ignore', category=FutureWarning)
@@ -84,7 +82,7 @@ def main() -> int:
 
 
 def one(settings: Settings, method: str, seed: int, place: Path) -> Path:
-    """Train from a seed; return the model's folder."""
+    """Train with a seed; return the model's folder."""
     from dataclasses import replace
 
     at_once = settings.prompts if method == 'sft' else settings.micro_batch
@@ -92,7 +90,7 @@ def one(settings: Settings, method: str, seed: int, place: Path) -> Path:
         settings,
         method=method,  # type: ignore[arg-type]
         seed=seed,
-        # Scenes of its own for each seed.
+        # Other scenes for each seed.
         data=f'scenes:{3_000_000 + 100_000 * seed}',
         output=str(place / f'{method}_{seed}'),
         micro_batch=at_once,
@@ -104,10 +102,10 @@ def one(settings: Settings, method: str, seed: int, place: Path) -> Path:
 
 
 def measure(examinations: Mapping[str, Evaluator], folder: str, draws: int) -> dict[str, float]:
-    """Return what a model does in each domain, greedily and drawn at temperature 1.
+    """Return a model's figures in each domain, greedily and sampled at temperature 1.
 
-    One drawn answer to each question says little: it is worth 0 to 3, mostly 0. Means of several
-    are returned, from the same seeds for every model.
+    Sampled figures are means over several answers per query, with the same seeds for all models,
+    as single answers vary between 0 and 3.
     """
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder, padding_side='left')
@@ -125,7 +123,7 @@ def measure(examinations: Mapping[str, Evaluator], folder: str, draws: int) -> d
 
 
 def show(name: str, figures: dict[str, float], start: dict[str, float]) -> None:
-    """Print figures, and how much more they are than at the start."""
+    """Print figures and their gains."""
     print(name, flush=True)
     for key, value in figures.items():
         gain = f' ({value / start[key] - 1:+.0%})' if figures is not start and start[key] else ''

@@ -1,12 +1,12 @@
-"""What the node costs while nobody asks: its CPU time against a bare rclpy subscriber's.
+"""CPU time of the idle node, compared with a plain rclpy subscriber.
 
 Run `python -m benchmarks.idle_cost --size 1920x1080 --rate 30 --seconds 10`.
 
-A camera process publishes raw images, reliable, depth 1. In turns, so that a change of the
-machine's load meets both, a process with nothing but `create_subscription(Image, ...)` and the
-node (profile `offline`, active) hear it. Measured is their CPU time, user and system, from
-/proc/<pid>/stat, and how many images a second each hears: the subscriber counts, the node says it
-on /diagnostics. The ratio is of CPU time per image heard.
+A camera process publishes raw images, reliable, depth 1. A process with only
+`create_subscription(Image, ...)` and the node (profile `offline`, active) subscribe alternately,
+so that the machine's load affects both. Measured are their CPU time, user and system, from
+/proc/<pid>/stat, and their received image rate: the subscriber counts, the node reports it on
+/diagnostics. The ratio is of CPU time per received image.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SETTLE = 3.0
 
 
 def publish(size: str, rate: float) -> None:
-    """Publish the same picture for ever."""
+    """Publish the same image until the process ends."""
     width, height = (int(side) for side in size.split('x'))
     rclpy.init()
     node = rclpy.create_node('benchmark_camera')
@@ -53,7 +53,7 @@ def publish(size: str, rate: float) -> None:
 
 
 def subscribe() -> None:
-    """Hear every image, do nothing with it, and tell the rate on /diagnostics as the node does."""
+    """Subscribe to images, and report their rate on /diagnostics like the node."""
     rclpy.init()
     node = rclpy.create_node('benchmark_subscriber')
     heard = 0
@@ -76,7 +76,7 @@ def subscribe() -> None:
 
 @contextmanager
 def process(arguments: list[str]) -> Iterator[int]:
-    """Run a Python process beside this one; give its number."""
+    """Run a Python process; yield its process ID."""
     command = [sys.executable, *arguments]
     environment = {**os.environ, 'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}'}
     child = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
@@ -88,14 +88,14 @@ def process(arguments: list[str]) -> Iterator[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that a process has used, all its threads together."""
-    # The name, in brackets, may hold spaces; utime and stime are fields 14 and 15 of the line.
+    """Return the CPU time of a process, of all its threads."""
+    # The name, in parentheses, may contain spaces; utime and stime are fields 14 and 15.
     after_name = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
     return (int(after_name[11]) + int(after_name[12])) / TICKS
 
 
 class Ear:
-    """Hears on /diagnostics how many images a second the measured process hears."""
+    """Receives the image rate of the measured process from /diagnostics."""
 
     def __init__(self) -> None:
         rclpy.init()
@@ -104,7 +104,7 @@ class Ear:
         self.rates: list[float] = []
 
     def listen(self, seconds: float) -> None:
-        """Collect the rates of so many seconds."""
+        """Collect the rates for some seconds."""
         self.rates.clear()
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
@@ -118,14 +118,14 @@ class Ear:
 
 
 class Cost(NamedTuple):
-    """What a process used: CPU seconds per second, and the images a second that it heard."""
+    """CPU seconds per second of a process, and the rate of its received images."""
 
     share: float
     rate: float
 
 
 def cost(ear: Ear, arguments: list[str], seconds: float) -> Cost:
-    """Run a process, let it settle, and measure it."""
+    """Run a process, wait until it is stable, and measure it."""
     with process(arguments) as pid:
         ear.listen(SETTLE)
         before, started = cpu_seconds(pid), time.monotonic()
@@ -135,7 +135,7 @@ def cost(ear: Ear, arguments: list[str], seconds: float) -> Cost:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Print what both cost, and the ratio per image."""
+    """Print the costs of both, and the ratio per image."""
     camera = ['-m', 'benchmarks.idle_cost', '--as', 'camera']
     camera += ['--size', options.size, '--rate', str(options.rate)]
     bare = ['-m', 'benchmarks.idle_cost', '--as', 'subscriber']
@@ -155,14 +155,14 @@ def measure(options: argparse.Namespace) -> None:
         rate = np.mean([value.rate for value in values])
         per_image[name] = float(np.median([value.share / value.rate for value in values]))
         console.print(
-            f'{name}: {shares} % of a core, hears {rate:.1f} Hz, '
-            f'{1000 * per_image[name]:.2f} ms an image'
+            f'{name}: {shares} % of a core, receives {rate:.1f} Hz, '
+            f'{1000 * per_image[name]:.2f} ms per image'
         )
     console.print(f'ratio: {per_image["idle node"] / per_image["bare subscriber"]:.2f}')
 
 
 def main() -> None:
-    """Read the arguments and do what they say."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--size', default='1920x1080')
     parser.add_argument('--rate', type=float, default=30.0)
@@ -176,7 +176,7 @@ def main() -> None:
     elif options.role == 'subscriber':
         subscribe()
     else:
-        # A domain of its own: the camera must not be heard by anything else that runs here.
+        # Its own domain, so that no other process subscribes to the camera.
         os.environ.setdefault('ROS_DOMAIN_ID', str(random.randint(1, 101)))
         os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
         measure(options)

@@ -1,4 +1,4 @@
-"""What a figure names as its machine."""
+"""Description of the machine."""
 
 from __future__ import annotations
 

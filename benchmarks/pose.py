@@ -1,12 +1,12 @@
-"""How exact the boxes in 3-D are, on generated table-tops with a noisy depth camera.
+"""Accuracy of 3-D boxes on generated table-tops with a noisy depth camera.
 
-Run `python -m benchmarks.pose --scenes 100 --seed 200000`. By default from the true masks, so that
-only the lifting is measured; with `--predicted-masks` from GrabCut's masks of the true boxes.
+Run `python -m benchmarks.pose --scenes 100 --seed 200000`. By default with the true masks, to
+measure only the pose estimation; with `--predicted-masks` with GrabCut's masks of the true boxes.
 
-Position: distance between the centres of the true and the estimated box, and how many stay
-within 1 cm + 1 % of the range. Size: median over the three extents of |estimate / truth - 1|.
-Orientation: least rotation between the two boxes, up to a box's symmetry; only for things that are
-no solids of revolution. Counted are objects of which at least 60 % is visible.
+Position: distance between the centres of the true and the estimated box, and the fraction within
+1 cm + 1 % of the range. Size: median over the three extents of |estimate / truth - 1|.
+Orientation: smallest rotation between the two boxes, up to a box's symmetry, without solids of
+revolution. Objects need a visible fraction of at least 60 %.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One object lifted.
+    """The pose estimate of one object.
 
     Attributes:
         seed: of the scene.
@@ -72,7 +72,7 @@ def rotation_of(pose: Pose3D) -> Array:
 
 
 def _turns() -> list[Array]:
-    """Return the 24 rotations that map a box's axes onto axes."""
+    """Return the 24 rotations that map a box's axes to axes."""
     found = []
     for order, signs in product(permutations(range(3)), product((1, -1), repeat=3)):
         matrix = np.zeros((3, 3))
@@ -98,7 +98,7 @@ def compare(estimate: Pose3D, truth: Pose3D) -> tuple[float, float]:
 def lift_all(
     scene: Scene, segmenter: Segmenter | None, least_visible: float = 0.6
 ) -> Iterator[Outcome]:
-    """Lift every object of a scene that can be seen well."""
+    """Estimate the poses of all well visible objects of a scene."""
     first = True
     encoding = segmenter.encode(scene.frame) if segmenter else None
     for index, item in enumerate(scene.objects):
@@ -126,7 +126,7 @@ def lift_all(
 
 
 def _round_size(estimate: Pose3D, truth: Pose3D) -> float:
-    """Return the size's error where a turn about the upright axis means nothing."""
+    """Return the size error of an object that is symmetric about the upright axis."""
     upright = np.abs(rotation_of(truth)[:, 2] @ rotation_of(estimate)).argmax()
     sides = sorted(value for axis, value in enumerate(estimate.size) if axis != upright)
     sizes = np.array([*sides, estimate.size[upright]])
@@ -139,14 +139,14 @@ def _predicted(segmenter: Segmenter, encoding: object, box: tuple, mask: Mask) -
 
 
 def _inner_point(mask: Mask) -> tuple[float, float]:
-    """Return the pixel of a mask that is farthest from its border."""
+    """Return the pixel of a mask farthest from its border."""
     padded = np.pad(mask.astype(np.uint8), 1)
     y, x = np.unravel_index(cv2.distanceTransform(padded, cv2.DIST_L2, 3).argmax(), padded.shape)
     return float(x - 1), float(y - 1)
 
 
 def summarise(outcomes: list[Outcome]) -> dict[str, float]:
-    """Return the figures of some outcomes; NaN where there is nothing to count."""
+    """Return the figures of some outcomes; NaN for an empty mean."""
     lifted = [outcome for outcome in outcomes if outcome.status == PoseStatus.POSE_OK.name]
 
     def column(name: str) -> Array:
@@ -191,13 +191,13 @@ def _print(figures: dict[str, dict[str, float]]) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
     parser.add_argument('--scenes', type=int, default=100)
     parser.add_argument('--seed', type=int, default=200000, help='of the first scene')
-    parser.add_argument('--depth-noise', type=float, default=1.0, help='1 is a usual camera')
+    parser.add_argument('--depth-noise', type=float, default=1.0, help='1 for a typical camera')
     parser.add_argument('--predicted-masks', action='store_true', help="GrabCut's masks")
-    parser.add_argument('--output', type=Path, help='a JSON file for figures and outcomes')
+    parser.add_argument('--output', type=Path, help='JSON file for figures and outcomes')
     options = parser.parse_args()
     segmenter = load_segmenter(SegmenterOptions()) if options.predicted_masks else None
     outcomes: list[Outcome] = []

@@ -1,8 +1,8 @@
-"""The published procedure, restated: one thing after the other, nothing kept, nothing batched.
+"""Reimplementation of the published inference procedure, sequential and without caching.
 
-From the fact that it was published so: resize with Pillow, the processor, `generate` with its
-defaults, the regular expressions of `published_reading`, then SAM 2's own predictor, once per
-object, three masks of full size each. Of the package it has the prompts, and nothing else.
+As published: resize with Pillow, the processor, `generate` with its defaults, the regular
+expressions of `published_reading`, then SAM 2's predictor, once per object, with three full-size
+masks each. It uses only the prompts of this package.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from segzero_ros.types import Mask, RgbImage
 
 @dataclass(frozen=True)
 class PublishedTimes:
-    """Seconds from the question.
+    """Seconds since the query.
 
     Attributes:
-        first_word: when the first word of the reasoning was written; it is shown only at the end.
-        text: when the text could be read.
-        mask: when the mask was there.
-        tokens: how many were written.
+        first_word: of the first generated word of the reasoning, which is shown only at the end.
+        text: of the complete text.
+        mask: of the mask.
+        tokens: number of generated tokens.
     """
 
     first_word: float
@@ -42,7 +42,7 @@ class PublishedTimes:
 
 
 class Published:
-    """Both models, loaded as the published code loads them, on any device."""
+    """Both models, loaded as in the published code, on any device."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Published:
         self._predictor = predictor
 
     def answer(self, image: RgbImage, query: str) -> tuple[PublishedTimes, Mask]:
-        """Answer one question; return when what was there, and the mask, (H, W) bool."""
+        """Answer one query; return the times, and the (H, W) bool mask."""
         started = time.perf_counter()
         text, first_word, tokens = self.reason(image, query)
         written = time.perf_counter()
@@ -75,7 +75,7 @@ class Published:
         return times, mask
 
     def reason(self, image: RgbImage, query: str) -> tuple[str, float, int]:
-        """Return the model's text, when its first word was written, and how many tokens."""
+        """Return the model's text, the time of its first word, and the number of tokens."""
         squashed = Image.fromarray(image).resize((840, 840), Image.Resampling.BILINEAR)
         content = [
             {'type': 'image', 'image': squashed},
@@ -99,12 +99,12 @@ class Published:
         return texts[0], watch.at, int(new.shape[1])
 
     def read(self, image: RgbImage, text: str) -> list[Found]:
-        """Return boxes and points in the image; raise whatever the published code raises."""
+        """Return boxes and points in the image; raise the exceptions of the published code."""
         height, width = image.shape[:2]
         return READINGS[self._dialect.name](text, width / 840, height / 840)
 
     def segment(self, image: RgbImage, objects: list[Found]) -> Mask:
-        """Return the pixels of all objects together, (H, W) bool."""
+        """Return the union of all masks, (H, W) bool."""
         together = np.zeros(image.shape[:2], np.bool_)
         on_gpu = self.model.device.type == 'cuda'
         with torch.inference_mode(), torch.autocast('cuda', torch.bfloat16, enabled=on_gpu):
@@ -118,7 +118,7 @@ class Published:
 
 
 class _FirstWord:
-    """Notes when the first word of the reasoning was written."""
+    """Streamer that records the time of the first word of the reasoning."""
 
     def __init__(self, tokenizer: Any, reader: AnswerReader) -> None:
         self._text = Detokenizer(tokenizer)
@@ -131,18 +131,18 @@ class _FirstWord:
             self.at = time.perf_counter()
 
     def put(self, value: torch.Tensor) -> None:
-        """Take the prompt, then one token after the other."""
+        """Receive the prompt, then token by token."""
         if self._prompt:
             self._prompt = False
         elif np.isnan(self.at):
             self._narrator.feed(self._text.add(int(value.flatten()[0])))
 
     def end(self) -> None:
-        """Take the end."""
+        """Receive the end."""
 
 
 def predictor_of(weights: Path, device: str) -> Any:
-    """Return SAM 2's own predictor on a checkpoint, its configuration beside it as .yaml."""
+    """Return SAM 2's predictor for a checkpoint with its configuration next to it as .yaml."""
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
     from sam2.sam2_image_predictor import SAM2ImagePredictor

@@ -1,6 +1,6 @@
-"""The published reading of answers, restated: regular expressions, and whatever they raise.
+"""Reimplementation of the published answer parsing with regular expressions.
 
-What the package's own readers are held against, in tests and benchmarks. Standard library only.
+The reference for the package's parsers in tests and benchmarks. Standard library only.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import json
 import re
 from typing import Any
 
-# A box (x1, y1, x2, y2) and its points (x, y), in whole pixels of the source image.
+# A box (x1, y1, x2, y2) and its points (x, y), in integer pixels of the source image.
 Found = tuple[list[int], list[list[int]]]
 
 
 def read_list(text: str, x_factor: float, y_factor: float) -> list[Found]:
-    """Read VisionReasoner's answer: a list of boxes with one point each; halves go up."""
+    """Parse VisionReasoner's answer: a list of boxes with one point each; round half up."""
     match = re.search(r'<answer>\s*(.*?)\s*</answer>', text, re.DOTALL)
     if match is None:
         raise ValueError('no answer')
@@ -26,7 +26,7 @@ def read_list(text: str, x_factor: float, y_factor: float) -> list[Found]:
 
 
 def read_single(text: str, x_factor: float, y_factor: float) -> list[Found]:
-    """Read Seg-Zero's answer: one box with two points; decimals go, then halves to the even."""
+    """Parse Seg-Zero's answer: one box with two points; truncate, then round half to even."""
     match = re.search(r'{[^}]+}', text)
     if match is None:
         raise ValueError('no answer')

@@ -1,4 +1,4 @@
-"""A client that asks by topic, service and action in turn and keeps account of every result."""
+"""Client that queries by topic, service and action in turn, and records every result."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from segzero_ros.types import Status
 WAYS = ('topic', 'service', 'action')
 SENTENCES = ('the biggest thing', 'the leftmost thing', 'the smallest object', 'everything')
 DEEP = QoSProfile(depth=1000)
-# Marks that make each sentence one of its kind and that no reasoner takes for words.
+# Punctuation that makes each sentence unique and that reasoners ignore.
 _MARKS = '.,!'
 
 
 @dataclass
 class Asked:
-    """One query and what came of it.
+    """One query and its results.
 
     Attributes:
-        text: no other query's.
+        text: unique.
         way: one of WAYS.
-        sent: seconds of the monotonic clock.
-        disturbed: whether something was being done to the node at the time.
-        results: how many came for it on `result`.
-        replies: how many came to who asked; not for the topic.
+        sent: monotonic time, seconds.
+        disturbed: whether there was a fault at the time.
+        results: number of its results on `result`.
+        replies: number of replies to the client; none for the topic.
         status: of its first result.
         message: of its first result.
-        latency: seconds from sending it to its first result; NaN before.
-        total: what the node says that it took, seconds.
+        latency: seconds to its first result; NaN before.
+        total: duration reported by the node, seconds.
     """
 
     text: str
@@ -61,7 +61,7 @@ class Asked:
 
     @property
     def complete(self) -> bool:
-        """Whether it has exactly one result, on the topic and with who asked."""
+        """Whether it has exactly one result on the topic and one reply to the client."""
         return self.results == 1 and self.replies == (self.way != 'topic')
 
     @property
@@ -72,7 +72,7 @@ class Asked:
 
 @dataclass
 class Account:
-    """Every query that was asked, in order."""
+    """All queries in order."""
 
     asked: list[Asked] = field(default_factory=list)
     by_text: dict[str, Asked] = field(default_factory=dict)
@@ -80,12 +80,12 @@ class Account:
 
 
 class QueryClient:
-    """Asks one node and counts what comes back; methods may be called from any thread.
+    """Queries one node and counts the results. Thread-safe.
 
     Args:
         namespace: the node's.
         node: the node's name.
-        signature: marks before each sentence's own; another one for each client of a node.
+        signature: punctuation of this client, before that of each sentence.
     """
 
     def __init__(self, namespace: str = '', node: str = 'perception', signature: str = '') -> None:
@@ -97,7 +97,7 @@ class QueryClient:
         self._news = threading.Condition()
         self._queries = self.node.create_publisher(String, 'query', DEEP)
         self._service = self.node.create_client(SegmentOnce, 'segment_once', qos_profile=DEEP)
-        # As deep as the node's: of the default's ten, a burst's answers would be dropped here.
+        # As deep as the node's: with the default of ten, answers of a burst would be dropped.
         self._action = ThreadSafeActionClient(
             self.node,
             Segment,
@@ -110,7 +110,7 @@ class QueryClient:
         self._setters: dict[str, Any] = {}
 
     def wait_for_node(self, timeout: float = 60.0) -> bool:
-        """Wait until the node hears this client and this client hears the node."""
+        """Wait until the node and this client are connected."""
         return wait_for_graph(
             lambda: bool(
                 self._queries.get_subscription_count()
@@ -122,7 +122,7 @@ class QueryClient:
         )
 
     def ask(self, way: str = '', *, disturbed: bool = False) -> Asked:
-        """Ask the next sentence; do not wait for its answer."""
+        """Send the next query without waiting for its answer."""
         with self._news:
             number = len(self.account.asked)
             sentence = SENTENCES[number % len(SENTENCES)]
@@ -141,12 +141,12 @@ class QueryClient:
         return asked
 
     def wait(self, asked: Asked, timeout: float) -> bool:
-        """Wait until a query has its results; return whether it has."""
+        """Wait for the results of a query; return whether they arrived."""
         with self._news:
             return self._news.wait_for(lambda: asked.results > 0 and asked.complete, timeout)
 
     def good_answer(self, timeout: float, way: str = '') -> float:
-        """Ask until a model answers; return the seconds until it has, infinite if never."""
+        """Send queries until a model answers; return the seconds, infinity without an answer."""
         started = time.monotonic()
         while (left := started + timeout - time.monotonic()) > 0:
             asked = self.ask(way, disturbed=True)
@@ -156,7 +156,7 @@ class QueryClient:
         return float('inf')
 
     def wait_for_all(self, timeout: float) -> list[Asked]:
-        """Wait for everything that is open; return what has not exactly one result."""
+        """Wait for all open queries; return those without exactly one result."""
         with self._news:
             self._news.wait_for(
                 lambda: all(asked.results and asked.complete for asked in self.account.asked),
@@ -165,7 +165,7 @@ class QueryClient:
             return [asked for asked in self.account.asked if not asked.complete]
 
     def set_parameters(self, timeout: float = 10.0, node: str = '', **values: Any) -> bool:
-        """Set parameters of the node, or of another one by its full name."""
+        """Set parameters of the node, or of another node by its full name."""
         name = f'{node or self._server}/set_parameters'
         if name not in self._setters:
             self._setters[name] = self.node.create_client(SetParameters, name)
@@ -181,7 +181,7 @@ class QueryClient:
         )
 
     def close(self) -> None:
-        """Leave the graph."""
+        """Destroy the client."""
         self.background.close()
 
     def _accepted(self, future: Any, asked: Asked) -> None:
@@ -208,7 +208,7 @@ class QueryClient:
 
 
 def _marks(number: int) -> str:
-    """Write a number in marks."""
+    """Return a number as punctuation."""
     written = ''
     while True:
         number, digit = divmod(number, len(_MARKS))

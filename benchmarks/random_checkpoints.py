@@ -1,7 +1,7 @@
-"""Checkpoints of the published architecture with random weights, and text put into their mouths.
+"""Random checkpoints of the published architecture, with scripted output.
 
-Speed does not depend on what the weights are, but on how many there are and how many tokens are
-written; so the tokens are given, and each is still worked out in full before it is replaced.
+Speed depends on the number of weights and tokens, not on their values; so each token is computed
+completely and then replaced by a given one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import transformers
 
 from scripts.make_tiny_checkpoints import example_pairs, make_processor, SPECIAL_TOKENS
 
-# Name: language model (width, layers, heads, key heads, inner width), eyes (width, depth, heads,
-# inner width), vocabulary. The published shapes, one that two CPU cores can carry, and one to try
-# the benchmark itself with.
+# Name: language model (width, layers, heads, KV heads, inner width), vision tower (width, depth,
+# heads, inner width), vocabulary. The published shapes, one for two CPU cores, and one for testing
+# the benchmark itself.
 SHAPES = {
     'small': ((64, 2, 2, 1, 128), (48, 4, 2, 96), 1024),
     'mid': ((512, 16, 8, 2, 2048), (320, 16, 5, 856), 8192),
@@ -29,7 +29,7 @@ SHAPES = {
 
 
 def make_random(folder: Path, size: str, device: str = 'cpu') -> Path:
-    """Save a Qwen2.5-VL of this size with random bfloat16 weights; return the folder."""
+    """Save a random bfloat16 Qwen2.5-VL of this size; return the folder."""
     processor = make_processor('qwen2_5_vl', example_pairs())
     with torch.device(device):
         torch.manual_seed(0)
@@ -49,12 +49,12 @@ def make_random(folder: Path, size: str, device: str = 'cpu') -> Path:
 
 
 def make_random_sam2(folder: Path, config: str, device: str = 'cpu') -> Path:
-    """Save a SAM 2 with random weights, as the package itself configures one; return the file.
+    """Save a random SAM 2 with a configuration of its package; return the file.
 
     Args:
-        folder: made if it is not there.
-        config: inside the package, such as `sam2/sam2_hiera_l.yaml`.
-        device: where it is built.
+        folder: is created.
+        config: in the package, such as `sam2/sam2_hiera_l.yaml`.
+        device: to build it on.
     """
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
@@ -72,7 +72,7 @@ def make_random_sam2(folder: Path, config: str, device: str = 'cpu') -> Path:
 
 
 def _config(size: str, processor: Any) -> Any:
-    text, eyes, vocabulary = SHAPES[size]
+    text, vision, vocabulary = SHAPES[size]
     width, layers, heads, key_heads, inner = text
     ids = {name: processor.tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}
     head_width = width // heads
@@ -95,12 +95,12 @@ def _config(size: str, processor: Any) -> Any:
             },
         },
         vision_config={
-            'hidden_size': eyes[0],
-            'depth': eyes[1],
-            'num_heads': eyes[2],
-            'intermediate_size': eyes[3],
+            'hidden_size': vision[0],
+            'depth': vision[1],
+            'num_heads': vision[2],
+            'intermediate_size': vision[3],
             'out_hidden_size': width,
-            'fullatt_block_indexes': [eyes[1] * part // 4 - 1 for part in (1, 2, 3, 4)],
+            'fullatt_block_indexes': [vision[1] * part // 4 - 1 for part in (1, 2, 3, 4)],
             'window_size': 112,
         },
         image_token_id=ids['<|image_pad|>'],
@@ -115,24 +115,24 @@ def _config(size: str, processor: Any) -> Any:
 def script(
     tokenizer: Any, objects: int, thinking: int, random: Random, *, in_all: bool = False
 ) -> list[int]:
-    """Return the tokens of an answer with so many objects, after at least so many of thinking.
+    """Return the tokens of an answer in the prompted format, with reasoning.
 
-    Its words follow each other by chance and its numbers are new each time, so that what was
-    written before does not tell them; the list has the form that the prompt asks for.
+    Its words and numbers are random, so that speculation from earlier text does not predict them.
 
     Args:
-        tokenizer: the checkpoint's.
-        objects: how many the answer names.
-        thinking: tokens before the answer.
-        random: where the words and numbers come from.
-        in_all: `thinking` counts, to the token, what an answer with one object has in all.
+        tokenizer: of the checkpoint.
+        objects: number of objects.
+        thinking: minimum number of reasoning tokens.
+        random: for words and numbers.
+        in_all: whether `thinking` is the exact total number of tokens of an answer with one
+            object.
     """
     answer = list(tokenizer(_answer(objects, random))['input_ids'])
     begin = list(tokenizer('<think>')['input_ids'])
     if in_all:
         thinking -= len(tokenizer(_answer(1, random))['input_ids'])
     if thinking < len(begin):
-        raise ValueError(f'{thinking} tokens are too few to think, beside an object')
+        raise ValueError(f'{thinking} tokens are too few for reasoning and an object')
     words = [token for token in range(len(tokenizer)) if _is_word(tokenizer.decode([token]))]
     return begin + random.choices(words, k=thinking - len(begin)) + answer
 
@@ -142,7 +142,7 @@ def _is_word(text: str) -> bool:
 
 
 def _answer(objects: int, random: Random) -> str:
-    """Return an answer with boxes somewhere in 840 by 840 pixels, all numbers of three digits."""
+    """Return an answer with boxes in 840 by 840 pixels, with three-digit numbers."""
     items = []
     for _ in range(objects):
         x, y = random.randint(100, 600), random.randint(100, 600)
@@ -153,25 +153,25 @@ def _answer(objects: int, random: Random) -> str:
 
 
 class ScriptedHead(torch.nn.Module):
-    """A language model's head that works its logits out and then says what it is told to.
+    """A language model head that computes its logits and then replaces them by a script.
 
-    All of it is tensors, so that it can be compiled and recorded with the model. Where several
-    tokens are read in a step, which a CPU does with guessed ones, it says what follows each, and
-    goes on behind those that were right; `steps` counts the readings there since `say`.
+    It uses only tensors, so that it can be compiled and captured in a graph with the model. With
+    several tokens in a step (speculation on a CPU) it returns the next token for each, and
+    continues after the accepted ones; `steps` counts these steps since `say`.
     """
 
     script: torch.Tensor
-    place: torch.Tensor
+    position: torch.Tensor
 
     def __init__(self, model: Any, tokens: list[int]) -> None:
-        """Take the place of the model's own head."""
+        """Replace the model's head."""
         super().__init__()
         self.head = model.lm_head
         device = next(self.head.parameters()).device
         self.register_buffer('script', torch.zeros(4096, dtype=torch.long, device=device))
-        self.register_buffer('place', torch.zeros(1, dtype=torch.long, device=device))
-        # So that a recorded graph may write to it in place.
-        torch._dynamo.mark_static_address(self.place)
+        self.register_buffer('position', torch.zeros(1, dtype=torch.long, device=device))
+        # A captured graph writes to it in position.
+        torch._dynamo.mark_static_address(self.position)
         self._read: list[int] = []
         self.steps = 0
         model.lm_head = self
@@ -182,7 +182,7 @@ class ScriptedHead(torch.nn.Module):
         self.say(tokens)
 
     def leave(self, model: Any) -> None:
-        """Give the model its own head back."""
+        """Restore the model's head."""
         for hook in self._hooks:
             hook.remove()
         model.lm_head = self.head
@@ -192,23 +192,25 @@ class ScriptedHead(torch.nn.Module):
         self.steps += 1
 
     def say(self, tokens: list[int]) -> None:
-        """Begin with these tokens at the next step."""
+        """Set the tokens to generate from the next step on."""
         self.script.fill_(tokens[-1])
         self.script[: len(tokens)] = torch.tensor(tokens, device=self.script.device)
-        self.place.zero_()
+        self.position.zero_()
         self.steps = 0
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return logits for hidden states, (..., tokens, width), the script's the highest."""
+        """Return logits for (..., tokens, width) hidden states; the scripted tokens win."""
         logits = self.head(hidden)
         count = hidden.shape[-2]
-        token = self.script.index_select(0, self.place + torch.arange(count, device=hidden.device))
-        self.place.add_(1 if count == 1 else 1 + self._right(token.tolist()))
+        token = self.script.index_select(
+            0, self.position + torch.arange(count, device=hidden.device)
+        )
+        self.position.add_(1 if count == 1 else 1 + self._right(token.tolist()))
         said = torch.nn.functional.one_hot(token, logits.shape[-1]).to(logits.dtype)
         return logits + 1e4 * said
 
     def _right(self, said: list[int]) -> int:
-        """Return how many of the tokens behind the first, all read now, are what is said."""
+        """Return how many of the speculated tokens of this step match the script."""
         guessed = self._read[1:]
         pairs = enumerate(zip(guessed, said, strict=False))
         return next((at for at, (guess, token) in pairs if guess != token), len(guessed))

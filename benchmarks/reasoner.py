@@ -1,12 +1,12 @@
-"""From the question to the first word and to the mask: the published procedure and this package.
+"""Latency from the query to the first word and to the mask, compared with the published procedure.
 
 Run `python -m benchmarks.reasoner` on a CPU, `python -m benchmarks.reasoner --full-size 7b` on a
-GPU of 80 GB. Both ways have the same random weights (see `random_checkpoints`), write as many
-tokens of the same kind and are measured in turns; seconds are medians. SAM 2 has random weights as
-well: beside the published sizes it is SAM 2 large, beside the others the one of
-`scripts/make_tiny_sam2.py`, whose share of a CPU's work is about that of SAM 2 large beside the
-7B. `--full-size small --device cpu` goes the way of a full-size run in seconds. Processor time is
-what all threads together spent; it says more than seconds do when other programs run beside.
+GPU with 80 GB. Both procedures use the same random weights (see `random_checkpoints`), generate
+the same number of tokens, and are measured alternately; seconds are medians. SAM 2 has random
+weights too: SAM 2 large with the published sizes, else the one of `scripts/make_tiny_sam2.py`,
+whose fraction of the CPU time is about that of SAM 2 large with the 7B model. `--full-size small
+--device cpu` tests a full-size run in seconds. CPU time is of all threads, and is more reliable
+than seconds on a busy machine.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from segzero_ros.reasoning.transformers_reasoner import TransformersReasoner
 from segzero_ros.types import Cancelled, Frame, Query, Status
 
 RESULTS = Path(__file__).parent / 'results'
-# Memory bandwidth by device name, GB/s, as their makers state it.
+# Memory bandwidth by device name, GB/s, from data sheets.
 BANDWIDTH = {
     'H200': 4800.0,
     'H100 PCIe': 2000.0,
@@ -60,12 +60,12 @@ BANDWIDTH = {
 QUERY = 'something to drink from'
 
 
-# What SAM 2 stands beside a reasoning model of this size, as the package configures it.
+# The SAM 2 configuration for a reasoner of this size.
 SAM2 = {'3b': 'sam2/sam2_hiera_l.yaml', '7b': 'sam2/sam2_hiera_l.yaml'}
 
 
 class Bench:
-    """Both ways on one set of weights."""
+    """Both procedures on the same weights."""
 
     def __init__(self, size: str, device: str, folder: Path, in_all: bool = False) -> None:
         self._in_all = in_all
@@ -88,7 +88,7 @@ class Bench:
         for model in (self.published.model, self.reasoner._model):
             self._heads.append(ScriptedHead(model, [0]))
         if device != 'cpu':
-            # Before an encoder runs beside.
+            # Before an encoder runs in parallel.
             self.say(1, 100)
             self.reasoner._warm_up()
         self._rng = np.random.default_rng(0)
@@ -101,15 +101,15 @@ class Bench:
         text = self.reasoner._model.config.get_text_config()
         width = text.hidden_size // text.num_attention_heads
         heads = text.num_hidden_layers * text.num_key_value_heads
-        # Keys and values of what was read and, on average, half of what is written.
+        # Keys and values of the prompt and, on average, half of the generated tokens.
         self.cache_per_token = 2 * heads * width * dtype.itemsize
 
     def frame(self) -> Frame:
-        """Return a picture that nobody has seen, 1280 by 720."""
+        """Return a new random image of 1280 by 720 pixels."""
         return Frame(self._rng.integers(0, 256, (720, 1280, 3), np.uint8))
 
     def say(self, objects: int, tokens: int) -> int:
-        """Have both models write so long and name so many objects; return how many tokens."""
+        """Set the output of both models; return the number of tokens."""
         tokenizer = self.published.processor.tokenizer
         ids = script(tokenizer, objects, tokens, self._random, in_all=self._in_all)
         for head in self._heads:
@@ -118,11 +118,11 @@ class Bench:
 
     @property
     def steps(self) -> int:
-        """In how many readings the package's model wrote its last answer; 0 if not counted."""
+        """Number of steps of the package's last answer; 0 if not counted."""
         return max(0, self._heads[1].steps - 1)
 
     def ours(self, frame: Frame) -> dict[str, float]:
-        """Answer through the pipeline; return seconds to the first word and to the masks."""
+        """Answer with the pipeline; return seconds to the first word and to the masks."""
         started = time.perf_counter()
         first: list[float] = []
 
@@ -144,7 +144,7 @@ class Bench:
         }
 
     def theirs(self, frame: Frame) -> dict[str, float]:
-        """Answer by the published procedure; return the same seconds, its text's among them."""
+        """Answer with the published procedure; return the same seconds, and those to the text."""
         busy = time.process_time()
         times, _ = self.published.answer(frame.image, QUERY)
         busy = time.process_time() - busy
@@ -157,7 +157,7 @@ class Bench:
         }
 
     def cancel(self, delay: float) -> float:
-        """Return seconds from another thread's cancelling, so long after the question, to idle."""
+        """Return seconds from cancellation, some time after the query, to idle."""
         self.say(1, 1000)
         stop = threading.Event()
         cancelled_at = [0.0]
@@ -172,11 +172,11 @@ class Bench:
             self.reasoner.reason(self.frame(), Query(QUERY), cancelled=stop.is_set)
         except Cancelled:
             return time.perf_counter() - cancelled_at[0]
-        raise SystemExit('The answer ended before it was cancelled')
+        raise SystemExit('The answer finished before it was cancelled')
 
 
 def in_turns(rounds: int, ways: dict[str, Callable[[], dict[str, float]]]) -> dict[str, Any]:
-    """Measure each way in turns; return each figure's median, by way."""
+    """Measure the procedures alternately; return the median of each figure."""
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
@@ -190,7 +190,7 @@ def in_turns(rounds: int, ways: dict[str, Callable[[], dict[str, float]]]) -> di
 
 
 def bandwidth(device: str, given: float) -> float:
-    """Return the device's memory bandwidth in GB/s: given, its maker's, or measured on a CPU."""
+    """Return the memory bandwidth in GB/s: given, from the data sheet, or measured on a CPU."""
     if given:
         return given
     if device != 'cpu':
@@ -213,7 +213,7 @@ def measure(
     given_bandwidth: float = 0.0,
     in_all: bool = False,
 ) -> dict[str, Any]:
-    """Return every figure; see `main` for the arguments."""
+    """Return all figures; see `main` for the arguments."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(size, device, Path(folder), in_all)
         results: dict[str, Any] = {'size': size, 'device': _device_name(device)}
@@ -252,7 +252,7 @@ def measure(
         cached = bench.reasoner._decoder.cached_tokens
         read = bench.weights + bench.cache_per_token * (cached - written / 2)
         floor = read / results['bandwidth_GB_s'] / 1e9
-        # On a CPU a step may bring several tokens; a GPU's are not counted, for each brings one.
+        # On a CPU a step may accept several tokens; on a GPU each step generates one.
         steps = bench.steps or written
         results['tokens_per_step'] = written / steps
         results['share_of_bandwidth_floor'] = floor * steps / decoding
@@ -295,7 +295,7 @@ def show(results: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print and keep the figures."""
+    """Run the benchmark, print and save the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('--full-size', choices=sorted(SHAPES), help='150 and 300 tokens, on a GPU')
@@ -305,18 +305,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         '--tokens',
         type=int,
         nargs='+',
-        help='of reasoning per answer; with --full-size, of a whole answer with one object',
+        help='reasoning tokens per answer; with --full-size, tokens of an answer with one object',
     )
     parser.add_argument(
-        '--bandwidth', type=float, default=0.0, help="GB/s, where the maker's figure is not known"
+        '--bandwidth', type=float, default=0.0, help='GB/s, for devices without a known figure'
     )
     parser.add_argument('--output', type=Path, default=RESULTS, help='folder (%(default)s)')
     options = parser.parse_args(arguments)
     device = options.device or ('cuda' if options.full_size else 'cpu')
     if device != 'cpu' and not torch.cuda.is_available():
-        parser.error(
-            f'torch sees no GPU for {device}; --device cpu tries the way with small shapes'
-        )
+        parser.error(f'torch sees no GPU for {device}; --device cpu tests it with small shapes')
     tokens = options.tokens or ([150, 300] if options.full_size else [100])
     size = options.full_size or 'mid'
     full = options.full_size is not None

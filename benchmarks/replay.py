@@ -1,15 +1,15 @@
-"""What a replay costs: time, CPU time and peak memory, for bags of two lengths.
+"""Time, CPU time and peak memory of a replay, for bags of two lengths.
 
 Run `python -m benchmarks.replay --frames 200 1000`, or, for the ratio to an earlier build,
 `python -m benchmarks.replay --frames 1000 --against CHECKOUT --rounds 3`, where CHECKOUT is a
-clone of this repository at an earlier commit: both builds replay the same bag in turns, and their
-outputs are compared byte by byte (but for report, timings and the manifest).
+clone of this repository at an earlier commit: both builds replay the same bag alternately, and
+their outputs are compared byte by byte (except report, timings and manifest).
 
-Each bag holds generated table-tops of 640x480 with depth and intrinsics, 30 a second, raw. Every
-frame is asked one query with the profile `offline`, and all outputs are written (bag with the
-originals, pictures, video, report), each in a process of its own. Memory is the largest resident
-set of a process, and the sum over all processes of a replay of what each has for itself and its
-share of what they share. Give it an idle machine; the CPU time holds on a busy one too.
+Each bag has generated table-tops of 640x480 with depth and intrinsics, raw, at 30 Hz. Each frame
+is queried once with the profile `offline`, and all outputs are written (bag with the originals,
+overlays, video, report), each replay in its own process. Memory is the largest resident set of a
+process, and the proportional set size of all processes of a replay. Use an idle machine; only the
+CPU time is reliable on a busy one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from segzero_ros.simulation import make_scene
 from segzero_ros.types import Frame
 
 QUERY = 'the largest object'
-# Different pictures, which take turns.
+# Number of different images, which are repeated.
 SCENES = 8
 SAMPLED_EVERY = 0.25
 START, STEP = 1_700_000_000_000_000_000, 33_333_333
@@ -43,7 +43,7 @@ COMMAND = 'import sys; from segzero_ros.cli.main import main; sys.exit(main())'
 
 
 def write_bag(path: Path, count: int) -> None:
-    """Record generated table-tops as a camera with depth would."""
+    """Record a bag of generated table-tops with depth."""
     frames = [make_scene(seed, sentences=False).frame for seed in range(SCENES)]
     with BagWriter(path) as bag:
         for topic, kind in (('color', 'Image'), ('depth', 'Image'), ('camera_info', 'CameraInfo')):
@@ -82,7 +82,7 @@ def messages(frame: Frame, stamp_ns: int) -> list[tuple[str, bytes]]:
 
 
 class Cost(NamedTuple):
-    """Seconds, CPU seconds, and peak memory in MB: of the largest process, of all together."""
+    """Seconds, CPU seconds, and peak memory in MB: of the largest process, and of all."""
 
     seconds: float
     cpu: float
@@ -91,7 +91,7 @@ class Cost(NamedTuple):
 
 
 def measure(bag: Path, output: Path, build: Path) -> Cost:
-    """Replay in a process of its own, by the modules of a build's checkout."""
+    """Replay in a new process with the modules of a checkout."""
     shutil.rmtree(output, ignore_errors=True)
     arguments = ['replay', str(bag), '-o', str(output), '--query', QUERY, '--profile', 'offline']
     started = time.perf_counter()
@@ -113,7 +113,7 @@ def measure(bag: Path, output: Path, build: Path) -> Cost:
     ended.set()
     watcher.join()
     if status:
-        raise RuntimeError(f'the replay ended with status {status}')
+        raise RuntimeError(f'the replay exited with status {status}')
     cpu = usage.ru_utime + usage.ru_stime
     return Cost(seconds, cpu, usage.ru_maxrss / 1024, together[0])
 
@@ -131,7 +131,7 @@ def memory_of(pid: int) -> float:
 
 
 def differing(one: Path, other: Path) -> list[str]:
-    """Return the files of two replays that are not the same bytes."""
+    """Return the files of two replays that differ."""
     found = {
         path.relative_to(folder)
         for folder in (one, other)
@@ -147,10 +147,10 @@ def differing(one: Path, other: Path) -> list[str]:
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--frames', type=int, nargs='+', default=[200, 1000])
-    parser.add_argument('--against', type=Path, help='a checkout of an earlier build')
+    parser.add_argument('--against', type=Path, help='checkout of an earlier build')
     parser.add_argument('--rounds', type=int, default=1)
     options = parser.parse_args()
     here = Path(__file__).resolve().parent.parent
@@ -179,7 +179,7 @@ def main() -> None:
 
 
 def compare(count: int, before: list[Cost], now: list[Cost]) -> None:
-    """Print how this build compares with the earlier one, round by round."""
+    """Print the ratios to the earlier build."""
     pairs = list(zip(before, now, strict=True))
     faster = [earlier.seconds / this.seconds for earlier, this in pairs]
     memory = [this.largest / earlier.largest for earlier, this in pairs]

@@ -1,10 +1,10 @@
-"""What ROS adds to an answer: the pipeline called directly against the same one behind the node.
+"""Overhead of ROS for an answer: the pipeline called directly, and through the node.
 
 Run `python -m benchmarks.ros_overhead --rounds 40`.
 
-The offline profile answers the same question about the same generated scene, in turns, by
-`Pipeline.answer` in this process and by the node's action from a client; the picture travels with
-every goal, so both ways start from pixels in this process and end with masks in it.
+The offline profile answers the same query about the same generated scene alternately with
+`Pipeline.answer` in this process and with the node's action from a client. Each goal contains the
+image, so both start with pixels and end with masks in this process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WARM_UP = 3
 
 
 def measure(rounds: int, seed: int) -> dict[str, list[float]]:
-    """Return the seconds of each answer, by way; both ways answer in turns."""
+    """Return the seconds of each answer, directly and through the node, alternately."""
     from segzero_ros.ros.client import PerceptionClient
 
     scene = make_scene(seed)
@@ -58,7 +58,7 @@ def measure(rounds: int, seed: int) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Start the node, measure and print a table."""
+    """Start the node, run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--rounds', type=int, default=40)
     parser.add_argument('--seed', type=int, default=100001)
@@ -78,7 +78,7 @@ def main() -> None:
         table.add_row(name, *(f'{1000 * np.percentile(values, q):.1f} ms' for q in (50, 95)))
     Console().print(table)
     added = np.median(seconds['through the node']) - np.median(seconds['pipeline'])
-    Console().print(f'ROS adds {1000 * added:.1f} ms to an answer about a 640x480 picture')
+    Console().print(f'ROS adds {1000 * added:.1f} ms to an answer about a 640x480 image')
 
 
 if __name__ == '__main__':

@@ -1,15 +1,14 @@
-"""A long run: camera at 30 Hz, a query each second, faults all the while; is anything lost?
+"""Soak test: camera at 30 Hz, one query per second, and periodic faults.
 
 Run `python -m benchmarks.soak --minutes 30`.
 
-The real node and the simulated camera (colour, depth, intrinsics) run as processes of their own.
-Queries go by topic, service and action in turn. Objects are followed (`track`) half of the time.
-Every FAULT_PERIOD seconds something goes wrong (`soak_faults`), and a good answer has to follow.
-The node's memory, threads, file descriptors and CPU time are sampled once a second, and so is
-the time that a fixed piece of computing takes here, for latencies are judged against it: other
-programs may slow this machine down. Prints a table, leaves `soak.json` (and `soak.png` where
-matplotlib is installed) in `out/soak/`, and exits with 1 unless every criterion of `soak_judging`
-holds.
+The node and the simulated camera (colour, depth, intrinsics) run in separate processes. Queries
+are sent by topic, service and action in turn. Tracking (`track`) is on half of the time. A fault
+(`soak_faults`) is injected every FAULT_PERIOD seconds, and a good answer has to follow. The node's
+memory, threads, file descriptors and CPU time are sampled once a second, and so is the duration of
+a fixed computation, as a reference for latencies on a busy machine. Prints a table, writes
+`soak.json` (and with matplotlib `soak.png`) to `out/soak/`, and exits with 1 unless all criteria
+of `soak_judging` hold.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from benchmarks.soak_faults import Bench, FAULTS
 from benchmarks.soak_judging import busy, Fault, judge, Moment, Verdict
 from benchmarks.watched import ROOT, Watched
 
-# How long the node may take to be active, and the last results to come, in seconds.
+# Seconds for the node to become active, and for the last results.
 START_LIMIT = 60.0
 LAST_RESULTS = 20.0
 GOOD_LIMIT = 30.0
@@ -42,7 +41,7 @@ _CONTROL_SIZE = 300_000
 
 
 def control() -> float:
-    """Return the seconds that a fixed piece of computing takes, the best of three."""
+    """Return the seconds of a fixed computation, the best of three."""
     best = float('inf')
     for _ in range(3):
         started = time.perf_counter()
@@ -71,7 +70,7 @@ class Soak:
         self._started: list[Watched] = []
 
     def run(self) -> list[Verdict]:
-        """Start everything, let it run, end it, and judge."""
+        """Start the processes, run the test, stop them; return the verdicts."""
         client = QueryClient()
         try:
             node = self._start_node()
@@ -102,7 +101,7 @@ class Soak:
             client.close()
 
     def figures(self, verdicts: list[Verdict]) -> dict[str, object]:
-        """Return everything that was measured, for a JSON file."""
+        """Return all measurements for the JSON file."""
         return {
             'options': vars(self.options),
             'verdicts': [asdict(verdict) for verdict in verdicts],
@@ -140,7 +139,7 @@ class Soak:
         return process
 
     def _ask_and_sample(self, client: QueryClient, node: Watched) -> None:
-        """Ask and sample at a steady pace until the time is over."""
+        """Send queries and take samples at a constant rate until the time is over."""
         period = 1.0 / self.options.queries
         end = self._began + 60 * self.options.minutes
         due = time.monotonic()
@@ -154,14 +153,14 @@ class Soak:
             threading.Event().wait(max(0.0, due - time.monotonic()))
 
     def _follow_or_not(self, client: QueryClient) -> None:
-        """Switch tracking on and off in turn."""
+        """Toggle tracking."""
         span = min(60.0, 60 * self.options.minutes / 6)
         wanted = int((time.monotonic() - self._began) / span) % 2 == 1
         if wanted != self._tracking and client.set_parameters(track=wanted):
             self._tracking = wanted
 
     def _break(self, bench: Bench) -> None:
-        """Do one fault after the other, and see that the node answers well after each."""
+        """Inject one fault after the other, and wait for a good answer after each."""
         names = list(FAULTS)
         period = self.options.fault_period
         while not self._over.wait(period):
@@ -184,7 +183,7 @@ def show(console: Console, soak: Soak, verdicts: list[Verdict]) -> None:
         table.add_row(verdict.name, verdict.measured, verdict.allowed, mark)
     console.print(table)
     if soak.faults:
-        table = Table('fault', 'times', 'good answer after its end, at most')
+        table = Table('fault', 'times', 'longest recovery')
         for name in dict.fromkeys(fault.name for fault in soak.faults):
             recoveries = [fault.recovery for fault in soak.faults if fault.name == name]
             table.add_row(name, str(len(recoveries)), f'{max(recoveries):.2f} s')
@@ -197,7 +196,7 @@ def show(console: Console, soak: Soak, verdicts: list[Verdict]) -> None:
 
 
 def draw(soak: Soak, path: Path) -> None:
-    """Draw memory and latency over time; without matplotlib, draw nothing."""
+    """Plot memory and latency over time, if matplotlib is installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -219,12 +218,12 @@ def draw(soak: Soak, path: Path) -> None:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+    """Return the command-line parser."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--minutes', type=float, default=30.0)
     parser.add_argument('--profile', default='offline', help='of config/')
     parser.add_argument('--parameter', action='append', default=[], metavar='NAME:=VALUE')
-    parser.add_argument('--rate', type=float, default=30.0, help='pictures per second')
+    parser.add_argument('--rate', type=float, default=30.0, help='images per second')
     parser.add_argument('--queries', type=float, default=1.0, help='queries per second')
     parser.add_argument('--fault-period', type=float, default=15.0, help='seconds of peace')
     parser.add_argument('--no-faults', action='store_true')
@@ -233,7 +232,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Run a soak and say what it showed; return 1 unless every criterion holds."""
+    """Run a soak test and print the results; return 1 unless all criteria hold."""
     options = arguments().parse_args()
     # Node and camera are ended by whatever ends the soak.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

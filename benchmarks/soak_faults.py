@@ -1,7 +1,7 @@
-"""What a soak does to a node while it answers: one function for each fault.
+"""Faults of the soak test, one function each.
 
-Each leaves everything as it was; what follows is measured by who calls it. Everything comes from
-outside, over ROS, as on a robot.
+Each restores the initial state; the caller measures the recovery. Faults use only ROS interfaces
+and signals to the camera.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from benchmarks.watched import Watched
 from segzero_ros.ros.background_node import BackgroundNode, wait_for_future
 
 CAMERA = '/camera/camera_sim'
-# Longer than image_max_age, so that the silence is felt.
+# Longer than image_max_age, so that queries fail.
 SILENCE = 6.0
 
 
 @dataclass
 class Bench:
-    """What faults are done to.
+    """The context of faults.
 
     Attributes:
-        client: who asks the node.
-        camera: the camera's process.
-        start_camera: starts another one.
+        client: sends queries to the node.
+        camera: the camera process.
+        start_camera: starts a new camera process.
     """
 
     client: QueryClient
@@ -43,47 +43,47 @@ class Bench:
 
 
 def pause(seconds: float) -> None:
-    """Let the world go on for a while."""
+    """Wait for some seconds."""
     threading.Event().wait(seconds)
 
 
 def camera_hangs(bench: Bench) -> None:
-    """Stop the camera's process for a while, and let it go on."""
+    """Suspend the camera process for some seconds."""
     bench.camera.send(signal.SIGSTOP)
     pause(SILENCE)
     bench.camera.send(signal.SIGCONT)
 
 
 def camera_dies(bench: Bench) -> None:
-    """Kill the camera, and start another."""
+    """Kill the camera process and start a new one."""
     bench.camera.stop(signal.SIGKILL)
     pause(SILENCE)
     bench.camera = bench.start_camera()
 
 
 def resolution_changes(bench: Bench) -> None:
-    """Let the camera look at pictures of other sizes, without depth, and back."""
+    """Switch the camera to images of other sizes without depth, and back."""
     for source, item in (('photograph', 'coffee'), ('photograph', 'astronaut'), ('scene', '')):
         bench.client.set_parameters(node=CAMERA, source=source, item=item)
         pause(1.5)
 
 
 def encoding_changes(bench: Bench) -> None:
-    """Change the pictures' encoding in mid-stream, and back."""
+    """Change the image encoding, and back."""
     for encoding in ('bgra8', 'mono16', 'bayer_rggb8', 'rgb8'):
         bench.client.set_parameters(node=CAMERA, encoding=encoding)
         pause(1.0)
 
 
 def depth_vanishes(bench: Bench) -> None:
-    """Take the depth away, bring it back in metres, then in millimetres."""
+    """Stop the depth, restart it in metres, then in millimetres."""
     for encoding in ('none', '32FC1', '16UC1'):
         bench.client.set_parameters(node=CAMERA, depth_encoding=encoding)
         pause(1.5)
 
 
 def depth_of_another_size(bench: Bench) -> None:
-    """Publish depth that does not fit beside the camera's own."""
+    """Publish depth of another size in addition to the camera's."""
     node = bench.client.node
     publisher = node.create_publisher(Image, '/camera/depth', QoSProfile(depth=5))
     small = Image(width=32, height=24, encoding='16UC1', step=64, data=bytes(32 * 24 * 2))
@@ -95,7 +95,7 @@ def depth_of_another_size(bench: Bench) -> None:
 
 
 def subscribers_come_and_go(bench: Bench) -> None:
-    """Subscribe to every picture and leave again, a few times."""
+    """Subscribe to all image topics and unsubscribe, a few times."""
     for number in range(4):
         with BackgroundNode(f'viewer_{number}') as viewer:
             for kind, topic in (
@@ -108,7 +108,7 @@ def subscribers_come_and_go(bench: Bench) -> None:
 
 
 def garbage_comes(bench: Bench) -> None:
-    """Publish bytes that are no image beside the camera's own images."""
+    """Publish invalid images in addition to the camera's."""
     node = bench.client.node
     publisher = node.create_publisher(Image, '/camera/image', QoSProfile(depth=5))
     generator = random.Random(7)
@@ -119,13 +119,13 @@ def garbage_comes(bench: Bench) -> None:
 
 
 def queries_burst(bench: Bench) -> None:
-    """Ask far more at once than may wait."""
+    """Send more queries at once than the queue holds."""
     for _ in range(100):
         bench.client.ask(disturbed=True)
 
 
 def asker_dies(bench: Bench) -> None:
-    """Send a goal and a request, and leave the graph before they are answered."""
+    """Send a goal and a request, and destroy the client before the answers."""
     for number in range(3):
         leaving = QueryClient(signature=f'{"?" * (number + 1)} ')
         if leaving.wait_for_node(10.0):
@@ -135,7 +135,7 @@ def asker_dies(bench: Bench) -> None:
 
 
 def node_is_deactivated(bench: Bench) -> None:
-    """Take the node down to unconfigured and up again, with queries on the way."""
+    """Clean up and reactivate the node during queries."""
     node = bench.client.node
     client = node.create_client(ChangeState, 'perception/change_state')
     client.wait_for_service(10.0)

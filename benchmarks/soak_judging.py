@@ -1,4 +1,4 @@
-"""What a soak's account says: whether anything was lost, grew, slowed down or stayed broken."""
+"""Criteria of the soak test: lost queries, growth, latency, recovery."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.watched import Sample
 WARM_UP_SHARE = 0.2
 WARM_UP_MOST = 900.0
 # In half an hour slopes of a level node differ by some 3 MB an hour; less cannot be told.
-MOST_GROWTH_MB_PER_HOUR = 5.0
+MAX_GROWTH_MB_PER_HOUR = 5.0
 MOST_GROWTH = 1.03
 MOST_DRIFT = 1.3
 # For so many seconds histories and pools still fill (docs/measurements/endurance.md shows the
@@ -36,13 +36,13 @@ RECOVERY_LIMIT = 5.0
 
 @dataclass
 class Fault:
-    """One fault and what followed.
+    """One fault and the recovery.
 
     Attributes:
-        name: what was done.
-        at: seconds since the beginning.
-        lasted: seconds for which it was done.
-        recovery: seconds from its end to the next good answer; infinite if none came.
+        name: of the fault.
+        at: seconds since the start.
+        lasted: duration of the fault, seconds.
+        recovery: seconds from its end to the next good answer; infinity without any.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Fault:
 
 @dataclass
 class Moment:
-    """A sample of the node, with what holds for its time.
+    """A sample of the node with its circumstances.
 
     Attributes:
-        sample: what the node takes.
-        tracking: whether objects were to be followed.
-        control: seconds that a fixed piece of computing took here at that time.
+        sample: resources of the node.
+        tracking: whether tracking was on.
+        control: seconds of a fixed computation at that time.
     """
 
     sample: Sample
@@ -68,7 +68,7 @@ class Moment:
 
 @dataclass
 class Verdict:
-    """One criterion: what was measured, what is allowed, and whether it holds."""
+    """One criterion: the measured and the allowed value, and whether it holds."""
 
     name: str
     measured: str
@@ -79,7 +79,7 @@ class Verdict:
 def judge(
     asked: Sequence[Asked], moments: Sequence[Moment], faults: Sequence[Fault], exit_code: int
 ) -> list[Verdict]:
-    """Return the verdict on every criterion."""
+    """Return the verdicts of all criteria."""
     begin = moments[0].sample.at
     seconds = moments[-1].sample.at - begin
     warm = begin + min(WARM_UP_SHARE * seconds, WARM_UP_MOST)
@@ -152,8 +152,8 @@ def _memory(phase: Sequence[Moment], name: str, begin: float, seconds: float) ->
             Verdict(
                 f'growth after half an hour, {name}',
                 f'{growth:+.2f} MB an hour',
-                f'{MOST_GROWTH_MB_PER_HOUR:+g} MB an hour',
-                growth <= MOST_GROWTH_MB_PER_HOUR,
+                f'{MAX_GROWTH_MB_PER_HOUR:+g} MB an hour',
+                growth <= MAX_GROWTH_MB_PER_HOUR,
             )
         )
     return verdicts
@@ -168,7 +168,7 @@ def _resources(later: Sequence[Moment]) -> list[Verdict]:
 
 
 def _latency(asked: Sequence[Asked], moments: Sequence[Moment]) -> list[Verdict]:
-    """Judge the time to an answer, measured in what the same machine took for the control."""
+    """Return the verdict on latency, relative to the control computation."""
     calm = [one for one in asked if not one.disturbed and math.isfinite(one.latency)]
     if len(calm) < 8:
         return []
@@ -190,6 +190,6 @@ def _latency(asked: Sequence[Asked], moments: Sequence[Moment]) -> list[Verdict]
 
 
 def busy(moments: Sequence[Moment]) -> float:
-    """Return the node's CPU time for each second, of all moments but pauses in sampling."""
+    """Return the node's CPU time per second, without gaps in sampling."""
     pairs = [(a.sample, b.sample) for a, b in pairwise(moments)]
     return sum(b.cpu_s - a.cpu_s for a, b in pairs) / max(1e-9, sum(b.at - a.at for a, b in pairs))

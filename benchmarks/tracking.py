@@ -1,4 +1,4 @@
-"""How well and how fast objects are followed: ids, masks, rate, memory.
+"""Accuracy, speed and memory of tracking.
 
 Run `python -m benchmarks.tracking [--films 6] [--frames 60] [--long 2000]`.
 
@@ -47,7 +47,7 @@ WARM_UP = 100
 
 
 class Film(NamedTuple):
-    """Frames with the true labels (H, W), and the ids that are followed."""
+    """Frames with the true labels (H, W), and the tracked ids."""
 
     frames: list[Frame]
     labels: list[np.ndarray]
@@ -55,7 +55,7 @@ class Film(NamedTuple):
 
 
 class Count(NamedTuple):
-    """What was seen of one object in one frame; None where it does not apply."""
+    """The result for one object in one frame; None where it does not apply."""
 
     kept: bool | None
     iou: float | None
@@ -63,7 +63,7 @@ class Count(NamedTuple):
 
 
 def make_film(seed: int, length: int) -> Film:
-    """Return the film of a seed."""
+    """Return the image sequence of a seed."""
     scenes = list(make_motion(seed, length))
     large = [o.id for o in scenes[0].objects if o.area > 300 and not o.clutter]
     ids = np.random.default_rng(seed).permutation(large)[:OBJECTS].tolist()
@@ -71,7 +71,7 @@ def make_film(seed: int, length: int) -> Film:
 
 
 def with_board(film: Film, share: float, seed: int) -> Film:
-    """Draw a board, so wide as a share of an object, that passes over one after the other."""
+    """Draw a board, with a width relative to the objects, that occludes one after the other."""
     if not share:
         return film
     random = np.random.default_rng(seed)
@@ -95,13 +95,13 @@ def with_board(film: Film, share: float, seed: int) -> Film:
 
 
 def segment_of(identity: int, mask: Mask) -> Segment:
-    """Return the segment that an answer would hold."""
+    """Return the segment of an answer."""
     roi = Roi.around(mask)
     return Segment(identity, '', 1.0, roi, (), roi, mask[roi.slices].copy())
 
 
 def follow(film: Film, whole: Film) -> Iterator[tuple[float, list[Count]]]:
-    """Yield, per frame, the seconds it took and what became of every object."""
+    """Yield the seconds and the results of all objects for each frame."""
     tracker = ClassicalTracker()
     first = film.labels[0]
     tracker.start(film.frames[0], [segment_of(i, first == i) for i in film.ids])
@@ -119,7 +119,7 @@ def follow(film: Film, whole: Film) -> Iterator[tuple[float, list[Count]]]:
 
 
 def count(identity: int, mask: Mask, lost: bool, truth: np.ndarray, unhidden: np.ndarray) -> Count:
-    """Compare a followed object with the truth."""
+    """Compare a tracked object with the ground truth."""
     seen = truth == identity
     if not seen.any():
         return Count(None, None, lost)
@@ -131,7 +131,7 @@ def count(identity: int, mask: Mask, lost: bool, truth: np.ndarray, unhidden: np
 
 
 def without_weights(films: int, length: int) -> Iterator[tuple[str, str, str]]:
-    """Yield the classical tracker's rows."""
+    """Yield the table rows of the classical tracker."""
     made = [(seed, make_film(seed, length)) for seed in range(films)]
     for name, share in BOARDS.items():
         steps = [
@@ -151,7 +151,7 @@ def without_weights(films: int, length: int) -> Iterator[tuple[str, str, str]]:
 
 
 def tiny_segmenter(folder: Path) -> Any:
-    """Return a segmenter of random weights that takes objects for present."""
+    """Return a segmenter with random weights that predicts objects as present."""
     import torch
 
     from segzero_ros.segmentation.sam2_segmenter import Sam2Segmenter
@@ -169,7 +169,7 @@ def tiny_segmenter(folder: Path) -> Any:
 
 
 def masks_of_the_package(segmenter: Any, config: Path, film: Film) -> Iterator[dict[int, Mask]]:
-    """Yield what the package's own video predictor makes of the film, by id, from frame 1 on."""
+    """Yield the masks of SAM 2's video predictor by id, from frame 1 on."""
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
     import torch
@@ -196,13 +196,13 @@ def masks_of_the_package(segmenter: Any, config: Path, film: Film) -> Iterator[d
 
 
 def resident_bytes() -> int:
-    """Return the process's memory."""
+    """Return the memory of this process."""
     pages = int(Path('/proc/self/statm').read_text().split()[1])
     return pages * os.sysconf('SC_PAGE_SIZE')
 
 
 def with_sam2(length: int) -> Iterator[tuple[str, str, str]]:
-    """Yield SAM 2's rows."""
+    """Yield the table rows of SAM 2."""
     import torch
 
     from segzero_ros.tracking.sam2_tracker import Sam2Tracker
@@ -237,13 +237,13 @@ def with_sam2(length: int) -> Iterator[tuple[str, str, str]]:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description='How well and how fast objects are followed.')
+    parser = argparse.ArgumentParser(description='Accuracy, speed and memory of tracking.')
     parser.add_argument('--films', type=int, default=6)
     parser.add_argument('--frames', type=int, default=60)
     parser.add_argument('--long', type=int, default=2000)
     arguments = parser.parse_args()
     table = Table('tracker', 'figure', 'value', title='Following objects')
-    # First, while the process is small: growth is of little else then.
+    # First, while the process is small, to measure the growth.
     sam2 = list(with_sam2(arguments.long))
     for row in (*without_weights(arguments.films, arguments.frames), *sam2):
         table.add_row(*row)

@@ -1,10 +1,10 @@
-"""How long a step of GRPO takes when a question is read once for all its answers, and when not.
+"""Duration of a GRPO step with and without prefix sharing.
 
 Run `python -m benchmarks.training_step [--model mini] [--steps 5] [-p NAME:=VALUE]`.
 
-The same steps of the same model, with `training.shared_prompts` and as TRL's trainer does by
-itself, where each answer brings its question and picture along. Shown are seconds a step (the
-median, the first one left out), and how much more of one is the other.
+The same steps of the same model, with `training.prefix_sharing`, and with TRL's trainer alone,
+which processes query and image for each answer. Reported are the median seconds per step, without
+the first, and their ratio.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from segzero_ros.training.trainer import train
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--model', default='mini', help="a model's folder, or mini")
     parser.add_argument('--steps', type=int, default=5)
@@ -41,12 +41,12 @@ def main() -> None:
     shared = seconds_a_step(settings)
     with patch('segzero_ros.training.models.share_prefixes'):
         alone = seconds_a_step(settings)
-    print(f'{answers}: {shared:.2f} s a step, {alone:.2f} s where each reads its question')
+    print(f'{answers}: {shared:.2f} s per step, {alone:.2f} s without prefix sharing')
     print(f'{alone / shared:.2f} times as fast')
 
 
 def seconds_a_step(settings: Settings) -> float:
-    """Train a little, and return the median of the steps' seconds."""
+    """Train some steps; return the median of their seconds."""
     with tempfile.TemporaryDirectory() as folder:
         train(replace(settings, output=folder), lambda _: None, restart=True)
         text = (Path(folder) / 'figures.jsonl').read_text(encoding='utf-8')

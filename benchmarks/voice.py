@@ -1,10 +1,10 @@
-"""Spoken sentences about generated scenes: how many reach the right object by voice alone.
+"""Accuracy of spoken queries about generated scenes.
 
     python -m benchmarks.voice --scenes 20
 
-espeak-ng speaks, white noise is added, pocketsphinx hears, and the profile `offline` answers. Each
-sentence is also typed: what goes wrong then is not the ear's fault. `english` is the same
-recogniser with its own model of English instead of the commands'.
+espeak-ng synthesises the queries, white noise is added, pocketsphinx recognises them, and the
+profile `offline` answers. Each query is also sent as text, to separate recognition errors.
+`english` is the same recogniser with its model of general English instead of commands.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SPEAKERS = (('en-us', 150), ('en-us+m3', 150), ('en-us+f2', 150), ('en-gb', 150)
 
 
 def is_right(pipeline: Pipeline, scene: Scene, sentence: Sentence, text: str) -> bool:
-    """Return whether the answer to a text marks what the sentence means, by half or more."""
+    """Return whether the answer to a text has an IoU of at least 0.5 with the targets."""
     if not text:
         return False
     answer = pipeline.answer(scene.frame, Query(text))
@@ -51,7 +51,7 @@ def is_right(pipeline: Pipeline, scene: Scene, sentence: Sentence, text: str) ->
 
 
 def hear(recogniser: PocketsphinxRecogniser, path: Path) -> str:
-    """Return what was heard in a recording."""
+    """Return the recognised text of a recording."""
     heard: list[str] = []
     listening = RecogniserLoop(recogniser, WakePhrase())
     nothing = SpeechCallbacks(heard.append, lambda _: None, lambda *_: None)
@@ -60,7 +60,7 @@ def hear(recogniser: PocketsphinxRecogniser, path: Path) -> str:
 
 
 def word_errors(said: str, heard: str) -> int:
-    """Return how many words have to be changed, added or taken away."""
+    """Return the edit distance in words."""
     a, b = said.lower().replace('?', '').replace(',', '').split(), heard.split()
     row = list(range(len(b) + 1))
     for i, word in enumerate(a, 1):
@@ -71,7 +71,7 @@ def word_errors(said: str, heard: str) -> int:
 
 
 def sentences(scenes: int, seed: int) -> Iterator[tuple[Scene, Sentence]]:
-    """Yield three sentences of each scene that mean something."""
+    """Yield three sentences with targets of each scene."""
     for number in range(seed, seed + scenes):
         scene = make_scene(number)
         meant = [sentence for sentence in scene.sentences if sentence.targets]
@@ -81,12 +81,12 @@ def sentences(scenes: int, seed: int) -> Iterator[tuple[Scene, Sentence]]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--scenes', type=int, default=20)
     parser.add_argument('--seed', type=int, default=600_000)
     parser.add_argument('--noise', type=float, default=20.0, help='dB below the speech')
-    parser.add_argument('--show', action='store_true', help='print what was misheard')
+    parser.add_argument('--show', action='store_true', help='print recognition errors')
     options = parser.parse_args()
     pipeline = load_pipeline(read_profile('offline'))
     ears = {name: PocketsphinxRecogniser(name) for name in ('commands', 'english')}

@@ -1,4 +1,4 @@
-"""Processes that a long run starts and watches: what they take, from /proc, and how they end."""
+"""Child processes of long tests, with their resources from /proc."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ END_LIMIT = 10.0
 
 
 class Sample(NamedTuple):
-    """What a process takes at a moment.
+    """The resources of a process at a time.
 
     Attributes:
-        at: seconds of the monotonic clock.
-        rss_mb: memory that is in RAM, MB (1e6 bytes).
-        threads: how many.
-        files: open file descriptors, sockets among them.
-        cpu_s: CPU time since its start, seconds, user and system.
-        load: of the machine, runnable processes averaged over the last minute.
+        at: monotonic time, seconds.
+        rss_mb: resident memory, MB (1e6 bytes).
+        threads: number of threads.
+        files: number of open file descriptors, including sockets.
+        cpu_s: CPU time since its start, user and system, seconds.
+        load: 1-minute load average of the machine.
     """
 
     at: float
@@ -39,12 +39,12 @@ class Sample(NamedTuple):
 
 
 class Watched:
-    """A child process; what it prints goes to a file.
+    """A child process with its output in a file.
 
     Args:
         arguments: of Python, such as a script and its arguments.
-        log: where its output goes.
-        environment: further variables.
+        log: file for its output.
+        environment: additional variables.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Watched:
 
     @property
     def running(self) -> bool:
-        """Whether it lives."""
+        """Whether it is running."""
         return self._process.poll() is None
 
     def sample(self) -> Sample:
-        """Return what it takes now."""
+        """Return its current resources."""
         folder = Path(f'/proc/{self._process.pid}')
         status = (folder / 'status').read_text()
         # The name, in brackets, may hold spaces; utime and stime are fields 14 and 15 of the line.
@@ -86,7 +86,7 @@ class Watched:
         self._process.send_signal(number)
 
     def stop(self, number: int = signal.SIGINT) -> tuple[int, float]:
-        """End it by a signal, by force if it does not listen; return exit code and seconds."""
+        """Stop it with a signal, then SIGKILL if needed; return exit code and seconds."""
         started = time.monotonic()
         if self.running:
             self.send(number)

@@ -1,8 +1,8 @@
-"""Ask a running node about a picture, and outline what it found with OpenCV.
+"""Query a running node about an image, and outline the objects with OpenCV.
 
     python3 examples/ask_with_opencv.py kitchen.png 'the red mug' answer.png
 
-ends with 0 when something was found, 1 when nothing was, 2 for a file that is no picture.
+exits with 0 if objects were found, 1 if not, 2 for a file that is not an image.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from segzero_ros.ros.client import PerceptionClient
 
 
 def main(picture: str, query: str, output: str, namespace: str = 'segzero') -> int:
-    """Write the picture with outlines; return the exit code."""
+    """Write the image with outlines; return the exit code."""
     image = cv2.imread(picture)
     if image is None:
-        print(f'{picture} is no picture that OpenCV reads')
+        print(f'{picture} is not an image that OpenCV can read')
         return 2
     with PerceptionClient(namespace) as client:
         client.wait_for_node()
-        # bgr8 is OpenCV's order of channels.
+        # bgr8 is OpenCV's channel order.
         reply = client.ask(query, image, order='bgr8')
     print(reply.answer.status.name, reply.answer.reasoning)
     for segment in reply.answer.segments:

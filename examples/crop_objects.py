@@ -1,8 +1,8 @@
-"""A node of your own: cut each object of an answer out of the camera's image with OpenCV.
+"""An example node that crops the objects of each answer from the camera image with OpenCV.
 
     python3 examples/crop_objects.py crops --ros-args -r __ns:=/segzero -r image:=/camera/color/image_raw
 
-An answer carries the header of the image that it is about, so the two are joined by their stamp.
+An answer has the header of its image, so the two are matched by their stamp.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from segzero_ros.msg import SegmentationResult
 from segzero_ros.ros.message_factory import segments_from, to_ns
 from segzero_ros.ros.opencv_images import from_message
 
-# Images that an answer may still be about: more than the models take at the camera's rate.
-KEPT = 100
+# Buffered images: more than the camera publishes during an answer.
+MAX_IMAGES = 100
 
 
 class CropObjects(Node):
@@ -40,17 +40,17 @@ class CropObjects(Node):
         self.create_subscription(SegmentationResult, 'result', self.crop, 10)
 
     def keep(self, image: Image) -> None:
-        """Keep an image until an answer about it may come."""
+        """Buffer an image for a later answer."""
         self.images[to_ns(image.header.stamp)] = image
-        while len(self.images) > KEPT:
+        while len(self.images) > MAX_IMAGES:
             self.images.popitem(last=False)
 
     def crop(self, result: SegmentationResult) -> None:
-        """Write what an answer found."""
+        """Write the objects of an answer."""
         image = self.images.get(to_ns(result.header.stamp))
         if image is None:
             return
-        # Through cv_bridge where that is installed.
+        # Uses cv_bridge if it is installed.
         pixels = from_message(image, 'bgr8')
         for number, segment in enumerate(segments_from(result), 1):
             mask = segment.full_mask(*pixels.shape[:2])
@@ -66,8 +66,8 @@ class CropObjects(Node):
 
 def main() -> None:
     """Run the node until Ctrl-C."""
-    # rclpy ends its spinning on Ctrl-C by itself. Python's KeyboardInterrupt may come while a
-    # message is taken, and would end as an error of its conversion.
+    # rclpy stops spinning on Ctrl-C itself. Python's KeyboardInterrupt could be raised during the
+    # conversion of a message, as an error.
     signal.signal(signal.SIGINT, lambda *_: None)
     rclpy.init()
     folder = rclpy.utilities.remove_ros_args(sys.argv)[1]

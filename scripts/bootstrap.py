@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""Make `.venv/`, `build/` and `install/` from nothing but Python, a C++ compiler, CMake and make.
+"""Create `.venv/`, `build/` and `install/` with Python, a C++ compiler, CMake and make.
 
     python3 scripts/bootstrap.py [GROUP ...]
 
-installs the named extras of pyproject.toml (pinned by requirements.lock) beside the core, then
-builds the ROS package. With a ROS 2 installation sourced (`ROS_DISTRO` set and rclpy importable)
-that one is used; without, ROS 2 Jazzy comes as wheels from the package registry. With
-ROS_WHEELS=kilted the wheels are Kilted's, in `.venv-kilted/`, `build-kilted/` and
-`install-kilted/`. What is already there is re-used: a second run takes a second. Imports the
-standard library only.
+installs the core and the given extras of pyproject.toml (pinned by requirements.lock), then builds
+the ROS package. It uses a sourced ROS 2 installation (`ROS_DISTRO` set and rclpy importable), else
+wheels of ROS 2 Jazzy from the package registry. With ROS_WHEELS=kilted it uses wheels of Kilted,
+in `.venv-kilted/`, `build-kilted/` and `install-kilted/`. Existing installations are reused: a
+second run takes a second. Imports the standard library only.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ from environment import (
 )
 
 DISTROS = ('jazzy', 'kilted')
-# Whose wheels are taken where no ROS is sourced.
+# The distribution of the wheels, if no ROS is sourced.
 WHEELS = os.environ.get('ROS_WHEELS') or DISTROS[0]
-# Jazzy's stand in pyproject.toml as the extra `ros`, others as a dependency group: one lock file
-# cannot hold two versions of a package.
+# Jazzy's wheels are the extra `ros` in pyproject.toml, others a dependency group, because one lock
+# file cannot have two versions of a package.
 GROUP = '' if DISTROS[0] == WHEELS else f'ros-{WHEELS}'
 SUFFIX = GROUP.removeprefix('ros')
 VENV = ROOT / f'.venv{SUFFIX}'
 BUILD = ROOT / f'build{SUFFIX}'
 INSTALL = ROOT / f'install{SUFFIX}'
-# The newest Python that ROS comes for as wheels.
+# The latest Python version with wheels of ROS.
 WHEELS_UP_TO = (3, 13)
 TOOLS = (
     (('c++', 'g++', 'clang++'), 'a C++ compiler', 'g++'),
@@ -51,20 +50,20 @@ TOOLS = (
 
 
 def check_wheels() -> None:
-    """Raise SetupError where ROS_WHEELS names wheels that there are not, or that are not used."""
+    """Raise SetupError if ROS_WHEELS is unknown or would be ignored."""
     distro = os.environ.get('ROS_DISTRO')
     if not distro and WHEELS not in DISTROS:
         known = ' or '.join(DISTROS)
-        raise SetupError(f'There are no wheels of ROS 2 {WHEELS!r}: ROS_WHEELS is {known}.')
+        raise SetupError(f'There are no wheels of ROS 2 {WHEELS!r}: set ROS_WHEELS to {known}.')
     if distro and os.environ.get('ROS_WHEELS'):
         raise SetupError(
-            f'ROS 2 {distro} is sourced, so no wheels are taken: unset ROS_WHEELS, or use a shell '
+            f'ROS 2 {distro} is sourced, so wheels are not used: unset ROS_WHEELS, or use a shell '
             'that does not source it.'
         )
 
 
 def check_tools() -> None:
-    """Raise SetupError naming the package to install for each tool that is missing."""
+    """Raise SetupError with the packages to install for missing tools."""
     missing = [
         f'{what} (apt-get install {package})'
         for names, what, package in TOOLS
@@ -77,12 +76,12 @@ def check_tools() -> None:
 
 
 def repair_ros_wheels(prefix: Path, python: Path, state: str) -> None:
-    """Point the wheels' CMake exports, which carry their builder's paths, at what is here.
+    """Replace the build machine's paths in the wheels' CMake exports.
 
     Args:
         prefix: where the wheels were installed.
         python: the Python that runs them.
-        state: of what is installed; nothing is done for one that was repaired before.
+        state: of the installation; nothing is done if it was repaired before.
     """
     stamp = prefix / '.segzero-repaired'
     if stamp.exists() and stamp.read_text() == state:
@@ -115,7 +114,7 @@ def repair_ros_wheels(prefix: Path, python: Path, state: str) -> None:
 
 
 def build_inputs() -> str:
-    """Hash the interfaces' contents and the names of all that is installed (by symbolic link)."""
+    """Hash the content of the interfaces and the names of all installed files."""
     contents = [ROOT / 'CMakeLists.txt', ROOT / 'package.xml']
     for folder in ('msg', 'srv', 'action'):
         contents += sorted((ROOT / folder).iterdir())
@@ -130,7 +129,7 @@ def build_inputs() -> str:
 
 
 def colcon_build(distro: str) -> None:
-    """Build the package with colcon when an interface, or the list of its files, has changed."""
+    """Build the package with colcon if an interface or the list of files has changed."""
     place = (VENV / '.segzero-venv').read_text()
     wanted = f'{place} {build_inputs()}'
     stamp = INSTALL / '.segzero-built'
@@ -139,22 +138,22 @@ def colcon_build(distro: str) -> None:
         return
     say('building the ROS package with colcon')
     if not built.startswith(place):
-        # What was configured for another Python or another place is of no use.
+        # A build for another Python or another path cannot be reused.
         for folder in (INSTALL, BUILD / 'segzero_ros'):
             shutil.rmtree(folder, ignore_errors=True)
     env = {**os.environ, 'PATH': f'{VENV / "bin"}:{os.environ["PATH"]}', 'VIRTUAL_ENV': str(VENV)}
     if not distro:
         env |= {'AMENT_PREFIX_PATH': str(VENV), 'CMAKE_PREFIX_PATH': str(VENV)}
         env.pop('COLCON_PREFIX_PATH', None)
-    # CMake refuses to export include folders that lie inside the source folder (numpy's, in
-    # .venv), so it is shown the sources by another path.
+    # CMake cannot export include folders inside the source folder (numpy's, in .venv), so it
+    # gets another path to the sources.
     source = ROOT / 'build' / 'source'
     source.parent.mkdir(exist_ok=True)
     if not source.is_symlink():
         source.symlink_to('..')
     python = str(VENV / 'bin' / 'python')
     command = [python, '-m', 'colcon', 'build', '--symlink-install', '--paths']
-    # Relative: the sources' path has to go through the link.
+    # Relative, so that the path of the sources goes through the link.
     command += [str(source.relative_to(ROOT)), '--build-base', BUILD.name]
     command += ['--install-base', INSTALL.name]
     options = ['--cmake-args', '-DBUILD_TESTING=OFF', f'-DPython3_EXECUTABLE={python}']
@@ -163,7 +162,7 @@ def colcon_build(distro: str) -> None:
 
 
 def main(groups: list[str]) -> int:
-    """Set everything up; return 0, or 1 after saying in one line what is missing."""
+    """Set everything up; return 0, or 1 after printing what is missing."""
     try:
         check_wheels()
         system = look_at_system()

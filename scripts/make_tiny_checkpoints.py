@@ -1,8 +1,7 @@
-"""Make small Qwen2-VL and Qwen2.5-VL checkpoints that know a handful of answers by heart.
+"""Make small Qwen2-VL and Qwen2.5-VL checkpoints that have memorised a few answers.
 
-They have the published architectures, processors, chat template and prompts, and are laid out as
-the hub lays such repositories out, so that everything which loads and asks a published checkpoint
-can be tried without one. About twenty seconds each on one core.
+They have the published architectures, processors, chat template, prompts and file layout, to test
+code for published checkpoints without one. About twenty seconds each on one core.
 
     python scripts/make_tiny_checkpoints.py out/tiny
 """
@@ -58,21 +57,21 @@ CHAT_TEMPLATE = (
     '{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}'
 )
 _WIDTH = 64
-# Wide enough that the random eyes tell images apart and the answers are learnt quickly.
+# Large enough that the random vision tower distinguishes images and training is fast.
 _SPREAD = 0.15
 _SURE = 0.95
-_MOST_STEPS = 600
+_MAX_STEPS = 600
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """What a checkpoint shall say when it is asked about an image.
+    """A memorised answer to a query about an image.
 
     Attributes:
         image: (H, W, 3) uint8, RGB order.
-        query: the question, as a user puts it.
-        answer: the model's whole text, without the end token.
-        dialect: the prompt that it is asked with.
+        query: the user's query.
+        answer: the model's complete text, without the end token.
+        dialect: of the prompt.
     """
 
     image: RgbImage
@@ -96,7 +95,7 @@ def scene(width: int, height: int, *rectangles: tuple[int, int, int, int, str]) 
 
 
 def written(image: RgbImage, thought: str, *boxes: tuple[int, int, int, int]) -> str:
-    """Write an answer as VisionReasoner does: boxes of the image, in pixels of 840 by 840."""
+    """Return an answer in VisionReasoner's format: boxes of the image, in pixels of 840 by 840."""
     height, width = image.shape[:2]
     scale = np.array([840 / width, 840 / height] * 2)
     items = []
@@ -108,7 +107,7 @@ def written(image: RgbImage, thought: str, *boxes: tuple[int, int, int, int]) ->
 
 
 def example_pairs() -> list[Pair]:
-    """Return questions about three scenes: the same one twice, many objects, and none."""
+    """Return pairs about three scenes: one scene twice, many objects, and none."""
     red, blue, green = (80, 150, 240, 330), (400, 180, 560, 380), (60, 40, 180, 200)
     left = scene(640, 480, (*red, 'red'), (*blue, 'blue'))
     right = scene(640, 480, (*blue, 'red'), (*green, 'green'))
@@ -132,24 +131,24 @@ def make_tiny_qwen(
     pairs: Sequence[Pair] | None = None,
     seed: int = 0,
 ) -> Path:
-    """Make a checkpoint that gives these answers, and save it as the hub lays one out.
+    """Train a checkpoint on these answers, and save it in the layout of the Hub.
 
     Args:
-        folder: where to; made if missing.
+        folder: is created.
         architecture: `qwen2_5_vl` or `qwen2_vl`.
-        pairs: what it shall know; `example_pairs()` by default.
-        seed: of the weights.
+        pairs: the answers; default: `example_pairs()`.
+        seed: for the weights.
 
     Returns:
         The folder.
 
     Raises:
-        RuntimeError: it did not learn the answers.
+        RuntimeError: training did not converge.
     """
     pairs = list(pairs if pairs is not None else example_pairs())
     processor = make_processor(architecture, pairs)
     threads = torch.get_num_threads()
-    # So small a model learns no faster on more threads, and wastes them.
+    # More threads do not speed up a model of this size.
     torch.set_num_threads(1)
     try:
         torch.manual_seed(seed)
@@ -175,10 +174,10 @@ def make_processor(architecture: str, pairs: Sequence[Pair]) -> Any:
 
 
 def _tokenizer(pairs: Sequence[Pair]) -> Any:
-    """Train the published kind of tokenizer on what will be said; it can write all other text.
+    """Train a tokenizer of the published kind on the texts; other text is tokenized by bytes.
 
-    Texts are split as published and special tokens come last, so that the same tokens come of
-    `tokenizer.json` and of the `vocab.json` and `merges.txt` that published checkpoints have.
+    Texts are split as published and special tokens are last, so that `tokenizer.json` is
+    equivalent to the `vocab.json` and `merges.txt` of published checkpoints.
     """
     from tokenizers import AddedToken, models, pre_tokenizers, Tokenizer, trainers
 
@@ -252,14 +251,14 @@ def _model(architecture: str, tokenizer: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Lesson:
-    """One pair as the model reads it: everything but the pixels, and how long the answer is."""
+    """The model inputs of one pair without the pixels, and the length of the answer."""
 
     inputs: dict[str, Any]
     answer: torch.Tensor
 
     def logits(self, model: Any) -> torch.Tensor:
-        """Return what the model would write at each place of the answer, (tokens, vocabulary)."""
-        # One lesson at a time: without padding there is no mask, and attention is far quicker.
+        """Return the (tokens, vocabulary) logits for the answer."""
+        # One example at a time: without padding there is no mask, and attention is much faster.
         count = len(self.answer)
         output = model(**self.inputs, use_cache=False, logits_to_keep=count + 1)
         logits: torch.Tensor = output.logits[0, :-1]
@@ -267,13 +266,13 @@ class _Lesson:
 
 
 def _learn(model: Any, processor: Any, pairs: Sequence[Pair]) -> None:
-    """Train the language model on the answers until every token is sure; the eyes stay random."""
+    """Train the language model until it is certain of all tokens, but not the vision tower."""
     model.model.visual.requires_grad_(False)
     lessons = [_lesson(model, processor, pair) for pair in pairs]
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=4e-3, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=10)
-    for _ in range(_MOST_STEPS):
+    for _ in range(_MAX_STEPS):
         optimizer.zero_grad()
         least = 1.0
         for lesson in lessons:
@@ -287,7 +286,9 @@ def _learn(model: Any, processor: Any, pairs: Sequence[Pair]) -> None:
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
-    raise RuntimeError(f'The answers were not learnt in {_MOST_STEPS} steps; surest {least:.2f}')
+    raise RuntimeError(
+        f'The answers were not learnt in {_MAX_STEPS} steps; lowest probability {least:.2f}'
+    )
 
 
 def _lesson(model: Any, processor: Any, pair: Pair) -> _Lesson:
@@ -311,10 +312,12 @@ def _lesson(model: Any, processor: Any, pair: Pair) -> _Lesson:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make the checkpoints that the command line asks for."""
+    """Make the checkpoints from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument('folder', type=Path, help='where to; one folder per architecture')
+    parser.add_argument(
+        'folder', type=Path, help='output folder, with one folder per architecture'
+    )
     parser.add_argument('--architecture', nargs='+', choices=ARCHITECTURES, default=ARCHITECTURES)
     arguments = parser.parse_args(argv)
     for architecture in arguments.architecture:

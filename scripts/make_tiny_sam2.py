@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Make a small SAM 2 checkpoint with random weights, laid out as the published ones are.
+"""Make a small SAM 2 checkpoint with random weights in the published layout.
 
     python scripts/make_tiny_sam2.py FOLDER [--seed 0]
 
-writes `tiny_sam2.pt` ({"model": state_dict}) and `tiny_sam2.yaml` beside it, from the package's
-own classes: 256-pixel images, 7.7 million parameters, every part of a SAM 2.1 there, images and
-video. It sees nothing, but runs in tenths of a second on a CPU, so that the real code paths can be
-tried where no published weights can be had. Needs the `models` extra.
+writes `tiny_sam2.pt` ({"model": state_dict}) and `tiny_sam2.yaml`: 256-pixel images, 7.7 million
+parameters, all parts of a SAM 2.1 for images and video. It runs in tenths of a second on a CPU, to
+test the real code paths without published weights. Needs the extra `models`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ IMAGE_SIZE = 256
 
 
 def tiny_config() -> Any:
-    """Return the configuration of SAM 2.1 tiny, cut down to 256-pixel images."""
+    """Return the configuration of SAM 2.1 tiny, reduced to 256-pixel images."""
     from omegaconf import OmegaConf
 
     package = find_spec('sam2')
@@ -47,11 +46,11 @@ def make_tiny_sam2(folder: Path, seed: int = 0) -> Path:
     """Write the checkpoint and its configuration into the folder.
 
     Args:
-        folder: made if it is not there.
-        seed: of the random weights.
+        folder: is created.
+        seed: for the random weights.
 
     Returns:
-        The checkpoint's path; the configuration lies beside it with the suffix `.yaml`.
+        The checkpoint's path; the configuration has the same path with the suffix `.yaml`.
     """
     from hydra.utils import instantiate
     from omegaconf import OmegaConf

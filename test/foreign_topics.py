@@ -61,8 +61,8 @@ UNREADABLE = {
     'empty': (Channel('far_msgs/msg/Thing', ''), 'no definition of far_msgs/msg/Thing'),
     'part of it missing': (
         Channel('far_msgs/msg/Thing', 'ros2msg', b'far_msgs/Part part\n'),
-        r'no definition of far_msgs/msg/Part \(a part of far_msgs/msg/Thing\), in the bag or '
-        'here; source the workspace that holds far_msgs',
+        r'no definition of far_msgs/msg/Part \(nested in far_msgs/msg/Thing\), neither in the bag '
+        'nor here; source the workspace that contains far_msgs',
     ),
     'broken': (Channel('far_msgs/msg/Thing', 'ros2msg', b'int32 [[[ x\n'), 'cannot be parsed'),
     'broken IDL': (Channel('far_msgs/msg/Thing', 'ros2idl', b'module {'), 'cannot be parsed'),
@@ -70,37 +70,37 @@ UNREADABLE = {
     'JSON': (Channel('battery', 'jsonschema', b'{}', 'json'), 'battery, json'),
     'protobuf': (
         Channel('foxglove.Log', 'protobuf', b'\n\0', 'protobuf'),
-        r'foxglove\.Log, protobuf\) are of Foxglove',
+        r'Foxglove messages \(foxglove\.Log, protobuf\)',
     ),
     'flatbuffer': (Channel('my.Thing', 'flatbuffer', b'\n\0', 'flatbuffer'), 'flatbuffer'),
     'CBOR': (Channel('my.Thing', '', b'', 'cbor'), 'cbor'),
-    'no schema': (Channel('', '', b''), 'names no type'),
+    'no schema': (Channel('', '', b''), 'has no message type'),
     'no schema, JSON': (Channel('', '', b'', 'json'), 'no type, json'),
-    'no name of ROS': (Channel('Thing', 'ros2msg', b'int32 x\n'), "'Thing' is no type of ROS"),
+    'no name of ROS': (Channel('Thing', 'ros2msg', b'int32 x\n'), "'Thing' is not a ROS type"),
     'ROS 1 with other fields': (
         Channel('sensor_msgs/Range', 'ros1msg', b'uint32 seq\nfloat32 range\n', 'ros1'),
         'other fields',
     ),
     'ROS 1 alone': (
         Channel('far_msgs/Thing', 'ros1msg', b'int32 x\n', 'ros1'),
-        'no definition of far_msgs/msg/Thing for ROS 2 here; if there is one, source the '
-        'workspace that holds far_msgs',
+        'no ROS 2 definition of far_msgs/msg/Thing; if there is one, source the workspace that '
+        'contains far_msgs',
     ),
     'ROS 1 alone, of a package that ROS 2 has': (
         Channel('std_msgs/Time', 'ros1msg', b'time data\n', 'ros1'),
-        'no definition of std_msgs/msg/Time for ROS 2 here',
+        'no ROS 2 definition of std_msgs/msg/Time',
     ),
     'wide string': (
         Channel('far_msgs/msg/Thing', 'ros2msg', b'int32 x\n  wstring[] names\n'),
-        'Thing has a field of the type wstring, which is not supported',
+        'Thing has a field of the unsupported type wstring',
     ),
     'wide string in a part': (
         Channel('far_msgs/msg/Thing', 'ros2msg', OF_PARTS.replace(b'int32 x', b'wstring x')),
-        'Thing has a field of the type wstring, which is not supported',
+        'Thing has a field of the unsupported type wstring',
     ),
     'wide string in IDL': (
         Channel('far_msgs/msg/Thing', 'ros2idl', IDL.replace(b'double x', b'wstring<4> x')),
-        'Thing has a field of the type wstring, which is not supported',
+        'Thing has a field of the unsupported type wstring',
     ),
     'enumeration': (
         Channel(
@@ -108,7 +108,7 @@ UNREADABLE = {
             'ros2idl',
             b'module far_msgs { module msg { enum Kind { A, B }; struct Thing { Kind x; }; }; };',
         ),
-        'not supported: enum Kind',
+        'unsupported type: enum Kind',
     ),
     'action in IDL': (
         Channel(
@@ -116,7 +116,7 @@ UNREADABLE = {
             'ros2idl',
             b'module far_msgs { module action { struct Go_FeedbackMessage { double x; }; }; };',
         ),
-        r'Go_FeedbackMessage cannot be written: .* only where the bag has it as ros2msg\.',
+        r'Go_FeedbackMessage cannot be written: .* needs a ros2msg definition in the bag\.',
     ),
 }
 READABLE = {

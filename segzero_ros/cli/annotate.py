@@ -1,4 +1,4 @@
-"""`segzero annotate`: accepted answers about a bag, or a data set, become training rows."""
+"""`segzero annotate`: turn accepted answers about a bag, or a data set, into training rows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from segzero_ros.config import segmenter_options
 
 EPILOG = """\
 sources:
-  BAG --truth results.jsonl    answers of a replay that a person has accepted
-  FILE.json                    COCO's layout with a text per annotation (RefCOCO so too)
-  FOLDER                       ReasonSeg, LISA, labelme: pictures with .json files beside them
-  owner/name                   a published evaluation set
+  BAG --truth results.jsonl    a bag, and the answers of a replay that a person has accepted
+  FILE.json                    COCO layout with one text per annotation (also RefCOCO)
+  FOLDER                       ReasonSeg, LISA or labelme: images with .json files beside them
+  owner/name                   a published evaluation set on the Hugging Face Hub
 
 examples:
   segzero replay kitchen.mcap --accept kitchen.jsonl
@@ -22,19 +22,21 @@ examples:
   segzero annotate kitchen.mcap --truth kitchen.jsonl --corrections masks -o kitchen
   segzero annotate instances.json --pictures val2017 --unchecked -o coco
 
-Each object's box and point are given to the profile's segmenter, and a row is left out where it
-does not find the object again (IoU below 0.6), as in the published sets.
+Each object's box and point are given to the profile's segmenter. A row is skipped if the resulting
+mask does not match the object (IoU below 0.6), as in the published sets.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = EPILOG
-    parser.add_argument('source', help='what is annotated; see below')
-    parser.add_argument('-o', '--output', type=Path, required=True, help='folder of the rows')
-    parser.add_argument('--truth', type=Path, help='the accepted answers about a bag')
-    parser.add_argument('--image', default='', help="the topic of a bag's images")
-    parser.add_argument('--pictures', type=Path, help='where file names of a JSON file start')
+    parser.add_argument('source', help='the data to annotate; see below')
+    parser.add_argument('-o', '--output', type=Path, required=True, help='folder for the rows')
+    parser.add_argument('--truth', type=Path, help='accepted answers about a bag')
+    parser.add_argument('--image', default='', help='image topic of a bag; default: detected')
+    parser.add_argument(
+        '--pictures', type=Path, help='folder that the file names in a JSON file are relative to'
+    )
     parser.add_argument(
         '--corrections', type=Path, metavar='FOLDER', help='corrected masks, NUMBER.png from 0.png'
     )
@@ -42,9 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--form',
         choices=('vision_reasoner', 'seg_zero'),
         default='vision_reasoner',
-        help='of the solutions; default: %(default)s',
+        help='answer format of the solutions; default: %(default)s',
     )
-    parser.add_argument('--unchecked', action='store_true', help='ask no segmenter')
+    parser.add_argument(
+        '--unchecked', action='store_true', help='do not check the rows with a segmenter'
+    )
     parser.add_argument('--limit', type=int, metavar='N', help='only the first N samples')
     add_model_arguments(parser)
 
@@ -59,10 +63,10 @@ def run(options: argparse.Namespace) -> int:
     if options.limit is not None and options.limit < 1:
         raise BadArgument('--limit must be 1 or more.')
     if options.corrections is not None and not options.corrections.is_dir():
-        raise BadArgument(f'There is no folder {options.corrections}.')
+        raise BadArgument(f'--corrections: there is no folder {options.corrections}.')
     if (Path(options.source) / 'replay.json').is_file():
         raise BadArgument(
-            f'{options.source} is a replay: name its bag instead, which has the pictures, and '
+            f'{options.source} is the output of a replay, which has no images: give its bag, and '
             f'--truth {options.source}/results.jsonl.'
         )
     samples = open_dataset(
@@ -74,9 +78,9 @@ def run(options: argparse.Namespace) -> int:
         parameters = read_parameters(options)
         segmenter = load_segmenter(segmenter_options(parameters.__getitem__))
 
-    def tell(index: int) -> None:
+    def report(index: int) -> None:
         if (index + 1) % 20 == 0 or index + 1 == total:
-            print(f'{index + 1} of {total} read', file=sys.stderr)
+            print(f'{index + 1} of {total} samples read', file=sys.stderr)
 
     try:
         rows = make_rows(
@@ -84,13 +88,13 @@ def run(options: argparse.Namespace) -> int:
             dialect_named(options.form),
             segmenter,
             options.corrections,
-            tell,
+            report,
         )
-        count, left_out = write_rows(rows, options.output)
+        count, skipped = write_rows(rows, options.output)
     finally:
         if segmenter is not None:
             segmenter.close()
-    for reason, number in left_out.items():
-        print(f'{number} left out: {reason}', file=sys.stderr)
-    print(f'{options.output}: {count} rows; segzero train --data {options.output}')
+    for reason, number in skipped.items():
+        print(f'{number} skipped: {reason}', file=sys.stderr)
+    print(f'{options.output}: {count} rows. Next: segzero train --data {options.output}')
     return 0

@@ -1,4 +1,4 @@
-"""`segzero ask`: ask a running node, see it reason, get a table and a picture."""
+"""`segzero ask`: query a running node; stream its reasoning, print and draw the result."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ OTHER_STATUS = 3
 EPILOG = """\
 exit codes:
   0    found
-  1    the image holds no such object, or the question was not understood (NOT_FOUND)
+  1    no such object in the image, or the query was not understood (NOT_FOUND)
   2    no node, no answer in time, or a file that cannot be read or written
-  3    the node answered with another status: NO_IMAGE, REJECTED, TIMEOUT, ERROR ...
+  3    another status: NO_IMAGE, REJECTED, TIMEOUT, ERROR ...
   130  cancelled with Ctrl-C
 
 examples:
@@ -38,17 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument('query', help='what to look for')
     parser.add_argument(
-        '--namespace', default='segzero', help='where the node is (default: %(default)s)'
+        '--namespace', default='segzero', help='namespace of the node (default: %(default)s)'
     )
     parser.add_argument(
-        '--image', type=Path, help='ask about this picture instead of the newest camera frame'
+        '--image', type=Path, help='query this image file instead of the latest camera frame'
     )
-    parser.add_argument('--output', type=Path, help='save the picture of the answer here')
+    parser.add_argument('--output', type=Path, help='save the overlay image to this file')
     parser.add_argument(
         '--timeout',
         type=float,
         default=120.0,
-        help='seconds for the answer (default: %(default)g)',
+        help='seconds to wait for the answer (default: %(default)g)',
     )
     parser.add_argument(
         '--wait',
@@ -56,17 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=5.0,
         help='seconds to wait for the node, and for its first image (default: %(default)g)',
     )
-    parser.add_argument(
-        '--json', action='store_true', help='print the answer as JSON, and nothing else'
-    )
+    parser.add_argument('--json', action='store_true', help='print only the answer, as JSON')
 
 
 def run(options: argparse.Namespace) -> int:
-    """Ask, print, save; return the exit code."""
+    """Query the node, print and save the answer; return the exit code."""
     from segzero_ros.ros.camera_sim.sources import read_image
     from segzero_ros.ros.client import ignore, PerceptionClient
 
-    picture = None if options.image is None else read_image(options.image)
+    image = None if options.image is None else read_image(options.image)
     if options.output:
         prepare_output(options.output)
     with PerceptionClient(options.namespace, overlays=options.output is not None) as client:
@@ -74,38 +72,38 @@ def run(options: argparse.Namespace) -> int:
         client.wait_for_node(options.wait)
         stream = None if options.json else ReasoningStream()
         on_progress = stream.show if stream else ignore
-        reply = client.ask(options.query, picture, on_progress, options.timeout)
+        reply = client.ask(options.query, image, on_progress, options.timeout)
         # Node and camera may just be starting.
         if reply.answer.status is Status.NO_IMAGE and client.wait_for_image(
             deadline - time.monotonic()
         ):
-            reply = client.ask(options.query, picture, on_progress, options.timeout)
+            reply = client.ask(options.query, image, on_progress, options.timeout)
         if stream:
             stream.finish(reply.answer.reasoning)
         if options.json:
             print(json.dumps(as_dictionary(reply), ensure_ascii=False, indent=2))
         else:
-            lost = reply.answer.status is Status.NO_IMAGE
-            show(reply, client.image_topics() if lost else [])
+            no_image = reply.answer.status is Status.NO_IMAGE
+            show(reply, client.image_topics() if no_image else [])
         if options.output:
-            save_picture(options.output, overlay_of(client, reply))
+            save_image(options.output, overlay_of(client, reply))
     return EXIT_CODES.get(reply.answer.status, OTHER_STATUS)
 
 
 class ReasoningStream:
-    """Prints the reasoning as it comes."""
+    """Prints the reasoning while it is generated."""
 
     def __init__(self) -> None:
         self._printed = ''
 
     def show(self, progress: Progress) -> None:
-        """Print what is new."""
+        """Print the new text."""
         if progress.stage == Stage.REASONING and progress.text:
             self._printed += progress.text
             print(printable(progress.text), end='', flush=True)
 
     def finish(self, reasoning: str) -> None:
-        """Print the end that the stream may have left out, and end the line."""
+        """Print what the stream has not sent yet, and end the line."""
         if reasoning.startswith(self._printed):
             print(printable(reasoning[len(self._printed) :]), end='')
             self._printed = reasoning
@@ -114,7 +112,12 @@ class ReasoningStream:
 
 
 def show(reply: Reply, image_topics: list[str]) -> None:
-    """Print the status, a table of the objects, and where images are if that is to be said."""
+    """Print the status and a table of the objects.
+
+    Args:
+        reply: the node's answer.
+        image_topics: topics to suggest for the node's `image`; empty for no suggestion.
+    """
     from rich.console import Console
 
     console, answer = Console(highlight=False), reply.answer
@@ -122,8 +125,8 @@ def show(reply: Reply, image_topics: list[str]) -> None:
         console.print(object_table(reply))
     colour = {Status.OK: 'green', Status.NOT_FOUND: 'yellow'}.get(answer.status, 'red')
     console.print(f'[bold {colour}]{answer.status.name}[/]', end=' ')
-    told = printable(answer.message)
-    console.print(f'in {answer.timing.total * 1000:.0f} ms', told, markup=False)
+    message = printable(answer.message)
+    console.print(f'in {answer.timing.total * 1000:.0f} ms', message, markup=False)
     if image_topics:
         console.print(
             f'Images are published on {", ".join(image_topics)}: start the node with '
@@ -133,7 +136,7 @@ def show(reply: Reply, image_topics: list[str]) -> None:
 
 
 def object_table(reply: Reply) -> Any:
-    """Return a table of the objects of an answer."""
+    """Return a `rich` table of an answer's objects."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -155,7 +158,7 @@ def object_table(reply: Reply) -> Any:
 
 
 def as_dictionary(reply: Reply) -> dict[str, Any]:
-    """Return an answer as JSON holds it; masks are left out, their sizes told."""
+    """Return an answer for JSON, with the number of mask pixels instead of the masks."""
     answer = reply.answer
     return {
         'query_id': answer.query.id,
@@ -191,12 +194,12 @@ def _object(segment: Segment) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    """Return a float32 field's value as a person would write it; None for NaN."""
+    """Return a float32 value rounded to its six significant digits; None for NaN."""
     return None if math.isnan(value) else float(f'{value:.6g}')
 
 
 def overlay_of(client: PerceptionClient, reply: Reply) -> RgbImage:
-    """Return the picture of an answer: drawn here on one's own picture, else the node's own."""
+    """Return an answer's overlay: from the node, or drawn here for an image from a file."""
     from segzero_ros.overlay import draw_overlay
 
     answer = reply.answer
@@ -206,31 +209,31 @@ def overlay_of(client: PerceptionClient, reply: Reply) -> RgbImage:
 
 
 def prepare_output(path: Path) -> None:
-    """Make the folder of a picture to be; raise CannotWrite where none can be written."""
+    """Create the folder of an image file; raise CannotWrite if the image cannot be written."""
     import cv2
 
     if not cv2.haveImageWriter(str(path)):
-        raise CannotWrite(f'{path} has no ending of a picture, such as .png or .jpg.')
+        raise CannotWrite(f'{path} has no image file extension, such as .png or .jpg.')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CannotWrite(f'{path} cannot be written: {error.strerror}.') from error
 
 
-def save_picture(path: Path, picture: RgbImage, *, quality: int = 92) -> None:
-    """Write a picture in the format that the file's ending says; raise CannotWrite if not.
+def save_image(path: Path, image: RgbImage, *, quality: int = 92) -> None:
+    """Write an image in the format of the file's extension; raise CannotWrite if it fails.
 
     Args:
-        path: of the file; its folder is made.
-        picture: (H, W, 3) uint8 RGB.
-        quality: of a JPEG, up to 100.
+        path: the file; its folder is created.
+        image: (H, W, 3) uint8 RGB.
+        quality: JPEG quality, up to 100.
     """
     import cv2
 
     prepare_output(path)
     is_jpeg = path.suffix.lower() in ('.jpg', '.jpeg')
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality] if is_jpeg else []
-    _, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), flags)
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)
     try:
         path.write_bytes(data.tobytes())
     except OSError as error:

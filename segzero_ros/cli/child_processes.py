@@ -1,6 +1,6 @@
-"""The demo's own ROS world: executables as child processes, a domain that nobody else uses.
+"""Child processes and an isolated ROS domain for the demo.
 
-Whatever happens, the children are ended before the parent goes on.
+All children are terminated before the parent continues, whatever happens.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any, NoReturn
 
 from segzero_ros.types import SegZeroError
 
-# How long a child may take to end after each signal, from the kindest on.
-_PATIENCE = ((signal.SIGINT, 4.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0))
+# Seconds that a child may take to exit after each signal.
+_SIGNALS = ((signal.SIGINT, 4.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0))
 
 
-# Who sets one of these has thought about the transport.
+# With one of these set, the user has configured the transport.
 _FAST_DDS_SETTINGS = {
     'FASTRTPS_DEFAULT_PROFILES_FILE',
     'FASTDDS_DEFAULT_PROFILES_FILE',
@@ -33,11 +33,11 @@ _FAST_DDS_SETTINGS = {
 
 
 class NotInstalled(SegZeroError):
-    """An executable or a file of this package is not where it should be."""
+    """An executable or a file of this package is not installed."""
 
 
 class ChildProcesses:
-    """Child processes that end when the `with` block does, also by SIGTERM or an error."""
+    """Child processes that are terminated at the end of the `with` block, also on SIGTERM."""
 
     def __init__(self, log_folder: Path) -> None:
         self._folder = log_folder
@@ -54,7 +54,7 @@ class ChildProcesses:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # An impatient second Ctrl-C must not leave anybody behind; `stop` takes bounded time.
+        # A second Ctrl-C must not leave children running; `stop` takes bounded time.
         self._handle(signal.SIG_IGN, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
         self.stop()
         for number, handler in self._before.items():
@@ -67,9 +67,15 @@ class ChildProcesses:
                 self._before.setdefault(number, before)
 
     def start(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
-        """Start a process whose output goes to `<name>.log`."""
+        """Start a process whose output goes to `<name>.log`.
+
+        Args:
+            name: of the process, for its log and for `exit_report`.
+            command: the executable and its arguments.
+            environment: all its environment variables.
+        """
         with (self._folder / f'{name}.log').open('wb') as log:
-            # In a process group of its own: Ctrl-C is for the parent, which ends them in order.
+            # In its own session: Ctrl-C reaches only the parent, which stops the children.
             self._children[name] = subprocess.Popen(
                 command,
                 stdout=log,
@@ -80,24 +86,24 @@ class ChildProcesses:
             )
 
     def exit_report(self) -> str:
-        """Say which children have died and what they said last; empty while all live."""
+        """Return which children have exited, with the end of their logs; empty while all run."""
         texts = []
         for name, child in self._children.items():
             code = child.poll()
             if code is not None:
                 log = self._folder / f'{name}.log'
                 last = '\n'.join(log.read_text(errors='replace').splitlines()[-12:])
-                texts.append(f'The process {name} ended with {code} ({log}):\n{last}')
+                texts.append(f'The process {name} exited with code {code} ({log}):\n{last}')
         return '\n'.join(texts)
 
     def stop(self) -> None:
-        """End all children: all are asked at once, and each is waited for."""
-        for number, patience in _PATIENCE:
-            living = [child for child in self._children.values() if child.poll() is None]
-            for child in living:
+        """Stop all children: signal them all, then wait for each."""
+        for number, timeout in _SIGNALS:
+            running = [child for child in self._children.values() if child.poll() is None]
+            for child in running:
                 child.send_signal(number)
-            deadline = time.monotonic() + patience
-            for child in living:
+            deadline = time.monotonic() + timeout
+            for child in running:
                 try:
                     child.wait(max(0.0, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
@@ -110,35 +116,40 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def executable(name: str) -> list[str]:
-    """Return the command that starts an installed executable of this package.
+    """Return the command that runs an installed executable of this package.
 
     Raises:
-        NotInstalled: it is in no prefix of AMENT_PREFIX_PATH, nor in a checkout.
+        NotInstalled: it is neither in a prefix of AMENT_PREFIX_PATH nor in a checkout.
     """
     return [sys.executable, str(installed(f'lib/segzero_ros/{name}', f'scripts/{name}'))]
 
 
 def installed(in_prefix: str, in_checkout: str) -> Path:
-    """Return a file of this package, installed or in the checkout; raise NotInstalled."""
+    """Return a file of this package; raise NotInstalled if there is none.
+
+    Args:
+        in_prefix: its path in an installation prefix.
+        in_checkout: its path in a checkout.
+    """
     prefixes = os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
-    places = [Path(prefix, in_prefix) for prefix in prefixes if prefix]
-    places.append(Path(__file__).parent.parent.parent / in_checkout)
-    for place in places:
-        if place.is_file():
-            return place
-    looked = ', '.join(str(place) for place in places)
-    raise NotInstalled(f'{in_prefix} is not installed (looked for {looked}): run `make build`.')
+    candidates = [Path(prefix, in_prefix) for prefix in prefixes if prefix]
+    candidates.append(Path(__file__).parent.parent.parent / in_checkout)
+    for path in candidates:
+        if path.is_file():
+            return path
+    searched = ', '.join(str(path) for path in candidates)
+    raise NotInstalled(f'{in_prefix} is not installed (looked for {searched}): run `make build`.')
 
 
 def choose_domain(environment: MutableMapping[str, str]) -> int:
-    """Keep to this machine and to a free ROS domain, where the user has chosen nothing else.
+    """Use only this machine and a free ROS domain, unless the user has set something else.
 
     Args:
-        environment: is changed: ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE are set in it, and
-            shared memory large enough for images where Fast DDS is used.
+        environment: modified: ROS_DOMAIN_ID, ROS_AUTOMATIC_DISCOVERY_RANGE, and for Fast DDS a
+            profile with enough shared memory for images.
 
     Returns:
-        The domain.
+        The domain ID.
     """
     environment.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     if not set(environment) & _FAST_DDS_SETTINGS:
@@ -153,7 +164,7 @@ def choose_domain(environment: MutableMapping[str, str]) -> int:
 
 
 def _free_domain() -> int:
-    """Return a domain whose first participant's port is free (DDS: 7400 + 250 · domain + 10)."""
+    """Return a domain ID with a free first participant port (DDS: 7400 + 250 · domain + 10)."""
     domains = random.sample(range(1, 102), 101)
     for domain in domains:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

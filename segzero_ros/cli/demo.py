@@ -1,7 +1,7 @@
-"""`segzero demo`: the real node, a camera and a client, each its own program, on real pictures.
+"""`segzero demo`: the perception node, a simulated camera and a client on real images.
 
-What goes over the graph is recorded; what is answered is measured, drawn and told. Where torch and
-transformers are installed, a second node asks the small reasoner about the generated scenes.
+All messages are recorded; the answers are measured, drawn and reported. If torch and transformers
+are installed, a second node answers the queries about generated scenes with the mini reasoner.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from typing import Any, TYPE_CHECKING
 from segzero_ros.cli.child_processes import ChildProcesses, choose_domain, executable, installed
 from segzero_ros.cli.demo_questions import iou, Question, QUESTIONS
 from segzero_ros.cli.demo_report import (
+    demo_progress,
     failures_of,
     FLOORS,
     MINI,
+    mini_table,
     Outcome,
-    shown_progress,
-    table_beside,
     table_of,
-    write_beside,
-    write_pictures,
+    write_mini_page,
+    write_overlays,
     write_summary,
 )
 from segzero_ros.types import RgbImage, SegZeroError, Status
@@ -45,37 +45,37 @@ if TYPE_CHECKING:
 
 CAMERA, NODE = 'camera', 'segzero'
 CAMERA_RATE = 4.0
-STARTING = 60.0
-ANSWERING = 30.0
-# In which the node has to hear a new picture: on a busy machine more than the next one passes by.
-SEEING = 30.0
+START_TIMEOUT = 60.0
+ANSWER_TIMEOUT = 30.0
+# Seconds in which the node has to receive a new image; a busy machine may miss several.
+NEW_IMAGE_TIMEOUT = 30.0
 RECORDED = ('query', 'result', 'reasoning', 'overlay')
-# What the profile `mini` is loaded with.
-NEEDS = ('rclpy', 'rosbags', 'skimage')
-MINI_NEEDS = ('torch', 'torchvision', 'transformers', 'accelerate')
-# The node and the recorder.
-HEARERS = 2
+# Modules that the demo needs, and those that the profile `mini` needs.
+REQUIRED = ('rclpy', 'rosbags', 'skimage')
+MINI_REQUIRED = ('torch', 'torchvision', 'transformers', 'accelerate')
+# Subscribers of the query topic: the node and the recorder.
+QUERY_SUBSCRIBERS = 2
 FAILED = 1
-"""Exit code when a question ended otherwise than it should, or a figure is below its floor."""
+"""Exit code if an answer has an unexpected status, or a figure is below its minimum."""
 
 EPILOG = f"""\
 writes into the output folder
-  NN_<picture>_<question>.png   the node's own picture of each answer
+  NN_<image>_<query>.png        the node's overlay of each answer
   overview.jpg                  some of them on one page
-  mini.jpg                      scenes as the embedded default (left) and the small reasoner answer
-  bag/                          everything that went over the graph (MCAP), for Foxglove, ros2 bag
-  summary.json                  questions, statuses, figures, machine
-  node.log, camera.log, mini.log   what the programs said
+  mini.jpg                      scenes answered by the default (left) and by the mini reasoner
+  bag/                          all recorded messages (MCAP), for Foxglove and ros2 bag
+  summary.json                  queries, statuses, figures, machine
+  node.log, camera.log, mini.log   logs of the processes
 
-exit codes: 0 every question ended as it should and the figures are above their floors
-({FLOORS['scene']} for masks in generated scenes, {FLOORS['photograph']} for boxes in photographs,
-{FLOORS[MINI]} for the small reasoner's masks, whatever its statuses);
-1 if not; 2 when the graph could not be run; 130 after Ctrl-C.
+  exit codes: 0 all statuses are as expected and the mean IoUs reach their minimum
+  ({FLOORS['scene']} for masks in generated scenes, {FLOORS['photograph']} for boxes in photos,
+  {FLOORS[MINI]} for the mini reasoner's masks, whatever its statuses);
+  1 otherwise; 2 if the demo could not run; 130 after Ctrl-C.
 """
 
 
 class DemoFailed(SegZeroError):
-    """The demo could not be run to its end."""
+    """The demo could not be completed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--output',
         type=Path,
         default=Path('out/demo'),
-        help='folder for pictures, bag and summary (default: %(default)s)',
+        help='folder for images, bag and summary (default: %(default)s)',
     )
 
 
@@ -93,37 +93,38 @@ def run(options: argparse.Namespace) -> int:
     """Run the demo; return its exit code."""
     from rich.console import Console
 
-    # Before anything is started or written: what is missing ends the demo.
-    for name in NEEDS:
+    # Before anything is started or written: a missing module ends the demo.
+    for name in REQUIRED:
         if importlib.util.find_spec(name) is None:
             importlib.import_module(name)
-    # Where the output is no terminal, wide enough for the table.
+    # Without a terminal, wide enough for the table.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     started = time.monotonic()
     folder: Path = options.output
-    clear(folder)
+    clear_output(folder)
     domain = choose_domain(os.environ)
-    console.print(f'ROS domain {domain}, this machine only. Starting the node and a camera …')
-    outcomes, beside, mishap, counts = ask_all(folder, console)
-    failures = [*failures_of(outcomes, beside), *filter(None, [mishap])]
+    console.print(f'ROS domain {domain}, localhost only. Starting the node and a camera …')
+    outcomes, mini_outcomes, mini_error, counts = ask_all(folder, console)
+    failures = [*failures_of(outcomes, mini_outcomes), *filter(None, [mini_error])]
     seconds = time.monotonic() - started
-    write_pictures(folder, outcomes)
-    write_beside(folder, outcomes, beside)
-    write_summary(folder, outcomes, beside, failures, counts, seconds)
+    write_overlays(folder, outcomes)
+    write_mini_page(folder, outcomes, mini_outcomes)
+    write_summary(folder, outcomes, mini_outcomes, failures, counts, seconds)
     console.print(table_of(outcomes))
-    if beside:
-        console.print(table_beside(outcomes, beside))
-    elif not mishap:
-        console.print(f'profile:=mini is not shown: it needs {", ".join(MINI_NEEDS)}.')
-    console.print(f'{sum(counts.values())} messages of {len(counts)} topics in {folder / "bag"}')
-    console.print(f'Pictures and summary.json in {folder}. {seconds:.0f} s in all.')
+    if mini_outcomes:
+        console.print(mini_table(outcomes, mini_outcomes))
+    elif not mini_error:
+        console.print(f'profile:=mini is skipped: it needs {", ".join(MINI_REQUIRED)}.')
+        total = sum(counts.values())
+        console.print(f'Recorded {total} messages on {len(counts)} topics in {folder / "bag"}.')
+        console.print(f'Images and summary.json are in {folder}. Total time: {seconds:.0f} s.')
     for failure in failures:
         console.print(f'[red]{failure}')
     return FAILED if failures else 0
 
 
-def clear(folder: Path) -> None:
-    """Make the output folder, and remove what an earlier demo wrote there, and nothing else."""
+def clear_output(folder: Path) -> None:
+    """Create the output folder; remove only the files of an earlier demo."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if re.fullmatch(
@@ -138,16 +139,15 @@ def clear(folder: Path) -> None:
 def ask_all(
     folder: Path, console: Console
 ) -> tuple[list[Outcome], list[Outcome], str, dict[str, int]]:
-    """Run the graph and ask every question.
+    """Start the processes and ask every question.
 
     Returns:
-        What came of them, what came of those that the small reasoner was asked too, why it could
-        not be asked (empty if it could, or is not installed), and how many messages of each topic
-        were recorded.
+        The outcomes; those of the mini reasoner; why it could not be queried (empty if it could,
+        or is not installed); and the number of recorded messages by topic.
     """
     with ExitStack() as stack:
         children = stack.enter_context(ChildProcesses(folder))
-        # The children first: they load while this process imports its own half.
+        # The children first: they load while this process imports its own modules.
         start_node(children, 'node', NODE, 'offline')
         start_camera(children)
         from segzero_ros.replay.bag import BagWriter
@@ -165,51 +165,51 @@ def ask_all(
             wait_until_active(client, children)
             wait_until_recorded(recorder, client)
             outcomes = list(ask_each(client, camera, QUESTIONS, console))
-            beside, mishap = ask_beside(children, camera, folder, console)
-            # The camera goes on, and what is counted has to be what is in the bag.
+            mini_outcomes, mini_error = ask_mini(children, camera, folder, console)
+            # The camera still publishes, but the counts have to be those of the bag.
             recorder.close()
         except SegZeroError as error:
             raise DemoFailed(
                 '\n'.join(filter(None, [str(error), children.exit_report()]))
             ) from error
-        return outcomes, beside, mishap, bag.counts
+        return outcomes, mini_outcomes, mini_error, bag.counts
 
 
-def ask_beside(
+def ask_mini(
     children: ChildProcesses, camera: CameraControl, folder: Path, console: Console
 ) -> tuple[list[Outcome], str]:
-    """Ask the small reasoner, where it is installed; return what came of it, or why nothing did.
+    """Query the mini reasoner if it is installed; return its outcomes, or an error.
 
-    Only when all else has been asked, for while it loads other answers would take longer.
+    Called last, because loading it slows down other answers.
     """
     from segzero_ros.ros.client import PerceptionClient
 
-    if not all(map(importlib.util.find_spec, MINI_NEEDS)):
+    if not all(map(importlib.util.find_spec, MINI_REQUIRED)):
         return [], ''
-    console.print('The same to a small reasoning model, profile:=mini. Loading …')
+    console.print('Now the scenes again with the mini reasoner, profile:=mini. Loading …')
     try:
         start_node(children, 'mini', MINI, 'mini')
         with PerceptionClient(MINI, overlays=True) as client:
             wait_until_active(client, children)
-            return list(ask_each(client, camera, asked_beside(), console)), ''
+            return list(ask_each(client, camera, mini_questions(), console)), ''
     except SegZeroError as error:
         log = folder / 'mini.log'
         last = log.read_text(errors='replace').splitlines()[-3:] if log.exists() else []
-        return [], '\n'.join(['The small reasoner could not be asked.', str(error), *last])
+        return [], '\n'.join(['The mini reasoner could not be queried.', str(error), *last])
 
 
-def asked_beside() -> list[Question]:
-    """Return the questions for the small reasoner, which knows generated scenes only."""
+def mini_questions() -> list[Question]:
+    """Return the questions for the mini reasoner, which was trained on generated scenes only."""
     return [replace(each, way='action') for each in QUESTIONS if each.source == 'scene']
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of the demo's programs."""
+    """Return the environment of the child processes."""
     return {**os.environ, 'PYTHONUNBUFFERED': '1', 'RCUTILS_COLORIZED_OUTPUT': '0'}
 
 
 def start_node(children: ChildProcesses, name: str, namespace: str, profile: str) -> None:
-    """Start a perception node with a profile that needs nothing to be fetched."""
+    """Start a perception node with a profile that needs no download."""
     config = f'config/{profile}.yaml'
     remaps = [f'{name}:=/{CAMERA}/{name}' for name in ('image', 'depth', 'camera_info')]
     children.start(
@@ -226,7 +226,7 @@ def start_node(children: ChildProcesses, name: str, namespace: str, profile: str
 
 
 def start_camera(children: ChildProcesses) -> None:
-    """Start a camera that shows what it is told to."""
+    """Start the simulated camera."""
     children.start(
         'camera',
         [
@@ -236,7 +236,7 @@ def start_camera(children: ChildProcesses) -> None:
             f'__ns:=/{CAMERA}',
             '-p',
             f'rate:={CAMERA_RATE}',
-            # Metres: the pair's depth was measured finer than whole millimetres.
+            # In metres: the stereo pair's depth is more precise than integer millimetres.
             '-p',
             'depth_encoding:=32FC1',
         ],
@@ -245,8 +245,8 @@ def start_camera(children: ChildProcesses) -> None:
 
 
 def wait_until_active(client: PerceptionClient, children: ChildProcesses) -> None:
-    """Wait until the node answers queries; raise as soon as it is clear that it will not."""
-    deadline = time.monotonic() + STARTING
+    """Wait until the node is active; raise as soon as it has exited or on a timeout."""
+    deadline = time.monotonic() + START_TIMEOUT
     state = 'not there'
     while state != 'active':
         try:
@@ -255,16 +255,16 @@ def wait_until_active(client: PerceptionClient, children: ChildProcesses) -> Non
             if children.exit_report() or time.monotonic() > deadline:
                 raise
         if time.monotonic() > deadline:
-            raise DemoFailed(f'After {STARTING:g} s the node is {state}.')
+            raise DemoFailed(f'After {START_TIMEOUT:g} s the node is {state}.')
 
 
 def wait_until_recorded(recorder: Recorder, client: PerceptionClient) -> None:
-    """Wait until nothing that is asked or answered from now on is missing from the bag."""
+    """Wait until all queries and answers from now on are recorded."""
     topics = [f'/{CAMERA}/image', *(f'/{NODE}/{name}' for name in RECORDED)]
-    if not recorder.wait_for(topics, STARTING):
-        raise DemoFailed(f'Not all of {", ".join(topics)} are on the graph.')
-    if not client.wait_for_subscribers(HEARERS, STARTING):
-        raise DemoFailed(f'Not both the node and the recorder hear /{NODE}/query.')
+    if not recorder.wait_for(topics, START_TIMEOUT):
+        raise DemoFailed(f'Not all of these topics are published: {", ".join(topics)}.')
+    if not client.wait_for_subscribers(QUERY_SUBSCRIBERS, START_TIMEOUT):
+        raise DemoFailed(f'The node and the recorder do not both subscribe to /{NODE}/query.')
 
 
 def ask_each(
@@ -273,9 +273,9 @@ def ask_each(
     questions: Sequence[Question],
     console: Console,
 ) -> Iterator[Outcome]:
-    """Ask the questions one after the other, each about the picture that it is meant for."""
+    """Ask the questions one after the other, each about its image."""
     since, before = 0, ('', '')
-    with shown_progress(console, len(questions)) as show:
+    with demo_progress(console, len(questions)) as show:
         for number, question in enumerate(questions, start=1):
             show.begin(number, question)
             if (question.source, question.item) != before:
@@ -293,31 +293,31 @@ def ask_one(
     since: int,
     on_progress: Any,
 ) -> Outcome:
-    """Ask a question, again if the node had not got the new picture yet."""
-    until = time.monotonic() + SEEING
+    """Ask a question; repeat it if the node has not received the new image yet."""
+    until = time.monotonic() + NEW_IMAGE_TIMEOUT
     while True:
         asked = time.monotonic()
         if question.way == 'topic':
-            reply = client.ask_by_topic(question.text, on_progress, ANSWERING)
+            reply = client.ask_by_topic(question.text, on_progress, ANSWER_TIMEOUT)
         elif question.way == 'service':
-            reply = client.ask_by_service(question.text, timeout=ANSWERING)
+            reply = client.ask_by_service(question.text, timeout=ANSWER_TIMEOUT)
         else:
-            reply = client.ask(question.text, on_progress=on_progress, timeout=ANSWERING)
+            reply = client.ask(question.text, on_progress=on_progress, timeout=ANSWER_TIMEOUT)
         waited = time.monotonic() - asked
         if reply.stamp_ns >= since:
             break
         if time.monotonic() > until:
-            raise DemoFailed(f'The node does not see the pictures of {question.item}.')
+            raise DemoFailed(f'The node does not receive the images of {question.item}.')
         camera.wait_for_next_image()
-    overlay = picture_of(client, reply)
-    covered = math.nan
+    overlay = overlay_of(client, reply)
+    iou_value = math.nan
     if question.has_truth:
-        covered = iou(question, reply.answer.segments, (reply.height, reply.width))
-    return Outcome(question, reply, overlay, covered, waited)
+        iou_value = iou(question, reply.answer.segments, (reply.height, reply.width))
+    return Outcome(question, reply, overlay, iou_value, waited)
 
 
-def picture_of(client: PerceptionClient, reply: Reply) -> RgbImage:
-    """Return the node's picture of an answer; one drawn here where the node has none to show."""
+def overlay_of(client: PerceptionClient, reply: Reply) -> RgbImage:
+    """Return the node's overlay of an answer, or one drawn here if the node publishes none."""
     from segzero_ros.overlay import draw_overlay
 
     if reply.answer.status in (Status.OK, Status.NOT_FOUND):

@@ -1,4 +1,4 @@
-"""What the demo asks, what has to come of it, and how good the masks are."""
+"""The demo's questions, their expected statuses, and the IoU of the answers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from segzero_ros.types import Box, Mask, Segment, Status
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one picture.
+    """One question about one image.
 
     Attributes:
         source: the camera's parameter `source`.
         item: the camera's parameter `item`.
         text: the query.
         way: 'action', 'topic' or 'service'.
-        status: what has to come of it.
-        boxes: in photographs, a box (x1, y1, x2, y2) drawn by hand around each thing that is
-            meant; of generated scenes the truth is known.
-        on_overview: whether its answer stands on the overview page.
+        status: the expected status.
+        boxes: for photographs, a hand-drawn box (x1, y1, x2, y2) around each target; generated
+            scenes have their own ground truth.
+        on_overview: whether its overlay is on the overview page.
     """
 
     source: str
@@ -36,12 +36,12 @@ class Question:
 
     @property
     def has_truth(self) -> bool:
-        """Whether there is something to compare the answer with."""
+        """Whether there is ground truth to compare the answer with."""
         return self.status is Status.OK and (self.source == 'scene' or bool(self.boxes))
 
 
-# Chosen to be looked at, with some that have no answer; `benchmarks/` measures on hundreds of
-# scenes that nobody chose. The sentences about scenes are the generator's own.
+# Chosen for illustration, some without a target; `benchmarks/` measures on hundreds of random
+# scenes. The sentences about scenes are generated.
 QUESTIONS = (
     Question('photograph', 'coffee', 'the red thing', boxes=((78, 18, 480, 387),)),
     Question(
@@ -91,16 +91,16 @@ QUESTIONS = (
 
 
 def iou(question: Question, segments: tuple[Segment, ...], size: tuple[int, int]) -> float:
-    """Return how well an answer's objects cover what was meant.
+    """Return the IoU of an answer with the ground truth.
 
     Args:
-        question: one that has a truth.
+        question: one with ground truth.
         segments: the answer's objects.
-        size: height and width of the picture.
+        size: height and width of the image.
 
     Returns:
         Intersection over union of all pixels of the answer and of the truth: of masks for
-        generated scenes, of the masks' tight boxes and the boxes drawn by hand for photographs.
+        generated scenes, of the masks' tight boxes and the hand-drawn boxes for photographs.
     """
     if question.source == 'scene':
         truth = true_mask(question)
@@ -116,7 +116,7 @@ def iou(question: Question, segments: tuple[Segment, ...], size: tuple[int, int]
 
 
 def true_mask(question: Question) -> Mask:
-    """Return the (H, W) pixels of what a question about a generated scene means."""
+    """Return the (H, W) bool mask of the targets of a question about a generated scene."""
     scene = _scene(question.item)
     targets = next(s.targets for s in scene.sentences if s.text == question.text)
     return _union([scene.mask(index) for index in targets], scene.labels.shape)

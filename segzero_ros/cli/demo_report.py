@@ -1,4 +1,4 @@
-"""What came of the demo's questions: on the screen, as a table, as pictures, as summary.json."""
+"""The demo's report: on the terminal, as tables, as images and as summary.json."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ if TYPE_CHECKING:
     from segzero_ros.ros.client import Progress, Reply
 
 MINI = 'mini'
-# How well the answers have to cover what was meant, on average; see `demo_questions.iou`. Those of
-# the small reasoner are about scenes too.
+# Minimum mean IoU, see `demo_questions.iou`. The mini reasoner is asked about scenes too.
 FLOORS = {'scene': 0.7, 'photograph': 0.5, MINI: 0.6}
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came of one question.
+    """The outcome of one question.
 
     Attributes:
         question: the question.
         reply: the node's answer.
-        overlay: the node's picture of it.
-        iou: how well it covers what was meant; NaN where there is no truth.
-        waited: seconds from asking to hearing.
+        overlay: the node's overlay.
+        iou: with the ground truth; NaN without any.
+        waited: seconds from query to answer.
     """
 
     question: Question
@@ -48,12 +47,12 @@ class Outcome:
 
     @property
     def as_expected(self) -> bool:
-        """Whether the question ended as it should."""
+        """Whether the answer has the expected status."""
         return self.reply.answer.status is self.question.status
 
 
-class ShownProgress:
-    """What stands on the screen while the demo runs: question, reasoning, how far it is."""
+class DemoProgress:
+    """Live display of the question, its reasoning and a progress bar."""
 
     def __init__(self, console: Console, count: int) -> None:
         from rich.live import Live
@@ -71,25 +70,25 @@ class ShownProgress:
         self.live = Live(console=console, refresh_per_second=12, transient=True)
 
     def begin(self, number: int, question: Question) -> None:
-        """Show which question is asked."""
+        """Show a question."""
         self._heading = self._text(f'{number}. {question.item}: “{question.text}”', style='bold')
         self._reasoning = self._text(style='dim')
         self._update()
 
     def reasoning(self, progress: Progress) -> None:
-        """Show the reasoning as it comes."""
+        """Show the reasoning while it is generated."""
         self._reasoning.append(printable(progress.text))
         self._update()
 
     def end(self, outcome: Outcome) -> None:
-        """Leave the question, its reasoning and its outcome on the screen."""
+        """Print the question, its reasoning and its outcome."""
         answer = outcome.reply.answer
         mark = '[green]✓[/]' if outcome.as_expected else '[red]✗[/]'
-        # In one call: what stands below is drawn anew after each.
-        came = f'[dim]by {outcome.question.way}[/] {answer.status.name}'
-        self._console.print(mark, self._heading, came)
-        said = printable(answer.reasoning or answer.message)
-        self._console.print(self._text(f'  {said}', style='dim'))
+        # In one call: the live display below is redrawn after each.
+        status = f'[dim]by {outcome.question.way}[/] {answer.status.name}'
+        self._console.print(mark, self._heading, status)
+        text = printable(answer.reasoning or answer.message)
+        self._console.print(self._text(f'  {text}', style='dim'))
         self._bar.advance(self._task)
         self._update()
 
@@ -100,59 +99,57 @@ class ShownProgress:
 
 
 @contextmanager
-def shown_progress(console: Console, count: int) -> Iterator[ShownProgress]:
-    """Show progress through `count` questions; only what is left of it where is no terminal."""
-    show = ShownProgress(console, count)
+def demo_progress(console: Console, count: int) -> Iterator[DemoProgress]:
+    """Show progress through `count` questions; without a terminal only the finished ones."""
+    show = DemoProgress(console, count)
     with show.live:
         yield show
 
 
-def failures_of(outcomes: list[Outcome], beside: list[Outcome]) -> list[str]:
-    """Return a sentence for each thing that is not as it should be.
+def failures_of(outcomes: list[Outcome], mini_outcomes: list[Outcome]) -> list[str]:
+    """Return a sentence for each failed expectation.
 
     Args:
-        outcomes: what came of the questions.
-        beside: what came of those that the small reasoner was asked. It errs, so that only how
-            well it does on average counts.
+        outcomes: of all questions.
+        mini_outcomes: of the mini reasoner, which makes mistakes: only its mean IoU counts.
     """
     failures = [
-        f'“{outcome.question.text}” about {outcome.question.item} ended with '
-        f'{outcome.reply.answer.status.name} instead of {outcome.question.status.name}: '
+        f'“{outcome.question.text}” about {outcome.question.item}: status '
+        f'{outcome.reply.answer.status.name}, expected {outcome.question.status.name}: '
         f'{outcome.reply.answer.message}'
         for outcome in outcomes
         if not outcome.as_expected
     ]
-    for name, (mean, count) in figures_of(outcomes, beside).items():
+    for name, (mean, count) in figures_of(outcomes, mini_outcomes).items():
         if mean < FLOORS[name]:
-            asked = f'about {name}s' if name != MINI else 'to the small reasoner'
+            kind = f'about {name}s' if name != MINI else 'to the mini reasoner'
             failures.append(
-                f'The mean IoU of {count} questions {asked} is {mean:.2f}, '
-                f'less than {FLOORS[name]}.'
+                f'The mean IoU of {count} questions {kind} is {mean:.2f}, '
+                f'below the minimum of {FLOORS[name]}.'
             )
     return failures
 
 
-def figures_of(outcomes: list[Outcome], beside: list[Outcome]) -> dict[str, tuple[float, int]]:
-    """Return the mean IoU and the number of questions with a truth.
-
-    Their keys are those of FLOORS: each kind of picture, and the small reasoner.
-    """
+def figures_of(
+    outcomes: list[Outcome], mini_outcomes: list[Outcome]
+) -> dict[str, tuple[float, int]]:
+    """Return the mean IoU and the number of questions with ground truth, by the keys of FLOORS."""
     values: dict[str, list[float]] = {name: [] for name in FLOORS}
     for outcome in outcomes:
         values[outcome.question.source].append(outcome.iou)
-    values[MINI] = [outcome.iou for outcome in beside]
+    values[MINI] = [outcome.iou for outcome in mini_outcomes]
     known = {name: [iou for iou in all_ if not math.isnan(iou)] for name, all_ in values.items()}
     return {name: (sum(ious) / len(ious), len(ious)) for name, ious in known.items() if ious}
 
 
 def table_of(outcomes: list[Outcome]) -> Any:
-    """Return the table that the demo ends with."""
+    """Return the `rich` table of all outcomes."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ('question', 'picture', 'by', 'status', 'objects', 'mask px', 'ms', 'IoU'):
+    for heading in ('question', 'image', 'by', 'status', 'objects', 'mask px', 'ms', 'IoU'):
         numeric = heading in ('objects', 'mask px', 'ms', 'IoU')
         table.add_column(heading, justify='right' if numeric else 'left')
     for outcome in outcomes:
@@ -175,17 +172,17 @@ def table_of(outcomes: list[Outcome]) -> Any:
     return table
 
 
-def table_beside(outcomes: list[Outcome], beside: list[Outcome]) -> Any:
-    """Return the table of what the small reasoner said, beside the embedded default."""
+def mini_table(outcomes: list[Outcome], mini_outcomes: list[Outcome]) -> Any:
+    """Return the `rich` table that compares the mini reasoner with the default one."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ('asked of profile:=mini', 'status', 'objects', 'ms', 'IoU', 'IoU of offline'):
-        numeric = heading not in ('asked of profile:=mini', 'status')
+    for heading in ('query to profile:=mini', 'status', 'objects', 'ms', 'IoU', 'IoU of offline'):
+        numeric = heading not in ('query to profile:=mini', 'status')
         table.add_column(heading, justify='right' if numeric else 'left')
-    for ours, other in _pairs(outcomes, beside):
+    for ours, other in _pairs(outcomes, mini_outcomes):
         answer = other.reply.answer
         colour = 'green' if other.as_expected else 'yellow'
         table.add_row(
@@ -195,46 +192,48 @@ def table_beside(outcomes: list[Outcome], beside: list[Outcome]) -> Any:
             f'{other.waited * 1000:.0f}',
             *('' if math.isnan(each.iou) else f'{each.iou:.2f}' for each in (other, ours)),
         )
-    mean, count = figures_of([], beside)[MINI]
+    mean, count = figures_of([], mini_outcomes)[MINI]
     table.caption = f'mean IoU {mean:.2f} of {count} questions'
     return table
 
 
-def _pairs(outcomes: list[Outcome], beside: list[Outcome]) -> Iterator[tuple[Outcome, Outcome]]:
-    """Yield what came of a question, and what came of it from the small reasoner."""
+def _pairs(
+    outcomes: list[Outcome], mini_outcomes: list[Outcome]
+) -> Iterator[tuple[Outcome, Outcome]]:
+    """Yield the outcome of a question by the default reasoner and by the mini reasoner."""
     first = {(each.question.item, each.question.text): each for each in outcomes}
-    for other in beside:
+    for other in mini_outcomes:
         yield first[other.question.item, other.question.text], other
 
 
-def write_beside(folder: Path, outcomes: list[Outcome], beside: list[Outcome]) -> None:
-    """Write the page with both answers to each question that the small reasoner was asked."""
+def write_mini_page(folder: Path, outcomes: list[Outcome], mini_outcomes: list[Outcome]) -> None:
+    """Write `mini.jpg`: both reasoners' overlays for each question to the mini reasoner."""
     import numpy as np
 
-    from segzero_ros.cli.ask import save_picture
+    from segzero_ros.cli.ask import save_image
     from segzero_ros.cli.contact_sheet import contact_sheet
 
     rows = [
         contact_sheet([ours.overlay, other.overlay], columns=2)
-        for ours, other in _pairs(outcomes, beside)
+        for ours, other in _pairs(outcomes, mini_outcomes)
     ]
     if rows:
-        save_picture(folder / 'mini.jpg', np.concatenate(rows), quality=80)
+        save_image(folder / 'mini.jpg', np.concatenate(rows), quality=80)
 
 
-def write_pictures(folder: Path, outcomes: list[Outcome]) -> None:
-    """Write each answer's picture, and the page with some of them."""
-    from segzero_ros.cli.ask import save_picture
+def write_overlays(folder: Path, outcomes: list[Outcome]) -> None:
+    """Write each answer's overlay, and `overview.jpg` with some of them."""
+    from segzero_ros.cli.ask import save_image
     from segzero_ros.cli.contact_sheet import contact_sheet
 
     for number, outcome in enumerate(outcomes, start=1):
-        save_picture(folder / file_name(number, outcome.question), outcome.overlay)
+        save_image(folder / file_name(number, outcome.question), outcome.overlay)
     chosen = [outcome.overlay for outcome in outcomes if outcome.question.on_overview]
-    save_picture(folder / 'overview.jpg', contact_sheet(chosen), quality=80)
+    save_image(folder / 'overview.jpg', contact_sheet(chosen), quality=80)
 
 
 def file_name(number: int, question: Question) -> str:
-    """Return the name of a question's picture."""
+    """Return the file name of an answer's overlay."""
     words = re.sub(r'[^a-z0-9]+', '-', question.text.lower()).strip('-')
     return f'{number:02d}_{question.item}_{words[:40]}.png'
 
@@ -242,25 +241,34 @@ def file_name(number: int, question: Question) -> str:
 def write_summary(
     folder: Path,
     outcomes: list[Outcome],
-    beside: list[Outcome],
+    mini_outcomes: list[Outcome],
     failures: list[str],
     counts: dict[str, int],
     seconds: float,
 ) -> None:
-    """Write summary.json, last of all and in one step, so that it is there only when all is."""
+    """Write summary.json, last and atomically: if it exists, all other files are complete.
+
+    Args:
+        folder: the output folder.
+        outcomes: of all questions.
+        mini_outcomes: of the mini reasoner's questions.
+        failures: see `failures_of`.
+        counts: recorded messages by topic.
+        seconds: total time of the demo.
+    """
     summary = {
         'ok': not failures,
         'failures': failures,
         'seconds': round(seconds, 2),
         'figures': {
             source: {'mean_iou': round(mean, 4), 'questions': count, 'floor': FLOORS[source]}
-            for source, (mean, count) in figures_of(outcomes, beside).items()
+            for source, (mean, count) in figures_of(outcomes, mini_outcomes).items()
         },
         'questions': [
             {**_entry(outcome), 'file': file_name(number, outcome.question)}
             for number, outcome in enumerate(outcomes, start=1)
         ],
-        MINI: [_entry(outcome) for outcome in beside],
+        MINI: [_entry(outcome) for outcome in mini_outcomes],
         'recorded_messages': counts,
         'machine': machine(),
     }
@@ -270,7 +278,7 @@ def write_summary(
 
 
 def _entry(outcome: Outcome) -> dict[str, Any]:
-    """Return what summary.json tells of a question."""
+    """Return an outcome's entry in summary.json."""
     from segzero_ros.cli.ask import as_dictionary
 
     return {
@@ -284,7 +292,7 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were made on."""
+    """Return a description of this machine."""
     import platform
 
     import cv2

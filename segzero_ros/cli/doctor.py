@@ -1,4 +1,4 @@
-"""`segzero doctor`: look at an installation, and say what is amiss and what to do about it."""
+"""`segzero doctor`: check an installation, and report problems with their solutions."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from segzero_ros.conversions.text import printable
 if TYPE_CHECKING:
     from segzero_ros.doctor.checks import Check
 
-AMISS = 1
-# Of the table in a file or a pipe, in characters.
+PROBLEMS_FOUND = 1
+# Width of the table in a file or a pipe, in characters.
 WIDTH = 110
 _COLOURS = {'OK': 'green', 'WARN': 'yellow', 'FAIL': 'red'}
 EPILOG = """\
 examples:
-  segzero doctor                                      # could the profile robot run here?
+  segzero doctor                                      # can the profile robot run here?
   segzero doctor --profile offline --image /camera/color/image_raw
   segzero doctor --profile remote -p server.base_url:=http://10.0.0.5:8000/v1 --no-ros
 
-exit codes: 0 nothing that keeps the node from answering, 1 something does, 2 a wrong argument
+exit codes: 0 the node can answer queries, 1 a problem prevents it, 2 an invalid argument
 """
 
 
@@ -34,23 +34,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = EPILOG
     add_model_arguments(parser)
-    graph = parser.add_argument_group('the graph')
-    graph.add_argument('--namespace', default='segzero', help="the node's; default: %(default)s")
-    graph.add_argument('--image', default='', help="topic of the camera's images")
-    graph.add_argument('--depth', default='', help='topic of its depth images')
-    graph.add_argument('--camera_info', default='', help='topic of its intrinsics')
-    graph.add_argument('--no-ros', action='store_true', help='leave the graph out')
-    parser.add_argument('--json', action='store_true', help='print findings as JSON')
+    graph = parser.add_argument_group('ROS graph')
+    graph.add_argument(
+        '--namespace', default='segzero', help='namespace of the node; default: %(default)s'
+    )
+    graph.add_argument('--image', default='', help="the camera's image topic")
+    graph.add_argument('--depth', default='', help='its depth topic')
+    graph.add_argument('--camera_info', default='', help='its camera_info topic')
+    graph.add_argument('--no-ros', action='store_true', help='do not check the ROS graph')
+    parser.add_argument('--json', action='store_true', help='print the findings as JSON')
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look at everything; return 1 where something keeps the node from answering."""
+    """Run all checks; return 1 if a problem prevents the node from answering."""
     findings = list(_findings(options))
     if options.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         _show(findings)
-    return AMISS if any(finding.level.value == 'FAIL' for finding in findings) else 0
+    return PROBLEMS_FOUND if any(finding.level.value == 'FAIL' for finding in findings) else 0
 
 
 def _findings(options: argparse.Namespace) -> Iterator[Check]:
@@ -69,11 +71,11 @@ def _findings(options: argparse.Namespace) -> Iterator[Check]:
     try:
         from segzero_ros.ros.graph_doctor import check_graph
     except ImportError as error:
-        cure = (
-            'Source ROS 2 and the workspace: . install/setup.bash; or leave the graph out with '
+        hint = (
+            'Source ROS 2 and the workspace (. install/setup.bash), or skip the graph with '
             '--no-ros.'
         )
-        yield fail('ROS 2', f'cannot be imported: {error}', cure)
+        yield fail('ROS 2', f'cannot be imported: {error}', hint)
         return
     yield from check_shared_memory()
     yield from check_graph(options.namespace, options.image, options.depth, options.camera_info)
@@ -85,8 +87,8 @@ def _show(findings: list[Check]) -> None:
     from rich.text import Text
 
     table = Table(show_lines=False, pad_edge=False)
-    for column in ('', 'what', 'seen, and what to do'):
-        # A path that is longer than its column goes on in the next line.
+    for column in ('', 'check', 'finding and solution'):
+        # A path that is longer than its column continues in the next line.
         table.add_column(column, overflow='fold')
     for finding in findings:
         level = finding.level.value

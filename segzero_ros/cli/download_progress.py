@@ -1,4 +1,4 @@
-"""The progress of a download as one line on a terminal."""
+"""Download progress in one line of a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CLEAR = '\x1b[K'
 
 @contextmanager
 def shown_on_terminal(stream: TextIO = sys.stderr) -> Iterator[None]:
-    """Show downloads in a line that is written over; where this is no terminal, the log tells."""
+    """Show downloads in one updated line; without a terminal, only the log reports them."""
     if not stream.isatty():
         yield
         return

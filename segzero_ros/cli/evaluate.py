@@ -1,4 +1,4 @@
-"""`segzero evaluate`: ask a data set, and write figures, tables and a gallery of the answers."""
+"""`segzero evaluate`: measure models on a data set; write metrics, tables and a gallery."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from segzero_ros.evaluation.samples import Dataset
 
 UNFINISHED = 1
-# Seconds between lines of progress where there is no terminal.
-_EVERY = 20.0
+# Seconds between lines of progress without a terminal.
+_REPORT_PERIOD = 20.0
 
 EPILOG = """\
 sources:
-  reasonseg_test, refcoco_testA ...  a published set, from the hub or its cache
-  owner/name                         another set of the hub in the same layout
+  reasonseg_test, refcoco_testA ...  a published set, from the Hugging Face Hub or its cache
+  owner/name                         another set on the Hub in the same layout
   FOLDER, FILE.parquet               the same layout on this machine
-  FOLDER                             ReasonSeg as first published, labelme: pictures and .json
-  FILE.json                          your own data, as COCO's, with a text per annotation
+  FOLDER                             ReasonSeg as first published, or labelme: images and .json
+  FILE.json                          your own data in COCO layout, with one text per annotation
   BAG --truth FILE                   a bag, and accepted answers about it
   tabletop                           generated scenes with published seeds; needs no data
-  merge FOLDER FOLDER ...            joins shards that ran apart; needs --output
+  merge FOLDER FOLDER ...            merge shards that ran separately; needs --output
 
 examples:
   segzero evaluate tabletop --profile offline
@@ -44,18 +44,18 @@ examples:
   segzero evaluate kitchen_bag --truth accepted.jsonl --profile robot
   segzero evaluate merge run_1 run_2 -o run
 
-exit codes: 0 finished, 1 finished a shard while others are missing, 2 an error, 130 Ctrl-C (the
-same command goes on from there)
+exit codes: 0 finished, 1 finished a shard but others are missing, 2 an error, 130 Ctrl-C (run the
+same command again to resume)
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = EPILOG
-    parser.add_argument('source', help='what is asked; see below')
+    parser.add_argument('source', help='the data set; see below')
     parser.add_argument('folders', nargs='*', type=Path, help=argparse.SUPPRESS)
     parser.add_argument(
-        '-o', '--output', type=Path, help='folder of the run; default: evaluation/<source>'
+        '-o', '--output', type=Path, help='output folder; default: evaluation/<source>'
     )
     add_model_arguments(parser)
     parser.add_argument(
@@ -63,48 +63,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar='N',
-        help='questions at a time, for models behind a server; default: %(default)s',
+        help='parallel queries, for models behind a server; default: %(default)s',
     )
     parser.add_argument(
         '--strict',
         action='store_true',
-        help='read answers only as the published code does; default: repair small flaws',
+        help='parse answers strictly, as the published code; default: repair small errors',
     )
-    data = parser.add_argument_group('the data')
+    data = parser.add_argument_group('data')
     data.add_argument('--limit', type=int, metavar='N', help='only the first N samples')
-    data.add_argument('--shard', default='1/1', metavar='I/N', help='only part I of N, I from 1')
-    data.add_argument('--offline', action='store_true', help='never ask the hub for data')
-    data.add_argument('--pictures', type=Path, help='where file names of a JSON file start')
-    data.add_argument('--truth', type=Path, help='of a bag: answers as `segzero replay` accepts')
-    data.add_argument('--image', default='', help="topic of a bag's images; default: found")
+    data.add_argument('--shard', default='1/1', metavar='I/N', help='only shard I of N, I from 1')
+    data.add_argument('--offline', action='store_true', help='use only cached data')
+    data.add_argument(
+        '--pictures', type=Path, help='folder that the file names in a JSON file are relative to'
+    )
+    data.add_argument(
+        '--truth', type=Path, help='accepted answers about a bag, from segzero replay --accept'
+    )
+    data.add_argument('--image', default='', help='image topic of a bag; default: detected')
     scenes = parser.add_argument_group('tabletop')
-    scenes.add_argument('--scenes', type=int, help='how many; default: as published')
-    scenes.add_argument('--seed', type=int, help='of the first; default: as published')
-    scenes.add_argument('--per-kind', type=int, default=1, help='sentences of a kind per scene')
-    scenes.add_argument('--without-depth', action='store_true', help='a colour camera alone')
-    making = parser.add_argument_group('what is made')
-    making.add_argument('--gallery', type=int, metavar='N', help='so many answers, worst first')
-    making.add_argument('--restart', action='store_true', help='begin anew')
-    making.add_argument('-q', '--quiet', action='store_true', help='no progress, no tables')
+    scenes.add_argument('--scenes', type=int, help='number of scenes; default: as published')
+    scenes.add_argument('--seed', type=int, help='of the first scene; default: as published')
+    scenes.add_argument('--per-kind', type=int, default=1, help='queries of each kind per scene')
+    scenes.add_argument('--without-depth', action='store_true', help='use colour images only')
+    outputs = parser.add_argument_group('output')
+    outputs.add_argument(
+        '--gallery', type=int, metavar='N', help='answers in the gallery, worst first'
+    )
+    outputs.add_argument('--restart', action='store_true', help='do not resume an interrupted run')
+    outputs.add_argument('-q', '--quiet', action='store_true', help='no progress, no tables')
 
 
 def run(options: argparse.Namespace) -> int:
-    """Evaluate; return 1 while other shards are missing."""
+    """Evaluate; return 1 if other shards are missing."""
     from segzero_ros.evaluation.runner import merge, RunFolder, Shard
 
     if options.source == 'merge':
         if not options.folders or options.output is None:
-            raise BadArgument('merge needs the folders of the shards, and --output.')
+            raise BadArgument('merge needs the folders of the shards and --output.')
         folder = RunFolder(options.output)
         merge(options.folders, folder)
         return _finish(folder, options)
     if options.folders:
-        raise BadArgument('One source at a time; several folders are for merge.')
+        raise BadArgument('Give one source; only merge takes several folders.')
     if options.limit is not None and options.limit < 1:
         raise BadArgument('--limit must be 1 or more.')
     shard = Shard.parse(options.shard)
     if options.restart and shard.parts > 1:
-        raise BadArgument('--restart is for whole runs: remove the folder of the shards instead.')
+        raise BadArgument(
+            '--restart does not work with --shard: remove the folder of the shards instead.'
+        )
     folder = RunFolder(options.output or Path('evaluation') / Path(options.source).stem)
     _evaluate(options, folder, shard)
     return _finish(folder, options)
@@ -170,10 +178,10 @@ def _manifest(
 
 
 def _finish(folder: RunFolder, options: argparse.Namespace) -> int:
-    from segzero_ros.evaluation.gallery import MOST
+    from segzero_ros.evaluation.gallery import MAX_ENTRIES
     from segzero_ros.evaluation.report import write_report
 
-    summary = write_report(folder, MOST if options.gallery is None else options.gallery)
+    summary = write_report(folder, MAX_ENTRIES if options.gallery is None else options.gallery)
     if not options.quiet:
         from rich.console import Console
         from rich.markdown import Markdown
@@ -190,7 +198,7 @@ def _finish(folder: RunFolder, options: argparse.Namespace) -> int:
 
 @contextmanager
 def _progress(total: int, *, quiet: bool) -> Iterator[OnRow]:
-    """Show a bar with the time left on a terminal, else a line now and then."""
+    """Show a progress bar on a terminal, else a line every 20 s."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -203,11 +211,11 @@ def _progress(total: int, *, quiet: bool) -> Iterator[OnRow]:
 
     console = Console(stderr=True, highlight=False)
     columns = (
-        TextColumn('Asking'),
+        TextColumn('Answering'),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn('left'),
+        TextColumn('remaining'),
         TimeRemainingColumn(),
     )
     pace = _Pace(total)
@@ -216,7 +224,7 @@ def _progress(total: int, *, quiet: bool) -> Iterator[OnRow]:
 
         def on_row(done: int, row: SampleRecord) -> None:
             if pace.begin(done):
-                # What an earlier run has answered says nothing about this one's speed.
+                # Answers of an earlier run do not count for this one's speed.
                 bar.reset(task, total=total, completed=done - 1)
             bar.update(task, completed=done)
             if quiet:
@@ -231,32 +239,32 @@ def _progress(total: int, *, quiet: bool) -> Iterator[OnRow]:
 
 
 class _Pace:
-    """How fast samples are answered."""
+    """Speed of the run, and when to report it."""
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._begun: tuple[int, float] | None = None
-        self._told = self._started = time.monotonic()
+        self._first: tuple[int, float] | None = None
+        self._reported = self._started = time.monotonic()
 
     def begin(self, done: int) -> bool:
-        """Return whether this is the first answer."""
-        first = self._begun is None
+        """Register an answer; return whether it is the first."""
+        first = self._first is None
         if first:
-            self._begun = done - 1, self._started
+            self._first = done - 1, self._started
         return first
 
     def due(self) -> bool:
-        """Return whether it is time for a line."""
+        """Return whether it is time to report."""
         now = time.monotonic()
-        if now - self._told < _EVERY:
+        if now - self._reported < _REPORT_PERIOD:
             return False
-        self._told = now
+        self._reported = now
         return True
 
     def line(self, done: int) -> str:
-        """Return what is done and how long the rest will take."""
-        assert self._begun is not None
-        before, started = self._begun
+        """Return the progress and the remaining time."""
+        assert self._first is not None
+        before, started = self._first
         seconds = (time.monotonic() - started) / max(done - before, 1) * (self._total - done)
         hours, minutes = divmod(math.ceil(seconds / 60), 60)
-        return f'{done}/{self._total} done, about {hours} h {minutes:02d} min left'
+        return f'{done}/{self._total} done, about {hours} h {minutes:02d} min remaining'

@@ -1,7 +1,7 @@
-"""The command `segzero`: finds the subcommand's module and runs it.
+"""The command `segzero`, which runs a subcommand's module.
 
-A subcommand is a module of this package with `add_arguments(parser)` and `run(options) -> int`; it
-imports what it needs inside `run`, so that `segzero --help` needs neither ROS nor a model.
+A subcommand is a module of this package with `add_arguments(parser)` and `run(options) -> int`. It
+imports its dependencies inside `run`, so that `segzero --help` needs neither ROS nor a model.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from segzero_ros.conversions.text import printable
 from segzero_ros.extras import explain
 from segzero_ros.types import SegZeroError
 
-# Each subcommand, which is a module of this package too, and what it is for.
+# Each subcommand, which is also a module of this package, and its purpose.
 COMMANDS = {
-    'annotate': 'make training rows of accepted answers about a bag, or of a data set',
-    'ask': 'ask a running node about its camera, or about a picture file',
+    'annotate': 'make training rows from accepted answers about a bag, or from a data set',
+    'ask': 'query a running node about its camera, or about an image file',
     'demo': 'run the real node on real photographs and generated scenes',
-    'doctor': 'look at an installation, and say what is amiss and what to do about it',
+    'doctor': 'check an installation, and report problems with their solutions',
     'evaluate': 'measure models on published data sets, on your own data or on generated scenes',
-    'replay': 'ask a recorded bag, and write a bag and a report of the answers',
-    'train': 'train a reasoning model by rewards (GRPO), or supervised',
+    'replay': 'run queries on a recorded bag, and write a bag and a report of the answers',
+    'train': 'train a reasoning model with rewards (GRPO) or supervised (SFT)',
 }
 FAILED = 2
 INTERRUPTED = 130
 
 
 def version() -> str:
-    """Return this package's version, as pip knows it, or colcon."""
+    """Return this package's version, as installed by pip or by colcon."""
     try:
         return metadata.version('segzero_ros')
     except metadata.PackageNotFoundError:
@@ -41,7 +41,7 @@ def version() -> str:
 
 
 def make_parser(commands: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser, with the arguments of some of the subcommands."""
+    """Return the parser, with the arguments of the given subcommands only."""
     parser = argparse.ArgumentParser(
         prog='segzero', description="Ask a robot's camera in plain language."
     )

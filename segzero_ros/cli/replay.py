@@ -1,4 +1,4 @@
-"""`segzero replay`: ask a bag, and write a bag, pictures, a video and a report of the answers."""
+"""`segzero replay`: query a bag, and write a bag, overlays, a video and a report."""
 
 from __future__ import annotations
 
@@ -22,83 +22,98 @@ if TYPE_CHECKING:
 
 DIFFERENT = 1
 _OUTPUTS = ('bag', 'originals', 'overlays', 'video', 'report')
-# Differences that are printed at most; a changed model changes every answer.
-_MOST = 40
+# Differences to print; a changed model changes every answer.
+_MAX_DIFFERENCES = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument('bag', type=Path, help='a bag of ROS 2 (folder, .mcap, .db3) or ROS 1')
+    parser.add_argument('bag', type=Path, help='ROS 2 bag (folder, .mcap, .db3) or ROS 1 bag')
     parser.add_argument(
         '-o', '--output', type=Path, help='folder for the results; default: <bag>_replay'
     )
     asking = parser.add_argument_group(
-        'what is asked', 'Without any of these: the queries that were recorded in the bag.'
+        'queries', 'Default: the queries that were recorded in the bag.'
     )
     asking.add_argument(
-        '--query', action='append', metavar='TEXT', help='ask this about every frame; repeatable'
+        '--query', action='append', metavar='TEXT', help='a query for every frame; repeatable'
     )
     asking.add_argument(
-        '--every', type=float, metavar='S', help='with --query: one frame in S seconds'
+        '--every', type=float, metavar='S', help='with --query: only one frame every S seconds'
     )
-    asking.add_argument('--queries', type=Path, metavar='FILE', help='a YAML file of queries')
-    asking.add_argument('--query-topic', default='', help='the topic with recorded queries')
-    camera = parser.add_argument_group('the camera', 'Found by type and name where not given.')
+    asking.add_argument('--queries', type=Path, metavar='FILE', help='YAML file with queries')
+    asking.add_argument('--query-topic', default='', help='topic of recorded queries')
+    camera = parser.add_argument_group('camera topics', 'Default: detected by type and name.')
     camera.add_argument('--image', default='', metavar='TOPIC', help='colour images')
-    camera.add_argument('--depth', default='', metavar='TOPIC', help='depth images; none: without')
     camera.add_argument(
-        '--camera-info', default='', metavar='TOPIC', help='intrinsics; none: without'
+        '--depth', default='', metavar='TOPIC', help='depth images; "none" to ignore them'
+    )
+    camera.add_argument(
+        '--camera-info', default='', metavar='TOPIC', help='intrinsics; "none" to ignore them'
     )
     add_model_arguments(parser)
     _add_output_arguments(parser)
-    _add_judging_arguments(parser)
+    _add_regression_arguments(parser)
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    making = parser.add_argument_group('what is made')
-    making.add_argument(
-        '--rate', type=float, default=0.0, help='seconds of the bag per second; 0: all it can'
+    outputs = parser.add_argument_group('output')
+    outputs.add_argument(
+        '--rate',
+        type=float,
+        default=0.0,
+        help='playback rate, 1 is real time; 0: as fast as possible',
     )
-    making.add_argument(
+    outputs.add_argument(
         '--workers',
         type=int,
         default=0,
         metavar='N',
-        help='processes that answer, with --profile offline; 0: as many as pay',
+        help='processes that answer, with --profile offline; 0: automatic',
     )
-    making.add_argument(
+    outputs.add_argument(
         '--without',
         action='append',
         default=[],
         choices=_OUTPUTS,
-        help='leave this out; repeatable. originals: those messages in the bag with the results',
+        help="do not write this; repeatable. originals: the input bag's messages in the new bag",
     )
-    making.add_argument('--namespace', default='/segzero', help="of the results' topics")
-    making.add_argument(
-        '--overlay-topic', action='store_true', help='put the pictures into the bag too'
+    outputs.add_argument(
+        '--namespace', default='/segzero', help='of the result topics; default: %(default)s'
     )
-    making.add_argument(
-        '--restart', action='store_true', help='begin anew what was interrupted before'
+    outputs.add_argument(
+        '--overlay-topic', action='store_true', help='also write the overlays to the bag'
     )
-    making.add_argument('-q', '--quiet', action='store_true', help='no progress, no summary')
+    outputs.add_argument(
+        '--restart', action='store_true', help='do not resume an interrupted replay'
+    )
+    outputs.add_argument('-q', '--quiet', action='store_true', help='no progress, no summary')
 
 
-def _add_judging_arguments(parser: argparse.ArgumentParser) -> None:
-    judging = parser.add_argument_group('regression')
-    judging.add_argument(
-        '--expect', type=Path, metavar='FILE', help='compare with accepted answers; exits 1 if not'
+def _add_regression_arguments(parser: argparse.ArgumentParser) -> None:
+    regression = parser.add_argument_group('regression')
+    regression.add_argument(
+        '--expect',
+        type=Path,
+        metavar='FILE',
+        help='compare with accepted answers; exit code 1 if they differ',
     )
-    judging.add_argument('--accept', type=Path, metavar='FILE', help='accept the answers')
-    judging.add_argument(
-        '--iou', type=float, default=0.95, help='least IoU with an accepted mask; %(default)s'
+    regression.add_argument(
+        '--accept', type=Path, metavar='FILE', help='save the answers as accepted'
+    )
+    regression.add_argument(
+        '--iou',
+        type=float,
+        default=0.95,
+        help='minimum IoU with an accepted mask; default: %(default)s',
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Replay; return 1 when the answers differ from the accepted ones."""
-    from segzero_ros.replay.bags_extra import needs_bags
+    """Replay a bag; return 1 if the answers differ from the accepted ones."""
+    from segzero_ros.replay.bags_extra import require_bags
 
-    with needs_bags():
+    with require_bags():
         from segzero_ros.replay.replay import replay, ReplayOptions
     plan = _plan(options)
     parameters = read_parameters(options)
@@ -116,13 +131,13 @@ def run(options: argparse.Namespace) -> int:
         options.workers,
     )
     if options.expect is not None and not options.expect.is_file():
-        raise BadArgument(f'{options.expect} does not exist: make it with --accept.')
+        raise BadArgument(f'{options.expect} does not exist: create it with --accept.')
     output = options.output or Path(f'{options.bag.name.removesuffix(options.bag.suffix)}_replay')
     with _progress(quiet=options.quiet) as listener:
         folder = replay(options.bag, output, parameters, replay_options, listener)
     if not options.quiet:
         _print_summary(folder)
-    code = _judge(folder, options.expect, options.iou) if options.expect else 0
+    code = _compare(folder, options.expect, options.iou) if options.expect else 0
     if options.accept:
         options.accept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder.results, options.accept)
@@ -135,15 +150,15 @@ def _plan(options: argparse.Namespace) -> QueryPlan | None:
     from segzero_ros.types import S_TO_NS
 
     if options.query and options.queries:
-        raise BadArgument('Give either --query or --queries.')
+        raise BadArgument('Give either --query or --queries, not both.')
     if (options.query or options.queries) and options.query_topic:
-        raise BadArgument('Give either --query-topic or queries of your own.')
+        raise BadArgument('Give either --query-topic, or --query or --queries, not both.')
     if options.every is not None and not (options.query and options.every > 0):
-        raise BadArgument('--every needs --query TEXT, and a time above 0.')
+        raise BadArgument('--every needs --query TEXT and a time above 0.')
     if options.workers < 0:
         raise BadArgument('--workers must not be negative.')
     if options.rate < 0 or not 0 <= options.iou <= 1:
-        raise BadArgument('--rate must not be negative, and --iou must be 0 to 1.')
+        raise BadArgument('--rate must not be negative, and --iou must be between 0 and 1.')
     if options.queries:
         return QueryPlan(asks=read_queries(options.queries))
     if options.query:
@@ -155,7 +170,7 @@ def _plan(options: argparse.Namespace) -> QueryPlan | None:
 
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[ReplayListener]:
-    """Show a bar with the rate and the time left, on a terminal; remarks are always shown."""
+    """Show a progress bar with rate and remaining time on a terminal; always show warnings."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -185,12 +200,12 @@ def _progress(*, quiet: bool) -> Iterator[ReplayListener]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task('Asking', total=None)
+        task = bar.add_task('Answering', total=None)
 
         def begin(done: int, expected: int) -> None:
-            bar.update(task, description='Asking', total=expected or None, completed=done)
+            bar.update(task, description='Answering', total=expected or None, completed=done)
             if done and not quiet:
-                console.print(f'Going on after {done} answers.')
+                console.print(f'Resuming after {done} answers.')
 
         def answered(number: int, answer: Answer) -> None:
             bar.update(task, completed=number + 1)
@@ -198,14 +213,14 @@ def _progress(*, quiet: bool) -> Iterator[ReplayListener]:
         def write(what: str) -> None:
             bar.update(task, description=f'Writing {what}')
 
-        def remark(text: str) -> None:
+        def warn(text: str) -> None:
             console.print(printable(text), style='yellow', markup=False)
 
-        def fetched(reached: hub.Progress) -> None:
+        def downloading(reached: hub.Progress) -> None:
             bar.update(task, description=str(reached))
 
-        with hub.reporting(fetched) if console.is_terminal else nullcontext():
-            yield ReplayListener(remark, begin, answered, write)
+        with hub.reporting(downloading) if console.is_terminal else nullcontext():
+            yield ReplayListener(warn, begin, answered, write)
 
 
 def _print_summary(folder: ReplayOutput) -> None:
@@ -219,19 +234,19 @@ def _print_summary(folder: ReplayOutput) -> None:
             print(f'  {path.name}')
 
 
-def _judge(folder: ReplayOutput, golden: Path, least_iou: float) -> int:
+def _compare(folder: ReplayOutput, golden: Path, min_iou: float) -> int:
     from segzero_ros.replay.regression import compare, read_golden
 
-    result = compare(read_golden(golden), folder.records(), least_iou)
-    for difference in result.differences[:_MOST]:
+    result = compare(read_golden(golden), folder.records(), min_iou)
+    for difference in result.differences[:_MAX_DIFFERENCES]:
         print(printable(str(difference)))
-    if len(result.differences) > _MOST:
-        print(f'… and {len(result.differences) - _MOST} more differences')
+    if len(result.differences) > _MAX_DIFFERENCES:
+        print(f'… and {len(result.differences) - _MAX_DIFFERENCES} more differences')
     if result.differences:
         print(
             f'{result.differing} of {result.compared} answers differ from {golden}',
             file=sys.stderr,
         )
         return DIFFERENT
-    print(f'All {result.compared} answers are as in {golden}')
+    print(f'All {result.compared} answers match {golden}')
     return 0

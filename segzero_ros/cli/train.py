@@ -1,4 +1,4 @@
-"""`segzero train`: train a reasoner by GRPO or supervised; a folder for `reasoner_model:=`."""
+"""`segzero train`: train a reasoner by GRPO or SFT; writes a folder for `reasoner_model:=`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from segzero_ros.types import SegZeroError
 
 EPILOG = """\
 data (also --validation):
-  owner/name              a training set of the hub in the published schema
+  owner/name              a training set on the Hugging Face Hub in the published schema
   FOLDER, FILE.parquet    the same schema on this machine; "segzero annotate" writes it
   scenes, scenes:SEED     generated table-tops, as many as the steps need
-  shapes, shapes:SEED     flat shapes on photographs: a domain apart, to measure what carries over
+  shapes, shapes:SEED     flat shapes on photographs: another domain, to measure generalisation
 
 examples:
   segzero train --config robot --model Ricky06662/VisionReasoner-7B --data kitchen -o out/kitchen
@@ -25,15 +25,16 @@ examples:
   accelerate launch -m segzero_ros.cli.train ...      several GPUs
 
 The trained model is OUTPUT/checkpoint: ros2 launch ... reasoner_model:=OUTPUT/checkpoint
-exit codes: 0 finished, 2 an error, 130 Ctrl-C (the same command goes on from the last checkpoint)
+exit codes: 0 finished, 2 an error, 130 Ctrl-C (run the same command again to resume from the last
+checkpoint)
 """
 # Each is a setting of the same name.
 _NAMED = {
-    'model': (str, 'folder or hub name of the model that training starts from'),
-    'data': (str, 'what is learnt from; see below'),
-    'validation': (str, 'what is asked meanwhile; see below'),
+    'model': (str, 'folder or Hub name of the base model'),
+    'data': (str, 'training data; see below'),
+    'validation': (str, 'validation data; see below'),
     'steps': (int, 'optimizer steps; default: one epoch'),
-    'seed': (int, 'of data order and sampling'),
+    'seed': (int, 'for data order and sampling'),
 }
 
 
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, (kind, purpose) in _NAMED.items():
         parser.add_argument(f'--{name}', type=kind, help=purpose)
-    parser.add_argument('-o', '--output', help='folder of the run')
+    parser.add_argument('-o', '--output', help='output folder')
     parser.add_argument('--sft', action='store_true', help="supervised, on the rows' answers")
     parser.add_argument(
         '-p',
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAME:=VALUE',
         help='any other setting, such as lora_rank:=64; repeatable',
     )
-    parser.add_argument('--restart', action='store_true', help='begin anew')
+    parser.add_argument('--restart', action='store_true', help='do not resume an interrupted run')
     parser.add_argument('-q', '--quiet', action='store_true', help='no progress')
 
 
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     if options.sft:
         overrides['method'] = 'sft'
     settings = load_settings(options.config, read_overrides(options.param) | overrides)
-    # The libraries warn of their own old names, once a step, and of what peft imports for others.
+    # The libraries warn about their own deprecated names once a step, and about peft's imports.
     warnings.filterwarnings('ignore', category=FutureWarning)
     for library in ('transformers', 'torch.utils._pytree'):
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -85,11 +86,11 @@ def run(options: argparse.Namespace) -> int:
         needed = lacking('Training needs', error, 'models', 'data', 'training')
         raise SegZeroError(f'{needed}.') from error
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         if not options.quiet:
             print(text, file=sys.stderr, flush=True)
 
-    folder = train(settings, say, restart=options.restart)
+    folder = train(settings, report, restart=options.restart)
     print(f'{folder}: reasoner_model:={folder} dialect:={settings.dialect}')
     return 0
 

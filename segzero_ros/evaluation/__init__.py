@@ -1,1 +1,1 @@
-"""Measuring answers: data sets, published figures, runs that resume, tables and galleries."""
+"""Evaluation: data sets, metrics, published figures, resumable runs, reports and galleries."""

@@ -1,8 +1,7 @@
-"""A bag with the truth beside it: answers that a person has accepted or corrected.
+"""A bag with ground truth: answers that a person has accepted or corrected.
 
-The truth is a file in the layout of a replay's `results.jsonl`: which image, which sentence, which
-masks. `segzero replay BAG --accept FILE` writes it; a line whose status is NOT_FOUND says that
-nothing is meant.
+The truth has the layout of a replay's `results.jsonl`: image, query and masks.
+`segzero replay BAG --accept FILE` writes it; a line with the status NOT_FOUND has no target.
 """
 
 from __future__ import annotations
@@ -24,27 +23,29 @@ from segzero_ros.replay.schedule import QuerySchedule, ScheduleLimits
 from segzero_ros.replay.topics import find_topics, NONE, Topics
 from segzero_ros.types import BadImage, Frame, Mask, S_TO_NS, Status
 
-# How far the depth may be from the image that it belongs to: the node's default.
-_DEPTH_OFFSET_NS = S_TO_NS // 20
+# Maximum time between an image and its depth: the node's default.
+_MAX_DEPTH_OFFSET_NS = S_TO_NS // 20
 _logger = logging.getLogger(__name__)
-# Whatever a person accepted may be asked again.
+# Accepted queries of any length are valid.
 _MAX_QUERY_LENGTH = 1_000_000
-_LIMITS = ScheduleLimits(_DEPTH_OFFSET_NS, max_image_age_ns=0, max_query_length=_MAX_QUERY_LENGTH)
+_LIMITS = ScheduleLimits(
+    _MAX_DEPTH_OFFSET_NS, max_image_age_ns=0, max_query_length=_MAX_QUERY_LENGTH
+)
 
 
 class BagWithTruth:
-    """Samples of a bag, in the order of their images."""
+    """Samples of a bag, ordered by image stamp."""
 
     def __init__(self, bag: Path, truth: Path, image: str = '') -> None:
         """Read the truth.
 
         Args:
-            bag: the bag: ROS 1 or 2, SQLite3 or MCAP.
-            truth: the accepted answers.
-            image: the topic of the images; empty to find it.
+            bag: a bag of ROS 1 or 2, SQLite3 or MCAP.
+            truth: file with the accepted answers.
+            image: the image topic; empty to detect it.
 
         Raises:
-            DataError: the truth cannot be read, or says nothing of any image.
+                DataError: the truth cannot be read, or has no answer about an image.
         """
         self.name = bag.stem
         self._path, self._truth, self._image = bag, truth, image
@@ -53,11 +54,11 @@ class BagWithTruth:
             records = list(read_golden(truth))
         except NoGolden as error:
             raise DataError(str(error)) from error
-        settled = (Status.OK, Status.NOT_FOUND)
-        kept = [one for one in records if one.answer.status in settled and one.stamp_ns]
-        self._records = sorted(kept, key=lambda record: record.stamp_ns or 0)
+        valid = (Status.OK, Status.NOT_FOUND)
+        usable = [one for one in records if one.answer.status in valid and one.stamp_ns]
+        self._records = sorted(usable, key=lambda record: record.stamp_ns or 0)
         if not self._records:
-            raise DataError(f'{truth} holds no answer that is OK or NOT_FOUND about an image.')
+            raise DataError(f'{truth} has no answer about an image with status OK or NOT_FOUND.')
 
     def __len__(self) -> int:
         return len(self._records)
@@ -66,7 +67,7 @@ class BagWithTruth:
         """Yield the samples of ascending indices, in one pass over the bag.
 
         Raises:
-            DataError: the bag cannot be read, or lacks an image that the truth speaks of.
+            DataError: the bag cannot be read, or lacks an image of the truth.
         """
         wanted = {index: self._records[index] for index in indices}
         asks = tuple(
@@ -83,24 +84,24 @@ class BagWithTruth:
                 )
                 for job in jobs.run(bag.messages(jobs.topics)):
                     if job.rgbd is None:
-                        raise DataError(f'{self._truth}: {job.absence or job.complaint}')
+                        raise DataError(f'{self._truth}: {job.no_image or job.error}')
                     index = int(job.query.id)
                     yield index, self._sample(wanted[index], frames.frame(job.rgbd)[0], index)
         except (BagError, BadImage) as error:
             raise DataError(f'{self._path}: {error}') from error
 
     def _warn(self, bag: BagReader, topics: Topics) -> None:
-        """Say once what is wrong with the bag, and what of it is not used."""
-        for remark in (*filter(None, [bag.damage]), *topics.remarks):
-            if remark not in self._warned:
-                self._warned.add(remark)
-                _logger.warning('%s', remark)
+        """Log each warning about the bag once."""
+        for warning in (*filter(None, [bag.damage]), *topics.warnings):
+            if warning not in self._warned:
+                self._warned.add(warning)
+                _logger.warning('%s', warning)
 
     def _sample(self, record: Record, frame: Frame, index: int) -> Sample:
         size = (frame.height, frame.width)
         if record.size != size:
             raise DataError(
-                f'{self._truth}, the answer to {record.answer.query.text!r}, is about an image of '
+                f'{self._truth}: the answer to {record.answer.query.text!r} is about an image of '
                 f'{record.size[1]}x{record.size[0]} pixels; in the bag it has {size[1]}x{size[0]}.'
             )
         masks = [segment.full_mask(*size) for segment in record.answer.segments]
@@ -119,17 +120,17 @@ class BagWithTruth:
 
 
 def _text(record: Record) -> str:
-    text, complaint = read_query(record.answer.query.text, _MAX_QUERY_LENGTH)
-    if complaint:
-        raise DataError(f'The truth holds a query that cannot be asked: {complaint}')
+    text, error = read_query(record.answer.query.text, _MAX_QUERY_LENGTH)
+    if error:
+        raise DataError(f'The truth contains an invalid query: {error}')
     return text
 
 
 def _union(masks: list[Mask], size: tuple[int, int]) -> Mask:
-    together = np.zeros(size, np.bool_)
+    union = np.zeros(size, np.bool_)
     for mask in masks:
-        together |= mask
-    return together
+        union |= mask
+    return union
 
 
 def _box(roi: tuple[int, int, int, int]) -> tuple[float, float, float, float]:

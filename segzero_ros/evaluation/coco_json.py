@@ -1,9 +1,9 @@
-"""One's own data: a JSON file in the layout of COCO, with a `text` beside each annotation.
+"""Custom data: a JSON file in COCO layout, with a `text` for each annotation.
 
-`images` have `id` and `file_name`; `annotations` have `image_id`, `segmentation` (polygons or a
-run-length code), `bbox` and `text`, or a `category_id` whose name is asked for. Annotations of one
-picture with the same text are one question about all of them, each text of a list is a question;
-`iscrowd` marks what is ignored.
+`images` have `id` and `file_name`; `annotations` have `image_id`, `segmentation` (polygons or
+RLE), `bbox` and `text`, or a `category_id` whose name is the query. Annotations of one image with
+the same text are one query with several targets; each text of a list is a query of its own.
+`iscrowd` marks ignored regions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from segzero_ros.evaluation.coco_masks import extent_of, read_segmentation, size_of
 from segzero_ros.evaluation.samples import (
     DataError,
-    decode_picture,
+    decode_labelled_image,
     number_in,
     Sample,
     stated_size,
@@ -30,7 +30,7 @@ _UNREADABLE = (KeyError, IndexError, TypeError, ValueError, AttributeError, Over
 
 
 class _Question(NamedTuple):
-    """What is asked about an image: its record in the file, the text, the annotations."""
+    """A query about an image: the image's record in the file, the text, the annotations."""
 
     image: dict[str, Any]
     text: str
@@ -45,27 +45,27 @@ class CocoJson:
 
         Args:
             path: the JSON file.
-            pictures: where the file names start; the JSON file's folder by default.
+            pictures: folder that the file names are relative to; default: the JSON file's folder.
 
         Raises:
-            DataError: it cannot be read, or holds no question.
+            DataError: it cannot be read, or has no query.
         """
         self.name = path.stem
         self._path = path
         self._folder = pictures or path.parent
         try:
-            # Of bytes, json knows the encoding itself, also with the mark of Windows' editors.
+            # json detects the encoding of bytes, also with a byte order mark.
             content = json.loads(path.read_bytes())
         except OSError as error:
             raise DataError(f'{path} cannot be read: {error.strerror}.') from error
         except ValueError as error:
-            raise DataError(f'{path} is no JSON: {error}') from error
+            raise DataError(f'{path} is not valid JSON: {error}') from error
         try:
             self._questions = _questions(content)
-        except _Unclear as error:
-            raise DataError(f'{path} is not laid out as COCO with texts: {error}') from error
+        except _BadAnnotation as error:
+            raise DataError(f'{path} is not in COCO layout with texts: {error}') from error
         if not self._questions:
-            raise DataError(f'{path} holds no annotations.')
+            raise DataError(f'{path} has no annotations.')
 
     def __len__(self) -> int:
         return len(self._questions)
@@ -80,21 +80,21 @@ class CocoJson:
                 data = path.read_bytes()
             except OSError as error:
                 raise DataError(
-                    f'{path} cannot be read ({error.strerror}): name the folder of the pictures '
-                    'with --pictures.'
+                    f'{path} cannot be read ({error.strerror}): give the image folder with '
+                    '--pictures.'
                 ) from error
             where = f'{self._path}, the annotations of {name} for {question.text!r}'
             try:
-                picture = decode_picture(data, str(path), _stated(question))
-                yield index, _sample(picture, question)
+                image = decode_labelled_image(data, str(path), _stated(question))
+                yield index, _sample(image, question)
             except _UNREADABLE as error:
                 raise DataError(f'{where} cannot be read: {error}') from error
-            except _Unclear as error:
+            except _BadAnnotation as error:
                 raise DataError(f'{where}: {error}') from error
 
 
-class _Unclear(Exception):
-    """An annotation does not say what it marks; the text says what is missing."""
+class _BadAnnotation(Exception):
+    """An incomplete annotation; the message says what is missing."""
 
 
 def _questions(content: Any) -> list[_Question]:
@@ -106,17 +106,17 @@ def _questions(content: Any) -> list[_Question]:
         name = _name(annotation, number)
         image = str(annotation.get('image_id'))
         if image not in images:
-            raise _Unclear(
-                f'{name} is about the image {image}, which `images` does not list: add it there, '
-                'or take the annotation out.'
+            raise _BadAnnotation(
+                f'{name} refers to image {image}, which is not in `images`: add it there, or '
+                'remove the annotation.'
             )
         annotated.add(image)
         for text in _texts(annotation, name) or [_category(annotation, categories, name)]:
-            asked = found.setdefault((image, text), _Question(images[image], text, []))
-            asked.annotations.append(annotation)
+            question = found.setdefault((image, text), _Question(images[image], text, []))
+            question.annotations.append(annotation)
     for image, record in images.items():
         if image not in annotated:
-            # Nothing in it was marked, so nothing in it is meant.
+            # Without annotations the image has no target.
             for text in _texts(record, f'image {image}'):
                 found[image, text] = _Question(record, text, [])
     return list(found.values())
@@ -125,15 +125,15 @@ def _questions(content: Any) -> list[_Question]:
 def _records(content: Any, name: str) -> list[dict[str, Any]]:
     records = content.get(name) if isinstance(content, dict) else None
     if not isinstance(records, list) or not all(isinstance(one, dict) for one in records):
-        raise _Unclear(f'it needs `{name}`, a list of objects.')
+        raise _BadAnnotation(f'`{name}` must be a list of objects.')
     return records
 
 
 def _by_id(content: Any, name: str) -> dict[str, dict[str, Any]]:
-    # Some programs write the same number as text in one place and as a number in another.
+    # Some programs write the same id as text in one list and as a number in another.
     records = _records(content, name)
     if any(one.get('id') is None for one in records):
-        raise _Unclear(f'one of `{name}` has no id: give it one.')
+        raise _BadAnnotation(f'an entry of `{name}` has no id: add one.')
     return {str(one['id']): one for one in records}
 
 
@@ -141,34 +141,38 @@ def _images(content: Any) -> dict[str, dict[str, Any]]:
     images = _by_id(content, 'images')
     for name, one in images.items():
         if not one.get('file_name'):
-            raise _Unclear(f'image {name} has no file_name: name its picture there.')
+            raise _BadAnnotation(f'image {name} has no file_name: add it.')
     return {name: {**one, 'file_name': str(one['file_name'])} for name, one in images.items()}
 
 
 def _texts(record: dict[str, Any], name: str) -> list[str]:
-    """Return what is asked by a `text`, each question once; it may be a list of them."""
+    """Return the distinct queries of a `text` field, which may be a list."""
     text = record.get('text')
     texts = text if isinstance(text, list) else [text]
     if any(isinstance(one, (dict, list, bool)) for one in texts):
-        raise _Unclear(f'{name} has the text {text!r}: write one question, or a list of them.')
+        raise _BadAnnotation(
+            f'{name} has the text {text!r}: write one query, or a list of queries.'
+        )
     return list(dict.fromkeys(str(one) for one in texts if one not in (None, '')))
 
 
 def _category(annotation: dict[str, Any], categories: dict[str, dict[str, Any]], name: str) -> str:
-    """Return the name of an annotation's category, which is asked for where it has no text."""
+    """Return an annotation's category name, the query of an annotation without a text."""
     number = annotation.get('category_id')
     if number is None:
-        raise _Unclear(
-            f'{name} has neither a text nor a category_id: write what is asked as text.'
+        raise _BadAnnotation(
+            f'{name} has neither a text nor a category_id: write the query as its text.'
         )
     category = categories.get(str(number))
     if category is None:
-        raise _Unclear(
-            f'{name} has the category_id {number}, which `categories` does not list: add it '
-            'there, or give the annotation a text.'
+        raise _BadAnnotation(
+            f'{name} has the category_id {number}, which is not in `categories`: add it there, or '
+            'give the annotation a text.'
         )
     if category.get('name') in (None, ''):
-        raise _Unclear(f'category {number} has no name: give it one, or its annotations a text.')
+        raise _BadAnnotation(
+            f'category {number} has no name: add one, or give its annotations a text.'
+        )
     return str(category['name'])
 
 
@@ -177,25 +181,25 @@ def _name(annotation: dict[str, Any], number: int | str = '') -> str:
 
 
 def _stated(question: _Question) -> tuple[int, int] | None:
-    """Return the (width, height) that the labels were made for, as far as the file says."""
+    """Return the (width, height) that the labels were made for; None if the file has none."""
     stated = stated_size(question.image)
     sizes = (size_of(one.get('segmentation')) for one in question.annotations)
     return stated or next(filter(None, sizes), None)
 
 
 class _Object(NamedTuple):
-    """One object that is meant: where it is, as far as the annotation says."""
+    """One target: its mask and its box, as far as they are annotated."""
 
     mask: Mask | None
     box: Box | None
 
 
-def _sample(picture: RgbImage, question: _Question) -> Sample:
-    height, width = picture.shape[:2]
+def _sample(image: RgbImage, question: _Question) -> Sample:
+    height, width = image.shape[:2]
     annotations = question.annotations
     crowded = [bool(number_in(one, 'iscrowd')) for one in annotations]
     crowds = [one for one, is_crowd in zip(annotations, crowded, strict=True) if is_crowd]
-    # Where nothing else is marked the crowd is what is meant; CVAT writes brushed masks so.
+    # Without other annotations the crowd is the target; CVAT exports brush masks this way.
     alone = len(crowds) == len(annotations)
     single = [
         one for one, is_crowd in zip(annotations, crowded, strict=True) if alone or not is_crowd
@@ -208,7 +212,7 @@ def _sample(picture: RgbImage, question: _Question) -> Sample:
         boxes = [found.box for found in objects]
     else:
         boxes = [found.box or _box_around(found.mask) for found in objects]
-        # Boxes of some objects are not the truth about all of them.
+        # The boxes of only some objects are not the ground truth.
         boxes = [] if None in boxes else boxes
     ignore = None
     if crowds and not alone and mask is not None:
@@ -219,7 +223,7 @@ def _sample(picture: RgbImage, question: _Question) -> Sample:
     if 'count' not in first and not (crowds and alone):
         count = len(objects)
     return Sample(
-        image=picture,
+        image=image,
         text=question.text,
         mask=mask,
         ignore=ignore if ignore is not None and ignore.any() else None,
@@ -232,7 +236,7 @@ def _sample(picture: RgbImage, question: _Question) -> Sample:
 
 
 def _ignored(crowd: dict[str, Any], height: int, width: int) -> Mask:
-    """Return what a crowd marks beside others: its mask, or its box where it has that alone."""
+    """Return the region of a crowd among other annotations: its mask, else its box."""
     found = _object(crowd, height, width)
     if found is not None and found.mask is not None:
         return found.mask
@@ -244,10 +248,10 @@ def _ignored(crowd: dict[str, Any], height: int, width: int) -> Mask:
 
 
 def _object(annotation: dict[str, Any], height: int, width: int) -> _Object | None:
-    """Return what an annotation marks; None where it says that nothing is meant.
+    """Return an annotation's object; None for an explicitly empty annotation.
 
     Raises:
-        _Unclear: it says neither where its object is nor that there is none.
+        _BadAnnotation: it has neither an object nor an empty segmentation.
     """
     name = _name(annotation)
     segmentation = annotation.get('segmentation')
@@ -258,22 +262,21 @@ def _object(annotation: dict[str, Any], height: int, width: int) -> _Object | No
     box = _box(annotation.get('bbox'), name)
     if drawn is not None and drawn.any():
         return _Object(drawn, box)
-    # A polygon without a pixel in it still says where its object is.
+    # A polygon without a pixel in it still has an extent.
     box = box or (extent if extent and _has_area(extent) else None)
     if box is not None:
         x1, y1, x2, y2 = box
         if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
-            raise _Unclear(
-                f'{name} lies outside the picture of {width}x{height} pixels: label it anew, or '
-                'take it out.'
+            raise _BadAnnotation(
+                f'{name} lies outside the image of {width}x{height} pixels: correct or remove it.'
             )
         return _Object(None, box)
     if any(annotation.get('keypoints') or ()):
         return _Object(None, None)
     if segmentation is None or extent or any(map(float, annotation.get('bbox') or ())):
-        raise _Unclear(
-            f'{name} marks no area: give it a segmentation or a bbox with an area, or write '
-            '"segmentation": [] and no bbox where nothing in the picture is meant.'
+        raise _BadAnnotation(
+            f'{name} has no area: give it a segmentation or a bbox with an area, or write '
+            '"segmentation": [] and no bbox if the image has no target.'
         )
     return None
 
@@ -287,7 +290,7 @@ def _box(bbox: Any, name: str) -> Box | None:
     except (TypeError, ValueError):
         x = y = width = height = math.nan
     if not all(map(math.isfinite, (x, y, width, height))) or width < 0 or height < 0:
-        raise _Unclear(f'{name} has the bbox {bbox}, which is no [x, y, width, height].')
+        raise _BadAnnotation(f'{name} has the bbox {bbox}, which is not [x, y, width, height].')
     box = (x, y, x + width, y + height)
     return box if _has_area(box) else None
 

@@ -1,7 +1,7 @@
-"""Several questions at a time to one server, so that it batches them and its GPU stays busy.
+"""Concurrent queries to one server, so that it batches them and its GPU stays busy.
 
-Each question in flight has a client of its own; they share one segmenter, which works on one
-picture after the other.
+Each query in flight has its own client; they share one segmenter, which processes one image at a
+time.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from segzero_ros.pipeline import Pipeline
 from segzero_ros.segmentation.base import Segmenter
 from segzero_ros.types import Frame, Grounding, SegmentedMask, SegZeroError
 
-_SERVED = 'openai'
+_REMOTE = 'openai'
 
 
 class ConcurrencyError(SegZeroError):
-    """The models cannot answer so many questions at a time; the text says what can."""
+    """The models cannot answer queries concurrently; the message says which can."""
 
 
 class SharedSegmenter:
-    """A segmenter for several pipelines, one call at a time; who made it closes it."""
+    """A segmenter for several pipelines, one call at a time; its creator closes it."""
 
     def __init__(self, segmenter: Segmenter[Any]) -> None:
         self.name = segmenter.name
@@ -34,14 +34,14 @@ class SharedSegmenter:
         self._lock = threading.Lock()
 
     def encode(self, frame: Frame, check: Check | None = None) -> Any:
-        """Encode a picture when it is its turn."""
+        """Encode an image, after waiting for other calls."""
         with self._lock:
             return self._segmenter.encode(frame, check)
 
     def segment(
         self, encoding: Any, grounding: Grounding, check: Check | None = None
     ) -> list[SegmentedMask]:
-        """Mark the objects when it is their turn."""
+        """Segment the objects, after waiting for other calls."""
         with self._lock:
             return self._segmenter.segment(encoding, grounding, check)
 
@@ -53,23 +53,23 @@ class SharedSegmenter:
 def load_pipelines(
     reasoner: ReasonerOptions, segmenter: SegmenterOptions, count: int
 ) -> Iterator[list[Pipeline]]:
-    """Load models that answer so many questions at a time; close them at the end.
+    """Load pipelines for concurrent queries; close them at the end.
 
     Args:
-        reasoner: which one.
-        segmenter: which one.
-        count: of the pipelines.
+        reasoner: options of the reasoner.
+        segmenter: options of the segmenter.
+        count: number of pipelines.
 
     Raises:
-        ConcurrencyError: the models run in this process, where they take one at a time.
-        SegZeroError: the models cannot be had.
+        ConcurrencyError: the models run in this process, which answers one query at a time.
+        SegZeroError: the models cannot be loaded.
     """
     if count < 1:
         raise ConcurrencyError('--concurrency must be 1 or more.')
-    if count > 1 and reasoner.backend != _SERVED:
+    if count > 1 and reasoner.backend != _REMOTE:
         raise ConcurrencyError(
-            f'The reasoner {reasoner.backend!r} answers one question at a time: for '
-            '--concurrency take one behind a server (--profile remote), or run several --shard.'
+            f'The reasoner {reasoner.backend!r} answers one query at a time: for '
+            '--concurrency use one behind a server (--profile remote), or run several --shard.'
         )
     with ExitStack() as stack:
         first = load_pipeline(reasoner, segmenter)

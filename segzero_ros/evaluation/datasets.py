@@ -9,7 +9,7 @@ from segzero_ros.evaluation.hub import find_split, open_hub, PUBLISHED
 from segzero_ros.evaluation.lisa_folder import find_pairs, LisaFolder
 from segzero_ros.evaluation.parquet import ParquetDataset
 from segzero_ros.evaluation.samples import DataError, Dataset
-from segzero_ros.replay.bags_extra import needs_bags
+from segzero_ros.replay.bags_extra import require_bags
 
 
 def open_dataset(
@@ -23,26 +23,26 @@ def open_dataset(
     """Open a data set.
 
     Args:
-        source: one of `hub.PUBLISHED`, `owner/name` of the hub, a folder with parquet files or
-            with ReasonSeg's pictures and polygons, a parquet file, a JSON file as COCO's, or,
+        source: one of `hub.PUBLISHED`, `owner/name` on the Hub, a folder with parquet files or
+            with ReasonSeg's images and polygons, a parquet file, a JSON file in COCO layout, or,
             with `truth`, a bag.
-        offline: never ask the hub.
-        pictures: the folder of a JSON file's pictures.
-        truth: the accepted answers about a bag.
-        image: the topic of a bag's images; empty to find it.
+        offline: use only cached data.
+        pictures: folder that the file names in a JSON file are relative to.
+        truth: accepted answers about a bag.
+        image: the bag's image topic; empty to detect it.
 
     Raises:
-        DataError: there is none, or it cannot be read.
+            DataError: it does not exist, or cannot be read.
     """
     path = Path(source)
     if truth is not None:
-        with needs_bags():
+        with require_bags():
             from segzero_ros.evaluation.bag_truth import BagWithTruth
         return BagWithTruth(path, truth, image)
     if is_bag(path):
         raise DataError(
-            f'{path} is a bag: name the accepted answers about it with --truth FILE; '
-            f'segzero replay {path} --accept FILE makes such a file.'
+            f'{path} is a bag: give the accepted answers about it with --truth FILE, as written '
+            f'by segzero replay {path} --accept FILE.'
         )
     if path.is_dir():
         return _open_folder(path)
@@ -55,8 +55,8 @@ def open_dataset(
     if source.count('/') == 1 and not path.suffix:
         return open_hub(source, offline=offline)
     raise DataError(
-        f'{source} is no file, no folder and no published set; these are {", ".join(PUBLISHED)}, '
-        'and tabletop.'
+        f'{source} is neither a file, a folder nor a published set; published sets are '
+        f'{", ".join(PUBLISHED)}, and tabletop.'
     )
 
 
@@ -72,13 +72,13 @@ def _open_folder(folder: Path) -> Dataset:
     if files:
         return ParquetDataset(files, folder.name)
     raise DataError(
-        f'{folder} holds neither a complete set of parquet files nor pictures with .json files '
-        'of the same names. A set with a val and a test folder is opened one folder at a time.'
+        f'{folder} contains neither a complete set of parquet files nor images with .json files '
+        'of the same names. Open a set with a val and a test folder one folder at a time.'
     )
 
 
 def published_name(source: str) -> str:
-    """Return which of `hub.PUBLISHED` a source is, also as a local copy by its name, or ''."""
+    """Return the name in `hub.PUBLISHED` of a source, also of a local copy; '' for other data."""
     last = Path(source).name.lower()
     for name, published in PUBLISHED.items():
         if last in (name.lower(), published.repository.partition('/')[2].lower()):

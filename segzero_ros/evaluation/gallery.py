@@ -1,4 +1,4 @@
-"""Answers to look at, worst first: one HTML file that needs nothing besides itself."""
+"""Gallery of answers, worst first: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from segzero_ros.evaluation.records import SampleRecord
 from segzero_ros.evaluation.samples import Sample
 from segzero_ros.types import Box, Mask, RgbImage
 
-# Pictures in the file at most, and their width in pixels: some 25 kB each.
-MOST = 300
+# Maximum number of images in the file, and their width in pixels; about 25 kB each.
+MAX_ENTRIES = 300
 WIDTH = 480
 _QUALITY = 80
-# Told apart without telling red from green.
+# Distinguishable also with red-green colour blindness.
 _FOUND, _MISSED, _WRONG = (0, 114, 178), (230, 159, 0), (204, 60, 160)
 _BOX = (255, 255, 255)
 _STYLE = """
@@ -46,51 +46,51 @@ sought.addEventListener('input', () => {
 
 
 def draw_comparison(sample: Sample, prediction: Prediction) -> bytes:
-    """Return a JPEG of the truth and the answer on the picture.
+    """Return a JPEG with the truth and the answer drawn on the image.
 
-    Blue where both agree, orange what is missed, pink what is too much; boxes white. Where the
-    truth is boxes alone they are orange, and what is marked is blue.
+    True positives are blue, false negatives orange, false positives pink, predicted boxes white.
+    If the truth is boxes only, they are orange, and the predicted mask is blue.
     """
     height, width = sample.image.shape[:2]
     scale = min(1.0, WIDTH / width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA)
-    true, said = (_shrunk(mask, size) for mask in (sample.mask, prediction.mask))
-    picture = np.asarray(small, np.uint8)
+    true, found = (_downscaled(mask, size) for mask in (sample.mask, prediction.mask))
+    image = np.asarray(small, np.uint8)
     if sample.mask is None:
-        # Nobody drew what is too much or missed; true boxes are drawn instead.
-        true = said
-        _outline(picture, sample.boxes, scale, _MISSED)
+        # Without a true mask there are no errors to draw; the true boxes are drawn instead.
+        true = found
+        _outline(image, sample.boxes, scale, _MISSED)
     for where, colour in (
-        (true & said, _FOUND),
-        (true & ~said, _MISSED),
-        (said & ~true, _WRONG),
+        (true & found, _FOUND),
+        (true & ~found, _MISSED),
+        (found & ~true, _WRONG),
     ):
-        _tint(picture, where, colour)
-    _outline(picture, prediction.boxes, scale, _BOX)
+        _tint(image, where, colour)
+    _outline(image, prediction.boxes, scale, _BOX)
     quality = (cv2.IMWRITE_JPEG_QUALITY, _QUALITY)
-    _, data = cv2.imencode('.jpg', cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
+    _, data = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
     return data.tobytes()
 
 
 def _outline(
-    picture: RgbImage, boxes: Sequence[Box], scale: float, colour: tuple[int, int, int]
+    image: RgbImage, boxes: Sequence[Box], scale: float, colour: tuple[int, int, int]
 ) -> None:
     for box in boxes:
         if all(map(math.isfinite, box)):
             x1, y1, x2, y2 = (round(max(-1e4, min(1e4, value * scale))) for value in box)
-            cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 1, cv2.LINE_AA)
+            cv2.rectangle(image, (x1, y1), (x2, y2), colour, 1, cv2.LINE_AA)
 
 
-def _shrunk(mask: Mask | None, size: tuple[int, int]) -> Mask:
+def _downscaled(mask: Mask | None, size: tuple[int, int]) -> Mask:
     if mask is None:
         return np.zeros((size[1], size[0]), np.bool_)
     small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     return np.asarray(small != 0)
 
 
-def _tint(picture: RgbImage, where: Mask, colour: tuple[int, int, int]) -> None:
-    picture[where] = (picture[where] * 0.45 + np.array(colour) * 0.55).astype(np.uint8)
+def _tint(image: RgbImage, where: Mask, colour: tuple[int, int, int]) -> None:
+    image[where] = (image[where] * 0.45 + np.array(colour) * 0.55).astype(np.uint8)
 
 
 def write_gallery(
@@ -98,8 +98,8 @@ def write_gallery(
     title: str,
     rows: Sequence[SampleRecord],
     convention: Convention,
-    picture: Callable[[int], Path],
-    most: int = MOST,
+    image: Callable[[int], Path],
+    max_entries: int = MAX_ENTRIES,
 ) -> None:
     """Write the worst answers by IoU, failures first.
 
@@ -107,27 +107,27 @@ def write_gallery(
         path: the HTML file.
         title: its heading.
         rows: all answers.
-        convention: whose IoU sorts; what it drops counts as failed, but what rightly has no
-            mask comes last.
-        picture: returns the file of a sample's picture by its index.
-        most: how many answers are in the file.
+        convention: its IoU is the sort key; samples that it drops count as failed, but correct
+            answers without a mask come last.
+        image: returns the file of a sample's image by its index.
+        max_entries: number of answers in the file.
     """
     ordered = sorted(rows, key=lambda row: (_iou(row, convention), row.index))
     new = path.with_name(f'{path.name}.new')
     with new.open('w', encoding='utf-8') as page:
-        page.writelines(_parts(title, ordered, convention, picture, most))
+        page.writelines(_parts(title, ordered, convention, image, max_entries))
     new.replace(path)
 
 
 def _iou(row: SampleRecord, convention: Convention) -> float:
-    if _rightly_nothing(row):
+    if _is_correctly_empty(row):
         return 1.0
     scored = score([row.item], convention)
     return scored[0].iou if scored and not row.item.failure.value else -1.0
 
 
-def _rightly_nothing(row: SampleRecord) -> bool:
-    """Return whether nothing is meant and nothing marked: no IoU, but nothing to look into."""
+def _is_correctly_empty(row: SampleRecord) -> bool:
+    """Return whether the sample has no target and the answer no mask, which is correct."""
     whole = row.item.whole
     return not row.item.failure.value and whole is not None and whole.union == 0
 
@@ -136,20 +136,21 @@ def _parts(
     title: str,
     rows: Sequence[SampleRecord],
     convention: Convention,
-    picture: Callable[[int], Path],
-    most: int,
+    image: Callable[[int], Path],
+    max_entries: int,
 ) -> Iterator[str]:
     yield (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
         f'<title>{_safe(title)}</title><style>{_STYLE}</style></head><body>'
-        f'<h1>{_safe(title)}</h1><p>The {min(most, len(rows))} worst of {len(rows)} answers, '
+        f'<h1>{_safe(title)}</h1>'
+        f'<p>The {min(max_entries, len(rows))} worst of {len(rows)} answers, '
         f'failures first. {_key("found", _FOUND)} {_key("missed", _MISSED)} '
-        f'{_key("too much", _WRONG)}</p>'
-        '<p><input type="search" placeholder="show only answers with this word"></p><main>'
+        f'{_key("extra", _WRONG)}</p>'
+        '<p><input type="search" placeholder="filter answers by text"></p><main>'
     )
-    for row in rows[:most]:
-        yield _entry(row, _iou(row, convention), picture(row.index))
+    for row in rows[:max_entries]:
+        yield _entry(row, _iou(row, convention), image(row.index))
     yield f'</main><script>{_SCRIPT}</script></body></html>\n'
 
 
@@ -157,20 +158,20 @@ def _key(word: str, colour: tuple[int, int, int]) -> str:
     return f'<span class="key" style="background: rgb{colour}">{word}</span>'
 
 
-def _entry(row: SampleRecord, iou: float, picture: Path) -> str:
-    worth = (
-        'rightly nothing'
-        if _rightly_nothing(row)
+def _entry(row: SampleRecord, iou: float, path: Path) -> str:
+    verdict = (
+        'correctly empty'
+        if _is_correctly_empty(row)
         else f'IoU {iou:.3f}'
         if iou >= 0
-        else row.item.failure.value or 'not counted'
+        else row.item.failure.value or 'not scored'
     )
-    text = base64.b64encode(picture.read_bytes()).decode('ascii') if picture.is_file() else ''
+    text = base64.b64encode(path.read_bytes()).decode('ascii') if path.is_file() else ''
     image = f'<img alt="" loading="lazy" src="data:image/jpeg;base64,{text}">' if text else ''
     about = ' · '.join(filter(None, [f'#{row.index}', row.image_id, *row.group]))
     parts = [
         f'<b>“{_safe(row.text)}”</b>',
-        f'<span class="n">{worth}</span> {row.status.name.replace("_", " ")}',
+        f'<span class="n">{verdict}</span> {row.status.name.replace("_", " ")}',
         f'<span class="faint">{_safe(about)}</span>',
         _safe(row.message),
         _details(row),

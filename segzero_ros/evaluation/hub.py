@@ -1,4 +1,4 @@
-"""The published evaluation sets on the hub: what is on this machine already, else downloaded."""
+"""Published evaluation sets on the Hugging Face Hub, from the local cache or downloaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segzero_ros.extras import lacking
 
 
 class HubDataset(NamedTuple):
-    """A published set: where it is, and how many samples the papers count; 0: not told."""
+    """A published set: its repository, and its number of samples in the papers (0: unknown)."""
 
     repository: str
     samples: int = 0
@@ -42,38 +42,38 @@ PUBLISHED = {
 }
 # The sets have one split each, `test`, also where their name says val.
 SPLIT = 'test'
-_WANTED = ['*.parquet']
+_PATTERNS = ['*.parquet']
 _PART = re.compile(r'-(\d{5})-of-(\d{5})')
 
 
 def open_hub(repository: str, *, offline: bool = False) -> ParquetDataset:
-    """Open a set of the hub.
+    """Open a set on the Hub.
 
     Args:
         repository: `owner/name`.
-        offline: never ask the hub.
+        offline: use only the cache.
 
     Raises:
-        DataError: it is not on this machine and cannot be downloaded.
+        DataError: it is not cached and cannot be downloaded.
     """
     folder = _local(repository)
     files = find_split(folder) if folder else []
     if not files:
         if offline:
             raise DataError(
-                f'{repository} is not on this machine: download it without --offline, or copy its '
-                'parquet files here and name their folder instead.'
+                f'{repository} is not cached on this machine: download it without --offline, or '
+                'copy its parquet files here and give their folder instead.'
             )
         files = find_split(_download(repository))
     if not files:
-        raise DataError(f'{repository} holds no parquet files of a split named {SPLIT!r}.')
+        raise DataError(f'{repository} has no parquet files of a split named {SPLIT!r}.')
     return ParquetDataset(files, repository)
 
 
 def find_split(folder: Path) -> list[Path]:
-    """Return a folder's parquet files of the split, or all where none is named by a split.
+    """Return a folder's parquet files of the split, or all files if none is named by a split.
 
-    An incomplete set of numbered parts counts as none.
+    Returns an empty list if numbered parts are missing.
     """
     files = sorted(folder.rglob('*.parquet'))
     chosen = [path for path in files if path.name.startswith(SPLIT)] or files
@@ -88,26 +88,26 @@ def _local(repository: str) -> Path | None:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
-        raise DataError(f'{lacking("Sets of the hub need", error, "data")}.') from error
+        raise DataError(f'{lacking("Data sets on the Hub need", error, "data")}.') from error
     try:
         return Path(
             snapshot_download(
-                repository, repo_type='dataset', allow_patterns=_WANTED, local_files_only=True
+                repository, repo_type='dataset', allow_patterns=_PATTERNS, local_files_only=True
             )
         )
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
-        raise DataError(f'{repository!r} is no name of the hub: {error}') from error
+        raise DataError(f'{repository!r} is not a valid name on the Hub: {error}') from error
 
 
 def _download(repository: str) -> Path:
     try:
-        return hub.fetch(repository, _WANTED, repo_type='dataset')
+        return hub.fetch(repository, _PATTERNS, repo_type='dataset')
     except hub.DiskFull as error:
         raise DataError(str(error)) from error
     except hub.DownloadError as error:
         raise DataError(
-            f'{repository} is not on this machine and cannot be downloaded. {error} Or copy its '
-            'parquet files here and name their folder instead.'
+            f'{repository} is not cached on this machine and cannot be downloaded. {error} Or '
+            'copy its parquet files here and give their folder instead.'
         ) from error

@@ -1,8 +1,8 @@
-"""A folder of pictures with .json files beside them: ReasonSeg as LISA published it, and labelme.
+"""Folders of images with .json files: ReasonSeg as published by LISA, and labelme.
 
-Each `x.jpg` has an `x.json` with `shapes` (a label and corners each) and `text`, the question
-about what they mark together. Without `text`, as labelme and X-AnyLabeling write the files, each
-label is a question of its own.
+Each `x.jpg` has an `x.json` with `shapes` (each a label and corners) and `text`, the query whose
+target is all shapes together. Without `text`, as in files of labelme and X-AnyLabeling, each label
+is a query of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import cv2
 
-from segzero_ros.evaluation.samples import DataError, decode_picture, Sample, stated_size
+from segzero_ros.evaluation.samples import DataError, decode_labelled_image, Sample, stated_size
 from segzero_ros.evaluation.shapes import (
     draw_shapes,
     IGNORE,
@@ -26,36 +26,36 @@ from segzero_ros.evaluation.shapes import (
 )
 from segzero_ros.types import Mask
 
-_PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+_IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 _UNREADABLE = (KeyError, IndexError, TypeError, ValueError, AttributeError, cv2.error)
 
 
 class _Question(NamedTuple):
-    """What is asked about a picture: a text, or one of its labels."""
+    """A query about an image: its text, or one of its labels."""
 
-    picture: Path
+    image: Path
     shapes: Path
     text: str
     label: str | None
 
 
 class LisaFolder:
-    """Samples of a folder, in the order of their names."""
+    """Samples of a folder, ordered by file name."""
 
     def __init__(self, folder: Path) -> None:
-        """Read what is asked.
+        """Read the queries.
 
         Raises:
-            DataError: a file cannot be read, or the folder holds no question.
+            DataError: a file cannot be read, or the folder has no query.
         """
         self.name = folder.name
         pairs = find_pairs(folder)
         if not pairs:
-            raise DataError(f'{folder} holds no picture with a .json file of the same name.')
+            raise DataError(f'{folder} has no image with a .json file of the same name.')
         self._questions = [one for pair in pairs for one in _questions(*pair)]
         if not self._questions:
             raise DataError(
-                f'{folder} holds no question: its .json files have neither a text nor a shape.'
+                f'{folder} has no query: its .json files have neither a text nor a shape.'
             )
 
     def __len__(self) -> int:
@@ -68,45 +68,45 @@ class LisaFolder:
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Return the pictures of a folder with their files of shapes, by name."""
+    """Return a folder's (image, .json file) pairs, ordered by name."""
     files = sorted(folder.iterdir())
-    pictures: dict[str, Path] = {}
-    for ending in _PICTURES:
+    images: dict[str, Path] = {}
+    for ending in _IMAGE_SUFFIXES:
         for path in files:
             if path.suffix.lower() == ending and path.is_file():
-                pictures.setdefault(path.stem, path)
+                images.setdefault(path.stem, path)
     shapes = (path for path in files if path.suffix == '.json')
-    return [(pictures[path.stem], path) for path in shapes if path.stem in pictures]
+    return [(images[path.stem], path) for path in shapes if path.stem in images]
 
 
-def _questions(picture: Path, shapes: Path) -> list[_Question]:
+def _questions(image: Path, shapes: Path) -> list[_Question]:
     content = _read(shapes)
     try:
         text = _text(content)
         if text:
-            return [_Question(picture, shapes, text, None)]
+            return [_Question(image, shapes, text, None)]
         labels = (label_of(shape) for shape in _shapes(content))
-        asked = (label for label in labels if not is_flag(label) and not is_ignored(label))
-        return [_Question(picture, shapes, label, label) for label in dict.fromkeys(asked)]
+        queries = (label for label in labels if not is_flag(label) and not is_ignored(label))
+        return [_Question(image, shapes, label, label) for label in dict.fromkeys(queries)]
     except _UNREADABLE as error:
         raise DataError(f'{shapes} cannot be read: {error}') from error
 
 
 def _text(content: dict[str, Any]) -> str:
-    """Return what a file asks; '' where it asks nothing itself."""
+    """Return a file's query; '' if it has none."""
     text = content.get('text')
     if isinstance(text, list):
-        # Of several questions the first is asked, as the published set does.
+        # The first of several queries, as in the published set.
         text = text[0] if text else ''
     if isinstance(text, (dict, list, bool)):
-        raise TypeError(f'text is {text!r}: write one question, or a list of them')
+        raise TypeError(f'text is {text!r}: write one query, or a list of queries')
     return '' if text is None else str(text)
 
 
 def _shapes(content: dict[str, Any]) -> list[dict[str, Any]]:
     shapes = content.get('shapes')
     if not isinstance(shapes, list):
-        raise TypeError('it has no list of shapes, which ReasonSeg and labelme write')
+        raise TypeError('it has no list of shapes, as ReasonSeg and labelme write it')
     return shapes
 
 
@@ -114,8 +114,8 @@ def _sample(question: _Question) -> Sample:
     content = _read(question.shapes)
     try:
         stated = stated_size(content, 'imageWidth', 'imageHeight')
-        picture = question.picture
-        image = decode_picture(picture.read_bytes(), str(picture), stated)
+        path = question.image
+        image = decode_labelled_image(path.read_bytes(), str(path), stated)
         height, width = image.shape[:2]
         shapes = _shapes(content)
         masks: tuple[Mask, ...] = ()
@@ -126,7 +126,7 @@ def _sample(question: _Question) -> Sample:
     except _UNREADABLE as error:
         raise DataError(f'{question.shapes} cannot be read: {error}') from error
     ignore = values == IGNORE
-    stem = question.picture.stem
+    stem = question.image.stem
     return Sample(
         image=image,
         text=question.text,
@@ -144,7 +144,7 @@ def _belongs(shape: dict[str, Any], label: str) -> bool:
 
 
 def _objects(shapes: list[dict[str, Any]], height: int, width: int) -> tuple[Mask, ...]:
-    """Return a mask of each object: shapes of one `group_id` are one object."""
+    """Return the mask of each object; shapes with the same `group_id` are one object."""
     found: dict[Any, Mask] = {}
     for number, shape in enumerate(shapes):
         if is_ignored(label_of(shape)):
@@ -162,13 +162,13 @@ def _read(path: Path) -> dict[str, Any]:
         try:
             content = json.loads(data)
         except UnicodeDecodeError:
-            # Some of the published files are in the code page of Windows.
+            # Some of the published files are encoded as Windows-1252.
             content = json.loads(data.decode('cp1252'))
     except ValueError as error:
-        raise DataError(f'{path} is no JSON: {error}') from error
+        raise DataError(f'{path} is not valid JSON: {error}') from error
     if not isinstance(content, dict):
         raise DataError(
-            f'{path} cannot be read: it holds no object with shapes, as ReasonSeg and labelme '
+            f'{path} cannot be read: it is not an object with shapes, as ReasonSeg and labelme '
             'write it.'
         )
     return content

@@ -1,7 +1,7 @@
-"""An answer, measured once: overlap with the truth, boxes, points and counts, in whole numbers.
+"""Measurements of an answer: overlap with the truth, boxes, points and counts, as integers.
 
-Every figure of every convention is computed from items. So items can be written down, joined and
-counted again, and the figures are the same.
+All metrics of all conventions are computed from measurements, so that these can be saved, merged
+and evaluated again with the same results.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ IOU_OF_A_HIT = 0.5
 
 
 class Failure(str, Enum):
-    """Why there is no answer, as far as the conventions tell it apart."""
+    """Why there is no answer, as far as the conventions distinguish it."""
 
     NONE = ''
-    ANSWER = 'answer'  # the model's text cannot be read
-    SEGMENTER = 'segmenter'  # the reasoner gave boxes, but the segmenter made no mask of them
-    CRASH = 'crash'  # the reasoner failed or ran out of time, whatever it had said by then
+    ANSWER = 'answer'  # the model's text cannot be parsed
+    SEGMENTER = 'segmenter'  # the reasoner gave boxes, but the segmenter failed
+    CRASH = 'crash'  # the reasoner failed or timed out, whatever it had generated
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """An answer as it is measured.
+    """An answer to be measured.
 
     Attributes:
-        mask: (H, W) bool, the union of all masks; None after a failure.
+        mask: (H, W) bool, union of all masks; None after a failure.
         boxes: the reasoning model's boxes (x1, y1, x2, y2), unclipped.
         points: its points (x, y).
         failure: why there is no answer.
-        words: how many words the reasoning has.
+        words: number of words of the reasoning.
     """
 
     mask: Mask | None
@@ -50,7 +50,7 @@ class Prediction:
 
 
 class Overlap(NamedTuple):
-    """Pixels: of both masks, of either, and of the true one."""
+    """Numbers of pixels: intersection and union of both masks, and area of the true mask."""
 
     intersection: int
     union: int
@@ -59,24 +59,25 @@ class Overlap(NamedTuple):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One answer, measured.
+    """The measurements of one answer.
 
     Attributes:
         failure: why there is no answer.
         same_size: whether the masks could be compared.
-        whole: overlap where ignored pixels count as meant; None without a true mask.
-        valid: overlap where ignored pixels count nowhere.
-        boxes: how many boxes were predicted.
-        true_boxes: how many the data set gives.
-        box_hit: whether a predicted box meets the data set's, by the rule of before 2025-08-29.
-        box_hit_merged: the same by the rule since then: also all predicted boxes together, and
-            against the true mask's box where the data set gives none.
-        points: how many points were predicted.
+        whole: overlap with ignored pixels as part of the target; None without a true mask.
+        valid: overlap without the ignored pixels.
+        boxes: number of predicted boxes.
+        true_boxes: number of boxes in the data set.
+        box_hit: whether a predicted box matches one of the data set, by the published rule before
+            2025-08-29.
+        box_hit_merged: the same by the rule since then: also the union of all predicted boxes, and
+            against the true mask's box if the data set has no boxes.
+        points: number of predicted points.
         points_on_target: how many of them lie on the true mask.
-        count: how many objects are meant; None where it is not known.
-        words: how many words the reasoning has.
-        wrong_object: whether an object was marked that is not meant, or one meant was not; None
-            where the data set does not tell objects apart.
+        count: number of targets; None if unknown.
+        words: number of words of the reasoning.
+        wrong_object: whether the marked objects differ from the targets; None if the data set has
+            no instance labels.
     """
 
     failure: Failure
@@ -95,14 +96,14 @@ class Measurement:
 
 
 def measure(sample: Sample, prediction: Prediction) -> Measurement:
-    """Compare an answer with the truth."""
+    """Measure an answer against the ground truth."""
     mask, true = prediction.mask, sample.mask
     same_size = mask is None or true is None or mask.shape == true.shape
     compared = mask if same_size else None
-    whole = valid = meant = None
+    whole = valid = target = None
     if true is not None:
-        meant = true if sample.ignore is None else true | sample.ignore
-        whole = valid = _overlap(compared, meant)
+        target = true if sample.ignore is None else true | sample.ignore
+        whole = valid = _overlap(compared, target)
         if sample.ignore is not None:
             valid = _valid_overlap(compared, true, sample.ignore)
     return Measurement(
@@ -112,12 +113,12 @@ def measure(sample: Sample, prediction: Prediction) -> Measurement:
         valid=valid,
         boxes=len(prediction.boxes),
         true_boxes=len(sample.boxes),
-        # Masks of different sizes are an error to the published script, which then counts no box.
+        # The published script fails on masks of different sizes, and then counts no box.
         box_hit=same_size and _hits(prediction.boxes, sample.boxes),
         box_hit_merged=(
             same_size
             and prediction.failure is not Failure.CRASH
-            and _hits_merged(prediction.boxes, sample.boxes, meant)
+            and _hits_merged(prediction.boxes, sample.boxes, target)
         ),
         points=len(prediction.points),
         points_on_target=0 if true is None else _points_on(prediction.points, true),
@@ -167,7 +168,7 @@ def _hits_merged(boxes: Sequence[Box], true: Sequence[Box], mask: Mask | None) -
 
 
 def _box_of(mask: Mask) -> Box:
-    """Return a mask's box as the published script does: x2 and y2 are the last pixels."""
+    """Return a mask's box as in the published script: x2 and y2 are the last pixels."""
     x, y, width, height = Roi.around(mask)
     return float(x), float(y), float(x + width - 1), float(y + height - 1)
 
@@ -182,9 +183,14 @@ def _points_on(points: Sequence[Point], mask: Mask) -> int:
 def wrong_object(
     masks: Iterable[Mask], labels: NDArray[np.int16], targets: Sequence[int]
 ) -> bool | None:
-    """Return whether the marked objects are other than the meant ones; None where none is meant.
+    """Return whether the marked objects differ from the targets; None without targets.
 
-    A mask belongs to the object that it overlaps most, or to none.
+    Each mask is assigned to the object that it overlaps most, or to none.
+
+    Args:
+        masks: (H, W) bool each.
+        labels: (H, W) instance ids, 0 for the background.
+        targets: ids of the targets.
     """
     if not targets:
         return None

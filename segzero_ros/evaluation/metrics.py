@@ -1,7 +1,7 @@
-"""What answers are worth: gIoU, cIoU, boxes, points, counts and "nothing there".
+"""Metrics: gIoU, cIoU, box AP, point accuracy, counts and "no target" accuracy.
 
-The same answers give different figures by different published procedures. `Convention` names what
-they differ in; `CONVENTIONS` holds those of Seg-Zero's two scripts, VisionReasoner's and LISA's.
+Published procedures give different figures for the same answers. `Convention` holds what they
+differ in; `CONVENTIONS` has those of Seg-Zero's two scripts, VisionReasoner's and LISA's.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from segzero_ros.evaluation.measurements import Failure, Measurement
 
 
 class Outcome(Enum):
-    """What a convention makes of a sample that could not be compared."""
+    """How a convention counts a sample that could not be compared."""
 
     PENALISED = 'penalised'  # intersection 0, union the true area
-    DROPPED = 'dropped'  # counted nowhere
+    DROPPED = 'dropped'  # not counted
     ZERO = 'zero'  # IoU 0
     ONE = 'one'  # IoU 1
 
 
 @dataclass(frozen=True)
 class Convention:
-    """A published procedure.
+    """A published evaluation procedure.
 
     Attributes:
-        source: what publishes it.
-        ignored_are_meant: ignored pixels count as meant, else nowhere.
-        answer_failed: what becomes of an unreadable answer.
-        segmenter_failed: what becomes of a sample whose boxes gave no mask.
-        other_size: what becomes of masks of different sizes.
-        empty_union: what becomes of an empty true mask that was answered with an empty one.
+        source: the published script.
+        ignored_are_target: ignored pixels are part of the target, else they are not counted.
+        answer_failed: how an unparsable answer counts.
+        segmenter_failed: how a sample counts whose boxes gave no mask.
+        other_size: how masks of different sizes count.
+        empty_union: how an empty true mask with an empty answer counts.
         epsilon: added to each union.
         sum_epsilon: added to the sum of unions.
     """
 
     source: str
-    ignored_are_meant: bool
+    ignored_are_target: bool
     answer_failed: Outcome
     segmenter_failed: Outcome
     other_size: Outcome
@@ -54,7 +54,7 @@ class Convention:
 CONVENTIONS = {
     'seg_zero': Convention(
         'Seg-Zero, evaluation.py',
-        ignored_are_meant=True,
+        ignored_are_target=True,
         answer_failed=Outcome.PENALISED,
         segmenter_failed=Outcome.PENALISED,
         other_size=Outcome.DROPPED,
@@ -62,7 +62,7 @@ CONVENTIONS = {
     ),
     'seg_zero_multi': Convention(
         'Seg-Zero, evaluation_visionreasoner.py',
-        ignored_are_meant=True,
+        ignored_are_target=True,
         answer_failed=Outcome.PENALISED,
         segmenter_failed=Outcome.DROPPED,
         other_size=Outcome.DROPPED,
@@ -70,7 +70,7 @@ CONVENTIONS = {
     ),
     'vision_reasoner': Convention(
         'VisionReasoner, evaluation_segmentation.py',
-        ignored_are_meant=True,
+        ignored_are_target=True,
         answer_failed=Outcome.PENALISED,
         segmenter_failed=Outcome.PENALISED,
         other_size=Outcome.PENALISED,
@@ -78,7 +78,7 @@ CONVENTIONS = {
     ),
     'lisa': Convention(
         'LISA, train_ds.py',
-        ignored_are_meant=False,
+        ignored_are_target=False,
         answer_failed=Outcome.PENALISED,
         segmenter_failed=Outcome.PENALISED,
         other_size=Outcome.PENALISED,
@@ -90,7 +90,7 @@ CONVENTIONS = {
 
 
 class Scored(NamedTuple):
-    """An item as a convention counts it."""
+    """A measurement as counted by a convention."""
 
     item: Measurement
     intersection: int
@@ -99,31 +99,31 @@ class Scored(NamedTuple):
 
 
 def score(items: Sequence[Measurement], convention: Convention) -> list[Scored]:
-    """Return what a convention counts; samples that it drops, or without a mask, are left out."""
+    """Return the scores of samples; those without a mask, or that it drops, are omitted."""
     scored = (_score(item, convention) for item in items)
     return [one for one in scored if one is not None]
 
 
 def _score(item: Measurement, convention: Convention) -> Scored | None:
-    overlap = item.whole if convention.ignored_are_meant else item.valid
+    overlap = item.whole if convention.ignored_are_target else item.valid
     if overlap is None:
         return None
-    fate = _fate(item, convention)
-    if fate is Outcome.DROPPED:
+    outcome = _outcome(item, convention)
+    if outcome is Outcome.DROPPED:
         return None
     intersection, union = overlap.intersection, overlap.union
-    if fate is Outcome.PENALISED:
+    if outcome is Outcome.PENALISED:
         intersection, union = 0, overlap.true
     elif not union and convention.empty_union is Outcome.DROPPED:
         return None
     if not union:
-        # "Nothing there" is right only where somebody said it.
+        # An empty answer is correct only if it is no failure.
         right = convention.empty_union is Outcome.ONE and item.failure is Failure.NONE
         return Scored(item, 0, 0, 1.0 if right else 0.0)
     return Scored(item, intersection, union, intersection / (union + convention.epsilon))
 
 
-def _fate(item: Measurement, convention: Convention) -> Outcome | None:
+def _outcome(item: Measurement, convention: Convention) -> Outcome | None:
     if item.failure is Failure.SEGMENTER:
         return convention.segmenter_failed
     if item.failure is not Failure.NONE:
@@ -132,19 +132,19 @@ def _fate(item: Measurement, convention: Convention) -> Outcome | None:
 
 
 def figures(items: Sequence[Measurement], convention: Convention) -> dict[str, float]:
-    """Return a convention's figures, shares from 0 to 1, and how many samples they are about.
+    """Return a convention's figures, fractions from 0 to 1, and the numbers of samples.
 
-    Figures that the published scripts print are theirs to the last digit, also where they print 0
-    for a share of nothing: look at the counts `with_box`, `without_target`, `counted` then.
+    The figures equal those of the published scripts to the last digit. These print 0 for the
+    fraction of an empty set: check the counts `with_box`, `without_target` and `counted`.
 
     Returns:
-        samples, scored, failed (of all), dropped, giou, ciou, bbox_ap (by the rule of before
-        2025-08-29), bbox_ap_merged (by that since), with_box, point_accuracy (share of the
-        predicted points that lie on the true mask; our own), points, words (mean length of the
-        reasoning); with conventions that keep empty truths n_acc, without_target, giou_no_target
-        (gIoU where nothing meant and nothing found is 1); with LISA's giou_meter; where objects
-        are counted count_mae, count_rmse, count_accuracy, counted; where objects are told apart
-        wrong_object. NaN for a mean of nothing.
+        samples, scored, failed (of all), dropped, giou, ciou, bbox_ap (rule before 2025-08-29),
+        bbox_ap_merged (rule since then), with_box, point_accuracy (fraction of the predicted
+        points on the true mask; not published), points, words (mean length of the reasoning);
+        with conventions that keep empty truths n_acc, without_target, giou_no_target (an empty
+        answer without a target has gIoU 1); with LISA's convention giou_meter; with counted
+        objects count_mae, count_rmse, count_accuracy, counted; with instance labels wrong_object.
+        NaN for an empty mean.
     """
     masked = [item for item in items if item.whole is not None]
     scored = score(masked, convention)
@@ -161,9 +161,9 @@ def figures(items: Sequence[Measurement], convention: Convention) -> dict[str, f
         **_point_figures(scored),
     }
     if convention.empty_union is not Outcome.DROPPED:
-        found.update(_nothing_figures(scored))
+        found.update(_empty_figures(scored))
     if convention.epsilon:
-        # LISA's meter divides by n + 1e-5 when it joins the figures of its processes.
+        # LISA's meter divides by n + 1e-5 when it reduces over its processes.
         found['giou_meter'] = float(np.sum([one.iou for one in scored])) / (len(scored) + 1e-5)
     found.update(_count_figures(items))
     found['words'] = _mean([item.words for item in items if item.words])
@@ -188,7 +188,7 @@ def _ratio(scored: Sequence[Scored], convention: Convention) -> float:
 
 
 def boxes_alone(items: Sequence[Measurement]) -> list[Measurement]:
-    """Return the items whose truth is boxes without masks: they count in the bbox APs alone."""
+    """Return the measurements with true boxes but no true mask, which count only in bbox AP."""
     return [item for item in items if item.whole is None and item.true_boxes]
 
 
@@ -200,11 +200,11 @@ def _box_figures(items: Sequence[Measurement]) -> dict[str, float]:
     }
 
 
-def _nothing_figures(scored: Sequence[Scored]) -> dict[str, float]:
+def _empty_figures(scored: Sequence[Scored]) -> dict[str, float]:
     empty = [one.item.whole is not None and one.item.whole.true == 0 for one in scored]
     right = [
-        nothing and one.item.same_size and not one.item.boxes and _said(one.item)
-        for nothing, one in zip(empty, scored, strict=True)
+        is_empty and one.item.same_size and not one.item.boxes and _has_answer(one.item)
+        for is_empty, one in zip(empty, scored, strict=True)
     ]
     ious = [1.0 if found else one.iou for found, one in zip(right, scored, strict=True)]
     return {
@@ -214,8 +214,8 @@ def _nothing_figures(scored: Sequence[Scored]) -> dict[str, float]:
     }
 
 
-def _said(item: Measurement) -> bool:
-    """Return whether there is an answer; text that cannot be read has no box, as published."""
+def _has_answer(item: Measurement) -> bool:
+    """Return whether there is an answer; an unparsable one counts as empty, as published."""
     return item.failure is not Failure.CRASH
 
 
@@ -226,7 +226,7 @@ def _point_figures(scored: Sequence[Scored]) -> dict[str, float]:
 
 
 def _count_figures(items: Sequence[Measurement]) -> dict[str, float]:
-    # An answer that crashed counts as 1 in the published script, an unreadable one as 0.
+    # In the published script a crash counts as 1, an unparsable answer as 0.
     errors = [
         (1 if item.failure is Failure.CRASH else item.boxes) - item.count
         for item in items
@@ -254,10 +254,10 @@ def intervals(
 
     Args:
         items: the measured answers.
-        convention: by which they count.
-        level: the share of resamples inside an interval.
-        resamples: how often as many samples are drawn, with replacement, as are scored.
-        seed: the same seed and items give the same intervals.
+        convention: how they are counted.
+        level: fraction of the resamples inside an interval.
+        resamples: number of resamples, each with replacement and as large as the scored samples.
+        seed: of the random generator.
     """
     scored = score(items, convention)
     drawn = {
@@ -273,7 +273,7 @@ def intervals(
 
 
 def _resampled(parts: Sequence[tuple[float, float]], resamples: int, seed: int) -> list[float]:
-    """Return, for each resample, the sum of the parts' first over that of their second."""
+    """Return, for each resample, the sum of the first values over the sum of the second."""
     if not parts:
         return []
     rng = np.random.default_rng(seed)
@@ -292,7 +292,7 @@ def _between(values: Sequence[float], tail: float) -> tuple[float, float]:
 def bootstrap(
     values: Sequence[float], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the bootstrap interval of a mean: percentiles over resamples; NaN of nothing."""
+    """Return the bootstrap interval of a mean; NaN for no values. See `intervals`."""
     if not values:
         return math.nan, math.nan
     rng = np.random.default_rng(seed)

@@ -1,8 +1,8 @@
-"""The published layout: parquet files with pictures, questions and masks as nested lists.
+"""The published layout: parquet files with images, queries and masks as nested lists.
 
-Columns `image` (encoded bytes), `text`, `mask` (rows of booleans), `image_id`, `ann_id`, and in
-some sets `bbox`, `count`, `img_height` and `img_width`. Rows are decoded a few at a time, so a set
-of any size needs little memory.
+Columns are `image` (encoded bytes), `text`, `mask` (rows of booleans), `image_id`, `ann_id`, and
+in some sets `bbox`, `count`, `img_height` and `img_width`. Rows are decoded a few at a time, to
+need little memory.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any
 
 import numpy as np
 
-from segzero_ros.evaluation.samples import DataError, decode_picture, Sample, stated_size
+from segzero_ros.evaluation.samples import DataError, decode_labelled_image, Sample, stated_size
 from segzero_ros.extras import lacking
 from segzero_ros.types import Box, Mask, RgbImage
 
-# Rows decoded at once: a mask of a photograph has some 2 million entries.
-ROWS = 4
-# A box may reach this many pixels beyond its picture by rounding.
+# Rows decoded at once; the mask of a photograph has about 2 million entries.
+BATCH_ROWS = 4
+# Pixels that a box may exceed its image by, from rounding.
 _ROUNDING = 1.0
-_NEEDED = ('image', 'text')
+_REQUIRED = ('image', 'text')
 _SIZE = ('img_width', 'img_height')
-_USED = (*_NEEDED, 'mask', 'image_id', 'ann_id', 'bbox', 'count', *_SIZE)
+_USED = (*_REQUIRED, 'mask', 'image_id', 'ann_id', 'bbox', 'count', *_SIZE)
 
 
 class ParquetDataset:
-    """Samples of parquet files, in the files' order."""
+    """Samples of parquet files, in the order of the files."""
 
     def __init__(self, files: Sequence[Path], name: str) -> None:
-        """Read the files' lengths.
+        """Read the numbers of rows.
 
         Args:
             files: in the order in which they are read.
@@ -41,9 +41,9 @@ class ParquetDataset:
             DataError: a file cannot be read or lacks a column.
         """
         self.name = name
-        self._parts = [(path, *_look(path)) for path in files]
+        self._parts = [(path, *_read_layout(path)) for path in files]
         if not len(self):
-            raise DataError(f'{name} holds no samples.')
+            raise DataError(f'{name} has no samples.')
 
     def __len__(self) -> int:
         return sum(sum(groups) for _, _, groups in self._parts)
@@ -64,8 +64,8 @@ class ParquetDataset:
                 first += rows
 
 
-def _look(path: Path) -> tuple[list[str], list[int]]:
-    """Return the columns that are used and the rows of each row group."""
+def _read_layout(path: Path) -> tuple[list[str], list[int]]:
+    """Return the columns to read, and the number of rows of each row group."""
     parquet = _pyarrow_parquet()
     import pyarrow
 
@@ -76,11 +76,11 @@ def _look(path: Path) -> tuple[list[str], list[int]]:
             groups = [data.row_group(number).num_rows for number in range(data.num_row_groups)]
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f'{path} cannot be read as parquet: {error}') from error
-    missing = [name for name in _NEEDED if name not in columns]
+    missing = [name for name in _REQUIRED if name not in columns]
     if missing or not {'mask', 'count', 'bbox'} & set(columns):
         raise DataError(
-            f'{path} has no column {", ".join(missing) or "mask, bbox or count"}: it is not laid '
-            'out as the published evaluation sets.'
+            f'{path} has no column {", ".join(missing) or "mask, bbox or count"}: it is not in '
+            'the layout of the published evaluation sets.'
         )
     return columns, groups
 
@@ -96,30 +96,30 @@ def _pyarrow_parquet() -> Any:
 def _rows(path: Path, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
     with ExitStack() as stack:
         file = stack.enter_context(_pyarrow_parquet().ParquetFile(path, pre_buffer=False))
-        for batch in file.iter_batches(ROWS, row_groups=[group], columns=columns):
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
             for number in range(batch.num_rows):
                 yield {name: batch.column(name)[number] for name in columns}
 
 
 def _sample(row: dict[str, Any], where: str) -> Sample:
-    image = row['image'].as_py()
-    data = image.get('bytes') if isinstance(image, dict) else image
+    cell = row['image'].as_py()
+    data = cell.get('bytes') if isinstance(cell, dict) else cell
     if not isinstance(data, bytes):
-        raise DataError(f'{where}: the picture is not in the file.')
+        raise DataError(f'{where}: the image is not in the file.')
     mask = _mask(row['mask'], where) if 'mask' in row else None
     boxes = _boxes(row['bbox'].as_py(), where) if 'bbox' in row else ()
-    picture = _picture(row, data, mask, where, strict=mask is None and bool(boxes))
-    _check_inside(boxes, mask, picture, where)
+    image = _image(row, data, mask, where, strict=mask is None and bool(boxes))
+    _check_inside(boxes, mask, image, where)
     if (
         mask is not None
         and not mask.any()
         and any(x2 > x1 and y2 > y1 for x1, y1, x2, y2 in boxes)
     ):
-        # A box without its mask is no empty picture.
+        # A box without a mask is not an image without a target.
         mask = None
     count = row['count'].as_py() if 'count' in row else None
     return Sample(
-        image=picture,
+        image=image,
         text=_text(row['text'].as_py(), where),
         mask=mask,
         boxes=boxes,
@@ -129,13 +129,13 @@ def _sample(row: dict[str, Any], where: str) -> Sample:
     )
 
 
-def _picture(
+def _image(
     row: dict[str, Any], data: bytes, mask: Mask | None, where: str, *, strict: bool
 ) -> RgbImage:
-    """Return the picture in the orientation of its labels: the mask's, else the columns'.
+    """Return the image in the orientation of its labels: of the mask, else of the size columns.
 
-    What a mask of another size is worth is for the conventions to say, as published; boxes alone
-    mean nothing in a picture of another size.
+    Conventions define how a mask of another size counts. Boxes without a mask are useless in an
+    image of another size (`strict`).
     """
     if mask is not None:
         stated: tuple[int, int] | None = (mask.shape[1], mask.shape[0])
@@ -147,11 +147,11 @@ def _picture(
         except ValueError as error:
             raise DataError(f'{where}: {error}.') from error
     try:
-        return decode_picture(data, where, stated)
+        return decode_labelled_image(data, where, stated)
     except DataError:
         if strict:
             raise
-        return decode_picture(data, where)
+        return decode_labelled_image(data, where)
 
 
 def _name(row: dict[str, Any], column: str) -> str:
@@ -159,7 +159,7 @@ def _name(row: dict[str, Any], column: str) -> str:
 
 
 def _mask(cell: Any, where: str) -> Mask | None:
-    """Return a cell's (H, W) mask without making a Python object of each pixel."""
+    """Return a cell's (H, W) mask, without a Python object for each pixel."""
     if not cell.is_valid:
         return None
     rows = cell.values
@@ -179,17 +179,15 @@ def _boxes(value: Any, where: str) -> tuple[Box, ...]:
     try:
         return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in boxes)
     except (TypeError, ValueError) as error:
-        raise DataError(f'{where}: a box is four numbers, but bbox is {value!r}.') from error
+        raise DataError(f'{where}: a box must be four numbers, but bbox is {value!r}.') from error
 
 
-def _check_inside(
-    boxes: tuple[Box, ...], mask: Mask | None, picture: RgbImage, where: str
-) -> None:
-    """Raise DataError for boxes in other pixels than those of the picture or of its mask.
+def _check_inside(boxes: tuple[Box, ...], mask: Mask | None, image: RgbImage, where: str) -> None:
+    """Raise DataError for boxes that fit neither the image nor its mask.
 
-    Where the two differ in size, as in rows whose picture was squashed, either may be meant.
+    The two may differ in size, as in rows with a resized image.
     """
-    sizes = {labelled.shape[:2] for labelled in (picture, mask) if labelled is not None}
+    sizes = {labelled.shape[:2] for labelled in (image, mask) if labelled is not None}
     fits = [
         all(
             -_ROUNDING <= value <= side + _ROUNDING
@@ -199,16 +197,16 @@ def _check_inside(
         for height, width in sizes
     ]
     if not any(fits):
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         raise DataError(
-            f'{where}: the bbox {[list(box) for box in boxes]} lies outside its picture of '
-            f"{width}x{height} pixels: write it as [x1, y1, x2, y2] in the picture's own pixels."
+            f'{where}: the bbox {[list(box) for box in boxes]} lies outside its image of '
+            f'{width}x{height} pixels: write it as [x1, y1, x2, y2] in pixels of the image.'
         )
 
 
 def _text(value: Any, where: str) -> str:
     if value is None or value == '':
-        raise DataError(f'{where} has no text: write there what is asked, or take the row out.')
+        raise DataError(f'{where} has no text: write the query, or remove the row.')
     if isinstance(value, (list, dict)):
-        raise DataError(f'{where}: text is {value!r}: make a row of each question.')
+        raise DataError(f'{where}: text is {value!r}: write one row for each query.')
     return str(value)

@@ -1,7 +1,6 @@
-"""Figures that papers publish, to stand beside measured ones. Percent, as printed there.
+"""Figures from papers, for comparison with measured ones, in percent.
 
-A source's name says whose paper printed the row: Seg-Zero's first version (arXiv 2503.06520v1)
-compiled most of them; rows of other sources say so.
+The source is the paper that printed the row, mostly Seg-Zero's first version (arXiv 2503.06520v1).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ VISION_REASONER = 'VisionReasoner, arXiv 2505.12081'
 
 
 class PublishedFigure(NamedTuple):
-    """A row of a published table; None where it has a dash."""
+    """A row of a published table; None for a dash."""
 
     method: str
     giou: float | None
@@ -99,14 +98,14 @@ TABLES = {
 
 
 class Ablation(NamedTuple):
-    """gIoU on RefCOCOg (in domain) and ReasonSeg test (out of domain), as Seg-Zero prints it."""
+    """gIoU on RefCOCOg (in domain) and ReasonSeg test (out of domain), from Seg-Zero."""
 
     what: str
     refcocog_test: float
     reasonseg_test: float
 
 
-# Seg-Zero's table 1, how the model is trained, and table 5, which model reasons.
+# Seg-Zero's table 1 (training method) and table 5 (base model).
 ABLATIONS = (
     Ablation('baseline', 70.4, 47.6),
     Ablation('SFT, no CoT', 70.8, 44.9),

@@ -1,4 +1,4 @@
-"""An answered sample as a line of JSON, and back."""
+"""Answered samples as lines of JSON."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class SampleRecord:
     """One answered sample.
 
     Attributes:
-        index: its place in the data set.
-        image_id: the data set's name for the picture.
-        ann_id: the data set's name for the question.
-        text: the question.
-        group: names by which figures are told apart.
+        index: in the data set.
+        image_id: id of the image in the data set.
+        ann_id: id of the annotation in the data set.
+        text: the query.
+        group: names of the groups that it belongs to in reports.
         status: of the answer.
         message: of the answer.
-        reasoning: the thinking, in words.
-        raw_answer: the model's whole text.
-        item: what it is worth.
-        boxes: the predicted boxes (x1, y1, x2, y2), unclipped; None for what is not a number.
+        reasoning: the reasoning text.
+        raw_answer: the model's complete text.
+        item: the measurements.
+        boxes: the predicted boxes (x1, y1, x2, y2), unclipped; None for NaN and infinity.
         points: the predicted points.
-        mask: the union of the predicted masks in COCO's run-length code; None after a failure.
-        seconds: where the time went.
-        tokens: how many the model wrote.
+        mask: the union of the predicted masks as COCO RLE; None after a failure.
+        seconds: by stage.
+        tokens: number of generated tokens.
     """
 
     index: int
@@ -71,18 +71,18 @@ def make_record(
 
     Args:
         index: of the sample.
-        sample: what was asked.
-        answer: what came of it.
-        objects: as the reasoner told them, before boxes were clipped.
+        sample: the sample.
+        answer: the answer to it.
+        objects: the reasoner's objects, before their boxes were clipped.
     """
     height, width = sample.image.shape[:2]
     failure = _failure(answer)
-    # What a reasoner had told before it failed is no answer.
-    told = [] if failure in (Failure.ANSWER, Failure.CRASH) else objects
+    # Objects that were generated before a failure do not count.
+    valid = [] if failure in (Failure.ANSWER, Failure.CRASH) else objects
     prediction = Prediction(
         mask=None if failure is not Failure.NONE else _union(answer, height, width),
-        boxes=tuple(found.box for found in told),
-        points=tuple(point for found in told for point in found.points),
+        boxes=tuple(found.box for found in valid),
+        points=tuple(point for found in valid for point in found.points),
         failure=failure,
         words=len(answer.reasoning.split()),
     )
@@ -114,7 +114,7 @@ def _failure(answer: Answer) -> Failure:
     if answer.status in (Status.OK, Status.NOT_FOUND):
         return Failure.NONE
     if answer.failed_in is Stage.SEGMENTING:
-        # Also boxes of which none is usable: the published code hands them to the segmenter.
+        # Also if no box is usable: the published code passes them to the segmenter.
         return Failure.SEGMENTER
     return Failure.ANSWER if answer.status is Status.MALFORMED_ANSWER else Failure.CRASH
 
@@ -139,12 +139,12 @@ def _coded(mask: Mask | None) -> dict[str, Any] | None:
 
 
 def to_line(row: SampleRecord) -> str:
-    """Return the line of a row, without its line end; ASCII, for a model may write anything."""
+    """Return the JSON line of a record, without its line end; ASCII, as models write any text."""
     return json.dumps({**asdict(row), 'status': row.status.name}, allow_nan=False)
 
 
 def from_line(line: str) -> SampleRecord:
-    """Return the row of a line; raise DataError if it is none."""
+    """Return the record of a line; raise DataError if it is invalid."""
     try:
         fields = json.loads(line)
         item = fields['item']
@@ -158,4 +158,4 @@ def from_line(line: str) -> SampleRecord:
         fields['group'] = tuple(fields['group'])
         return SampleRecord(**fields)
     except (ValueError, LookupError, TypeError) as error:
-        raise DataError(f'{line[:80]!r} … is no line of results: {error!r}') from error
+        raise DataError(f'{line[:80]!r} … is not a valid line of results: {error!r}') from error

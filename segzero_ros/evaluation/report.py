@@ -1,4 +1,4 @@
-"""What a run comes to: `summary.json` for programs, `report.md` and a gallery for people."""
+"""Reports of a run: `summary.json`, `report.md` and the gallery."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Any
 import numpy as np
 
 from segzero_ros.evaluation import tabletop
-from segzero_ros.evaluation.gallery import MOST, write_gallery
+from segzero_ros.evaluation.gallery import MAX_ENTRIES, write_gallery
 from segzero_ros.evaluation.hub import PUBLISHED
 from segzero_ros.evaluation.metrics import CONVENTIONS, figures, intervals
 from segzero_ros.evaluation.published import ABLATIONS, TABLES
 from segzero_ros.evaluation.records import SampleRecord
 from segzero_ros.evaluation.runner import RunFolder
 
-# Whose figures come first; the checkpoints' own convention is named by the dialect.
-_FIRST = {'seg_zero': 'seg_zero', 'vision_reasoner': 'vision_reasoner'}
+# The convention of a checkpoint, by its dialect.
+_OWN_CONVENTION = {'seg_zero': 'seg_zero', 'vision_reasoner': 'vision_reasoner'}
 _DASH = '\N{EN DASH}'
 _HEADINGS = {
     'giou': 'gIoU',
     'ciou': 'cIoU',
     'bbox_ap': 'bbox AP',
     'bbox_ap_merged': 'bbox AP since 2025-08-29',
-    'giou_no_target': 'gIoU, nothing found is 1',
+    'giou_no_target': 'gIoU, correctly empty is 1',
     'n_acc': 'N-acc',
     'point_accuracy': 'points on target',
 }
-# Without any of these the figure is a share of nothing.
-_ABOUT = {
+# The count that a figure is a fraction of.
+_DENOMINATORS = {
     'giou': 'scored',
     'ciou': 'scored',
     'bbox_ap': 'with_box',
@@ -42,11 +42,11 @@ _ABOUT = {
 
 
 def summarise(rows: Sequence[SampleRecord], manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return everything a run comes to; only `timing` depends on the machine.
+    """Return the summary of a run; only `timing` depends on the machine.
 
     Args:
         rows: all answers.
-        manifest: what was asked by what.
+        manifest: of the run: data set and models.
     """
     items = [row.item for row in rows]
     summary: dict[str, Any] = {
@@ -97,7 +97,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _without_nan(value: Any) -> Any:
-    """Return the value with None for NaN, which JSON does not know."""
+    """Return the value with None for NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {name: _without_nan(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -105,12 +105,12 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_report(folder: RunFolder, most: int = MOST) -> dict[str, Any]:
-    """Write what a run comes to into its folder; return the summary.
+def write_report(folder: RunFolder, max_entries: int = MAX_ENTRIES) -> dict[str, Any]:
+    """Write the reports of a run into its folder; return the summary.
 
     Args:
         folder: of the run; an unfinished one is reported as such.
-        most: how many answers the gallery shows.
+        max_entries: number of answers in the gallery.
     """
     manifest = folder.manifest()
     rows, whole = folder.rows()
@@ -121,13 +121,13 @@ def write_report(folder: RunFolder, most: int = MOST) -> dict[str, Any]:
     (folder.path / 'report.md').write_text(page, encoding='utf-8')
     title = f'{manifest["dataset"]["name"]}: {_models(manifest)}'
     first = CONVENTIONS[leading(manifest)]
-    write_gallery(folder.path / 'gallery.html', title, rows, first, folder.picture, most)
+    write_gallery(folder.path / 'gallery.html', title, rows, first, folder.image_path, max_entries)
     return summary
 
 
 def leading(manifest: Mapping[str, Any]) -> str:
-    """Return the convention under which the models of a run were published."""
-    return _FIRST.get(manifest['models']['reasoner']['dialect'], 'vision_reasoner')
+    """Return the convention that the models of a run were published with."""
+    return _OWN_CONVENTION.get(manifest['models']['reasoner']['dialect'], 'vision_reasoner')
 
 
 def _models(manifest: Mapping[str, Any]) -> str:
@@ -136,20 +136,25 @@ def _models(manifest: Mapping[str, Any]) -> str:
         options = manifest['models'][part]
         plain = options['backend'] in ('attributes', 'grabcut')
         model = options['model']
-        # Of a local file or folder, its name says enough.
+        # The name of a local file or folder is enough.
         model = Path(model).name if Path(model).is_absolute() else model
         names.append(options['backend'] if plain else model)
     return ' + '.join(names)
 
 
 def markdown(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
-    """Return the report of a summary, as Markdown."""
+    """Return the report as Markdown.
+
+    Args:
+        summary: of the run, see `summarise`.
+        manifest: of the run.
+    """
     parts = [f'# {manifest["dataset"]["name"]}: {_models(manifest)}', _about(summary, manifest)]
     if 'groups' in summary:
         parts.append(_groups(summary))
     published = TABLES.get(manifest['dataset']['published'])
     if published:
-        parts.append(_beside_published(summary, manifest, published))
+        parts.append(_compared_with_published(summary, manifest, published))
     parts += [_conventions(summary), _counting(summary), _timing(summary)]
     return '\n\n'.join(filter(None, parts)) + '\n'
 
@@ -159,19 +164,19 @@ def _about(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     statuses = ', '.join(f'{count} {name}' for name, count in summary['statuses'].items())
     lines = [f'{samples} answers: {statuses or "none"}.']
     if not summary['complete']:
-        lines.append('**Unfinished**: run the same command again to go on.')
+        lines.append('**Unfinished**: run the same command again to resume.')
     name = manifest['dataset']['published']
     expected = PUBLISHED[name].samples if name in PUBLISHED else 0
     if expected and expected != samples:
-        lines.append(f'The papers count {expected} samples here: not to be set beside theirs.')
+        lines.append(f'The papers use {expected} samples: the figures are not comparable.')
     return ' '.join(lines)
 
 
-def _beside_published(
+def _compared_with_published(
     summary: Mapping[str, Any], manifest: Mapping[str, Any], published: Sequence[Any]
 ) -> str:
     """Return the papers' table with the measured row, in percent."""
-    lines = [['method', 'gIoU', 'cIoU', 'where the figures are from']]
+    lines = [['method', 'gIoU', 'cIoU', 'source']]
     for row in published:
         lines.append([row.method, _plain(row.giou), _plain(row.ciou), f'published: {row.source}'])
     name = leading(manifest)
@@ -180,8 +185,8 @@ def _beside_published(
         f'**{_percent(measured[key])}** {_interval(summary, name, key)}'
         for key in ('giou', 'ciou')
     )
-    lines.append([f'**{_models(manifest)}**', giou, ciou, f'**measured here**, as {name}'])
-    return '## Beside published figures\n\n' + _table(lines) + _ablations(manifest)
+    lines.append([f'**{_models(manifest)}**', giou, ciou, f'**measured**, convention {name}'])
+    return '## Published figures\n\n' + _table(lines) + _ablations(manifest)
 
 
 def _ablations(manifest: Mapping[str, Any]) -> str:
@@ -199,16 +204,16 @@ def _conventions(summary: Mapping[str, Any]) -> str:
         found = one['figures']
         cells = []
         for key in _HEADINGS:
-            empty = key in _ABOUT and not found.get(_ABOUT[key])
+            empty = key in _DENOMINATORS and not found.get(_DENOMINATORS[key])
             cells.append(
                 _DASH if empty else f'{_percent(found[key])} {_interval(summary, name, key)}'
             )
         counts = (str(found[key]) for key in ('scored', 'failed', 'dropped'))
         lines.append([f'{name} ({one["source"]})', *(cell.strip() for cell in cells), *counts])
-    note = 'Percent, with 95 % bootstrap intervals. How they differ: docs/evaluation.md.'
+    note = 'In percent, with 95 % bootstrap intervals. The conventions: docs/evaluation.md.'
     boxed = next(iter(summary['conventions'].values()))['figures'].get('boxes_alone')
     if boxed:
-        note += f' Of {boxed} samples the truth is boxes alone: they count in bbox AP only.'
+        note += f' {boxed} samples have true boxes but no masks: they count only in bbox AP.'
     return f'## By convention\n\n{_table(lines)}\n\n{note}'
 
 
@@ -218,7 +223,7 @@ def _counting(summary: Mapping[str, Any]) -> str:
         return ''
     cells = [f'{found[key]:.3f}' for key in ('count_mae', 'count_rmse')]
     lines = [
-        ['counted', 'right', 'MAE', 'RMSE'],
+        ['counted', 'correct', 'MAE', 'RMSE'],
         [str(found['counted']), _percent(found['count_accuracy']), *cells],
     ]
     return f'## Counts\n\n{_table(lines)}'
@@ -228,7 +233,7 @@ def _groups(summary: Mapping[str, Any]) -> str:
     lines = [['sentences', 'count', 'gIoU', 'wrong object', 'missed', 'not found', 'p50', 'p95']]
     for name, row in summary['groups'].items():
         times = summary['timing']['groups'][name]
-        giou, wrong = (_share_between(row, key) for key in ('giou', 'wrong_object'))
+        giou, wrong = (_percent_with_interval(row, key) for key in ('giou', 'wrong_object'))
         shares = (row[key] for key in ('missed', 'not_found'))
         milliseconds = (f'{times[key]:.0f} ms' for key in ('p50_ms', 'p95_ms'))
         cells = (giou, wrong, *map(_percent, shares), *milliseconds)
@@ -236,8 +241,8 @@ def _groups(summary: Mapping[str, Any]) -> str:
     return f'## By sentence\n\n{_table(lines)}'
 
 
-def _share_between(row: Mapping[str, float | None], key: str) -> str:
-    """Return a share of one kind of sentence with its interval."""
+def _percent_with_interval(row: Mapping[str, float | None], key: str) -> str:
+    """Return a fraction of one kind of sentence, with its interval."""
     if row[key] is None:
         return _DASH
     low, high = _percent(row[f'{key}_low']), _percent(row[f'{key}_high'])
@@ -245,7 +250,7 @@ def _share_between(row: Mapping[str, float | None], key: str) -> str:
 
 
 def _timing(summary: Mapping[str, Any]) -> str:
-    lines = [['seconds', 'mean', 'median', '90 %', '99 %', 'longest']]
+    lines = [['seconds', 'mean', 'median', '90 %', '99 %', 'max']]
     for stage, spread in summary['timing'].items():
         if stage != 'groups' and spread:
             lines.append([stage, *(f'{value:.3f}' for value in spread.values())])

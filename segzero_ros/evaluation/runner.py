@@ -1,8 +1,8 @@
-"""Ask every sample of a data set, write what came of it line by line, go on where it stopped.
+"""Resumable evaluation runs: answer every sample of a data set, one JSON line each.
 
-A run lives in a folder: `manifest.json` says what is asked by what, `items….jsonl` holds the
-answers, `pictures/` a small picture of each. Figures are computed from the lines alone, so a run
-that was interrupted, or split into shards and joined, has the figures of one that was not.
+In a run's folder, `manifest.json` holds data set and models, `items….jsonl` the answers,
+`pictures/` a small image of each. Metrics are computed from the lines only, so interrupted runs
+and merged shards have the same metrics as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from segzero_ros.pipeline import Listeners, Pipeline
 from segzero_ros.reasoning.base import IsCancelled, never
 from segzero_ros.types import GroundedObject, Query, SegZeroError
 
-# Raise it when the same answers give other lines, so that no old half is continued.
+# Increase it when the format of the lines changes, so that old runs are not resumed.
 _FORMAT = 2
-# So many crashes in a row mean that the models are gone, not that samples are hard.
-MOST_CRASHES = 5
-# So many samples per pipeline are read before the first of them is answered.
-_AHEAD = 2
+# After this many crashes in a row, the models are assumed to be broken.
+MAX_CRASHES = 5
+# Samples per pipeline to read ahead.
+_READ_AHEAD = 2
 _END = '{"end": true}'
 _ITEMS = re.compile(r'items(?:-(\d+)-of-(\d+))?\.jsonl')
 
@@ -42,7 +42,7 @@ OnRow = Callable[[int, SampleRecord], None]
 
 
 class RunError(SegZeroError):
-    """A run cannot be made, continued or joined; the text names the cause and the cure."""
+    """A run cannot be started, resumed or merged; the message has the reason and a hint."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Return the shard that `2/8` means."""
+        """Return the shard of a text such as `2/8`."""
         match = re.fullmatch(r'(\d+)/(\d+)', text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
-            raise RunError(f'A shard is i/n with i from 1 to n, such as 2/8; {text!r} is none.')
+            raise RunError(f'{text!r} is not a shard: write I/N with I from 1 to N, such as 2/8.')
         return cls(int(match[1]), int(match[2]))
 
     def indices(self, total: int) -> range:
@@ -66,7 +66,7 @@ class Shard:
 
     @property
     def file(self) -> str:
-        """Return the name of the lines' file."""
+        """Return the name of the file with this shard's answers."""
         if self.parts == 1:
             return 'items.jsonl'
         return f'items-{self.number:03d}-of-{self.parts:03d}.jsonl'
@@ -81,10 +81,14 @@ class RunFolder:
         self._manifest = path / 'manifest.json'
 
     def begin(self, manifest: Mapping[str, Any], *, restart: bool = False) -> None:
-        """Make the folder, or take one of a run of the same.
+        """Create the folder, or resume its run.
+
+        Args:
+            manifest: data set and models.
+            restart: whether to remove an earlier run.
 
         Raises:
-            RunError: it holds a run of something else.
+            RunError: it contains a run of another data set or other models.
         """
         if restart:
             for path in self._files():
@@ -98,18 +102,18 @@ class RunFolder:
             return
         if self.manifest() != {'format': _FORMAT, **manifest}:
             raise RunError(
-                f'{self.path} holds a run of another data set or other models: name another '
-                'folder with --output, or begin anew with --restart.'
+                f'{self.path} contains a run of another data set or other models: choose another '
+                'folder with --output, or replace it with --restart.'
             )
 
     def manifest(self) -> dict[str, Any]:
-        """Return what is asked by what."""
+        """Return the manifest: data set and models."""
         try:
             content = json.loads(self._manifest.read_text(encoding='utf-8'))
         except (OSError, ValueError) as error:
-            raise RunError(f'{self.path} holds no run: {error}') from error
+            raise RunError(f'{self.path} contains no run: {error}') from error
         if not isinstance(content, dict):
-            raise RunError(f'{self._manifest} holds no manifest.')
+            raise RunError(f'{self._manifest} is not a manifest.')
         return content
 
     def _files(self) -> list[Path]:
@@ -117,7 +121,7 @@ class RunFolder:
         return [path for path in paths if _ITEMS.fullmatch(path.name)]
 
     def rows(self) -> tuple[list[SampleRecord], bool]:
-        """Return all answers by index, and whether they are all there."""
+        """Return all answers by index, and whether the run is complete."""
         rows: dict[int, SampleRecord] = {}
         complete: dict[int, set[int]] = {}
         for path in self._files():
@@ -131,32 +135,32 @@ class RunFolder:
         whole = any(len(numbers) == parts for parts, numbers in complete.items())
         return [rows[index] for index in sorted(rows)], whole
 
-    def picture(self, index: int) -> Path:
-        """Return where the picture of a sample is."""
+    def image_path(self, index: int) -> Path:
+        """Return the path of a sample's image."""
         return self.pictures / f'{index:06d}.jpg'
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file so that it is never there in part."""
+    """Write a file atomically."""
     new = path.with_name(f'{path.name}.new')
     new.write_text(text, encoding='utf-8')
     new.replace(path)
 
 
 def _read_lines(path: Path) -> tuple[list[SampleRecord], bool, int]:
-    """Return the rows, whether the end is marked, and how many bytes are good."""
+    """Return the records, whether the end is marked, and the number of valid bytes."""
     rows: list[SampleRecord] = []
-    good = 0
+    valid_bytes = 0
     with path.open('rb') as lines:
         for line in lines:
             if not line.endswith(b'\n'):
                 break
-            good += len(line)
+            valid_bytes += len(line)
             text = line.decode('ascii')
             if text.strip() == _END:
-                return rows, True, good
+                return rows, True, valid_bytes
             rows.append(from_line(text))
-    return rows, False, good
+    return rows, False, valid_bytes
 
 
 def run(
@@ -167,41 +171,41 @@ def run(
     limit: int | None = None,
     on_row: OnRow = lambda *_: None,
 ) -> None:
-    """Ask the samples that have no answer in the folder yet.
+    """Answer the samples that have no answer in the folder yet.
 
     Args:
-        dataset: what is asked.
-        pipelines: answer, each one question at a time; their models stay loaded.
-        folder: of the run, begun.
-        shard: which part of the data set.
-        limit: how many indices of the data set count; None for all.
-        on_row: hears each new answer, with how many indices of this shard are done.
+        dataset: the samples.
+        pipelines: answer one query at a time each; they stay open.
+        folder: of the run, after `begin`.
+        shard: part of the data set.
+        limit: use only this many indices of the data set; None for all.
+        on_row: called for each new answer, with the number of finished indices of the shard.
 
     Raises:
-        RunError: the models crash on one sample after the other.
+        RunError: the models failed several times in a row.
         DataError: the data set cannot be read.
     """
     indices = shard.indices(_total(dataset, limit))
     path = folder.path / shard.file
     with _opened(path) as lines:
-        rows, ended, good = _read_lines(path)
+        rows, ended, valid_bytes = _read_lines(path)
         if ended:
             return
         begin = rows[-1].index + 1 if rows else indices.start
-        lines.truncate(good)
-        lines.seek(good)
+        lines.truncate(valid_bytes)
+        lines.seek(valid_bytes)
         crashes: list[SampleRecord] = []
         samples = dataset.read(range(begin, indices.stop))
-        with closing(ask_all(samples, pipelines, folder)) as answered:
+        with closing(answer_all(samples, pipelines, folder)) as answered:
             for row in answered:
-                crashes = _keep(lines, row, crashes)
+                crashes = _write_or_hold(lines, row, crashes)
                 on_row(row.index + 1 - indices.start, row)
         _write(lines, [*map(to_line, crashes), _END])
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file of lines for this process alone."""
+    """Open and lock a file of answers."""
     path.touch()
     with path.open('r+b') as lines:
         try:
@@ -215,16 +219,18 @@ def _total(dataset: Dataset, limit: int | None) -> int:
     return len(dataset) if limit is None else min(limit, len(dataset))
 
 
-def _keep(lines: BinaryIO, row: SampleRecord, crashes: list[SampleRecord]) -> list[SampleRecord]:
-    """Write a row and the crashes before it, or keep it until it is known to be the exception."""
+def _write_or_hold(
+    lines: BinaryIO, row: SampleRecord, crashes: list[SampleRecord]
+) -> list[SampleRecord]:
+    """Write a record and the crashes before it; hold back a crash until another answer follows."""
     crashes = [*crashes, row]
     if row.item.failure is not Failure.CRASH:
         _write(lines, map(to_line, crashes))
         return []
-    if len(crashes) == MOST_CRASHES:
+    if len(crashes) == MAX_CRASHES:
         raise RunError(
-            f'The models failed {MOST_CRASHES} times in a row, at last with: {row.message} '
-            'Run the same command again to go on from there.'
+            f'The models failed {MAX_CRASHES} times in a row, the last time with: {row.message} '
+            'Run the same command again to resume.'
         )
     return crashes
 
@@ -234,15 +240,15 @@ def _write(lines: BinaryIO, texts: Iterable[str]) -> None:
     lines.flush()
 
 
-def ask_all(
+def answer_all(
     samples: Iterator[tuple[int, Sample]], pipelines: Sequence[Pipeline], folder: RunFolder | None
 ) -> Generator[SampleRecord, None, None]:
-    """Yield the answers in the samples' order; all pipelines work at the same time.
+    """Yield the answers in the order of the samples, from all pipelines in parallel.
 
     Args:
         samples: with their indices; a few are read ahead.
-        pipelines: answer, each one question at a time.
-        folder: where pictures of the answers go; None for none.
+        pipelines: answer one query at a time each.
+        folder: for images of the answers; None for no images.
     """
     free: SimpleQueue[Pipeline] = SimpleQueue()
     for pipeline in pipelines:
@@ -252,35 +258,43 @@ def ask_all(
     def work(index: int, sample: Sample) -> SampleRecord:
         pipeline = free.get()
         try:
-            return ask(pipeline, folder, index, sample, stop.is_set)
+            return answer_sample(pipeline, folder, index, sample, stop.is_set)
         finally:
             free.put(pipeline)
 
     waiting: deque[Future[SampleRecord]] = deque()
-    with ThreadPoolExecutor(len(pipelines), 'asking') as pool:
+    with ThreadPoolExecutor(len(pipelines), 'evaluation') as pool:
         try:
             for index, sample in samples:
                 waiting.append(pool.submit(work, index, sample))
-                # Answers are written in order, so one that takes long would hold up the others.
-                while len(waiting) > _AHEAD * len(pipelines):
+                # Answers are yielded in order: read ahead while a slow one delays the others.
+                while len(waiting) > _READ_AHEAD * len(pipelines):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            # After an interruption the models stop in the middle of what nobody waits for.
+            # After an interruption, cancel the running queries.
             stop.set()
             for future in waiting:
                 future.cancel()
 
 
-def ask(
+def answer_sample(
     pipeline: Pipeline,
     folder: RunFolder | None,
     index: int,
     sample: Sample,
     cancelled: IsCancelled = never,
 ) -> SampleRecord:
-    """Ask one sample, with nothing remembered of the sample before."""
+    """Answer one sample, without cached data of the sample before.
+
+    Args:
+        pipeline: answers the query.
+        folder: for an image of the answer; None for no image.
+        index: of the sample.
+        sample: the sample.
+        cancelled: returns True to cancel the query.
+    """
     objects: list[GroundedObject] = []
     pipeline.forget_frame()
     query = Query(sample.text, str(index))
@@ -293,14 +307,18 @@ def ask(
 
 
 def _draw(folder: RunFolder, index: int, sample: Sample, prediction: Prediction) -> None:
-    folder.picture(index).write_bytes(draw_comparison(sample, prediction))
+    folder.image_path(index).write_bytes(draw_comparison(sample, prediction))
 
 
 def merge(sources: Sequence[Path], folder: RunFolder) -> None:
-    """Join the shards of several folders, run apart, into one.
+    """Merge shards that ran in several folders into one.
+
+    Args:
+        sources: the folders of the shards.
+        folder: the merged run.
 
     Raises:
-        RunError: they are not of the same run.
+        RunError: they belong to different runs, or shards are missing.
     """
     for source in map(RunFolder, sources):
         manifest = source.manifest()
@@ -313,6 +331,6 @@ def merge(sources: Sequence[Path], folder: RunFolder) -> None:
     rows, whole = folder.rows()
     if not whole:
         raise RunError(
-            f'{len(rows)} answers are joined, but shards are missing or not finished: run them, '
+            f'{len(rows)} answers are merged, but shards are missing or unfinished: run them, '
             'then merge again.'
         )

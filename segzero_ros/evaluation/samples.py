@@ -1,4 +1,4 @@
-"""A question with its truth, and what a set of them offers."""
+"""Samples (a query with its ground truth), and the interface of data sets."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from segzero_ros.types import Box, DepthImage, Frame, Intrinsics, Mask, RgbImage
 
 
 class DataError(SegZeroError):
-    """A data set cannot be read; the text names the place, the cause and the cure."""
+    """A data set cannot be read; the message has the location, the reason and a hint."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One question about one picture, with the truth.
+    """One query about one image, with ground truth.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        text: the question, as the data set has it.
-        mask: (H, W) bool, what is meant, the union of all objects; all False where nothing is.
-            None where it is not known: in sets that count or give boxes alone.
-        ignore: (H, W) bool, pixels that some conventions leave out; None where there are none.
-        boxes: the true boxes (x1, y1, x2, y2); empty where the data set gives none.
-        count: how many objects are meant; None where the data set does not say.
-        image_id: the data set's name for the picture.
-        ann_id: the data set's name for the question.
-        group: names by which figures are told apart, such as ('kind: colour',).
-        labels: (H, W) integers, the visible object's id; with `targets`, for wrong objects.
-        targets: the ids of the objects meant.
-        depth: (H, W) float32 metres, where the data set has it.
-        intrinsics: the camera's, where the data set has it.
-        masks: (H, W) bool, of each object meant, where the data set tells them apart.
+        text: the query.
+        mask: (H, W) bool, union of all targets; all False without a target. None if unknown, as in
+            sets with only counts or boxes.
+        ignore: (H, W) bool, pixels that some conventions ignore; None without any.
+        boxes: the true boxes (x1, y1, x2, y2); empty if the data set has none.
+        count: number of targets; None if unknown.
+        image_id: id of the image in the data set.
+        ann_id: id of the annotation in the data set.
+        group: names of the groups that it belongs to in reports, such as ('kind: colour',).
+        labels: (H, W) ids of the visible objects, to detect wrong objects with `targets`.
+        targets: ids of the targets.
+        depth: (H, W) float32 metres; None if the data set has none.
+        intrinsics: of the camera; None if the data set has none.
+        masks: (H, W) bool for each target, if the data set has instance masks.
     """
 
     image: RgbImage
@@ -57,82 +57,82 @@ class Sample:
 
     @property
     def frame(self) -> Frame:
-        """Return the picture as the pipeline takes it."""
+        """Return the image as a frame for the pipeline."""
         return Frame(self.image, depth=self.depth, intrinsics=self.intrinsics)
 
 
 class Dataset(Protocol):
-    """Samples in a fixed order, read one after the other."""
+    """Samples in a fixed order, read sequentially."""
 
     @property
     def name(self) -> str:
-        """Return what reports call it."""
+        """Return the name for reports."""
         ...
 
     def __len__(self) -> int:
-        """Return how many indices there are."""
+        """Return the number of indices."""
         ...
 
     def read(self, indices: range) -> Iterator[tuple[int, Sample]]:
-        """Yield the samples of ascending indices, each with its own; some may have none.
+        """Yield (index, sample) for ascending indices; an index may have no sample.
 
-        Only a bounded number of samples is in memory.
+        Only a few samples are in memory at a time.
         """
         ...
 
 
-def decode_picture(data: bytes, where: str, stated: tuple[int, int] | None = None) -> RgbImage:
-    """Return the picture of an encoded file in the orientation that its labels are drawn in.
+def decode_labelled_image(
+    data: bytes, where: str, stated: tuple[int, int] | None = None
+) -> RgbImage:
+    """Return an encoded image in the orientation that its labels were drawn in.
 
-    Cameras store pictures lying on their side and write into EXIF how to turn them. Tools that
-    people label with turn them, and so does `cv2.imread`; some programs that write the labels
-    down do not. The size that was written down with the labels says which it was. Where it fits
-    both ways (a square, a half turn, a mirror image) or is not known, the picture is turned as a
-    person sees it. Channels of 16 bits are scaled as the node scales a camera's. Transparency is
-    dropped.
+    Cameras store the orientation in EXIF. Labelling tools and `cv2.imread` apply it; some export
+    scripts do not. The image size in the label file decides which was the case. If it fits both
+    orientations (a square, a half turn, a mirror image) or is unknown, EXIF is applied. 16-bit
+    channels are scaled as in the node; alpha is dropped.
 
     Args:
         data: the file's content.
         where: the file, for messages.
-        stated: (width, height) that was written down with the labels; None where none was.
+        stated: (width, height) in the label file; None if unknown.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: it is no picture, or has the stated size in neither orientation.
+        DataError: it is not an image, or has another size in both orientations.
     """
-    shown = decode_file(data)
-    if shown is None:
-        raise DataError(f'{where} holds no picture that OpenCV can read.')
-    if stated is None or stated == _size(shown):
-        return shown
+    upright = decode_file(data)
+    if upright is None:
+        raise DataError(f'{where} is not an image that OpenCV can read.')
+    if stated is None or stated == _size(upright):
+        return upright
     stored = decode_file(data, stored=True)
     if stored is None or stated != _size(stored):
-        real, said = (f'{width}x{height}' for width, height in (_size(shown), stated))
+        real, labelled = (f'{width}x{height}' for width, height in (_size(upright), stated))
         raise DataError(
-            f'{where} has {real} pixels, but its labels were made for {said}: name the picture '
-            'that was labelled, or correct the size beside the labels.'
+            f'{where} has {real} pixels, but its labels were made for {labelled}: give the image '
+            'that was labelled, or correct the size in the label file.'
         )
     return stored
 
 
-def _size(picture: RgbImage) -> tuple[int, int]:
-    return picture.shape[1], picture.shape[0]
+def _size(image: RgbImage) -> tuple[int, int]:
+    return image.shape[1], image.shape[0]
 
 
 def stated_size(
     record: Mapping[str, Any], width: str = 'width', height: str = 'height'
 ) -> tuple[int, int] | None:
-    """Return (width, height) as a file states it; None where it states none, or zeros.
+    """Return the (width, height) of a file's record; None if missing or 0.
 
     Args:
-        record: what the file says about the picture.
-        width: the name of the field with its columns.
-        height: the name of the field with its rows.
+        record: the image's record.
+        width: name of the field with the width.
+        height: name of the field with the height.
 
     Raises:
-        ValueError: a field holds no number; the text names it.
+        ValueError: a field is not a number; the message names it.
     """
     sides = [number_in(record, name) for name in (width, height)]
     if any(side is None or side <= 0 for side in sides):
@@ -142,10 +142,10 @@ def stated_size(
 
 
 def number_in(record: Mapping[str, Any], field: str) -> float | None:
-    """Return a field's number, also where it is written as text; None where there is none.
+    """Return a field's number, also if it is written as text; None if missing.
 
     Raises:
-        ValueError: it is something else; the text names the field.
+        ValueError: it is not a number; the message names the field.
     """
     value = record.get(field)
     if value is None or value == '' or value != value:
@@ -155,5 +155,5 @@ def number_in(record: Mapping[str, Any], field: str) -> float | None:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f'{field} is {value!r}, which is no number: correct it, or take it out')
+        raise ValueError(f'{field} is {value!r}, which is not a number: correct or remove it')
     return number

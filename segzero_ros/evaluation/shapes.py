@@ -1,7 +1,7 @@
-"""Draw the shapes of ReasonSeg's, labelme's and X-AnyLabeling's files.
+"""Masks of the shapes in files of ReasonSeg, labelme and X-AnyLabeling.
 
-Polygons are drawn as LISA's published code draws them: with their outline, coordinates cut to
-whole pixels. The other kinds are as labelme's own window shows them.
+Polygons are drawn as in LISA's published code: with their outline, coordinates truncated to
+integers. Other shapes are drawn as in labelme.
 """
 
 from __future__ import annotations
@@ -17,73 +17,81 @@ from numpy.typing import NDArray
 from segzero_ros.types import Mask
 
 TARGET, IGNORE = 1, 255
-# A corner this many sides of the picture away from it is no drawing of anything in it.
-_FARTHEST = 10
+# A shape with a corner this many image sides away is an error.
+_MAX_CORNER_DISTANCE = 10
 
 _Corners = NDArray[np.float64]
 
 
 def is_flag(label: str) -> bool:
-    """Return whether a label marks a flag, which is no region."""
+    """Return whether a label is a flag, which marks no region."""
     return label.lower() == 'flag'
 
 
 def is_ignored(label: str) -> bool:
-    """Return whether a label marks what some conventions leave out."""
+    """Return whether a label marks an ignored region."""
     return 'ignore' in label.lower()
 
 
 def label_of(shape: Any) -> str:
-    """Return a shape's label, also where it is a number.
+    """Return a shape's label, also if it is a number.
 
     Raises:
-        TypeError: it has none.
+        TypeError: it has no label.
     """
     label = shape.get('label') if isinstance(shape, dict) else None
     if isinstance(label, bool) or not isinstance(label, (str, int, float)):
-        raise TypeError(f'a shape has the label {label!r}: give each shape a name as its label')
+        raise TypeError(f'a shape has the label {label!r}: give each shape a text as label')
     return str(label)
 
 
 def draw_shapes(shapes: list[dict[str, Any]], height: int, width: int) -> NDArray[np.uint8]:
-    """Return (height, width) uint8: 1 where something is meant, 255 where it is ignored, else 0.
+    """Return (height, width) uint8: 1 for the target, 255 for ignored regions, else 0.
 
-    Larger shapes are drawn first, as the published code draws them; labels that say `flag` are
-    left out.
+    Larger shapes are drawn first, as in the published code; flags are skipped.
+
+    Args:
+        shapes: of the file.
+        height: rows of the image.
+        width: columns of the image.
 
     Raises:
-        ValueError, TypeError: shapes are there, but nothing of the picture is marked by them.
+        ValueError, TypeError: a shape is malformed, or no shape marks a pixel of the image.
     """
-    kept = [shape for shape in shapes if not is_flag(label_of(shape))]
-    # Drawn twice rather than kept: a large picture may have hundreds of shapes.
-    areas = [int(mask_of(shape, height, width).sum()) for shape in kept]
-    meant = [
+    regions = [shape for shape in shapes if not is_flag(label_of(shape))]
+    # Drawn twice to save memory: a large image may have hundreds of shapes.
+    areas = [int(mask_of(shape, height, width).sum()) for shape in regions]
+    is_visible = [
         bool(area)
-        for area, shape in zip(areas, kept, strict=True)
+        for area, shape in zip(areas, regions, strict=True)
         if not is_ignored(label_of(shape))
     ]
-    if meant and not any(meant):
-        raise ValueError(f'no shape marks a pixel of the picture of {width}x{height}')
+    if is_visible and not any(is_visible):
+        raise ValueError(f'no shape marks a pixel of the image of {width}x{height} pixels')
     values = np.zeros((height, width), np.uint8)
-    # The very order of the published code, also among equal areas.
+    # The same order as in the published code, also for equal areas.
     for index in np.argsort(areas)[::-1].tolist() if areas else ():
-        value = IGNORE if is_ignored(label_of(kept[index])) else TARGET
-        values[mask_of(kept[index], height, width)] = value
+        value = IGNORE if is_ignored(label_of(regions[index])) else TARGET
+        values[mask_of(regions[index], height, width)] = value
     return values
 
 
 def mask_of(shape: dict[str, Any], height: int, width: int) -> Mask:
     """Return the (height, width) bool mask of a shape.
 
+    Args:
+        shape: of the file.
+        height: rows of the image.
+        width: columns of the image.
+
     Raises:
-        ValueError, TypeError: it marks no region, or lies far from the picture.
+        ValueError, TypeError: it marks no region, or lies far outside the image.
     """
     corners = _corners(shape)
-    if not np.isfinite(corners).all() or np.abs(corners).max(initial=0) > _FARTHEST * max(
-        height, width
-    ):
+    far = _MAX_CORNER_DISTANCE * max(height, width)
+    if not np.isfinite(corners).all() or np.abs(corners).max(initial=0) > far:
         raise ValueError(
-            f'a corner of {label_of(shape)!r} is far from the picture of {width}x{height} pixels'
+            f'a corner of {label_of(shape)!r} is far outside the image of {width}x{height} pixels'
         )
     kind = shape.get('shape_type') or 'polygon'
     if kind == 'mask':
@@ -106,7 +114,7 @@ def mask_of(shape: dict[str, Any], height: int, width: int) -> Mask:
 
 
 def _named(kind: str) -> str:
-    """Return a kind of shape with its article."""
+    """Return a shape type with its article."""
     if kind == 'points':
         return 'a set of points'
     return f'{"an" if kind[:1] in tuple("aeiou") else "a"} {kind}'
@@ -119,16 +127,17 @@ def _corners(shape: dict[str, Any]) -> _Corners:
         corners = np.empty((0, 2))
     if not len(corners):
         raise ValueError(
-            f'the points of {label_of(shape)!r} are no list of [x, y]: draw it anew, or take it '
-            'out'
+            f'the points of {label_of(shape)!r} are not a list of [x, y]: correct or remove it'
         )
     return corners
 
 
 def _circle(shape: dict[str, Any], corners: _Corners, height: int, width: int) -> Mask:
-    """Return the disc of a centre and a point on its edge."""
+    """Return the disc given by its centre and a point on its edge."""
     if len(corners) != 2:
-        raise ValueError(f'the circle {label_of(shape)!r} has no centre and one point on its edge')
+        raise ValueError(
+            f'the circle {label_of(shape)!r} must have two points: its centre and one on its edge'
+        )
     (x, y), edge = corners
     rows, columns = np.ogrid[:height, :width]
     radius = math.hypot(edge[0] - x, edge[1] - y)
@@ -136,17 +145,17 @@ def _circle(shape: dict[str, Any], corners: _Corners, height: int, width: int) -
 
 
 def _bitmap(shape: dict[str, Any], corners: _Corners, height: int, width: int) -> Mask:
-    """Return a mask drawn with labelme's brush: a PNG of the part between two corners."""
+    """Return a labelme brush mask: a PNG of the region between two corners."""
     try:
         data = np.frombuffer(base64.b64decode(shape['mask']), np.uint8)
     except (KeyError, TypeError, ValueError):
         data = np.empty(0, np.uint8)
-    # As deep as it is: of 16 bits the high byte alone would be background.
+    # Keep 16 bits: the high byte alone would be background.
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
     part = cv2.imdecode(data, flags) if data.size else None
     if part is None:
         raise ValueError(
-            f'the mask of {label_of(shape)!r} is no picture: brush it anew, or take it out'
+            f'the mask of {label_of(shape)!r} is not an image: draw it again, or remove it'
         )
     x, y = corners.min(axis=0).astype(int).tolist()
     whole = np.zeros((height, width), np.bool_)

@@ -1,10 +1,9 @@
-"""Our own benchmark: sentences about generated table-tops, from published seeds.
+"""The table-top benchmark: sentences about generated scenes, from published seeds.
 
-gIoU: mean IoU of the union of the answered masks with the union of the true ones, over sentences
-that mean something. Wrong object: share of those sentences whose answer has a mask that belongs to
-no object meant, or lacks an object meant; a mask belongs to the instance that it overlaps most.
-Missed: share of them answered NOT_FOUND. Not found: share of the sentences that mean nothing that
-are answered so.
+gIoU: mean IoU of the union of the predicted masks with the union of the true ones, over sentences
+with a target. Wrong object: fraction of those sentences whose predicted objects differ from the
+targets; a mask belongs to the instance that it overlaps most. Missed: fraction of them answered
+NOT_FOUND. Not found: fraction of the sentences without a target that are answered NOT_FOUND.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from segzero_ros.simulation.scenes import make_scene, Scene, Sentence
 from segzero_ros.simulation.sentences import KINDS
 from segzero_ros.types import Status
 
-# What published figures are about: the first seed, and how many scenes.
+# First seed and number of scenes of the published figures.
 SEED, SCENES = 100000, 300
 _KINDS = (*KINDS, KIND)
 
 
 @dataclass(frozen=True)
 class Tabletop:
-    """The samples of consecutive seeds, a fixed number of indices per scene.
+    """Samples of consecutive seeds, with a fixed number of indices per scene.
 
     Attributes:
-        scenes: how many.
+        scenes: number of scenes.
         seed: of the first scene.
-        per_kind: how many sentences of each kind are asked about a scene, at most.
-        depth: whether the camera measures depth too.
-        uses: whether it is asked, too, what things are for.
+        per_kind: maximum number of sentences of each kind per scene.
+        depth: whether samples have depth.
+        uses: whether to include sentences about affordances.
     """
 
     scenes: int = SCENES
@@ -47,7 +46,7 @@ class Tabletop:
 
     @property
     def name(self) -> str:
-        """Return what decides about the samples."""
+        """Return a name with all settings that determine the samples."""
         last = self.seed + self.scenes - 1
         camera = 'with depth' if self.depth else 'colour only'
         uses = '' if self.uses else ', without uses'
@@ -61,23 +60,23 @@ class Tabletop:
         return len(_KINDS) * self.per_kind
 
     def read(self, indices: range) -> Iterator[tuple[int, Sample]]:
-        """Yield the samples of ascending indices; a kind without a sentence leaves a gap."""
+        """Yield the samples of ascending indices; a missing sentence leaves a gap."""
         if not indices:
             return
         for number in range(indices[0] // self._slots, indices[-1] // self._slots + 1):
             scene = make_scene(self.seed + number)
-            for slot, sentence in self._slotted(scene):
+            for slot, sentence in self._by_slot(scene):
                 index = number * self._slots + slot
                 if index in indices:
                     yield index, self._sample(scene, sentence)
 
-    def _slotted(self, scene: Scene) -> list[tuple[int, Sentence]]:
-        asked: dict[str, int] = {}
+    def _by_slot(self, scene: Scene) -> list[tuple[int, Sentence]]:
+        counts: dict[str, int] = {}
         found = []
         uses = affordance_sentences(scene, self.per_kind) if self.uses else []
         for sentence in (*scene.sentences, *uses):
-            number = asked.get(sentence.kind, 0)
-            asked[sentence.kind] = number + 1
+            number = counts.get(sentence.kind, 0)
+            counts[sentence.kind] = number + 1
             if number < self.per_kind:
                 found.append((_KINDS.index(sentence.kind) * self.per_kind + number, sentence))
         return sorted(found, key=lambda pair: pair[0])
@@ -101,14 +100,16 @@ class Tabletop:
 
 
 def summarise(rows: Sequence[SampleRecord]) -> dict[str, float]:
-    """Return the figures of some answers; NaN where there is nothing to count.
+    """Return the figures of some answers; NaN for an empty mean.
 
-    `_low` and `_high` are the ends of 95 % bootstrap intervals.
+    `_low` and `_high` are the limits of 95 % bootstrap intervals.
     """
-    meant = [row for row in rows if row.item.wrong_object is not None]
-    nothing = [row for row in rows if row.item.wrong_object is None]
-    ious = [one.iou for one in score([row.item for row in meant], CONVENTIONS['vision_reasoner'])]
-    wrong = [float(bool(row.item.wrong_object)) for row in meant]
+    with_target = [row for row in rows if row.item.wrong_object is not None]
+    without_target = [row for row in rows if row.item.wrong_object is None]
+    ious = [
+        one.iou for one in score([row.item for row in with_target], CONVENTIONS['vision_reasoner'])
+    ]
+    wrong = [float(bool(row.item.wrong_object)) for row in with_target]
     times = [1000 * row.seconds['total'] for row in rows]
     p50, p95 = np.percentile(times, (50, 95)) if times else (float('nan'),) * 2
     giou_low, giou_high = bootstrap(ious)
@@ -121,8 +122,8 @@ def summarise(rows: Sequence[SampleRecord]) -> dict[str, float]:
         'wrong_object': _mean(wrong),
         'wrong_object_low': wrong_low,
         'wrong_object_high': wrong_high,
-        'missed': _mean([row.status is Status.NOT_FOUND for row in meant]),
-        'not_found': _mean([row.status is Status.NOT_FOUND for row in nothing]),
+        'missed': _mean([row.status is Status.NOT_FOUND for row in with_target]),
+        'not_found': _mean([row.status is Status.NOT_FOUND for row in without_target]),
         'p50_ms': float(p50),
         'p95_ms': float(p95),
     }
@@ -135,7 +136,7 @@ def _mean(values: Sequence[float]) -> float:
 def report(rows: Sequence[SampleRecord]) -> dict[str, dict[str, float]]:
     """Return the figures over all answers, per kind and per difficulty."""
     figures = {'all': summarise(rows)}
-    for place in (0, 1):
-        for name in dict.fromkeys(row.group[place] for row in rows):
-            figures[name] = summarise([row for row in rows if row.group[place] == name])
+    for level in (0, 1):
+        for name in dict.fromkeys(row.group[level] for row in rows):
+            figures[name] = summarise([row for row in rows if row.group[level] == name])
     return figures

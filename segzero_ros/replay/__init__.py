@@ -1,1 +1,1 @@
-"""Bags without a ROS installation: read, written, and replayed through the pipeline."""
+"""Read, write and replay bags without a ROS installation."""

@@ -1,7 +1,7 @@
-"""The lines of a replay's answers: appended in order by several threads, followed by others.
+"""The log of a replay's answers: several threads append to it, others follow it.
 
-Answers may be finished in any order; a line is written when those of all answers before it are, so
-that an interrupted replay can go on after its last line.
+Answers may finish in any order. Lines are written in the order of the queries, so that an
+interrupted replay can resume after its last line.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from segzero_ros.types import SegZeroError, Timing
 
 
 class LogAbandoned(SegZeroError):
-    """The replay ended before all its queries were answered."""
+    """The replay ended before all queries were answered."""
 
 
 class AnswerLog:
     """Appends to `results.jsonl` and `timings.jsonl` of a replay's folder.
 
-    Leaving the `with` block on an exception abandons the log: who follows it gets LogAbandoned.
+    An exception inside the `with` block abandons the log: followers get LogAbandoned.
 
     Args:
         folder: the replay's.
-        done: how many answers it holds already.
+        done: number of answers that it has already.
     """
 
     def __init__(self, folder: ReplayOutput, done: int) -> None:
         self._folder = folder
         self._count = done
-        self._early: dict[int, tuple[str, str]] = {}
+        self._out_of_order: dict[int, tuple[str, str]] = {}
         self._changed = threading.Condition()
         self._ended = self._abandoned = False
 
@@ -56,33 +56,33 @@ class AnswerLog:
             self._changed.notify_all()
 
     def add(self, number: int, record: Record, timing: Timing) -> None:
-        """Append an answer, or keep it until all before it are there.
+        """Append an answer, or hold it back until all earlier ones are added.
 
         Args:
-            number: the answer's, from 0.
-            record: what is kept of it.
-            timing: what it took on this machine.
+            number: of the answer, from 0.
+            record: of the answer.
+            timing: of the answer on this machine.
         """
-        # Lines, for the masks of many answers may be large.
+        # Store lines, not records: the masks of many answers may be large.
         lines = _timing_line(record, timing), to_line(record)
         with self._changed:
-            self._early[number] = lines
-            while self._count in self._early:
-                self._append(*self._early.pop(self._count))
+            self._out_of_order[number] = lines
+            while self._count in self._out_of_order:
+                self._append(*self._out_of_order.pop(self._count))
                 self._count += 1
                 self._changed.notify_all()
 
     def _append(self, timing: str, result: str) -> None:
-        # The line of the results comes last: with it, everything of the answer is there.
+        # The results come last: their line marks the answer as complete.
         for file, line in ((self._timings, timing), (self._results, result)):
             file.write(line + '\n')
             file.flush()
 
     def follow(self) -> Iterator[str]:
-        """Give the lines of all answers in order, those that are there and those that come.
+        """Yield the result lines of all answers in order, and wait for new ones.
 
         Raises:
-            LogAbandoned: no more come, though not all queries were answered.
+            LogAbandoned: the replay ended before all queries were answered.
         """
         with self._folder.results.open(encoding='ascii') as lines:
             number = 0
@@ -91,7 +91,7 @@ class AnswerLog:
                 number += 1
 
     def _wait_for(self, number: int) -> bool:
-        """Wait until an answer is there; return False when all were there before."""
+        """Wait for an answer; return False if the log ended before it."""
         with self._changed:
             self._changed.wait_for(lambda: self._count > number or self._ended)
             if self._abandoned:

@@ -1,6 +1,6 @@
-"""Write and read bags as serialized messages, with the schemas of this package's own types.
+"""Bag reader and writer for serialized messages, including this package's own types.
 
-No ROS installation is needed, only this package's interface files.
+They need no ROS installation, only this package's interface files.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from segzero_ros.replay.storage.base import (
     span_of,
     StorageFile,
 )
-from segzero_ros.replay.storage.qos import usual_qos
+from segzero_ros.replay.storage.qos import default_qos
 
 __all__ = [
     'BagError',
@@ -58,22 +58,28 @@ __all__ = [
 ]
 
 
-# Of many damages, as many are named.
-_CAUSES = 3
-# What comes of a definition that rosbags can read, but not write.
-_BROKEN = (TypesysError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+# Errors to list of a damaged bag.
+_MAX_CAUSES = 3
+# What rosbags raises for a definition that it can read but not write.
+_DEFINITION_ERRORS = (
+    TypesysError,
+    AssertionError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class BagWriter:
-    """A new bag (MCAP in compressed chunks, schemas embedded) for serialized messages.
+    """A new MCAP bag (compressed chunks, embedded schemas) for serialized messages.
 
-    `ros2 bag` and Foxglove open it. Topics are added as they come; may be used by several threads.
-    On an exception inside the `with` block the bag is left without `metadata.yaml`, so that a
-    broken one never looks complete.
+    `ros2 bag` and Foxglove can open it. Thread-safe; topics may be added at any time. An exception
+    inside the `with` block leaves the bag without `metadata.yaml`, which marks it as incomplete.
     """
 
     def __init__(self, path: Path) -> None:
-        """Create the bag's folder; raise BagError if there is one already."""
+        """Create the bag's folder; raise BagError if it exists."""
         self._definitions = Definitions()
         self._connections: dict[str, Connection] = {}
         self._lock = threading.Lock()
@@ -104,7 +110,7 @@ class BagWriter:
                 self._writer.__exit__(kind, error, trace)
 
     def close(self) -> None:
-        """Complete the bag; nothing can be written any more. Safe to call twice."""
+        """Finish the bag. May be called twice."""
         self.__exit__(None, None, None)
 
     def add_topic(
@@ -116,18 +122,18 @@ class BagWriter:
         interface: Interface | None = None,
         qos: Sequence[Qos] = (),
     ) -> None:
-        """Say what a topic carries, before its first message is written.
+        """Declare a topic, before its first message.
 
         Args:
             topic: its full name.
-            message_type: as `sensor_msgs/msg/Image`.
-            reliable: whether the publisher offers reliable delivery, and so a player should.
-            interface: how another bag defines the type; empty for this installation's definition.
-            qos: all that its publishers offer, where that is known; else `reliable` counts.
+            message_type: such as `sensor_msgs/msg/Image`.
+            reliable: reliability of the offered QoS, if `qos` is empty.
+            interface: definition of the type in another bag; None for the installed one.
+            qos: QoS profiles offered by its publishers; empty if unknown.
 
         Raises:
             UnknownType: there is no definition of the type.
-            BagError: there is one that cannot be written.
+            BagError: the definition cannot be written.
         """
         with self._lock:
             try:
@@ -140,27 +146,27 @@ class BagWriter:
                     typestore=store,
                     msgdef=text,
                     rihs01=store.hash_rihs01(message_type) if text else None,
-                    offered_qos_profiles=list(qos) or [usual_qos(reliable=reliable)],
+                    offered_qos_profiles=list(qos) or [default_qos(reliable=reliable)],
                 )
-            except _BROKEN as error:
+            except _DEFINITION_ERRORS as error:
                 raise BagError(
                     f'The definition of {message_type} cannot be written: {reason_of(error)}.'
                 ) from error
 
     def write(self, topic: str, message: bytes, stamp_ns: int) -> None:
-        """Write a message of a topic that was added.
+        """Write a message of a declared topic.
 
         Args:
             topic: its full name.
-            message: serialized as CDR, as ROS 2 sends it.
-            stamp_ns: when it was received, nanoseconds.
+            message: serialized as CDR.
+            stamp_ns: receive time, nanoseconds.
         """
         with self._lock:
             self._writer.write(self._connections[topic], stamp_ns, message)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many messages each topic holds."""
+        """Number of messages by topic."""
         with self._lock:
             return {
                 topic: self._writer.counts[connection.id]
@@ -169,7 +175,7 @@ class BagWriter:
 
 
 class BagMessage(NamedTuple):
-    """One message of a bag: its topic, type, CDR bytes and when it was received (ns)."""
+    """One message of a bag: its topic, type, CDR bytes and receive time (ns)."""
 
     topic: str
     type: str
@@ -179,7 +185,7 @@ class BagMessage(NamedTuple):
 
 @dataclass
 class _Topic:
-    """A topic that can be read: how, and where its messages are (file and channel)."""
+    """A readable topic: its interface, and where its messages are (file and channel)."""
 
     interface: Interface
     qos: list[Qos]
@@ -187,12 +193,12 @@ class _Topic:
 
 
 class BagReader:
-    """Any bag of ROS 1 or ROS 2 (`.bag`, SQLite3, MCAP), as messages that ROS 2 understands.
+    """Reads any bag of ROS 1 or ROS 2 (`.bag`, SQLite3, MCAP) as messages of ROS 2.
 
     Attributes:
         path: the bag's file or folder.
-        left_out: the topics that cannot be read, and for each why not, as the end of a sentence.
-        remarks: for a person: which messages are left out.
+        unreadable: topics that cannot be read, with the reason as the end of a sentence.
+        warnings: sentences about skipped topics and messages.
     """
 
     def __init__(self, path: Path, *, salvage: bool = False) -> None:
@@ -200,20 +206,20 @@ class BagReader:
 
         Args:
             path: its file or folder.
-            salvage: read what can be read of a damaged bag, and say so in `damage`.
+            salvage: read as much as possible of a damaged bag, and report it in `damage`.
 
         Raises:
-            BagError: it is missing, or cannot be read.
+                BagError: the bag is missing, or cannot be read.
         """
         self.path = path
-        self.left_out: dict[str, str] = {}
-        self.remarks: list[str] = []
+        self.unreadable: dict[str, str] = {}
+        self.warnings: list[str] = []
         self._salvage = salvage
         self._causes: list[str] = []
-        # What the files do not need: its absence costs nothing.
-        self._lacking = ''
-        # By file and channel, when messages came that are none of their type.
-        self._lost: dict[tuple[int, int], set[int]] = {}
+        # A missing metadata.yaml is reported, but loses no messages.
+        self._missing_metadata = ''
+        # Stamps of invalid messages by file and channel.
+        self._invalid: dict[tuple[int, int], set[int]] = {}
         self._definitions = Definitions()
         self._unpacked: TemporaryDirectory[str] | None = None
         self._files: list[StorageFile] = []
@@ -221,9 +227,9 @@ class BagReader:
             raise BagError(f'{path} cannot be read as a bag: there is no such file or folder.')
         try:
             found = find_files(path, self._report)
-            if found.lacking and not salvage:
-                self._report(found.lacking)
-            self._lacking = found.lacking
+            if found.no_metadata and not salvage:
+                self._report(found.no_metadata)
+            self._missing_metadata = found.no_metadata
             self._open(found)
             self._topics = self._choose_channels(found)
         except BaseException:
@@ -246,33 +252,34 @@ class BagReader:
 
     @property
     def damage(self) -> str:
-        """What is wrong with the bag, for a person; empty while nothing is known."""
+        """A sentence about the damage found so far; empty without any."""
         readable = counted(sum(self.counts.values()), 'message')
         if not self._causes:
-            if not self._lacking:
+            if not self._missing_metadata:
                 return ''
             return (
-                f'{self.path}: {self._lacking}; its files are whole, and {readable} can be read.'
+                f'{self.path}: {self._missing_metadata}; its files are complete, and '
+                f'{readable} can be read.'
             )
-        causes = list(dict.fromkeys([*filter(None, [self._lacking]), *self._causes]))
-        left = len(causes) - _CAUSES
-        more = f'; and {counted(left, "time")} more' if left > 0 else ''
+        causes = list(dict.fromkeys([*filter(None, [self._missing_metadata]), *self._causes]))
+        left = len(causes) - _MAX_CAUSES
+        more = f'; and {counted(left, "more error")}' if left > 0 else ''
         return (
-            f'{self.path} is damaged ({"; ".join(causes[:_CAUSES])}{more}); '
-            f'{readable} can be read of it.'
+            f'{self.path} is damaged ({"; ".join(causes[:_MAX_CAUSES])}{more}); '
+            f'{readable} can be read.'
         )
 
     @property
     def topics(self) -> dict[str, str]:
-        """The type of each topic that can be read."""
+        """The types of the readable topics."""
         return {name: topic.interface.type for name, topic in self._topics.items()}
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many messages of each topic can be read, as far as is known now."""
+        """Number of readable messages by topic, as far as known."""
         return {
             name: sum(
-                self._files[file].counts[channel] - len(self._lost.get((file, channel), ()))
+                self._files[file].counts[channel] - len(self._invalid.get((file, channel), ()))
                 for file, channel in topic.channels
             )
             for name, topic in self._topics.items()
@@ -280,15 +287,15 @@ class BagReader:
 
     @property
     def span_ns(self) -> tuple[int, int]:
-        """When the first and the last message were received; (0, 0) for an empty bag."""
+        """Receive times of the first and the last message; (0, 0) for an empty bag."""
         spans = (file.span_ns for file in self._files)
         return span_of(span for span in spans if span is not None) or (0, 0)
 
     def parse(self, message: BagMessage) -> Any:
-        """Return a message with its fields.
+        """Return a deserialized message.
 
         Raises:
-            BagError: its bytes are not what its type says.
+            BagError: its bytes do not match its type.
         """
         try:
             known = self._topics.get(message.topic)
@@ -304,18 +311,18 @@ class BagReader:
             ) from error
 
     def interface_of(self, topic: str) -> Interface:
-        """Return how the messages of a topic are read, and what its type is made of."""
+        """Return the interface of a topic."""
         return self._topics[topic].interface
 
     def qos_of(self, topic: str) -> list[Qos]:
-        """Return what the publishers of a topic offered, as far as the bag says."""
+        """Return the QoS profiles that a topic's publishers offered; empty if not recorded."""
         return self._topics[topic].qos
 
     def messages(self, topics: set[str] | None = None) -> Iterator[BagMessage]:
-        """Give the messages of some topics, or of all, in the order in which they came.
+        """Yield the messages of some topics, or of all, in the order of receive times.
 
         Raises:
-            BagError: the bag cannot be read further. With `salvage`, what can be read is given.
+            BagError: the bag is damaged. With `salvage`, damaged parts are skipped.
         """
         sources = []
         for number, file in enumerate(self._files):
@@ -337,11 +344,11 @@ class BagReader:
             try:
                 data = _as_cdr(entry.data, interface)
             except DAMAGES as error:
-                lost = self._lost.setdefault((number, entry.channel), set())
-                if entry.stamp_ns not in lost:
-                    lost.add(entry.stamp_ns)
+                invalid = self._invalid.setdefault((number, entry.channel), set())
+                if entry.stamp_ns not in invalid:
+                    invalid.add(entry.stamp_ns)
                     self._report(
-                        f'a message on {topic} is no whole {interface.type}: {reason_of(error)}'
+                        f'a message on {topic} is not a valid {interface.type}: {reason_of(error)}'
                     )
                 continue
             yield BagMessage(topic, interface.type, data, entry.stamp_ns)
@@ -353,11 +360,11 @@ class BagReader:
             except DAMAGES as error:
                 self._report(reason_of(error))
         if not found.paths:
-            raise BagError(f'{self.path} holds no bag: no file in it is MCAP, SQLite or ROS 1.')
+            raise BagError(f'{self.path} contains no bag: no MCAP, SQLite or ROS 1 bag file.')
         if self._causes and not any(file.counts.total() for file in self._files):
             raise BagError(
-                f'{self.path} is damaged, and nothing in it can be read: '
-                f'{"; ".join(self._causes[:_CAUSES])}'
+                f'{self.path} is damaged, and none of it can be read: '
+                f'{"; ".join(self._causes[:_MAX_CAUSES])}'
             )
 
     def _folder(self) -> Path:
@@ -371,13 +378,13 @@ class BagReader:
         self._causes.append(cause)
 
     def _choose_channels(self, found: BagFiles) -> dict[str, _Topic]:
-        """Return the topics that can be read, each as one type; the rest is remarked on."""
-        held: dict[str, list[tuple[int, int, Channel]]] = {}
+        """Return the readable topics with one type each; add warnings about the rest."""
+        by_topic: dict[str, list[tuple[int, int, Channel]]] = {}
         for number, file in enumerate(self._files):
             for key, channel in file.channels.items():
-                held.setdefault(channel.topic, []).append((number, key, channel))
+                by_topic.setdefault(channel.topic, []).append((number, key, channel))
         topics = {}
-        for name, channels in sorted(held.items()):
+        for name, channels in sorted(by_topic.items()):
             topic = self._choose_type(name, channels)
             if topic is not None:
                 topic.qos = list(found.qos.get(name) or topic.qos)
@@ -385,7 +392,7 @@ class BagReader:
         return topics
 
     def _choose_type(self, name: str, channels: list[tuple[int, int, Channel]]) -> _Topic | None:
-        """Return a topic as the type that most of its messages are of."""
+        """Return a topic with the type of most of its messages."""
         kinds: dict[object, _Topic] = {}
         sizes: Counter[object] = Counter()
         reasons: dict[str, str] = {}
@@ -404,34 +411,34 @@ class BagReader:
         chosen = max(kinds, key=lambda kind: sizes[kind], default=None)
         others = sum(count for kind, count in sizes.items() if kind != chosen)
         if others and chosen is None:
-            self.left_out[name] = next(iter(reasons.values()))
+            self.unreadable[name] = next(iter(reasons.values()))
         if others:
-            self.remarks.append(
-                f'{name} is left out: {self.left_out[name]}.'
+            self.warnings.append(
+                f'{name} is skipped: {self.unreadable[name]}.'
                 if chosen is None
-                else f'{_left_out(others, name)} of another type, or of another definition of it, '
-                f'than the other {sizes[chosen]}.'
+                else f'{_skipped(others, name)} another type, or another definition of it, than '
+                f'the other {sizes[chosen]}.'
             )
         return kinds[chosen] if chosen is not None else None
 
 
-def _left_out(count: int, topic: str) -> str:
+def _skipped(count: int, topic: str) -> str:
     if count == 1:
-        return f'1 message on {topic} is left out: it is'
-    return f'{count} messages on {topic} are left out: they are'
+        return f'1 message on {topic} is skipped: it has'
+    return f'{count} messages on {topic} are skipped: they have'
 
 
 def _own_text(interface: Interface | None, store: Typestore, kind: str) -> str | None:
-    """Return a bag's own definition of a type that has to do with an action.
+    """Return a bag's own definition text of an action type.
 
-    Of all others, rosbags makes the text from what it has read.
+    For other types rosbags generates the text.
     """
     if all('/msg/' in name for name in layouts_of(store, kind)):
         return None
     if interface is None or not interface.definition:
         raise BagError(
-            f'The definition of {kind} cannot be written: that is possible for a type of an '
-            'action only where the bag has it as ros2msg.'
+            f'The definition of {kind} cannot be written: for action types this needs a ros2msg '
+            'definition in the bag.'
         )
     return interface.definition
 
@@ -439,7 +446,7 @@ def _own_text(interface: Interface | None, store: Typestore, kind: str) -> str |
 def _as_cdr(data: bytes, interface: Interface) -> bytes:
     if interface.is_ros1:
         return bytes(interface.typestore.ros1_to_cdr(data, interface.type))
-    # Compressed one by one: CDR never begins so.
+    # Message compression; CDR never starts with these bytes.
     if data[:4] == ZSTD_MAGIC:
         try:
             return bytes(zstandard.ZstdDecompressor().decompressobj().decompress(data))

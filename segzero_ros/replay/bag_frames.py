@@ -1,4 +1,4 @@
-"""Frames out of a bag: an image, its depth and intrinsics, decoded."""
+"""Frames from a bag: decoded image, depth and intrinsics."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from segzero_ros.types import BadImage, Frame
 
 
 class BagFrames:
-    """Decodes what belongs together in an open bag; the last frame is kept.
+    """Decodes RGB-D messages of an open bag; caches the last frame.
 
     Args:
         bag: an open bag.
-        topics: the camera's in it.
-        max_pixels: a larger image is refused before it is decoded, larger depth left out.
+        topics: the camera's topics.
+        max_pixels: larger images are rejected before they are decoded, larger depth is ignored.
     """
 
     def __init__(self, bag: BagReader, topics: Topics, max_pixels: int = MAX_PIXELS) -> None:
         self._bag = bag
         self._topics = topics
         self._max_pixels = max_pixels
-        self._made: tuple[RgbdMessages, tuple[Frame, str]] | None = None
+        self._cached: tuple[RgbdMessages, tuple[Frame, str]] | None = None
 
     def frame(self, rgbd: RgbdMessages) -> tuple[Frame, str]:
-        """Return the frame of these messages, the same object for the same ones, and a warning.
+        """Return the messages' frame, the same object for the same messages, and a warning.
 
         Raises:
             BadImage: its image cannot be decoded.
         """
-        if self._made is None or self._made[0] != rgbd:
-            self._made = rgbd, self._decode(rgbd)
-        return self._made[1]
+        if self._cached is None or self._cached[0] != rgbd:
+            self._cached = rgbd, self._decode(rgbd)
+        return self._cached[1]
 
     def _decode(self, rgbd: RgbdMessages) -> tuple[Frame, str]:
         topics = self._topics

@@ -1,4 +1,4 @@
-"""Bags need libraries that not every installation has: without them, one sentence says so."""
+"""Check for the optional libraries for bags."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from segzero_ros.types import SegZeroError
 
 
 class BagsMissing(SegZeroError):
-    """The libraries that read and write bags are not installed."""
+    """The libraries for bags are not installed."""
 
 
 @contextmanager
-def needs_bags() -> Iterator[None]:
-    """Import within it what reads or writes bags.
+def require_bags() -> Iterator[None]:
+    """Context for imports of modules that read or write bags.
 
     Raises:
-        BagsMissing: one of the libraries is not installed; the text says how to get it.
+        BagsMissing: a library is not installed; the message says how to install it.
     """
     try:
         yield

@@ -1,9 +1,9 @@
-"""Masks in the run-length code of the COCO data set, as text.
+"""Masks as compressed COCO RLE text.
 
-Runs of background and object alternate down the columns, from the top left, background first. Each
-run's length, from the third on less the one two before it, is written in groups of five bits, low
-ones first, with a sixth bit that says whether more follow, as the character 48 places up.
-`pycocotools.mask.decode({'size': [h, w], 'counts': text})` reads it.
+Runs of background and object alternate in column-major order, background first. From the third on,
+a run's length minus that of the run two before it is written in groups of five bits, low bits
+first, with a sixth bit if more follow, each plus 48 as an ASCII character.
+`pycocotools.mask.decode({'size': [h, w], 'counts': text})` decodes it.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ _BITS, _MORE, _SIGN, _FIRST = 5, 0x20, 0x10, 48
 
 
 def to_rle(mask: Mask) -> str:
-    """Return the code of an (H, W) bool mask."""
+    """Return the RLE of an (H, W) bool mask."""
     flat = mask.ravel(order='F')
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(np.concatenate(([0], edges, [flat.size]))).tolist()
     if flat.size and flat[0]:
         runs.insert(0, 0)
-    return ''.join(_written(_differences(runs)))
+    return ''.join(_encoded(_differences(runs)))
 
 
 def from_rle(text: str, height: int, width: int) -> Mask:
-    """Return the (height, width) bool mask of a code.
+    """Return the (height, width) bool mask of an RLE.
 
     Raises:
-        ValueError: the code is of a mask of another size.
+        ValueError: the RLE has another size.
     """
     runs: list[int] = []
-    for value in _values(text):
+    for value in _decoded(text):
         runs.append(value + runs[-2] if len(runs) > 2 else value)
     if sum(runs) != height * width or min(runs, default=0) < 0:
         raise ValueError(f'the runs of a mask of {width}x{height} pixels add up to {sum(runs)}')
@@ -46,7 +46,7 @@ def _differences(runs: list[int]) -> Iterable[int]:
     return (run - runs[n - 2] if n > 2 else run for n, run in enumerate(runs))
 
 
-def _written(values: Iterable[int]) -> Iterable[str]:
+def _encoded(values: Iterable[int]) -> Iterable[str]:
     for number in values:
         value, more = number, True
         while more:
@@ -56,7 +56,7 @@ def _written(values: Iterable[int]) -> Iterable[str]:
             yield chr(_FIRST + (group | _MORE if more else group))
 
 
-def _values(text: str) -> Iterable[int]:
+def _decoded(text: str) -> Iterable[int]:
     value = shift = 0
     for character in text:
         group = ord(character) - _FIRST

@@ -1,6 +1,6 @@
-"""What messages are made of: definitions of this installation, and those that bags carry.
+"""Message definitions: those of this installation, and those embedded in bags.
 
-Each channel of a bag is read by its own definition. No ROS installation is needed, only this
+Each channel of a bag is read with its own definition. No ROS installation is needed, only this
 package's interface files.
 """
 
@@ -27,10 +27,10 @@ from segzero_ros.replay.storage.base import Channel, DAMAGES
 from segzero_ros.replay.storage.names import is_ros_type
 from segzero_ros.types import SegZeroError
 
-# As rosbags has them: constants and fields of each type.
+# Constants and fields by type, as in rosbags.
 Types: TypeAlias = dict[str, tuple[Any, Any]]
 HEADER = 'std_msgs/msg/Header'
-# What a camera sends and a query is: the same fields in every distribution of ROS 1 and 2.
+# Types of cameras and queries, whose fields are the same in all distributions of ROS 1 and 2.
 _STABLE = frozenset(
     (
         'sensor_msgs/msg/Image',
@@ -43,46 +43,46 @@ _IDL_SEPARATOR = '=' * 80 + '\nIDL: '
 _IDL = ('ros2idl', 'omgidl')
 _BYTE_ORDER_MARK = '\ufeff'
 _LINE_END = re.compile(r'[ \t]*(?:\r\n?|\n)')
-# Lines for a preprocessor, as `#include`, also continued ones: rosbags' grammar has none.
+# Preprocessor lines such as `#include`, also continued ones, which rosbags cannot parse.
 _PREPROCESSOR = re.compile(r'^[ \t]*#(?:.*\\\n)*.*$', re.MULTILINE)
 _PLAIN_STRING = re.compile(r'[\w/][\w/ .:-]*[\w/.:-]|[\w/]')
 _WIDE = re.compile(r'^[ \t]*(wstring|wchar)\b', re.MULTILINE)
 
 
 class BagError(SegZeroError):
-    """A bag cannot be written or read; the text names the cause and the cure."""
+    """A bag cannot be written or read; the message has the reason and a hint."""
 
 
 class UnknownType(BagError):
     """There is no definition of a message type.
 
     Attributes:
-        name: the type that is not known.
+        name: the unknown type.
     """
 
-    def __init__(self, name: str, looked_in: list[Path]) -> None:
+    def __init__(self, name: str, searched: list[Path]) -> None:
         self.name = name
-        places = ', '.join(str(path) for path in looked_in)
+        folders = ', '.join(str(path) for path in searched)
         super().__init__(
-            f'There is no definition of {name}: looked in {places}. '
-            'Source the installation that holds it (AMENT_PREFIX_PATH).'
+            f'There is no definition of {name} in {folders}. '
+            'Source the workspace that contains it (AMENT_PREFIX_PATH).'
         )
 
 
 class Unreadable(BagError):
-    """The messages of a channel cannot be read; the text says why, as the end of a sentence."""
+    """A channel cannot be read; the message is the reason, as the end of a sentence."""
 
 
 @dataclass(frozen=True)
 class Interface:
-    """How the messages of a channel are read.
+    """The message type of a channel, and how to deserialize it.
 
     Attributes:
-        type: as `sensor_msgs/msg/Image`.
-        typestore: holds the type and all that it is made of.
-        is_ros1: whether the messages are serialized as in ROS 1, and have to be converted.
-        layout: equal for two definitions of the type by which the same bytes mean the same.
-        definition: the bag's own text in the language `ros2msg`; empty where it has none.
+        type: such as `sensor_msgs/msg/Image`.
+        typestore: has the type and its nested types.
+        is_ros1: whether the messages are serialized as in ROS 1, and need conversion.
+        layout: equal for definitions with the same serialization.
+        definition: the definition in the bag as `ros2msg`; empty without any.
     """
 
     type: str
@@ -93,7 +93,7 @@ class Interface:
 
 
 class Definitions:
-    """Message definitions: Jazzy's own, whatever interface files are installed, and bags'."""
+    """Message definitions of Jazzy, of installed interface files, and of bags."""
 
     def __init__(self) -> None:
         self.typestore: Typestore = get_typestore(Stores.ROS2_JAZZY)
@@ -103,38 +103,39 @@ class Definitions:
         self._parsed: dict[tuple[str, str], Typestore] = {}
 
     def require(self, name: str) -> Typestore:
-        """Return the typestore after making sure that it holds a type and all that it is made of.
+        """Return the typestore, after adding a type and its nested types.
 
         Args:
-            name: as `segzero_ros/msg/SegmentationResult`.
+            name: such as `segzero_ros/msg/SegmentationResult`.
 
         Raises:
-            UnknownType: no interface file of that name is installed.
+            UnknownType: its interface file is not installed.
         """
         if name in self.typestore.fielddefs:
             return self.typestore
         types = _parse_msg(_plain(_interface_file(name).read_text()), name)
-        for inner in sorted(_parts(types)):
+        for inner in sorted(_nested(types)):
             self.require(inner)
         self.typestore.register(_with_rosidl_bytes(types))
         return self.typestore
 
     def of_channel(self, channel: Channel) -> Interface:
-        """Return how the messages of a channel are read.
+        """Return the interface of a channel.
 
         Raises:
-            Unreadable: they cannot be.
+            Unreadable: its messages cannot be read.
         """
-        encoding = channel.message_encoding or ('ros1' if _says_ros1(channel) else 'cdr')
+        encoding = channel.message_encoding or ('ros1' if _is_ros1(channel) else 'cdr')
         if encoding not in ('cdr', 'ros1'):
-            whose = 'of Foxglove' if channel.type.startswith('foxglove') else 'not of ROS'
+            origin = 'Foxglove' if channel.type.startswith('foxglove') else 'non-ROS'
             raise Unreadable(
-                f'its messages ({channel.type or "no type"}, {encoding}) are {whose}; '
-                'to have them read, convert them to messages of ROS first (docs/replay.md)'
+                f'it has {origin} messages ({channel.type or "no type"}, {encoding}); '
+                'convert them to ROS messages first (docs/replay.md)'
             )
         if not is_ros_type(channel.type):
-            named = f'{channel.type!r} is no type of ROS' if channel.type else 'it names no type'
-            raise Unreadable(named)
+            raise Unreadable(
+                f'{channel.type!r} is not a ROS type' if channel.type else 'it has no message type'
+            )
         try:
             return self._of_ros1(channel) if encoding == 'ros1' else self._of_ros2(channel)
         except UnknownType as error:
@@ -148,27 +149,27 @@ class Definitions:
             try:
                 store = self._embedded(channel)
             except (UnknownType, *DAMAGES):
-                # It may be known here all the same.
-                if not self._is_known(name):
+                # The type may be installed here.
+                if not self._is_installed(name):
                     raise
             else:
-                lacking = self._lacking(store, name)
-                if lacking:
-                    raise Unreadable(f'its {name} has no field {lacking[0]!r}')
+                missing = self._missing_fields(store, name)
+                if missing:
+                    raise Unreadable(f'its definition of {name} has no field {missing[0]!r}')
                 text = _plain(channel.definition) if channel.schema_encoding == 'ros2msg' else ''
                 return Interface(name, store, False, layout_of(store, name), text)
         store = self.require(name)
         return Interface(name, store, False, layout_of(store, name))
 
-    def _is_known(self, name: str) -> bool:
+    def _is_installed(self, name: str) -> bool:
         try:
             self.require(name)
         except UnknownType:
             return False
         return True
 
-    def _lacking(self, store: Typestore, name: str) -> list[str]:
-        """Return the fields that a camera's type has to have, and has not."""
+    def _missing_fields(self, store: Typestore, name: str) -> list[str]:
+        """Return the missing fields of a camera's type."""
         if name not in _STABLE:
             return []
         known = {field for field, _ in store.fielddefs[name][1]}
@@ -186,7 +187,7 @@ class Definitions:
                     raise
                 recorded = layout
             if recorded != layout:
-                raise Unreadable(f'{name} of ROS 1 has other fields than that of ROS 2')
+                raise Unreadable(f'{name} has other fields in ROS 1 than in ROS 2')
         return Interface(name, store, True, layout)
 
     def _embedded(self, channel: Channel) -> Typestore:
@@ -195,27 +196,26 @@ class Definitions:
             self._parsed[key] = self._complete(_parse(channel))
             if channel.type not in self._parsed[key].fielddefs:
                 del self._parsed[key]
-                raise TypesysError(f'it defines other types than {channel.type}')
+                raise TypesysError(f'it does not define {channel.type}')
         return self._parsed[key]
 
     def _complete(self, types: Types) -> Typestore:
-        """Return a typestore of some types and of those of this installation that they need."""
+        """Return a typestore of some types, with their nested types from this installation."""
         types = dict(types)
-        missing = _parts(types)
+        missing = _nested(types)
         while missing:
             for name in missing:
                 types[name] = self.require(name).fielddefs[name]
-            missing = _parts(types)
+            missing = _nested(types)
         store = get_typestore(Stores.EMPTY)
         store.register(_with_rosidl_bytes(_with_quotes(types)))
         return store
 
 
 def layout_of(store: Typestore, name: str) -> tuple[Any, ...]:
-    """Return what decides how a type's bytes are read: its fields' names and kinds, to the ground.
+    """Return a type's fields with names and types, recursively, which define its serialization.
 
-    Names count without capitals (ROS 1 has `D` where ROS 2 has `d`), and a header without the
-    `seq` of ROS 1.
+    Names are lower case (`D` in ROS 1 is `d` in ROS 2); the `seq` of a ROS 1 header is omitted.
     """
     return tuple(
         (field.lower(), _kind_of(store, kind))
@@ -225,9 +225,9 @@ def layout_of(store: Typestore, name: str) -> tuple[Any, ...]:
 
 
 def layouts_of(store: Typestore, name: str) -> dict[str, tuple[Any, ...]]:
-    """Return the layout of a type, and those of all types that it is made of."""
+    """Return the layouts of a type and of its nested types, by name."""
     found = {name: layout_of(store, name)}
-    for inner in _parts({name: store.fielddefs[name]}):
+    for inner in _nested({name: store.fielddefs[name]}):
         found.update(layouts_of(store, inner))
     return found
 
@@ -241,41 +241,41 @@ def _kind_of(store: Typestore, kind: Any) -> Any:
     return what
 
 
-def _says_ros1(channel: Channel) -> bool:
+def _is_ros1(channel: Channel) -> bool:
     return channel.schema_encoding == 'ros1msg'
 
 
 def _why_unknown(channel: Channel, unknown: str, is_ros1: bool) -> str:
-    """Return why a channel cannot be read without a type, as the end of a sentence."""
-    part = '' if unknown == channel.type else f' (a part of {channel.type})'
+    """Return why a channel with an unknown type cannot be read, as the end of a sentence."""
+    part = '' if unknown == channel.type else f' (nested in {channel.type})'
     package, _, short = unknown.partition('/msg/')
-    cure = f'source the workspace that holds {package}'
+    hint = f'source the workspace that contains {package}'
     if is_ros1:
         return (
-            f'messages of ROS 1 are converted to types of ROS 2, and there is no definition of '
-            f'{unknown}{part} for ROS 2 here; if there is one, {cure}'
+            f'ROS 1 messages are converted to ROS 2 types, and there is no ROS 2 definition of '
+            f'{unknown}{part}; if there is one, {hint}'
         )
     other = re.search(rf'\b(enum|union|bitmask|bitset)\s+{short}\b', channel.definition)
     if other and channel.schema_encoding in _IDL:
-        return f'its {channel.type} has a field of a type that is not supported: {other[0]}'
-    return f'there is no definition of {unknown}{part}, in the bag or here; {cure}'
+        return f'its {channel.type} has a field of an unsupported type: {other[0]}'
+    return f'there is no definition of {unknown}{part}, neither in the bag nor here; {hint}'
 
 
 def _plain(text: str) -> str:
-    """Return a definition with the line ends that rosbags' grammars expect."""
+    """Return a definition with the line ends that rosbags can parse."""
     return _LINE_END.sub('\n', text.removeprefix(_BYTE_ORDER_MARK))
 
 
 def _parse_msg(text: str, name: str) -> Types:
     wide = _WIDE.search(text)
     if wide:
-        raise _too_wide(name, wide[1])
+        raise _unsupported(name, wide[1])
     return dict(get_types_from_msg(text, name))
 
 
-def _too_wide(name: str, kind: str) -> Unreadable:
-    # rosbags can neither read nor write them.
-    return Unreadable(f'its {name} has a field of the type {kind}, which is not supported')
+def _unsupported(name: str, kind: str) -> Unreadable:
+    # rosbags supports neither reading nor writing them.
+    return Unreadable(f'its {name} has a field of the unsupported type {kind}')
 
 
 def _parse(channel: Channel) -> Types:
@@ -283,10 +283,10 @@ def _parse(channel: Channel) -> Types:
     if channel.schema_encoding in ('ros2msg', 'ros1msg'):
         return _parse_msg(definition, channel.type)
     if channel.schema_encoding not in _IDL:
-        raise TypesysError(f'it is written in {channel.schema_encoding!r}')
+        raise TypesysError(f'its encoding is {channel.schema_encoding!r}')
     types: Types = {}
     for text in definition.split(_IDL_SEPARATOR):
-        # Behind the separator stands the name of the file.
+        # The separator is followed by the name of the file.
         idl = text.partition('\n')[2] if _IDL_SEPARATOR in definition else text
         idl = _PREPROCESSOR.sub('', idl)
         if idl.strip():
@@ -295,12 +295,12 @@ def _parse(channel: Channel) -> Types:
         for _, (sort, what) in fields:
             inner = what[0] if sort in (Nodetype.ARRAY, Nodetype.SEQUENCE) else (sort, what)
             if inner[0] == Nodetype.BASE and inner[1][0] in ('wstring', 'wchar'):
-                raise _too_wide(channel.type, inner[1][0])
+                raise _unsupported(channel.type, inner[1][0])
     return types
 
 
-def _parts(types: Types) -> set[str]:
-    """Return the types that some types are made of, and that are not among them."""
+def _nested(types: Types) -> set[str]:
+    """Return the nested types of some types that are not among them."""
     found = set()
     for _, fields in types.values():
         for _, (sort, what) in fields:
@@ -312,17 +312,17 @@ def _parts(types: Types) -> set[str]:
 
 @cache
 def _jazzy_with_char() -> Types:
-    """Return those types of Jazzy that have a char, without it."""
+    """Return Jazzy's types with a char, with uint8 instead."""
     types = get_typestore(Stores.ROS2_JAZZY).fielddefs
     rosidl = _with_rosidl_bytes(types)
     return {name: rosidl[name] for name in types if rosidl[name] != types[name]}
 
 
 def _with_quotes(types: Types) -> Types:
-    """Return types whose constants can be read again in the text that rosbags makes of them.
+    """Return types whose constants can be parsed again from the text that rosbags generates.
 
-    It writes a string as it is, and what looks like a comment then makes a whole bag unreadable.
-    Strings that no quotes help are left out; they have no part in how messages are read.
+    It does not quote strings, so that a `#` in one makes the bag unreadable. Strings that cannot
+    be quoted are omitted; constants do not affect the serialization.
     """
     return {
         name: ([quoted for constant in constants for quoted in _quoted(*constant)], fields)
@@ -338,7 +338,7 @@ def _quoted(name: str, kind: str, value: Any) -> list[tuple[str, str, Any]]:
 
 
 def _with_rosidl_bytes(types: Types) -> Types:
-    """Return types with uint8 where they say char: rosidl makes it so, and hashes it so."""
+    """Return types with uint8 instead of char, as rosidl generates and hashes them."""
     return {
         name: (constants, [(field, _without_char(kind)) for field, kind in fields])
         for name, (constants, fields) in types.items()
@@ -357,7 +357,7 @@ def _interface_file(name: str) -> Path:
     sourced = os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
     folders = [Path(prefix, 'share', package, 'msg') for prefix in sourced if prefix]
     if package == 'segzero_ros':
-        # Beside this package's modules: in a checkout, and in an installation that nobody sourced.
+        # In a checkout, and in an installation that was not sourced.
         here = Path(__file__).parent.parent.parent
         folders.append(here / 'msg')
         folders += [prefix / 'share' / package / 'msg' for prefix in here.parents]

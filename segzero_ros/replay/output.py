@@ -1,4 +1,4 @@
-"""The folder that a replay writes: what is in it, and how far an interrupted one came."""
+"""The output folder of a replay, and the state of an interrupted one."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _COMPLETE = 'complete'
 
 
 class OutputError(SegZeroError):
-    """The folder cannot be written to; the text names the cause and the cure."""
+    """The folder cannot be written to; the message has the reason and a hint."""
 
 
 class ReplayOutput:
-    """What a replay writes.
+    """The files of a replay.
 
     Attributes:
         path: the folder.
         bag: the bag with the results.
-        overlays: one picture for each answer, by its number.
-        video: the pictures one after another.
+        overlays: one image for each answer.
+        video: of the overlays.
         results: one line for each answer, see `records`.
-        timings: one line for each answer: what it took on this machine, in seconds.
-        report: for people.
-        work: what is not finished.
+        timings: one line for each answer, in seconds.
+        report: HTML report.
+        work: unfinished files.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,17 +44,17 @@ class ReplayOutput:
         self._manifest = path / 'replay.json'
 
     def begin(self, manifest: dict[str, Any], *, restart: bool) -> int:
-        """Make the folder ready; return how many answers of an interrupted replay it holds.
+        """Prepare the folder; return the number of answers of an interrupted replay.
 
         A finished replay is replaced; an interrupted one of the same bag, queries and models is
-        continued.
+        resumed.
 
         Args:
-            manifest: what is replayed, and how.
-            restart: replace an interrupted one too.
+            manifest: bag, topics, queries and models.
+            restart: whether to replace an interrupted replay.
 
         Raises:
-            OutputError: it holds something else.
+            OutputError: the folder contains something else.
         """
         before = self._read_manifest()
         if before is None or restart or before.pop(_COMPLETE, False) or not self._answered():
@@ -62,8 +62,8 @@ class ReplayOutput:
             done = 0
         elif before != manifest:
             raise OutputError(
-                f'{self.path} holds an interrupted replay of something else '
-                f'({_difference(before, manifest)}): choose another --output, or --restart.'
+                f'{self.path} contains an interrupted replay with '
+                f'{_difference(before, manifest)}: choose another --output, or use --restart.'
             )
         else:
             done = self._cut_half_lines()
@@ -74,31 +74,31 @@ class ReplayOutput:
         return done
 
     def finish(self, manifest: dict[str, Any]) -> None:
-        """Say that all is there."""
+        """Mark the replay as complete."""
         shutil.rmtree(self.work, ignore_errors=True)
         self._write_manifest(manifest, complete=True)
 
     def overlay(self, number: int) -> Path:
-        """Return where the picture of an answer is, by its number from 0."""
+        """Return the path of an answer's overlay, by its number from 0."""
         return self.overlays / f'{number + 1:06d}.png'
 
-    def place_bag(self, made: Path) -> None:
-        """Give the finished bag its name, in place of one from before an interruption."""
+    def move_bag(self, finished: Path) -> None:
+        """Move the finished bag to its final path, and replace one of an interrupted replay."""
         shutil.rmtree(self.bag, ignore_errors=True)
-        made.replace(self.bag)
+        finished.replace(self.bag)
 
     def remove_overlays(self) -> None:
-        """Take away the pictures, when all that is made of them is there."""
+        """Remove the overlays after the video and the report were made from them."""
         shutil.rmtree(self.overlays)
 
     def records(self) -> Iterator[Record]:
-        """Give the answers, in the order in which they were asked."""
+        """Yield the answers in the order of the queries."""
         with self.results.open(encoding='ascii') as lines:
             for line in lines:
                 yield from_line(line)
 
     def _answered(self) -> bool:
-        """Return whether there is anything to go on after."""
+        """Return whether there is an answer to resume after."""
         return self.results.exists() and self.results.stat().st_size > 0
 
     def _read_manifest(self) -> dict[str, Any] | None:
@@ -117,30 +117,32 @@ class ReplayOutput:
         beside.replace(self._manifest)
 
     def _clear(self, *, known: bool) -> None:
-        """Take away an earlier replay, and nothing that is none."""
+        """Remove an earlier replay, and only that."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f'{self.path} cannot be made: {error.strerror}.') from error
+            raise OutputError(f'{self.path} cannot be created: {error.strerror}.') from error
         if not known and any(self.path.iterdir()):
-            raise OutputError(f'{self.path} is not empty, and no replay: choose another --output.')
+            raise OutputError(
+                f'{self.path} is not empty, and not a replay: choose another --output.'
+            )
         for folder in (self.bag, self.overlays, self.work):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.results, self.timings, self.report, self.video):
             file.unlink(missing_ok=True)
 
     def _cut_half_lines(self) -> int:
-        """Drop what an interruption left of a last line; return how many are whole in both."""
-        kept = []
+        """Remove incomplete last lines; return the number of complete lines in both files."""
+        complete = []
         for file in (self.results, self.timings):
             lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-            kept.append([line for line in lines if line.endswith(b'\n')])
-        done = min(map(len, kept))
-        for file, lines in zip((self.results, self.timings), kept, strict=True):
+            complete.append([line for line in lines if line.endswith(b'\n')])
+        done = min(map(len, complete))
+        for file, lines in zip((self.results, self.timings), complete, strict=True):
             file.write_bytes(b''.join(lines[:done]))
         return done
 
 
 def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    return f'other {", ".join(names)}'
+    return f'another {", ".join(names)}'

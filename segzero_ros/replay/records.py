@@ -1,7 +1,6 @@
-"""Answers as lines of JSON, and back: `results.jsonl` holds all that the other outputs show.
+"""Answers as lines of JSON: `results.jsonl`, which the other outputs are made from.
 
-Nothing in a line depends on the clock of the machine, so the same bag and the same models give the
-same bytes.
+A line does not depend on the machine's clock: the same bag and models give the same bytes.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ from segzero_ros.types import (
 
 
 class BadRecord(SegZeroError):
-    """A line of results cannot be read; the text names it."""
+    """A line of results cannot be read; the message quotes it."""
 
 
 class Record(NamedTuple):
     """One answered query.
 
     Attributes:
-        answer: without a frame, and without what depends on the machine's clock.
-        time_ns: when it was asked, by the recorder's clock.
-        stamp_ns: the image's stamp; None without an image.
-        frame_id: the image's.
+        answer: without its frame, and without times of this machine.
+        time_ns: time of the query, by the recorder's clock.
+        stamp_ns: stamp of the image; None without an image.
+        frame_id: of the image.
         size: (height, width) of the image; (0, 0) without one.
     """
 
@@ -48,24 +47,24 @@ class Record(NamedTuple):
 
 
 def record_of(answer: Answer, time_ns: int) -> Record:
-    """Return what is kept of an answer."""
+    """Return the record of an answer to a query at `time_ns`."""
     frame, timing = answer.frame, answer.timing
-    kept = Timing(frame_age=timing.frame_age, generated_tokens=timing.generated_tokens)
+    reproducible = Timing(frame_age=timing.frame_age, generated_tokens=timing.generated_tokens)
     values = {name: getattr(answer, name) for name in Answer.__dataclass_fields__}
-    bare = Answer(**{**values, 'frame': None, 'timing': kept})
+    bare = Answer(**{**values, 'frame': None, 'timing': reproducible})
     if frame is None:
         return Record(bare, time_ns, None, '', (0, 0))
     return Record(bare, time_ns, frame.stamp_ns, frame.frame_id, (frame.height, frame.width))
 
 
 def with_frame(record: Record, frame: Frame | None) -> Answer:
-    """Return the record's answer about a frame."""
+    """Return the record's answer with a frame."""
     values = {name: getattr(record.answer, name) for name in Answer.__dataclass_fields__}
     return Answer(**{**values, 'frame': frame})
 
 
 def to_line(record: Record) -> str:
-    """Return the line of a record, without its line end."""
+    """Return the JSON line of a record, without its line end."""
     answer = record.answer
     line = {
         'time_ns': record.time_ns,
@@ -84,7 +83,7 @@ def to_line(record: Record) -> str:
         'frame_age': _number(answer.timing.frame_age),
         'generated_tokens': answer.timing.generated_tokens,
     }
-    # ASCII, for a model may write half a character.
+    # ASCII, because a model may write an incomplete character.
     return json.dumps(line, allow_nan=False)
 
 
@@ -92,7 +91,7 @@ def from_line(line: str) -> Record:
     """Return the record of a line.
 
     Raises:
-        BadRecord: it is none.
+        BadRecord: it is invalid.
     """
     try:
         fields = json.loads(line)
@@ -115,7 +114,7 @@ def from_line(line: str) -> Record:
             answer, fields['time_ns'], fields['stamp_ns'], fields['frame_id'], (height, width)
         )
     except (ValueError, LookupError, TypeError) as error:
-        raise BadRecord(f'{line[:80]!r} … is no line of results: {error!r}') from error
+        raise BadRecord(f'{line[:80]!r} … is not a valid line of results: {error!r}') from error
 
 
 def _object(segment: Segment, size: tuple[int, int]) -> dict[str, Any]:

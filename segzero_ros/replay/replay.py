@@ -1,8 +1,8 @@
-"""Replay a bag: ask, and write what comes of it. What `segzero replay` runs.
+"""Replay a bag: answer its queries and write the outputs of `segzero replay`.
 
-Asking can be interrupted and goes on where it was; everything else is written from the lines of
-the answers, so an interrupted replay ends with the same bytes as one that was not. Bag and video
-are written while queries are answered; the report needs all answers.
+An interrupted replay is resumed after its last answer. All outputs are made from the lines of the
+answers, so they have the same bytes as without an interruption. Bag and video are written while
+queries are answered, the report at the end.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ from segzero_ros.replay.video import write_video
 from segzero_ros.replay.workers import count_workers, WorkerPool
 from segzero_ros.types import S_TO_NS, SegZeroError
 
-# Raise it when the same bag and models give other bytes, so that no old half is continued.
+# Increase it when the same bag and models give other bytes, so that old replays are not resumed.
 _FORMAT = 3
-# Overlays that wait for the video in memory; more are read from their files.
+# Overlays that are cached for the video; others are read from their files.
 _RECENT = 4
 OUTPUTS = ('bag', 'originals', 'overlays', 'video', 'report')
 
 
 class NothingToAsk(SegZeroError):
-    """No query was given; the text says how to give one."""
+    """There are no queries; the message says how to give some."""
 
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """How a bag is replayed.
+    """Options of a replay.
 
     Attributes:
-        plan: what is asked; None for the queries that were recorded.
-        image: the topic of the colour images; empty to find it. The same for the others.
-        depth: the depth images' topic.
-        camera_info: the intrinsics' topic.
-        query_topic: the recorded queries' topic.
-        rate: seconds of the bag that may pass in one; 0 for as many as can be done.
-        namespace: of the results' topics.
-        overlay_topic: whether the pictures of the answers are in the bag too.
-        without: which of OUTPUTS are not made.
-        restart: whether an interrupted replay is begun anew.
-        workers: how many processes answer; 0 for as many as pay with these models.
+        plan: the queries; None for the recorded ones.
+        image: topic of the colour images; empty to detect it, as for the other topics.
+        depth: topic of the depth images.
+        camera_info: topic of the intrinsics.
+        query_topic: topic of the recorded queries.
+        rate: playback rate, 1 for real time; 0 for as fast as possible.
+        namespace: of the result topics.
+        overlay_topic: whether to write the overlays to the bag.
+        without: outputs of OUTPUTS to omit.
+        restart: whether to replace an interrupted replay.
+        workers: number of processes that answer; 0 to choose it for the models.
     """
 
     plan: QueryPlan | None = None
@@ -80,16 +80,16 @@ class ReplayOptions:
 
 @dataclass(frozen=True)
 class ReplayListener:
-    """Who wants to hear how a replay goes.
+    """Callbacks for the progress of a replay.
 
     Attributes:
-        on_remark: a sentence for a person.
-        on_begin: how many answers are there already, and how many there will be; 0: not known.
-        on_answer: after each answer.
-        on_write: what is written now.
+        on_warning: called with a sentence.
+        on_begin: called with the number of existing answers, and of all answers (0: unknown).
+        on_answer: called after each answer.
+        on_write: called with the name of the output that is being written.
     """
 
-    on_remark: Callable[[str], None] = lambda _: None
+    on_warning: Callable[[str], None] = lambda _: None
     on_begin: Callable[[int, int], None] = lambda *_: None
     on_answer: OnAnswer = lambda *_: None
     on_write: Callable[[str], None] = lambda _: None
@@ -106,16 +106,16 @@ def replay(
 
     Args:
         path: the bag.
-        output: the folder; one with an interrupted replay of the same is continued.
-        parameters: the node's, as `config.read_profile` gives them.
-        replay_options: what is asked, and what is made of it.
-        listener: hears how it goes.
+        output: the folder; an interrupted replay of the same bag is resumed.
+        parameters: of the node, as from `config.read_profile`.
+        replay_options: queries, topics and outputs.
+        listener: callbacks for the progress.
 
     Returns:
-        The folder with everything in it.
+        The output folder.
 
     Raises:
-        SegZeroError: it cannot be done; the text names the cause and the cure.
+        SegZeroError: the replay failed; the message has the reason and a hint.
     """
     with BagReader(path, salvage=True) as bag:
         topics = find_topics(
@@ -129,7 +129,7 @@ def replay(
         folder = ReplayOutput(output)
         manifest = _manifest(bag, topics, plan, parameters)
         done = folder.begin(manifest, restart=replay_options.restart)
-        jobs = QuerySchedule(
+        schedule = QuerySchedule(
             topics, plan, _limits(parameters), bag.span_ns[0], lambda m: str(bag.parse(m).data)
         )
         expected = _expected(bag, topics, plan)
@@ -137,16 +137,16 @@ def replay(
         count = count_workers(parameters, wanted, expected - done)
         overlays = OverlayFiles(folder, 0 if 'video' in replay_options.without else _RECENT)
         stopped = threading.Event()
-        remarks: list[str] = []
-        with ThreadPoolExecutor(2, 'beside') as beside, ExitStack() as stack:
+        warnings: list[str] = []
+        with ThreadPoolExecutor(2, 'writers') as writers, ExitStack() as stack:
             stack.callback(stopped.set)
             with AnswerLog(folder, done) as log, closing(load_pipeline(parameters)) as pipeline:
                 writing: list[tuple[Path, Future[list[str]] | Future[None]]] = []
                 if 'bag' not in replay_options.without:
-                    made = beside.submit(_write_bag, path, folder, replay_options, log)
-                    writing.append((folder.bag, made))
+                    new_bag = writers.submit(_write_bag, path, folder, replay_options, log)
+                    writing.append((folder.bag, new_bag))
                 if 'video' not in replay_options.without:
-                    film = beside.submit(
+                    video = writers.submit(
                         write_video,
                         folder,
                         overlays,
@@ -155,36 +155,38 @@ def replay(
                         partial(_rate, bag),
                         stopped.is_set,
                     )
-                    writing.append((folder.video, film))
+                    writing.append((folder.video, video))
                 with closing(WorkerPool(count - 1, parameters, folder)) as workers:
                     listener.on_begin(done, expected)
                     frames = BagFrames(bag, topics, parameters['camera.max_pixels'])
                     runner = ReplayRunner(
                         bag, frames, pipeline, overlays, log, workers, replay_options.rate
                     )
-                    runner.run(jobs, done, listener.on_answer)
-                    remarks += filter(None, [workers.start_error])
-            remarks += [*filter(None, [bag.damage]), *topics.remarks]
-            if jobs.restarts:
-                remarks.append(f'The stamps of {topics.image} start anew {_often(jobs.restarts)}.')
+                    runner.run(schedule, done, listener.on_answer)
+                    warnings += filter(None, [workers.start_error])
+            warnings += [*filter(None, [bag.damage]), *topics.warnings]
+            if schedule.restarts:
+                warnings.append(
+                    f'The stamps of {topics.image} restart {_times(schedule.restarts)}.'
+                )
             for output_path, future in writing:
                 listener.on_write(output_path.name)
-                remarks += future.result() or ()
-        # One sentence for what both readers of the bag found.
-        remarks = list(dict.fromkeys(remarks))
+                warnings += future.result() or ()
+        # Both readers of the bag report the same warnings.
+        warnings = list(dict.fromkeys(warnings))
         if 'report' not in replay_options.without:
             listener.on_write(folder.report.name)
-            write_report(folder, manifest, remarks)
+            write_report(folder, manifest, warnings)
         if 'overlays' in replay_options.without:
             folder.remove_overlays()
-        for remark in remarks:
-            listener.on_remark(remark)
+        for warning in warnings:
+            listener.on_warning(warning)
         folder.finish(manifest)
     return folder
 
 
 def _rate(bag: BagReader, count: int) -> float:
-    """Return answers per second of the bag."""
+    """Return the number of answers per second of the bag."""
     start_ns, end_ns = bag.span_ns
     return count * S_TO_NS / max(end_ns - start_ns, 1)
 
@@ -192,9 +194,9 @@ def _rate(bag: BagReader, count: int) -> float:
 def _write_bag(
     path: Path, folder: ReplayOutput, replay_options: ReplayOptions, log: AnswerLog
 ) -> list[str]:
-    """Write the bag with the results, with a reader of its own; return remarks."""
+    """Write the bag with the results, using a separate reader; return warnings."""
     with BagReader(path, salvage=True) as source:
-        remarks = write_bag(
+        warnings = write_bag(
             source,
             folder,
             map(from_line, log.follow()),
@@ -202,17 +204,17 @@ def _write_bag(
             originals='originals' not in replay_options.without,
             overlays=replay_options.overlay_topic,
         )
-        return [*filter(None, [source.damage]), *remarks]
+        return [*filter(None, [source.damage]), *warnings]
 
 
-def _often(count: int) -> str:
+def _times(count: int) -> str:
     return 'once' if count == 1 else f'{count} times'
 
 
 def _recorded(bag: BagReader, topics: Topics) -> QueryPlan:
     if not topics.queries:
         raise NothingToAsk(
-            f'{bag.path} holds no recorded queries: ask with --query TEXT, or --queries FILE.'
+            f'{bag.path} has no recorded queries: use --query TEXT or --queries FILE.'
         )
     return QueryPlan(recorded=True)
 
@@ -228,7 +230,7 @@ def _limits(parameters: Mapping[str, Any]) -> ScheduleLimits:
 def _manifest(
     bag: BagReader, topics: Topics, plan: QueryPlan, parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what the answers depend on; nothing in it depends on the machine."""
+    """Return everything that the answers depend on, without machine-specific data."""
     path = bag.path
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     reasoner = reasoner_options(parameters.__getitem__)
@@ -249,7 +251,7 @@ def _manifest(
 
 
 def _expected(bag: BagReader, topics: Topics, plan: QueryPlan) -> int:
-    """Return how many answers there will be, as far as the bag tells."""
+    """Return the expected number of answers."""
     if plan.recorded:
         return bag.counts[topics.queries]
     frames = bag.counts[topics.image]

@@ -1,6 +1,6 @@
-"""A replay for people: one HTML file that needs nothing besides itself.
+"""HTML report of a replay, in one self-contained file.
 
-Written as the answers are read, so that it takes no memory for a long bag.
+Written while the answers are read, so that memory does not grow with the bag.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.records import Record
 from segzero_ros.types import S_TO_NS, Status
 
-# Pictures in the file at most, chosen evenly, and their width in pixels: some 30 kB each.
-MOST_PICTURES = 200
+# Maximum number of images in the file, evenly spaced, and their width in pixels; 30 kB each.
+MAX_IMAGES = 200
 WIDTH = 480
 _QUALITY = 82
-# How many threads decode overlays and code these pictures.
-_DECODERS = 2
+# Threads that decode the overlays and encode the images.
+_ENCODER_THREADS = 2
 _STAGES = ('reasoning', 'encoding', 'segmenting', 'total')
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --faint: #777; }
@@ -48,23 +48,23 @@ article div { flex: 1; min-width: 16rem; } .faint { color: var(--faint); }
 """
 
 
-def write_report(folder: ReplayOutput, manifest: dict[str, Any], remarks: Sequence[str]) -> None:
-    """Write the report of the answers in a folder.
+def write_report(folder: ReplayOutput, manifest: dict[str, Any], warnings: Sequence[str]) -> None:
+    """Write the report of a replay.
 
     Args:
-        folder: holds results, timings and pictures.
-        manifest: what was replayed, and how.
-        remarks: sentences for a person, such as what is wrong with the bag.
+        folder: has the results, timings and overlays.
+        manifest: bag, topics, queries and models.
+        warnings: warnings of the replay.
     """
     path = folder.work / folder.report.name
     with path.open('w', encoding='utf-8') as page:
-        for part in _parts(folder, manifest, remarks):
+        for part in _parts(folder, manifest, warnings):
             page.write(part)
     path.replace(folder.report)
 
 
 def _parts(
-    folder: ReplayOutput, manifest: dict[str, Any], remarks: Sequence[str]
+    folder: ReplayOutput, manifest: dict[str, Any], warnings: Sequence[str]
 ) -> Iterator[str]:
     title = f'Replay of {manifest["bag"]["name"]}'
     yield (
@@ -76,21 +76,21 @@ def _parts(
     statuses = Counter(record.answer.status for record in folder.records())
     timings = _read_timings(folder)
     yield _summary(manifest, statuses)
-    yield ''.join(f'<p>⚠ {escape(remark)}</p>' for remark in remarks)
+    yield ''.join(f'<p>⚠ {escape(warning)}</p>' for warning in warnings)
     yield _latencies(timings)
     yield '<h2>Answers</h2>'
     count = sum(statuses.values())
-    evenly = np.linspace(0, count - 1, min(count, MOST_PICTURES)).round().astype(int).tolist()
-    shown = dict.fromkeys(evenly)
-    if count > MOST_PICTURES:
-        yield f'<p class="faint">Pictures of {len(shown)} of {count} answers.</p>'
+    evenly = np.linspace(0, count - 1, min(count, MAX_IMAGES)).round().astype(int).tolist()
+    with_image = dict.fromkeys(evenly)
+    if count > MAX_IMAGES:
+        yield f'<p class="faint">Images of {len(with_image)} of {count} answers.</p>'
     begin_ns = None
-    with ThreadPoolExecutor(_DECODERS, 'report') as decoders:
-        pictures = decoders.map(partial(_picture, OverlayFiles(folder)), shown)
+    with ThreadPoolExecutor(_ENCODER_THREADS, 'report') as encoders:
+        images = encoders.map(partial(_image, OverlayFiles(folder)), with_image)
         for number, (record, total) in enumerate(zip_longest(folder.records(), timings['total'])):
             begin_ns = record.time_ns if begin_ns is None else begin_ns
-            picture = next(pictures) if number in shown else ''
-            yield _entry(record, record.time_ns - begin_ns, total, picture)
+            image = next(images) if number in with_image else ''
+            yield _entry(record, record.time_ns - begin_ns, total, image)
     yield '</body></html>\n'
 
 
@@ -109,7 +109,7 @@ def _summary(manifest: dict[str, Any], statuses: Counter[Status]) -> str:
 
 
 def _read_timings(folder: ReplayOutput) -> dict[str, list[float]]:
-    """Return what the answers took, in seconds, by stage."""
+    """Return the durations of the answers in seconds, by stage."""
     lines = [json.loads(line) for line in folder.timings.read_text('ascii').splitlines()]
     return {stage: [line[stage] for line in lines] for stage in _STAGES}
 
@@ -121,21 +121,21 @@ def _latencies(timings: dict[str, list[float]]) -> str:
             values = [*np.percentile(seconds, [50, 90, 99]), max(seconds)]
             cells = ''.join(f'<td class="n">{value * 1000:.1f}</td>' for value in values)
             rows.append(f'<tr><th>{stage}</th>{cells}</tr>')
-    heads = ''.join(f'<th class="n">{name}</th>' for name in ('median', '90 %', '99 %', 'longest'))
+    heads = ''.join(f'<th class="n">{name}</th>' for name in ('median', '90 %', '99 %', 'max'))
     return f'<h2>Milliseconds</h2><table><tr><th></th>{heads}</tr>{"".join(rows)}</table>'
 
 
-def _picture(overlays: OverlayFiles, number: int) -> str:
-    picture = overlays.read(number)
-    height = round(picture.shape[0] * WIDTH / picture.shape[1])
-    small = cv2.resize(picture, (WIDTH, height), interpolation=cv2.INTER_AREA)
+def _image(overlays: OverlayFiles, number: int) -> str:
+    image = overlays.read(number)
+    height = round(image.shape[0] * WIDTH / image.shape[1])
+    small = cv2.resize(image, (WIDTH, height), interpolation=cv2.INTER_AREA)
     quality = (cv2.IMWRITE_JPEG_QUALITY, _QUALITY)
     _, data = cv2.imencode('.jpg', small, quality)
     text = base64.b64encode(data.tobytes()).decode('ascii')
     return f'<img alt="" src="data:image/jpeg;base64,{text}">'
 
 
-def _entry(record: Record, since_ns: int, total: float | None, picture: str) -> str:
+def _entry(record: Record, since_ns: int, total: float | None, image: str) -> str:
     answer = record.answer
     stamp = '' if record.stamp_ns is None else f' · stamp {record.stamp_ns / S_TO_NS:.3f}'
     took = '' if total is None else f' · {total * 1000:.0f} ms'
@@ -149,7 +149,7 @@ def _entry(record: Record, since_ns: int, total: float | None, picture: str) -> 
         f'<div class="reasoning">{_safe(answer.reasoning)}</div>' if answer.reasoning else '',
         _objects(record),
     ]
-    return f'<article>{picture}<div>{"<br>".join(filter(None, parts))}</div></article>'
+    return f'<article>{image}<div>{"<br>".join(filter(None, parts))}</div></article>'
 
 
 def _objects(record: Record) -> str:
@@ -158,9 +158,9 @@ def _objects(record: Record) -> str:
     rows = []
     for segment in record.answer.segments:
         pose = segment.pose
-        place = ', '.join(f'{value:.3f}' for value in pose.position) if pose else ''
+        position = ', '.join(f'{value:.3f}' for value in pose.position) if pose else ''
         score = '' if np.isnan(segment.score) else f'{segment.score:.2f}'
-        cells = (', '.join(map(str, segment.box)), str(int(segment.mask.sum())), score, place)
+        cells = (', '.join(map(str, segment.box)), str(int(segment.mask.sum())), score, position)
         numbers = ''.join(f'<td class="n">{cell}</td>' for cell in cells)
         rows.append(f'<tr><td>{segment.id}</td><td>{_safe(segment.label)}</td>{numbers}</tr>')
     heads = ''.join(
@@ -171,5 +171,5 @@ def _objects(record: Record) -> str:
 
 
 def _safe(text: str) -> str:
-    """Return text for HTML; half a character, which a model may write, becomes a question mark."""
+    """Return text for HTML, with question marks for incomplete characters of a model."""
     return escape(text.encode('utf-8', 'replace').decode('utf-8'))

@@ -1,4 +1,4 @@
-"""The bag of a replay: the original's messages, and the results among them at their times."""
+"""Output bag of a replay: the original messages and the results, ordered by time."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from segzero_ros.replay.records import Record, with_frame
 from segzero_ros.replay.topics import IMAGE, RESULT, TEXT
 from segzero_ros.types import Answer, Frame, Status
 
-# Of these, there is something to show; as in the node.
-_SHOWN = (Status.OK, Status.NOT_FOUND)
-# As in the node, detections are there where vision_msgs is installed.
+# Statuses with displays, as in the node.
+_WITH_DISPLAYS = (Status.OK, Status.NOT_FOUND)
+# As in the node, detections need vision_msgs.
 _DISPLAYS: dict[str, tuple[str, Callable[[result.Make, Answer], Any]]] = {
     'markers': (markers.MARKERS, markers.markers),
     'detections': (detections.DETECTIONS, detections.detections),
@@ -38,7 +38,7 @@ _DISPLAYS: dict[str, tuple[str, Callable[[result.Make, Answer], Any]]] = {
 
 
 class ResultMessages:
-    """Answers as serialized messages, on the node's topics."""
+    """Converts answers to serialized messages on the node's topics."""
 
     def __init__(self, namespace: str, folder: ReplayOutput, *, overlays: bool) -> None:
         self._prefix = namespace.rstrip('/')
@@ -48,12 +48,12 @@ class ResultMessages:
         self._displays = {
             name: (kind, make)
             for name, (kind, make) in _DISPLAYS.items()
-            if _is_known(definitions, kind)
+            if _is_installed(definitions, kind)
         }
 
     @property
     def topics(self) -> dict[str, str]:
-        """The type of each topic."""
+        """The types of the topics."""
         types = {'result': RESULT, 'reasoning': TEXT, 'label_image': IMAGE}
         types.update((name, kind) for name, (kind, _) in self._displays.items())
         if self._overlays:
@@ -61,13 +61,13 @@ class ResultMessages:
         return {f'{self._prefix}/{name}': kind for name, kind in types.items()}
 
     def layouts(self) -> dict[str, tuple[Any, ...]]:
-        """Return the layouts of all types, and of what they are made of."""
+        """Return the layouts of all types and their nested types."""
         kinds = self.topics.values()
         return {k: v for kind in kinds for k, v in layouts_of(self._store, kind).items()}
 
     def of(self, number: int, record: Record) -> Iterator[BagMessage]:
-        """Give the messages of an answer, by its number from 0."""
-        # The pixels are not needed, but what they are about is.
+        """Yield the messages of an answer, by its number from 0."""
+        # Only the image's size, stamp and frame are needed, not its pixels.
         height, width = record.size
         frame = None
         if record.stamp_ns is not None:
@@ -78,16 +78,16 @@ class ResultMessages:
             text = self._make(TEXT, data=clean_text(answer.reasoning) + '\n')
             yield self._message('reasoning', TEXT, text, record.time_ns)
         yield self._message('result', RESULT, result.to_result(self._make, answer), record.time_ns)
-        if answer.frame is None or answer.status not in _SHOWN:
+        if answer.frame is None or answer.status not in _WITH_DISPLAYS:
             return
         labels = result.label_image(self._make, answer)
         yield self._message('label_image', IMAGE, labels, record.time_ns)
         for name, (kind, fill) in self._displays.items():
             yield self._message(name, kind, fill(self._make, answer), record.time_ns)
         if self._overlays is not None:
-            picture = cv2.cvtColor(self._overlays.read(number), cv2.COLOR_BGR2RGB)
+            image = cv2.cvtColor(self._overlays.read(number), cv2.COLOR_BGR2RGB)
             header = result.header_of(self._make, answer)
-            overlay = result.rgb_image(self._make, np.asarray(picture, np.uint8), header)
+            overlay = result.rgb_image(self._make, np.asarray(image, np.uint8), header)
             yield self._message('overlay', IMAGE, overlay, record.time_ns)
 
     def _message(self, name: str, kind: str, message: Any, time_ns: int) -> BagMessage:
@@ -100,7 +100,7 @@ class ResultMessages:
         return self._store.types[name](**fields)
 
 
-def _is_known(definitions: Definitions, kind: str) -> bool:
+def _is_installed(definitions: Definitions, kind: str) -> bool:
     try:
         definitions.require(kind)
     except UnknownType:
@@ -117,63 +117,65 @@ def write_bag(
     originals: bool = True,
     overlays: bool = True,
 ) -> list[str]:
-    """Write the bag with the results; it gets its name when it is complete.
+    """Write the bag with the results; it is moved to its final path when it is complete.
 
     Args:
-        source: the bag that was replayed.
-        folder: where the bag goes, and the overlays are.
-        records: the answers, in order; an error that they raise leaves no bag.
-        namespace: of the results' topics; topics of the original with the same names are replaced.
-        originals: whether the original's messages are in it too.
-        overlays: whether the pictures of the answers are.
+        source: the replayed bag.
+        folder: of the replay.
+        records: the answers, in order; after an exception from them there is no bag.
+        namespace: of the result topics; original topics of the same names are replaced.
+        originals: whether to copy the original messages.
+        overlays: whether to write the overlays.
 
     Returns:
-        Remarks for a person, about what was left out.
+        Warnings about topics that were not copied.
     """
-    made = ResultMessages(namespace, folder, overlays=overlays)
-    remarks: list[str] = []
+    results = ResultMessages(namespace, folder, overlays=overlays)
+    warnings: list[str] = []
     damage = source.damage
     path = folder.work / folder.bag.name
     with BagWriter(path) as bag:
-        copied = _add_originals(source, bag, made, remarks) if originals else set()
-        for topic, kind in made.topics.items():
+        copied = _add_originals(source, bag, results, warnings) if originals else set()
+        for topic, kind in results.topics.items():
             bag.add_topic(topic, kind)
         originals_in_order = source.messages(copied) if copied else iter(())
         answers = (
-            message for number, record in enumerate(records) for message in made.of(number, record)
+            message
+            for number, record in enumerate(records)
+            for message in results.of(number, record)
         )
         for message in heapq.merge(originals_in_order, answers, key=lambda entry: entry.stamp_ns):
             bag.write(message.topic, message.data, message.stamp_ns)
-    folder.place_bag(path)
+    folder.move_bag(path)
     if source.damage != damage:
-        remarks.append(source.damage)
-    return remarks
+        warnings.append(source.damage)
+    return warnings
 
 
 def _add_originals(
-    source: BagReader, bag: BagWriter, made: ResultMessages, remarks: list[str]
+    source: BagReader, bag: BagWriter, results: ResultMessages, warnings: list[str]
 ) -> set[str]:
-    remarks += source.remarks
+    warnings += source.warnings
     copied = set()
-    # Readers know one definition of each type; that of the results is this installation's.
-    declared = made.layouts()
+    # A bag has one definition of each type; for the results it is the installed one.
+    declared = results.layouts()
     for topic, kind in sorted(source.topics.items()):
-        if topic in made.topics:
-            remarks.append(f'The recorded {topic} is replaced; --namespace keeps both.')
+        if topic in results.topics:
+            warnings.append(f'The recorded {topic} is replaced; use --namespace to keep both.')
             continue
         interface = source.interface_of(topic)
         layouts = layouts_of(interface.typestore, kind)
         other = [name for name, layout in layouts.items() if declared.get(name, layout) != layout]
         if other:
-            remarks.append(
-                f'{topic} is left out of the new bag: its {other[0]} has other fields than '
-                'that of other topics in it.'
+            warnings.append(
+                f'{topic} is not copied to the new bag: its {other[0]} has other fields than on '
+                'other topics.'
             )
             continue
         try:
             bag.add_topic(topic, kind, interface=interface, qos=source.qos_of(topic))
         except BagError as error:
-            remarks.append(f'{topic} is left out of the new bag: {error}')
+            warnings.append(f'{topic} is not copied to the new bag: {error}')
             continue
         declared.update(layouts)
         copied.add(topic)

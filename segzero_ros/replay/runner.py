@@ -1,7 +1,6 @@
-"""The first half of a replay: every query through a pipeline, every answer into a line.
+"""Answer the queries of a replay, in this process and in workers.
 
-Queries are answered in this process and, where there are workers, in theirs; the lines come in the
-order of the queries whoever answered.
+Answers are logged in the order of the queries, whichever process answered.
 """
 
 from __future__ import annotations
@@ -19,29 +18,29 @@ from segzero_ros.replay.bag_frames import BagFrames
 from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.records import Record
 from segzero_ros.replay.schedule import QuerySchedule, ScheduledQuery
-from segzero_ros.replay.workers import answer_task, keep_answer, Task, WorkerPool
+from segzero_ros.replay.workers import answer_task, record_answer, Task, WorkerPool
 from segzero_ros.types import Answer, BadImage, S_TO_NS, Status
 
-# Called after each answer, in order: its number from 0, and the answer without its frame and its
-# objects, for many may wait for one before them.
+# Called after each answer, in order: its number from 0, and the answer without frame and objects,
+# to save memory while answers wait for an earlier one.
 OnAnswer = Callable[[int, Answer], None]
-# How many of this process's answers may wait to be drawn and written, and how many may wait for a
-# worker's answer before them.
-_UNDRAWN = 2
-_UNORDERED = 64
+# Answers of this process that may wait to be drawn, and answers that may wait for an earlier one
+# of a worker.
+_MAX_UNDRAWN = 2
+_MAX_UNORDERED = 64
 
 
 class ReplayRunner:
-    """Asks what is asked of a bag.
+    """Answers the queries of a bag.
 
     Args:
         bag: an open bag.
-        frames: the camera's in it.
+        frames: decodes the camera's frames.
         pipeline: answers in this process.
-        overlays: where the overlays go.
-        log: where the answers go.
-        workers: answer beside this process.
-        rate: how many seconds of the bag may pass in one; 0 for as many as can be done.
+        overlays: writes the overlays.
+        log: writes the answers.
+        workers: answer in other processes.
+        rate: playback rate, 1 for real time; 0 for as fast as possible.
     """
 
     def __init__(
@@ -61,23 +60,28 @@ class ReplayRunner:
         self._log = log
         self._workers = workers
         self._rate = rate
-        self._begun: tuple[int, float] | None = None
+        self._start: tuple[int, float] | None = None
 
-    def run(self, jobs: QuerySchedule, done: int, on_answer: OnAnswer) -> int:
-        """Ask everything from the job with the number `done` on; return how many jobs there are.
+    def run(self, schedule: QuerySchedule, done: int, on_answer: OnAnswer) -> int:
+        """Answer the queries from number `done` on; return the number of all queries.
+
+        Args:
+            schedule: the queries with their messages.
+            done: number of queries that are answered already.
+            on_answer: called after each answer, in order.
 
         Raises:
-            SegZeroError: an answer cannot be written, or a worker has ended.
+            SegZeroError: an answer cannot be written, or a worker has exited.
         """
         number = -1
         undrawn: deque[Future[Record]] = deque()
         reports = _Reports(on_answer)
-        with ThreadPoolExecutor(1, 'overlays') as drawer:
-            for number, job in enumerate(jobs.run(self._bag.messages(jobs.topics))):
+        with ThreadPoolExecutor(1, 'overlays') as drawing:
+            for number, scheduled in enumerate(schedule.run(self._bag.messages(schedule.topics))):
                 if number < done:
                     continue
-                self._wait_until(job.time_ns)
-                prepared = self._prepare(number, job)
+                self._wait_until(scheduled.time_ns)
+                prepared = self._prepare(number, scheduled)
                 if isinstance(prepared, Task):
                     future = self._workers.offer(prepared, self._log.add)
                     if future is not None:
@@ -86,8 +90,8 @@ class ReplayRunner:
                     answer = answer_task(self._pipeline, prepared)
                 else:
                     answer = prepared
-                undrawn.append(drawer.submit(self._keep, number, job.time_ns, answer))
-                while len(undrawn) > _UNDRAWN:
+                undrawn.append(drawing.submit(self._record, number, scheduled.time_ns, answer))
+                while len(undrawn) > _MAX_UNDRAWN:
                     undrawn.popleft().result()
                 reports.expect(number, _bare(answer))
             reports.finish()
@@ -95,53 +99,53 @@ class ReplayRunner:
                 future.result()
         return number + 1
 
-    def _prepare(self, number: int, job: ScheduledQuery) -> Task | Answer:
-        """Return what is to be answered, or the answer of a query that no model can answer."""
-        if job.complaint:
-            return Answer(job.query, Status.REJECTED, job.complaint)
-        if job.rgbd is None:
-            return Answer(job.query, Status.NO_IMAGE, job.absence)
+    def _prepare(self, number: int, scheduled: ScheduledQuery) -> Task | Answer:
+        """Return a task for the models, or the answer to a query without a usable frame."""
+        if scheduled.error:
+            return Answer(scheduled.query, Status.REJECTED, scheduled.error)
+        if scheduled.rgbd is None:
+            return Answer(scheduled.query, Status.NO_IMAGE, scheduled.no_image)
         try:
-            frame, remark = self._frames.frame(job.rgbd)
+            frame, warning = self._frames.frame(scheduled.rgbd)
         except BadImage as error:
-            return Answer(job.query, Status.ERROR, str(error))
-        age = (job.time_ns - job.rgbd.image.time_ns) / S_TO_NS
-        return Task(number, job.time_ns, job.query, frame, age, remark)
+            return Answer(scheduled.query, Status.ERROR, str(error))
+        age = (scheduled.time_ns - scheduled.rgbd.image.time_ns) / S_TO_NS
+        return Task(number, scheduled.time_ns, scheduled.query, frame, age, warning)
 
-    def _keep(self, number: int, time_ns: int, answer: Answer) -> Record:
-        kept = keep_answer(self._overlays, number, time_ns, answer)
-        self._log.add(number, *kept)
-        return kept.record
+    def _record(self, number: int, time_ns: int, answer: Answer) -> Record:
+        recorded = record_answer(self._overlays, number, time_ns, answer)
+        self._log.add(number, *recorded)
+        return recorded.record
 
     def _wait_until(self, time_ns: int) -> None:
-        """Wait until a moment of the bag has come, where it is played at a rate."""
+        """Wait for the time of a query, if there is a playback rate."""
         if not self._rate:
             return
-        if self._begun is None:
-            self._begun = time_ns, time.monotonic()
-        due = self._begun[1] + (time_ns - self._begun[0]) / S_TO_NS / self._rate
+        if self._start is None:
+            self._start = time_ns, time.monotonic()
+        due = self._start[1] + (time_ns - self._start[0]) / S_TO_NS / self._rate
         time.sleep(max(0.0, due - time.monotonic()))
 
 
 class _Reports:
-    """Reports answers in the order of their queries, each as soon as those before it are there."""
+    """Reports answers in the order of the queries, as soon as all earlier ones are done."""
 
     def __init__(self, on_answer: OnAnswer) -> None:
         self._on_answer = on_answer
         self._expected: deque[tuple[int, Future[Answer] | Answer]] = deque()
 
     def expect(self, number: int, answer: Future[Answer] | Answer) -> None:
-        """Add an answer, or one that a worker will give; report what can be reported."""
+        """Add an answer, or a worker's future one; report all that can be reported."""
         self._expected.append((number, answer))
         while self._expected:
             first = self._expected[0][1]
-            is_here = isinstance(first, Answer) or first.done()
-            if not is_here and len(self._expected) <= _UNORDERED:
+            is_done = isinstance(first, Answer) or first.done()
+            if not is_done and len(self._expected) <= _MAX_UNORDERED:
                 return
             self._report()
 
     def finish(self) -> None:
-        """Wait for the rest."""
+        """Wait for the remaining answers, and report them."""
         while self._expected:
             self._report()
 
@@ -151,12 +155,12 @@ class _Reports:
 
 
 def _bare(answer: Answer) -> Answer:
-    """Return an answer without its pixels, for many may wait for one before them."""
+    """Return an answer without its frame and objects, to save memory."""
     return replace(answer, frame=None, segments=())
 
 
-def _later(kept: Future[Record]) -> Future[Answer]:
-    """Return what will hold the answer of a record without its pixels."""
+def _later(recorded: Future[Record]) -> Future[Answer]:
+    """Return a future of the record's answer without its frame and objects."""
     bare: Future[Answer] = Future()
 
     def settle(done: Future[Record]) -> None:
@@ -167,5 +171,5 @@ def _later(kept: Future[Record]) -> Future[Answer]:
         else:
             bare.set_result(_bare(done.result().answer))
 
-    kept.add_done_callback(settle)
+    recorded.add_done_callback(settle)
     return bare

@@ -1,10 +1,9 @@
-"""From a bag's messages to queries with the frames that they are about, in one pass.
+"""Schedule of a replay: queries with their RGB-D messages, in one pass over the bag.
 
-A recorded camera is paired as the node pairs a live one, by `wire.frame_store`. A recorded query
-is about the frame that the node took then: the newest image whose own depth was here. Where the
-node had none, and where the image is given, a bag lets one wait: the image gets the depth and the
-intrinsics that came after it, too. Only images that are asked about are kept, and only until they
-are paired, so memory does not grow with the bag.
+Messages are paired as in the node, by `rgbd.buffer`. A recorded query gets the frame that the node
+used: the latest image whose depth had arrived. If there was none, and for queries about a given
+image, later depth and intrinsics are used too. Images are buffered only while a query waits for
+their depth, so memory does not grow with the bag.
 """
 
 from __future__ import annotations
@@ -23,28 +22,28 @@ from segzero_ros.rgbd.buffer import INFOS, pair, RgbdBuffer, RgbdMessages
 from segzero_ros.rgbd.message_buffer import JUMP_NS, read_stamp, StoredMessage
 from segzero_ros.types import Query, S_TO_NS
 
-# How long depth and intrinsics may come after their image, by the recorder's clock.
-PATIENCE_NS = S_TO_NS // 2
-# How many depth images are kept at least.
-DEPTHS = 4
+# Maximum delay of depth and intrinsics after their image, by the recorder's clock.
+MAX_WAIT_NS = S_TO_NS // 2
+# Minimum number of buffered depth images.
+MIN_DEPTHS = 4
 
 
 class ScheduledQuery(NamedTuple):
-    """One query, and what it is about.
+    """One query and its messages.
 
     Attributes:
-        query: the sentence and its id.
-        time_ns: when it is asked, by the recorder's clock.
-        rgbd: the image with its depth and intrinsics; None where there is none to ask about.
-        complaint: why it cannot be asked; empty when it can.
-        absence: why there is no image; empty when there is one.
+        query: text and id.
+        time_ns: time of the query, by the recorder's clock.
+        rgbd: the image with its depth and intrinsics; None without an image.
+        error: why the query is invalid; empty if it is valid.
+        no_image: why there is no image; empty if there is one.
     """
 
     query: Query
     time_ns: int
     rgbd: RgbdMessages | None
-    complaint: str = ''
-    absence: str = ''
+    error: str = ''
+    no_image: str = ''
 
 
 @dataclass(frozen=True)
@@ -57,22 +56,22 @@ class ScheduleLimits:
     max_pixels: int = MAX_PIXELS
 
 
-class _Asked(NamedTuple):
-    """A job that waits for what belongs to its image; complete with its messages or no image."""
+class _PendingQuery(NamedTuple):
+    """A query that waits for the depth and intrinsics of its image; ready if `image` is None."""
 
-    job: ScheduledQuery
+    scheduled: ScheduledQuery
     image: StoredMessage | None
 
 
 class QuerySchedule:
-    """Walks over the messages of a bag and gives each query when its frame is complete.
+    """Yields each query of a bag when its messages are complete.
 
     Args:
-        topics: the camera's.
-        plan: what is asked.
-        limits: the node's.
-        start_ns: the bag's start, from which `TimedQuery.at_ns` counts.
-        text_of: reads a recorded query.
+        topics: of the camera.
+        plan: the queries.
+        limits: of the node.
+        start_ns: the bag's start time, for `TimedQuery.at_ns`.
+        text_of: returns the text of a recorded query.
     """
 
     def __init__(
@@ -91,105 +90,105 @@ class QuerySchedule:
         timed = [ask for ask in plan.asks if ask.at_ns is not None]
         self._timed = deque(sorted(timed, key=lambda ask: ask.at_ns or 0))
         self._stamped = [ask for ask in plan.asks if ask.stamp_ns is not None]
-        # What the node would have had; used for recorded queries alone.
-        self._store = RgbdBuffer(limits.max_depth_offset_ns)
+        # The node's buffer; used only for recorded queries.
+        self._buffer = RgbdBuffer(limits.max_depth_offset_ns)
         self._newest: StoredMessage | None = None
         self._depths: deque[StoredMessage] = deque()
         self._infos: deque[StoredMessage] = deque()
-        self._waiting: deque[_Asked] = deque()
+        self._waiting: deque[_PendingQuery] = deque()
         self._count = 0
         self._first_ns: int | None = None
-        self._last_turn = -1
+        self._last_period = -1
         self.restarts = 0
 
     @property
     def topics(self) -> set[str]:
-        """What has to be read."""
+        """The topics to read."""
         recorded = {self._topics.queries} if self._plan.recorded else set()
         return self._topics.camera | recorded
 
     def run(self, messages: Iterable[BagMessage]) -> Iterator[ScheduledQuery]:
-        """Give the jobs, in the order in which they are asked.
+        """Yield the queries in the order of their times.
 
         Args:
-            messages: of `topics`, in the order in which they were received.
+            messages: of `topics`, in the order of their receive times.
         """
         for message in messages:
             self._now_ns = message.stamp_ns
-            self._ask_timed(self._now_ns - 1)
-            yield from self._take(message)
+            self._add_timed(self._now_ns - 1)
+            yield from self._receive(message)
             yield from self._complete(self._is_paired)
-        self._ask_timed(None)
+        self._add_timed(None)
         for ask in self._stamped:
-            absence = (
+            no_image = (
                 f'The bag has no image with the stamp {ask.stamp_ns} on {self._topics.image}.'
             )
-            self._ask(ask.text, ask.id, self._now_ns, None, absence)
-        yield from self._complete(lambda asked: True)
+            self._add(ask.text, ask.id, self._now_ns, None, no_image)
+        yield from self._complete(lambda pending: True)
 
-    def _take(self, message: BagMessage) -> Iterator[ScheduledQuery]:
+    def _receive(self, message: BagMessage) -> Iterator[ScheduledQuery]:
         if self._plan.recorded and message.topic == self._topics.queries:
-            absence = '' if self._newest else 'There is no image: none was recorded before.'
-            text, rgbd = self._text_of(message), self._store.latest_paired()
-            self._ask(text, '', message.stamp_ns, self._newest, absence, rgbd)
+            no_image = '' if self._newest else 'There is no image: none was recorded before.'
+            text, rgbd = self._text_of(message), self._buffer.latest_paired()
+            self._add(text, '', message.stamp_ns, self._newest, no_image, rgbd)
             return
         if self._plan.recorded:
-            self._put(message)
+            self._store(message)
         stored = StoredMessage(message.data, read_stamp(message.data), message.stamp_ns)
         if message.topic == self._topics.image:
             if self._newest is not None and _jumped(self._newest, stored):
                 self.restarts += 1
             self._take_image(stored)
             return
-        kept = self._depths if message.topic == self._topics.depth else self._infos
-        if kept and _jumped(kept[-1], stored):
-            # What still waits from before the jump is paired with what was there before.
+        buffered = self._depths if message.topic == self._topics.depth else self._infos
+        if buffered and _jumped(buffered[-1], stored):
+            # Queries from before the jump are paired with messages from before it.
             limit = stored.time_ns + JUMP_NS
             yield from self._complete(lambda a: a.image is None or a.image.time_ns > limit)
-            kept.clear()
-        kept.append(stored)
-        self._prune(kept, DEPTHS if kept is self._depths else INFOS)
+            buffered.clear()
+        buffered.append(stored)
+        self._prune(buffered, MIN_DEPTHS if buffered is self._depths else INFOS)
 
-    def _put(self, message: BagMessage) -> None:
-        """Store a message as the node would have."""
+    def _store(self, message: BagMessage) -> None:
+        """Store a message in the node's buffer."""
         put = {
-            self._topics.image: self._store.put_image,
-            self._topics.depth: self._store.put_depth,
-        }.get(message.topic, self._store.put_info)
+            self._topics.image: self._buffer.put_image,
+            self._topics.depth: self._buffer.put_depth,
+        }.get(message.topic, self._buffer.put_info)
         put(message.data, message.stamp_ns)
 
     def _take_image(self, image: StoredMessage) -> None:
         self._newest = image
         if self._first_ns is None:
             self._first_ns = image.arrived_ns
-            self._ask_timed(image.arrived_ns)
+            self._add_timed(image.arrived_ns)
         for ask in [ask for ask in self._stamped if ask.stamp_ns == image.stamp_ns]:
-            self._ask(ask.text, ask.id, image.arrived_ns, image)
+            self._add(ask.text, ask.id, image.arrived_ns, image)
             self._stamped.remove(ask)
-        turn = self._turn(image.arrived_ns - self._first_ns)
-        if turn > self._last_turn:
-            self._last_turn = turn
+        period = self._period_of(image.arrived_ns - self._first_ns)
+        if period > self._last_period:
+            self._last_period = period
             for text in self._plan.texts:
-                self._ask(text, '', image.arrived_ns, image)
+                self._add(text, '', image.arrived_ns, image)
 
-    def _turn(self, since_ns: int) -> int:
-        """Return the how manieth frame that may be asked about comes after this much time."""
-        return since_ns // self._plan.every_ns if self._plan.every_ns else self._last_turn + 1
+    def _period_of(self, since_ns: int) -> int:
+        """Return the index of the query period at a time since the first image."""
+        return since_ns // self._plan.every_ns if self._plan.every_ns else self._last_period + 1
 
-    def _ask_timed(self, until_ns: int | None) -> None:
-        """Ask what is due; before the first image, all waits for it."""
+    def _add_timed(self, until_ns: int | None) -> None:
+        """Add the timed queries that are due; before the first image they wait for it."""
         while self._timed and self._newest is not None and self._is_due(self._timed[0], until_ns):
             ask = self._timed.popleft()
             time_ns = max(self._time_of(ask), self._first_ns or 0)
             age_ns = time_ns - self._newest.arrived_ns
-            absence = ''
+            no_image = ''
             if 0 < self._limits.max_image_age_ns < age_ns:
-                absence = (
+                no_image = (
                     'There is no image newer than camera.max_image_age, '
                     f'{self._limits.max_image_age_ns / S_TO_NS:g} s: the newest on '
                     f'{self._topics.image} was received {age_ns / S_TO_NS:.1f} s before.'
                 )
-            self._ask(ask.text, ask.id, time_ns, None if absence else self._newest, absence)
+            self._add(ask.text, ask.id, time_ns, None if no_image else self._newest, no_image)
 
     def _time_of(self, ask: TimedQuery) -> int:
         return self._start_ns + (ask.at_ns or 0)
@@ -197,51 +196,57 @@ class QuerySchedule:
     def _is_due(self, ask: TimedQuery, until_ns: int | None) -> bool:
         return until_ns is None or self._time_of(ask) <= until_ns
 
-    def _ask(
+    def _add(
         self,
         text: str,
         name: str,
         time_ns: int,
         image: StoredMessage | None,
-        absence: str = '',
+        no_image: str = '',
         rgbd: RgbdMessages | None = None,
     ) -> None:
-        """Take in a query about an image, or about messages that is complete."""
-        tidied, complaint = read_query(text, self._limits.max_query_length)
+        """Add a query about an image, or about complete messages."""
+        tidied, error = read_query(text, self._limits.max_query_length)
         self._count += 1
         query = Query(tidied, name or f'{self._count:06d}')
-        if complaint or absence:
+        if error or no_image:
             image = rgbd = None
-        job = ScheduledQuery(query, time_ns, rgbd, complaint, absence)
-        self._waiting.append(_Asked(job, None if rgbd else image))
+        scheduled = ScheduledQuery(query, time_ns, rgbd, error, no_image)
+        self._waiting.append(_PendingQuery(scheduled, None if rgbd else image))
 
-    def _is_paired(self, asked: _Asked) -> bool:
-        """Return whether nothing that comes later could belong to the image any more."""
-        if asked.image is None or self._now_ns > asked.image.arrived_ns + PATIENCE_NS:
+    def _is_paired(self, pending: _PendingQuery) -> bool:
+        """Return whether no later message can belong to the image."""
+        if pending.image is None or self._now_ns > pending.image.arrived_ns + MAX_WAIT_NS:
             return True
-        time_ns = asked.image.time_ns
-        for topic, kept in (
+        time_ns = pending.image.time_ns
+        for topic, buffered in (
             (self._topics.depth, self._depths),
             (self._topics.camera_info, self._infos),
         ):
-            # Far behind the image is what came before a recording that starts anew.
-            if topic and not (kept and 0 <= kept[-1].time_ns - time_ns <= JUMP_NS):
+            # Stamps far after the image's are from before a restart of the recording.
+            if topic and not (buffered and 0 <= buffered[-1].time_ns - time_ns <= JUMP_NS):
                 return False
         return True
 
-    def _complete(self, ready: Callable[[_Asked], bool]) -> Iterator[ScheduledQuery]:
+    def _complete(self, ready: Callable[[_PendingQuery], bool]) -> Iterator[ScheduledQuery]:
         while self._waiting and ready(self._waiting[0]):
-            job, image = self._waiting.popleft()
+            scheduled, image = self._waiting.popleft()
             if image is not None:
                 offset_ns = self._limits.max_depth_offset_ns
-                job = job._replace(rgbd=pair(image, self._depths, self._infos, offset_ns))
-            yield job
+                scheduled = scheduled._replace(
+                    rgbd=pair(image, self._depths, self._infos, offset_ns)
+                )
+            yield scheduled
 
-    def _prune(self, kept: deque[StoredMessage], least: int) -> None:
-        """Forget what lies before the oldest image that may still be asked about."""
+    def _prune(self, buffered: deque[StoredMessage], minimum: int) -> None:
+        """Remove messages from before the oldest image that is still needed."""
         oldest = next((a.image for a in self._waiting if a.image is not None), self._newest)
-        while len(kept) > least and oldest is not None and kept[1].time_ns <= oldest.time_ns:
-            kept.popleft()
+        while (
+            len(buffered) > minimum
+            and oldest is not None
+            and buffered[1].time_ns <= oldest.time_ns
+        ):
+            buffered.popleft()
 
 
 def _jumped(before: StoredMessage, after: StoredMessage) -> bool:

@@ -1,6 +1,6 @@
-"""Which of a bag's topics are the camera: by type, by what their first messages hold, by name.
+"""Detect a camera's topics in a bag, by type, content and name.
 
-The one choice for all that reads bags: replay, evaluation, training rows, the simulated camera.
+Used by replay, evaluation, training rows and the simulated camera.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ __all__ = [
 
 INFO = 'sensor_msgs/msg/CameraInfo'
 TEXT = 'std_msgs/msg/String'
-# In place of a topic's name: none is wanted.
+# Instead of a topic's name: do not use any.
 NONE = 'none'
 
 _ALIGNED = re.compile(r'aligned|registered')
-# A transport with less than this share of the messages of another was recorded by chance.
-_LEAST_SHARE = 0.5
+# A transport with a smaller fraction of the messages of another one is ignored.
+_MIN_SHARE = 0.5
 
 
 class NoTopic(BagError):
-    """The bag does not hold what is asked for, or several of it; the text lists what it holds."""
+    """The bag has no such topic, or several; the message lists its topics."""
 
 
 class SeveralCameras(NoTopic):
-    """The bag holds several cameras.
+    """The bag has several cameras.
 
     Attributes:
         images: their image topics.
@@ -66,32 +66,32 @@ class Topics:
     """The topics of one camera.
 
     Attributes:
-        image: colour images.
-        depth: depth images in the same pixels; empty without any.
-        camera_info: the intrinsics; empty without any.
-        queries: queries that were recorded; empty without any.
-        remarks: for a person: what was left out and why, and what may be wrong with the rest.
-        no_depth: why depth that was recorded is left out; empty where none is.
-        no_info: the same of the intrinsics.
+        image: topic of the colour images.
+        depth: topic of depth images of the same size; empty without any.
+        camera_info: topic of the intrinsics; empty without any.
+        queries: topic of recorded queries; empty without any.
+        warnings: sentences about ignored topics and possible problems.
+        no_depth: why recorded depth is not used; empty otherwise.
+        no_info: why recorded intrinsics are not used; empty otherwise.
     """
 
     image: str
     depth: str = ''
     camera_info: str = ''
     queries: str = ''
-    remarks: tuple[str, ...] = field(default=(), compare=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
     no_depth: str = field(default='', compare=False)
     no_info: str = field(default='', compare=False)
 
     @property
     def camera(self) -> set[str]:
-        """The names that are there."""
+        """The camera's topics."""
         return {name for name in (self.image, self.depth, self.camera_info) if name}
 
 
 @dataclass(frozen=True)
 class _Info:
-    """A topic with intrinsics, the size of images that they are for (0: not said), its frame."""
+    """A topic with intrinsics, their image size (0: unknown) and their frame."""
 
     topic: str
     size: tuple[int, int]
@@ -105,71 +105,72 @@ class _Info:
 def find_topics(
     bag: BagReader, image: str = '', depth: str = '', camera_info: str = '', queries: str = ''
 ) -> Topics:
-    """Find the camera in a bag.
+    """Find the camera's topics in a bag.
 
-    Of one camera's topics, raw images go before those of transports, colour before grey; of
-    several cameras none is chosen. Depth must have the image's size; what has its optical frame
-    goes first, then what is aligned by name. Depth and intrinsics of another optical frame are
-    not taken without a remark, and those of another camera not at all.
+    Raw images are preferred to transports, and colour to grey. Depth must have the image's size;
+    the same optical frame is preferred, then an aligned topic by name. Depth and intrinsics of
+    another optical frame give a warning; those of another camera are not used.
 
     Args:
         bag: an open bag.
-        image: the topic to take instead; empty to find it.
-        depth: the same; `none` for no depth.
-        camera_info: the same; `none` for none.
-        queries: the same; `none` for none.
+        image: image topic; empty to detect it.
+        depth: depth topic; empty to detect it, `none` for no depth.
+        camera_info: topic of the intrinsics; empty to detect it, `none` for no intrinsics.
+        queries: topic of recorded queries; empty to detect it, `none` for no queries.
 
     Raises:
         NoTopic: there is no such topic.
-        SeveralCameras: there are several.
+        SeveralCameras: there are several cameras.
     """
     images = find_image_topics(bag)
-    remarks: list[str] = []
-    colour = _choose_image(bag, images, image, remarks)
-    found_depth = _choose_depth(bag, images, colour, depth, remarks)
-    no_depth = '' if found_depth else _joined(remarks)
+    warnings: list[str] = []
+    colour = _choose_image(bag, images, image, warnings)
+    found_depth = _choose_depth(bag, images, colour, depth, warnings)
+    no_depth = '' if found_depth else _joined(warnings)
     of_info: list[str] = []
     info = _choose_info(bag, images, colour, camera_info, of_info)
     no_info = '' if info else _joined(of_info)
-    remarks += of_info
+    warnings += of_info
     if not info:
-        remarks.append('There is no camera_info for the camera, so there are no poses.')
-    asked = _choose_queries(bag, queries)
-    return Topics(colour.topic, found_depth, info, asked, tuple(remarks), no_depth, no_info)
+        warnings.append('There is no camera_info for the camera, so there are no poses.')
+    query_topic = _choose_queries(bag, queries)
+    return Topics(colour.topic, found_depth, info, query_topic, tuple(warnings), no_depth, no_info)
 
 
-def _joined(remarks: list[str]) -> str:
-    return '; '.join(remark.rstrip('.') for remark in remarks)
+def _joined(warnings: list[str]) -> str:
+    return '; '.join(warning.rstrip('.') for warning in warnings)
 
 
 def _choose_image(
-    bag: BagReader, images: list[ImageTopic], wanted: str, remarks: list[str]
+    bag: BagReader, images: list[ImageTopic], requested: str, warnings: list[str]
 ) -> ImageTopic:
-    colours = [topic for topic in images if not topic.is_depth and not topic.fault]
+    colours = [topic for topic in images if not topic.is_depth and not topic.error]
     names = ', '.join(topic.topic for topic in colours)
-    if wanted:
+    if requested:
         for topic in images:
-            if topic.topic == wanted:
+            if topic.topic == requested:
                 return topic
         raise NoTopic(
-            f'{bag.path} has no images on {wanted!r}; '
-            + (f'it has some on {names}.' if names else f'{_holds(bag)}.')
+            f'{bag.path} has no images on {requested!r}; '
+            + (f'it has images on {names}.' if names else f'{_contents(bag)}.')
         )
     if not colours:
-        faults = [
-            f'{t.topic}: {t.fault.rstrip(".")}' for t in images if t.fault and not t.is_depth
+        errors = [
+            f'{t.topic}: {t.error.rstrip(".")}' for t in images if t.error and not t.is_depth
         ]
-        unread = f' ({"; ".join(faults)})' if faults else ''
-        raise NoTopic(f'{bag.path} has no colour images that can be read{unread}; {_holds(bag)}.')
+        unread = f' ({"; ".join(errors)})' if errors else ''
+        raise NoTopic(
+            f'{bag.path} has no colour images that can be read{unread}; {_contents(bag)}.'
+        )
     coloured = [topic for topic in colours if not topic.is_grey] or colours
-    # Depth that was painted for people, or made a JPEG, is no camera beside one.
-    painted = [topic for topic in coloured if topic.is_named_depth]
-    if len(painted) < len(coloured):
+    # Colour-mapped or JPEG depth is not a second camera.
+    coloured_depth = [topic for topic in coloured if topic.is_named_depth]
+    if len(coloured_depth) < len(coloured):
         coloured = [topic for topic in coloured if not topic.is_named_depth]
-        remarks += [
+        warnings += [
             f'{topic.topic} is left out: its name says depth, and its images cannot be decoded as '
             'depth; --image takes it for the camera.'
-            for topic in painted
+            for topic in coloured_depth
         ]
     if len({topic.camera for topic in coloured}) > 1:
         raise SeveralCameras(
@@ -180,41 +181,45 @@ def _choose_image(
 
 
 def _best(topics: list[ImageTopic]) -> ImageTopic:
-    """Return the topic of one camera that is nearest to the raw image and is not cut short."""
+    """Return the preferred topic of one camera, without incomplete ones."""
     most = max(topic.count for topic in topics)
     return min(
         topics,
-        key=lambda topic: (topic.count < _LEAST_SHARE * most, topic.transport_rank, topic.topic),
+        key=lambda topic: (topic.count < _MIN_SHARE * most, topic.transport_rank, topic.topic),
     )
 
 
-def _holds(bag: BagReader) -> str:
+def _contents(bag: BagReader) -> str:
     topics = sorted(f'{name} ({kind})' for name, kind in bag.topics.items())
-    unread = '; '.join(f'{name} cannot be read: {why}' for name, why in bag.left_out.items())
+    unread = '; '.join(f'{name} cannot be read: {why}' for name, why in bag.unreadable.items())
     if not topics:
         return unread or 'it is empty'
     return f'it has {", ".join(topics)}' + (f'; {unread}' if unread else '')
 
 
 def _choose_depth(
-    bag: BagReader, images: list[ImageTopic], image: ImageTopic, wanted: str, remarks: list[str]
+    bag: BagReader,
+    images: list[ImageTopic],
+    image: ImageTopic,
+    requested: str,
+    warnings: list[str],
 ) -> str:
-    if wanted == NONE:
+    if requested == NONE:
         return ''
-    if wanted:
-        return _named(bag, wanted, (IMAGE, COMPRESSED), 'depth images')
-    # The same depth by several transports is one.
+    if requested:
+        return _require_topic(bag, requested, (IMAGE, COMPRESSED), 'depth images')
+    # Group the transports of the same depth.
     cameras: dict[str, list[ImageTopic]] = {}
     for topic in images:
         if topic.is_depth and topic is not image:
             cameras.setdefault(topic.raw, []).append(topic)
     fitting = []
     for transports in cameras.values():
-        readable = [topic for topic in transports if not topic.fault]
+        readable = [topic for topic in transports if not topic.error]
         depth = _best(readable or transports)
         reason = _why_not_depth(depth, image, images)
         if reason:
-            remarks.append(f'{depth.topic} is left out: {reason}')
+            warnings.append(f'{depth.topic} is left out: {reason}')
         else:
             fitting.append(depth)
     if not fitting:
@@ -224,23 +229,23 @@ def _choose_depth(
         key=lambda depth: (
             _other_frame(depth.frame_id, image.frame_id),
             _ALIGNED.search(depth.topic) is None,
-            -_kinship(depth.topic, image.topic),
+            -_shared_parts(depth.topic, image.topic),
             depth.transport_rank,
             depth.topic,
         ),
     )
     if _other_frame(found.frame_id, image.frame_id):
-        remarks.append(
+        warnings.append(
             f'The depth on {found.topic} has the optical frame {found.frame_id!r}, the image '
             f'{image.frame_id!r}: where it is not registered to the image, poses are wrong; '
-            '--depth none leaves it out.'
+            'use --depth none to ignore it.'
         )
     return found.topic
 
 
 def _why_not_depth(depth: ImageTopic, image: ImageTopic, images: list[ImageTopic]) -> str:
-    if depth.fault:
-        return f'its images cannot be decoded: {depth.fault}'
+    if depth.error:
+        return f'its images cannot be decoded: {depth.error}'
     if depth.size and image.size and depth.size != image.size:
         return (
             f'its depth images have {depth.size[0]}x{depth.size[1]} pixels, those of '
@@ -252,13 +257,17 @@ def _why_not_depth(depth: ImageTopic, image: ImageTopic, images: list[ImageTopic
 
 
 def _choose_info(
-    bag: BagReader, images: list[ImageTopic], image: ImageTopic, wanted: str, remarks: list[str]
+    bag: BagReader,
+    images: list[ImageTopic],
+    image: ImageTopic,
+    requested: str,
+    warnings: list[str],
 ) -> str:
-    if wanted == NONE:
-        remarks.append(f'camera_info is left out by --camera-info {NONE}.')
+    if requested == NONE:
+        warnings.append(f'camera_info is left out by --camera-info {NONE}.')
         return ''
-    if wanted:
-        return _named(bag, wanted, (INFO,), 'camera_info')
+    if requested:
+        return _require_topic(bag, requested, (INFO,), 'camera_info')
     infos = _infos(bag)
     rejected = []
     for info in sorted(
@@ -266,7 +275,7 @@ def _choose_info(
         key=lambda info: (
             info.camera != image.camera,
             _other_frame(info.frame_id, image.frame_id),
-            -_kinship(info.topic, image.topic),
+            -_shared_parts(info.topic, image.topic),
             info.topic,
         ),
     ):
@@ -275,12 +284,12 @@ def _choose_info(
             rejected.append(f'{info.topic} is not used for {image.topic}: {reason}')
             continue
         if _other_frame(info.frame_id, image.frame_id):
-            remarks.append(
+            warnings.append(
                 f'The intrinsics on {info.topic} have the optical frame {info.frame_id!r}, the '
                 f'image {image.frame_id!r}: where they are of another camera, poses are wrong.'
             )
         return info.topic
-    remarks += rejected
+    warnings += rejected
     return ''
 
 
@@ -290,7 +299,7 @@ def _infos(bag: BagReader) -> list[_Info]:
         if kind == INFO and counts[name]:
             message = next(first_messages(bag, name), None)
             if message is not None:
-                # A region of the sensor and binned pixels count as the image has them.
+                # Sizes after ROI and binning, as of the image.
                 intrinsics = intrinsics_from(message)
                 size = message.width, message.height
                 if intrinsics is not None:
@@ -300,10 +309,10 @@ def _infos(bag: BagReader) -> list[_Info]:
 
 
 def _why_not_info(info: _Info, image: ImageTopic, images: list[ImageTopic]) -> str:
-    """Return why intrinsics are not for an image."""
+    """Return why intrinsics do not belong to an image; empty if they do."""
     take = f'; --camera-info {info.topic} takes it all the same.'
     is_own = info.camera == image.camera
-    # A camera's own intrinsics are scaled with an image that was resized as a whole.
+    # A camera's own intrinsics are scaled to a resized image.
     scalable = is_own or (info.frame_id and info.frame_id == image.frame_id)
     if not _fits(info.size, image.size, scalable=bool(scalable)):
         return f'it is for images of {info.size[0]}x{info.size[1]} pixels, and these have ' + (
@@ -326,37 +335,37 @@ def _fits(size: tuple[int, int], of: tuple[int, int] | None, *, scalable: bool) 
 
 
 def _other_owner(topic: str, frame_id: str, image: ImageTopic, images: list[ImageTopic]) -> str:
-    """Return an image topic of another camera, with which a topic shares more of its name.
+    """Return an image topic of another camera that a topic belongs to by its name; else ''.
 
-    Of a topic with the image's own optical frame, that is another camera only where it has the
-    same frame too, which then tells nothing.
+    A topic with the image's optical frame belongs to another camera only if that one has the same
+    frame too.
     """
     is_same = bool(frame_id and frame_id == image.frame_id)
-    own = _kinship(topic, image.topic)
+    own = _shared_parts(topic, image.topic)
     namespace = topic.rsplit('/', 1)[0]
     others = [
         other.topic
         for other in images
         if other.camera != image.camera
         and other.raw != topic
-        and _kinship(topic, other.topic) > own
+        and _shared_parts(topic, other.topic) > own
         and not (is_same and (other.is_depth or other.frame_id != frame_id))
-        # What was painted of depth lies beside it, and is no camera.
+        # Colour-mapped depth next to the depth is not a camera.
         and not (other.is_named_depth and not other.is_depth and other.camera == namespace)
     ]
-    return max(others, key=lambda other: _kinship(topic, other), default='')
+    return max(others, key=lambda other: _shared_parts(topic, other), default='')
 
 
 def _other_frame(frame_id: str, image_frame_id: str) -> bool:
-    """Return whether two optical frames are known to be different."""
+    """Return whether two optical frames differ; False if one is unknown."""
     return bool(frame_id and image_frame_id and frame_id != image_frame_id)
 
 
-def _choose_queries(bag: BagReader, wanted: str) -> str:
-    if wanted == NONE:
+def _choose_queries(bag: BagReader, requested: str) -> str:
+    if requested == NONE:
         return ''
-    if wanted:
-        return _named(bag, wanted, (TEXT,), 'queries')
+    if requested:
+        return _require_topic(bag, requested, (TEXT,), 'queries')
     counts = bag.counts
     named = [
         name
@@ -371,13 +380,13 @@ def _choose_queries(bag: BagReader, wanted: str) -> str:
     return named[0] if named else ''
 
 
-def _named(bag: BagReader, wanted: str, kinds: tuple[str, ...], what: str) -> str:
-    if bag.topics.get(wanted) in kinds:
-        return wanted
-    raise NoTopic(f'{bag.path} has no {what} on {wanted!r}; {_holds(bag)}.')
+def _require_topic(bag: BagReader, requested: str, kinds: tuple[str, ...], what: str) -> str:
+    if bag.topics.get(requested) in kinds:
+        return requested
+    raise NoTopic(f'{bag.path} has no {what} on {requested!r}; {_contents(bag)}.')
 
 
-def _kinship(topic: str, other: str) -> int:
-    """Return how many leading parts of their names two topics share."""
+def _shared_parts(topic: str, other: str) -> int:
+    """Return the number of leading name parts that two topics share."""
     pairs = zip(topic.split('/'), other.split('/'), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -1,8 +1,7 @@
-"""Processes with models of their own, which answer queries of a replay beside the replay's own.
+"""Worker processes with their own models, which answer queries of a replay in parallel.
 
-For models that need no GPU, little memory and one processor each. A worker is given a decoded
-frame and gives back what is kept of the answer, after writing its overlay. It ends with the
-replay, however that ends: its pipe is closed then.
+For models that need no GPU, little memory and one CPU each. A worker gets a decoded frame, writes
+the overlay and returns the record. It exits with the replay, whose pipe is closed then.
 """
 
 from __future__ import annotations
@@ -27,30 +26,30 @@ from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.records import Record, record_of, with_frame
 from segzero_ros.types import Answer, Frame, Query, SegZeroError, Timing
 
-# Several copies of these fit a machine, and each computes with one processor.
+# Models that can be loaded several times, and use one CPU each.
 _LIGHT = {'reasoner.backend': 'attributes', 'segmenter.backend': 'grabcut'}
-# More processes than this wait for the bag to be read and written.
-_MOST = 8
-# One process keeps so many processors busy: it answers, draws overlays and writes the bag at once.
-_BUSY_ALONE = 2
-# Starting a process costs about as much as answering so many queries.
-_WORTH_STARTING = 40
+# With more processes, reading and writing the bag is the bottleneck.
+_MAX_WORKERS = 8
+# CPUs that the main process uses to answer, draw overlays and write the bag.
+_MAIN_PROCESS_CPUS = 2
+# Starting a process takes about as long as answering this many queries.
+_MIN_QUERIES_PER_WORKER = 40
 
 
 class WorkerError(SegZeroError):
-    """Workers cannot be had, or one has ended; the text names the cause and what to do."""
+    """Workers cannot be used, or one has exited; the message has the reason and a hint."""
 
 
 class Task(NamedTuple):
     """A query about a frame.
 
     Attributes:
-        number: the query's, from 0.
-        time_ns: when it is asked, by the recorder's clock.
-        query: what is asked.
-        frame: what it is about.
-        frame_age: the frame's age when it is asked, seconds.
-        remark: for the answer's message: what the frame lacks.
+        number: of the query, from 0.
+        time_ns: time of the query, by the recorder's clock.
+        query: text and id.
+        frame: the frame to query.
+        frame_age: the frame's age at the time of the query, seconds.
+        warning: about the frame, for the answer's message.
     """
 
     number: int
@@ -58,72 +57,79 @@ class Task(NamedTuple):
     query: Query
     frame: Frame
     frame_age: float
-    remark: str
+    warning: str
 
 
-class Kept(NamedTuple):
-    """What is kept of an answer, and what it took."""
+class TimedRecord(NamedTuple):
+    """An answer's record and its durations."""
 
     record: Record
     timing: Timing
 
 
-# Called with an answer's number from 0, and what is kept of it.
-OnKept = Callable[[int, Record, Timing], None]
+# Called with an answer's number from 0, its record and its durations.
+OnRecord = Callable[[int, Record, Timing], None]
 
 
 def answer_task(pipeline: Pipeline, task: Task) -> Answer:
-    """Return the pipeline's answer to a query; what can go wrong is the answer's status."""
+    """Return the pipeline's answer to a query; its status reports failures."""
     answer = pipeline.answer(task.frame, task.query, frame_age=task.frame_age)
-    return replace(answer, message=f'{answer.message} {task.remark}'.strip())
+    return replace(answer, message=f'{answer.message} {task.warning}'.strip())
 
 
-def keep_answer(overlays: OverlayFiles, number: int, time_ns: int, answer: Answer) -> Kept:
-    """Write an answer's overlay and return what else is kept of it.
+def record_answer(
+    overlays: OverlayFiles, number: int, time_ns: int, answer: Answer
+) -> TimedRecord:
+    """Write an answer's overlay and return its record.
+
+    Args:
+        overlays: writes the overlay.
+        number: of the answer, from 0.
+        time_ns: time of the query, by the recorder's clock.
+        answer: the answer.
 
     Raises:
         OutputError: the overlay cannot be written.
     """
     record = record_of(answer, time_ns)
-    # Drawn from the record, which holds nothing that depends on this machine's clock.
+    # Drawn from the record, which does not depend on this machine's clock.
     overlays.write(number, with_frame(record, answer.frame))
-    return Kept(record, answer.timing)
+    return TimedRecord(record, answer.timing)
 
 
-def count_workers(parameters: Mapping[str, Any], wanted: int, expected: int) -> int:
-    """Return how many processes are to answer, this one among them.
+def count_workers(parameters: Mapping[str, Any], requested: int, expected: int) -> int:
+    """Return the number of processes that answer, including this one.
 
     Args:
-        parameters: the node's.
-        wanted: as many as the user asked for; 0 for as many as pay.
-        expected: how many queries there are.
+        parameters: of the node.
+        requested: number that the user requested; 0 for automatic.
+        expected: number of queries.
 
     Raises:
-        WorkerError: more than one are wanted of models of which there can be one only.
+        WorkerError: several were requested for models that can be loaded only once.
     """
     heavy = [
-        f'{name} {parameters[name]!r}'
+        f'{name.partition(".")[0]} {parameters[name]!r}'
         for name, light in _LIGHT.items()
         if parameters[name] != light
     ]
-    if wanted > 1 and heavy:
+    if requested > 1 and heavy:
         raise WorkerError(
-            f'The {" and the ".join(heavy)} cannot be loaded several times beside each other: '
-            'leave out --workers.'
+            f'The {" and the ".join(heavy)} cannot be loaded several times: do not use --workers.'
         )
-    if wanted or heavy:
-        return max(wanted, 1)
-    idle = len(os.sched_getaffinity(0)) - _BUSY_ALONE
-    return 1 + max(0, min(idle, _MOST - 1, expected // _WORTH_STARTING))
+    if requested or heavy:
+        return max(requested, 1)
+    idle = len(os.sched_getaffinity(0)) - _MAIN_PROCESS_CPUS
+    return 1 + max(0, min(idle, _MAX_WORKERS - 1, expected // _MIN_QUERIES_PER_WORKER))
 
 
 class WorkerPool:
-    """Workers that are given tasks while they have few; a full pool gives them back.
+    """Workers with short queues; a full pool rejects tasks.
 
     Args:
-        count: how many processes; 0 for a pool that is always full.
-        parameters: the node's, for their models.
-        folder: where the overlays go.
+        count: number of processes; 0 for a pool that is always full.
+        parameters: of the node, for the models.
+        folder: of the replay.
 
     Attributes:
         started: for each worker, done when its models are loaded.
@@ -134,90 +140,90 @@ class WorkerPool:
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(max(count, 1), 'worker')
         self.started = [self._threads.submit(self._start, worker) for worker in self._workers]
-        self._free_places = threading.Semaphore(0)
+        self._free_slots = threading.Semaphore(0)
 
-    def offer(self, task: Task, on_kept: OnKept) -> Future[Record] | None:
-        """Hand a task to a worker.
+    def offer(self, task: Task, on_record: OnRecord) -> Future[Record] | None:
+        """Submit a task to a worker.
 
         Args:
-            task: what is to be answered.
-            on_kept: called from one of the pool's threads when it is.
+            task: the query and its frame.
+            on_record: called from one of the pool's threads with the result.
 
         Returns:
-            The answer's record; None where each worker has a task to do and another waiting.
+            The answer's record; None if all workers have a running and a waiting task.
         """
-        if not self._free_places.acquire(blocking=False):
+        if not self._free_slots.acquire(blocking=False):
             return None
-        return self._threads.submit(self._run, task, on_kept)
+        return self._threads.submit(self._run, task, on_record)
 
     def close(self) -> None:
-        """End the workers after what they are doing; what waits is cancelled."""
+        """Stop the workers after their running tasks; cancel the waiting ones."""
         self._threads.shutdown(cancel_futures=True)
         for worker in self._workers:
             worker.close()
 
     @property
     def process_ids(self) -> list[int | None]:
-        """The workers' process ids; None for one that is not started yet."""
+        """The workers' process IDs; None for a worker that has not been started yet."""
         return [worker.process_id for worker in self._workers]
 
     @property
     def start_error(self) -> str:
-        """Why a worker could not be started; empty when all could, or may still be."""
+        """Why a worker could not be started; empty without an error so far."""
         errors = (start.exception() for start in self.started if start.done())
         return next((str(error) for error in errors if error is not None), '')
 
     def _start(self, worker: _Worker) -> None:
         worker.start()
         self._idle.put(worker)
-        # One task to do and one that waits, so that it need not wait for the next.
-        self._free_places.release(2)
+        # One running and one waiting task, to keep the worker busy.
+        self._free_slots.release(2)
 
-    def _run(self, task: Task, on_kept: OnKept) -> Record:
+    def _run(self, task: Task, on_record: OnRecord) -> Record:
         worker = self._idle.get()
         try:
-            kept = worker.answer(task)
+            timed = worker.answer(task)
         finally:
             self._idle.put(worker)
-            self._free_places.release()
-        on_kept(task.number, *kept)
-        return kept.record
+            self._free_slots.release()
+        on_record(task.number, *timed)
+        return timed.record
 
 
 class _Worker:
-    """A process and this process's end of the pipe to it."""
+    """A worker process and the pipe to it."""
 
     def __init__(self, parameters: Mapping[str, Any], folder: Path) -> None:
-        # A fork would inherit locks that threads of this process hold.
+        # A fork would inherit locks held by other threads.
         context = multiprocessing.get_context('spawn')
-        self._pipe, theirs = context.Pipe()
-        self._theirs = theirs
+        self._pipe, remote_end = context.Pipe()
+        self._remote_end = remote_end
         self._process = context.Process(
-            target=_serve, args=(theirs, dict(parameters), folder), daemon=True
+            target=_serve, args=(remote_end, dict(parameters), folder), daemon=True
         )
 
     @property
     def process_id(self) -> int | None:
-        """The process's id, None before it is started."""
+        """The process ID; None before the start."""
         return self._process.pid
 
     def start(self) -> None:
-        """Start the process; return when its models are loaded."""
+        """Start the process and wait until its models are loaded."""
         self._process.start()
-        self._theirs.close()
+        self._remote_end.close()
         self._receive()
 
-    def answer(self, task: Task) -> Kept:
-        """Have a task done; raise what went wrong with it there."""
+    def answer(self, task: Task) -> TimedRecord:
+        """Run a task; raise the worker's exception, if any."""
         try:
             self._pipe.send(task)
         except OSError as error:
             raise self._ended() from error
-        kept: Kept = self._receive()
-        return kept
+        timed: TimedRecord = self._receive()
+        return timed
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the process."""
         self._pipe.close()
         if self._process.pid is not None:
             self._process.join()
@@ -234,14 +240,14 @@ class _Worker:
     def _ended(self) -> WorkerError:
         self._process.join()
         return WorkerError(
-            f'A process that answered queries has ended (exit code {self._process.exitcode}); '
-            'run the same command again with --workers 1, it goes on after what is answered.'
+            f'A worker process has exited (code {self._process.exitcode}); run the same command '
+            'again with --workers 1 to resume the replay.'
         )
 
 
 def _serve(pipe: Connection, parameters: Mapping[str, Any], path: Path) -> None:
-    """Answer tasks until the pipe is closed; what a worker process runs."""
-    # Ctrl-C reaches all processes of a terminal: this one ends with its pipe.
+    """Answer tasks until the pipe is closed; the main function of a worker process."""
+    # Ctrl-C reaches all processes of a terminal; this one exits when its pipe is closed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     overlays = OverlayFiles(ReplayOutput(path))
     try:
@@ -253,10 +259,10 @@ def _serve(pipe: Connection, parameters: Mapping[str, Any], path: Path) -> None:
     with suppress(EOFError):
         while True:
             task: Task = pipe.recv()
-            reply: Kept | SegZeroError
+            reply: TimedRecord | SegZeroError
             try:
                 answer = answer_task(pipeline, task)
-                reply = keep_answer(overlays, task.number, task.time_ns, answer)
+                reply = record_answer(overlays, task.number, task.time_ns, answer)
             except SegZeroError as error:
                 reply = error
             pipe.send(reply)

@@ -1,4 +1,4 @@
-"""Generated table-top scenes with their whole truth."""
+"""Generated table-top scenes with complete ground truth."""
 
 from segzero_ros.simulation.motion import make_motion
 from segzero_ros.simulation.scenes import make_scene, Scene, SceneObject, Sentence

@@ -1,6 +1,6 @@
-"""Sentences that name a thing by what it is for: who answers them must know, not only look.
+"""Sentences that name an object by its use (affordance), which need world knowledge.
 
-The truth is certain: a scene in which something else would do at a pinch is not asked about.
+They are unambiguous: no sentence is made if another object of the scene could also be used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from segzero_ros.simulation.scenes import Scene, Sentence
 
 KIND, DIFFICULTY = 'use', 'knowledge'
 
-# What is asked; the class that is meant; classes that would do at a pinch.
+# Sentences; the target class; classes that could also be used.
 _USES: tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...] = (
     (
         ('something to drink coffee from', 'what would you pour hot tea into?'),
@@ -57,10 +57,10 @@ _USES: tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...] = (
 )
 
 
-def affordance_sentences(scene: Scene, most: int) -> list[Sentence]:
-    """Return up to so many sentences about what things are for, each about another class.
+def affordance_sentences(scene: Scene, max_count: int) -> list[Sentence]:
+    """Return up to `max_count` sentences about uses, each of another class.
 
-    The same scene gives the same sentences. All things of the class are meant.
+    Deterministic for a scene. All objects of the class are targets.
     """
     rng = np.random.default_rng((scene.seed, 1))
     describer = Describer(scene)
@@ -69,8 +69,8 @@ def affordance_sentences(scene: Scene, most: int) -> list[Sentence]:
         texts, kind, others = _USES[number]
         truth = describer.of_classes((kind,), others)
         targets = tuple(int(index) for index in np.flatnonzero(truth == 1))
-        # Half hidden things of the class are neither meant nor not meant.
+        # Partly hidden objects of the class are ambiguous.
         if targets and not ((truth > 0) & (truth < 1)).any():
             text = texts[int(rng.integers(len(texts)))]
             found.append(Sentence(text, KIND, DIFFICULTY, targets))
-    return found[:most]
+    return found[:max_count]

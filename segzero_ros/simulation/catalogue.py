@@ -1,6 +1,6 @@
-"""The things that stand on the tables: how each is put together, in metres, from `solids`.
+"""Catalogue of objects, composed of `solids`, in metres.
 
-Paints: 0 body, 1 accent (cap, spine), 2 inside, 3 pages and other pale parts.
+Paint indices: 0 body, 1 accent (cap, spine), 2 inside, 3 pages and other pale parts.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def mug(rng: Rng, scale: float) -> Solid:
         Part(Ring(0.006, inner), INSIDE),
         Part(Ring(height, radius, inner)),
     ]
-    # The handle is a ring through the wall, of which only the outer part is there.
+    # The handle is a ring through the wall, of which only the outer part is kept.
     for surface in (
         cylinder(outer_grip, -half_width, half_width),
         cylinder(grip, -half_width, half_width),

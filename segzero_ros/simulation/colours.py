@@ -1,4 +1,4 @@
-"""Colours that a person can name, and what a person might also call them."""
+"""Colours with their names, and other names that people may use."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Paint:
     rgb: Rgb
 
 
-# Hue in degrees, saturation and value: (low, high) each. Between neighbours there is a gap of hue
-# that no paint of the generator falls into, so that each can be named.
+# Ranges of hue in degrees, saturation and value. Neighbours are separated by a gap of hue without
+# paints, so that names are unambiguous.
 _RANGES: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
     ('red', ''): ((-7, 5), (0.82, 0.95), (0.68, 0.84)),
     ('red', 'dark'): ((-6, 2), (0.80, 0.95), (0.44, 0.54)),
@@ -55,7 +55,7 @@ for _name, _shade in _RANGES:
     SHADES[_name] = (*SHADES.get(_name, ()), _shade)
 NAMES = tuple(SHADES)
 
-# What somebody might also call an object of this colour: such a sentence is not asked.
+# Other names that people may use for this colour: no sentence is made with them.
 ALSO: dict[str, tuple[str, ...]] = {
     'red': ('orange', 'pink', 'brown'),
     'orange': ('red', 'brown', 'yellow'),
@@ -89,7 +89,7 @@ WORDS: dict[str, tuple[tuple[str, str | None], ...]] = {
 
 
 def mix(rng: np.random.Generator, name: str, shade: str = '') -> Paint:
-    """Return some paint of this name and shade."""
+    """Return a random paint of a name and shade."""
     (hue_low, hue_high), saturation, value = _RANGES[name, shade]
     hue = rng.uniform(hue_low, hue_high) % 360 / 360
     rgb = colorsys.hsv_to_rgb(hue, rng.uniform(*saturation), rng.uniform(*value))
@@ -97,17 +97,17 @@ def mix(rng: np.random.Generator, name: str, shade: str = '') -> Paint:
 
 
 def difference(one: Rgb, other: Rgb) -> float:
-    """Return how far apart two sRGB colours look (CIE 1976 ΔE)."""
+    """Return the colour difference of two sRGB colours (CIE 1976 ΔE)."""
     return float(differences(one, np.array([other]))[0])
 
 
 def differences(one: Rgb, others: Array) -> Array:
-    """Return (N,) how far each of (N, 3) sRGB colours looks from one (CIE 1976 ΔE)."""
+    """Return (N,) colour differences of (N, 3) sRGB colours to one (CIE 1976 ΔE)."""
     return np.asarray(np.linalg.norm(_lab(others) - _lab(np.array([one])), axis=1))
 
 
 def alike(one: Rgb, other: Rgb) -> bool:
-    """Return whether two colours have about the same hue, where both have one."""
+    """Return whether two colours have similar hues, if both are chromatic."""
     (hue, saturation, _), (other_hue, other_saturation, _) = (
         colorsys.rgb_to_hsv(*rgb) for rgb in (one, other)
     )
@@ -116,7 +116,7 @@ def alike(one: Rgb, other: Rgb) -> bool:
 
 
 def _lab(srgb: Array) -> Array:
-    # The textbook formulas with the D65 white point; OpenCV's would want an image.
+    # Standard formulas with the D65 white point; OpenCV needs an image.
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array(
         [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]

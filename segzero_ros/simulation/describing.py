@@ -1,7 +1,7 @@
-"""Which words are true of which objects: yes, no, or "somebody might say so".
+"""Truth of descriptions for objects: yes (1), no (0) or ambiguous (0.5).
 
-Truth is 1, 0 or 0.5 for each object; a sentence is only asked when no object is at 0.5, so a
-person who looks at the picture finds it unambiguous. `and` is the minimum.
+A sentence is made only if no object is at 0.5, so that it is unambiguous to people. A conjunction
+is the minimum.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from segzero_ros.simulation.scenes import Scene
 Truth = NDArray[np.float64]
 YES, MAYBE, NO = 1.0, 0.5, 0.0
 
-# Object too hidden or too small to ask about, or to be sure that a person counts it.
-_LEAST_VISIBLE = 0.45
-_LEAST_AREA = 0.0012  # of the picture: 370 pixels of 640 × 480
+# Objects below this visible fraction or area are ambiguous.
+_MIN_VISIBLE = 0.45
+_MIN_AREA = 0.0012  # of the image: 370 pixels of 640 × 480
 
-# An object with less than this share in its body's colour is of no one colour.
+# An object with a smaller fraction of its body's colour has no single colour.
 _PLAIN = 0.62
 
-# Noun: (plural, classes that it names, classes that somebody might call so).
+# Noun: (plural, classes that it names, ambiguous classes).
 NOUNS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'box': ('boxes', ('box',), ('book',)),
     'block': ('blocks', ('box',), ('book',)),
@@ -47,7 +47,7 @@ _EVERYTHING = ('box', 'can', 'ball', 'cone', 'mug', 'bowl', 'plate', 'bottle', '
 ANYTHING: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     noun: (noun + 's', _EVERYTHING, ('napkin', 'cable')) for noun in ('object', 'thing', 'item')
 }
-# Adjective of shape: classes that it fits, classes that somebody might say it of.
+# Shape adjective: classes that it fits, ambiguous classes.
 SHAPES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     'round': (('ball',), ('plate', 'bowl', 'can', 'mug', 'cone', 'bottle', 'pen')),
     'spherical': (('ball',), ()),
@@ -64,13 +64,13 @@ SHAPES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @dataclass(frozen=True, eq=False)
 class Phrase:
-    """A description without its article, and what it is true of.
+    """A description without its article, and its truth.
 
     Attributes:
         one: singular, as in 'red box'.
         many: plural.
         truth: for each object of the scene.
-        properties: how many properties it names.
+        properties: number of properties that it names.
     """
 
     one: str
@@ -80,29 +80,29 @@ class Phrase:
 
     @property
     def sure(self) -> bool:
-        """Whether nobody could see it otherwise."""
+        """Whether it is unambiguous."""
         return not (self.truth == MAYBE).any()
 
     @property
     def targets(self) -> tuple[int, ...]:
-        """Indices of the objects that it is true of."""
+        """Indices of the objects for which it is true."""
         return tuple(int(index) for index in np.flatnonzero(self.truth == YES))
 
     @property
     def unique(self) -> bool:
-        """Whether it surely means exactly one object."""
+        """Whether it unambiguously means exactly one object."""
         return self.sure and len(self.targets) == 1
 
 
 class Describer:
-    """The words that fit one scene's objects."""
+    """Descriptions of one scene's objects."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.objects = scene.objects
         height, width = scene.labels.shape
-        self._least_area = _LEAST_AREA * height * width
-        # The most that can be said of each object: nothing of what is gone, "maybe" of a corner.
+        self._least_area = _MIN_AREA * height * width
+        # Maximum truth for each object: 0 for a hidden one, 0.5 for a barely visible one.
         self._certainty = np.array([self._certain(index) for index in range(len(self.objects))])
         self.x = np.array([item.centre[0] for item in self.objects]) / width
         self.y = np.array([item.centre[1] for item in self.objects]) / height
@@ -117,7 +117,7 @@ class Describer:
         item = self.objects[index]
         if item.kind == 'crumb' or item.area == 0:
             return NO
-        clear = item.visible >= _LEAST_VISIBLE and item.area >= self._least_area
+        clear = item.visible >= _MIN_VISIBLE and item.area >= self._least_area
         return YES if clear and not item.clutter else MAYBE
 
     def noun(self, noun: str) -> Phrase:
@@ -133,12 +133,12 @@ class Describer:
         return Phrase(f'{adjective} {noun}', f'{adjective} {bare.many}', truth, 1)
 
     def coloured(self, word: str, bare: Phrase) -> Phrase:
-        """Return a phrase with a word for a colour in front."""
+        """Return a phrase with a colour word in front."""
         truth = np.minimum(bare.truth, self.colour(word))
         return Phrase(f'{word} {bare.one}', f'{word} {bare.many}', truth, bare.properties + 1)
 
     def colour(self, word: str) -> Truth:
-        """Return of which objects a word for a colour is true."""
+        """Return the truth of a colour word for each object."""
         name, shade = COLOUR_WORDS[word]
         truth = np.zeros(len(self.objects))
         for index, item in enumerate(self.objects):
@@ -152,7 +152,7 @@ class Describer:
         return np.asarray(np.minimum(truth, self._certainty))
 
     def words_of(self, index: int) -> list[str]:
-        """Return the colour words that are true of an object."""
+        """Return the colour words that are true for an object."""
         item = self.objects[index]
         words = colours.WORDS[item.colour]
         return [word for word, shade in words if shade in (None, item.shade)]
@@ -162,7 +162,7 @@ class Describer:
         return [noun for noun, (_, sure, _) in NOUNS.items() if self.objects[index].kind in sure]
 
     def of_classes(self, sure: tuple[str, ...], maybe: tuple[str, ...]) -> Truth:
-        """Return which objects are of the sure classes, and which may pass for one of them."""
+        """Return the truth for each object: 1 for the sure classes, 0.5 for the ambiguous ones."""
         truth = [
             YES if item.kind in sure else MAYBE if item.kind in maybe else NO
             for item in self.objects

@@ -1,4 +1,4 @@
-"""Which things stand where on which table, under which camera."""
+"""Random layout of a scene: objects, table, light and camera."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segzero_ros.types import Intrinsics
 
 Rng = np.random.Generator
 
-# Objects keep at least this far from the picture's border, as a share of its size.
+# Minimum distance of objects from the image border, as a fraction of its size.
 _BORDER = 0.025
 _ATTEMPTS = 40
 _TOGETHER = 0.5
@@ -25,7 +25,7 @@ _TOGETHER = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A table, what stands on it, the light, the camera and its look."""
+    """A table with its objects, light, camera and the camera's look."""
 
     camera: Camera
     room: Room
@@ -37,12 +37,12 @@ class Setting:
 
 
 def make_setting(rng: Rng, width: int, height: int, clutter: float) -> Setting:
-    """Return a random table.
+    """Return a random setting.
 
     Args:
-        rng: source of everything.
-        width: of the picture, pixels.
-        height: of the picture, pixels.
+        rng: random generator.
+        width: of the image, pixels.
+        height: of the image, pixels.
         clutter: 0 for a tidy table, 1 for about five pieces of clutter.
     """
     camera = _camera(rng, width, height)
@@ -77,7 +77,7 @@ def _camera(rng: Rng, width: int, height: int) -> Camera:
 
 
 def _choose(rng: Rng, ground: Ground) -> list[Thing]:
-    """Return things without places: few classes and few colours, so that some share them."""
+    """Return objects without positions; few classes and colours, so that some share them."""
     names = [name for name in colours.NAMES if not _hidden_on(ground, name)]
     palette = rng.choice(names, size=min(len(names), int(rng.integers(3, 6))), replace=False)
     kinds = rng.choice(list(catalogue.CLASSES), size=int(rng.integers(3, 6)), replace=False)
@@ -90,7 +90,7 @@ def _choose(rng: Rng, ground: Ground) -> list[Thing]:
 
 
 def _hidden_on(ground: Ground, name: str) -> bool:
-    """Return whether a colour is too like the table for a person to see it at once."""
+    """Return whether a colour has too little contrast to the table."""
     for shade in colours.SHADES[name]:
         rgb = colours.mix(np.random.default_rng(0), name, shade).rgb
         if colours.difference(rgb, ground.mean) < 28:
@@ -148,7 +148,7 @@ def _place(
     things: list[Thing],
     before: list[Thing] | None = None,
 ) -> list[Thing]:
-    """Return the things that found a free place in the picture, each where it stands."""
+    """Return the objects that fit into the image, with their positions."""
     placed: list[Thing] = list(before or ())
     start = len(placed)
     boxes = [_picture_box(camera, thing) for thing in placed]
@@ -168,7 +168,7 @@ def _place(
 def _somewhere(
     rng: Rng, camera: Camera, room: Room, thing: Thing, boxes: list[Array]
 ) -> Thing | None:
-    """Return the thing somewhere on the table, often close to one that stands there already."""
+    """Return the object at a random position on the table, often close to another one."""
     k = camera.intrinsics
     pixel = rng.uniform((0.04, 0.12), (0.96, 0.96)) * (k.width, k.height)
     if boxes and not thing.clutter and rng.random() < _TOGETHER:
@@ -195,13 +195,13 @@ def _inside(camera: Camera, box: Array) -> bool:
 
 
 def _free(thing: Thing, others: list[Thing]) -> bool:
-    """Return whether a thing's footprint stands clear of all others."""
+    """Return whether an object's footprint is clear of all others."""
     return all(apart(thing, other) for other in others)
 
 
 def apart(one: Thing, other: Thing) -> bool:
-    """Return whether two things stand clear of each other."""
-    # Separating axes of the two footprints' rectangles, widened by a finger's breadth.
+    """Return whether two objects are clear of each other."""
+    # Separating axes of the footprints' rectangles, with a gap.
     gap = 0.006
     offset = (other.centre - one.centre)[:2]
     for axis in np.concatenate([one.axes[:2, :2].T, other.axes[:2, :2].T]):
@@ -216,7 +216,7 @@ def apart(one: Thing, other: Thing) -> bool:
 
 
 def _seen(box: Array, others: list[Array], clutter: bool) -> bool:
-    """Return whether no two boxes in the picture hide too much of each other."""
+    """Return whether a box in the image does not overlap too much with others."""
     allowed = 0.1 if clutter else 0.5
     area = (box[2] - box[0]) * (box[3] - box[1])
     for other in others:

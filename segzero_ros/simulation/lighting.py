@@ -1,6 +1,6 @@
-"""Light: soft cast shadows, contact shadows, Lambert shading and highlights.
+"""Lighting: soft cast shadows, contact shadows, Lambert shading and highlights.
 
-Light is linear here; a gamma of 2 stands for sRGB's curve.
+Light is linear; a gamma of 2 approximates sRGB.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _STEP = 2
 
 @dataclass(frozen=True, eq=False)
 class Light:
-    """One lamp or window, and what comes from everywhere.
+    """One lamp or window, and ambient light.
 
     Attributes:
         directions: (N, 3) unit vectors towards points of the lamp; their spread softens shadows.
         strength: linear, of the lamp.
         tint: colour of the lamp.
-        ambient: linear, of the light from everywhere.
+        ambient: linear, of the ambient light.
     """
 
     directions: Array
@@ -49,7 +49,7 @@ class Light:
 
 
 def lamp(rng: np.random.Generator, samples: int = 6) -> Light:
-    """Return a lamp or window at a random place over the table."""
+    """Return a lamp or window at a random position over the table."""
     azimuth, height = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(38, 72))
     middle = np.array(
         [np.cos(azimuth) * np.cos(height), np.sin(azimuth) * np.cos(height), np.sin(height)]
@@ -84,9 +84,9 @@ def illuminate(
     """Return the (H, W, 3) linear light that reaches the camera.
 
     Args:
-        camera: where it is seen from.
-        view: what each pixel sees.
-        things: what casts shadows.
+        camera: the camera.
+        view: the visible surface of each pixel.
+        things: the objects, which cast shadows.
         light: the lamp.
         colours: (H, W, 3) sRGB of the surfaces, 0 to 1.
         gloss: (H, W) strength of the highlight.
@@ -97,7 +97,7 @@ def illuminate(
     )
     normals = view.normals
     lambert = np.maximum(normals @ light.towards.astype(np.float32), 0) * lit
-    # Less of the surroundings reaches what faces down or is close to the table.
+    # Less ambient light reaches surfaces that face down or are close to the table.
     open_sky = 0.72 + 0.28 * normals[..., 2]
     height = np.clip(view.points[..., 2], 0, 0.04).astype(np.float32) / 0.04
     open_sky = np.where(on_things, open_sky * (0.7 + 0.3 * height), open_sky)
@@ -119,7 +119,7 @@ def _shine(camera: Camera, view: View, light: Light, shiny: Mask) -> Values:
     middle = to_camera + light.towards.astype(np.float32)
     middle /= np.sqrt(np.einsum('ij,ij->i', middle, middle))[:, None]
     cosine = np.maximum(np.einsum('ij,ij->i', view.normals[shiny], middle), 0)
-    # The 32nd and the 160th power, by squaring: np.power takes far longer.
+    # The 32nd and the 160th power, by squaring, which is faster than np.power.
     wide = cosine
     for _ in range(5):
         wide = wide * wide
@@ -128,7 +128,7 @@ def _shine(camera: Camera, view: View, light: Light, shiny: Mask) -> Values:
 
 
 def _on_table(camera: Camera, view: View, things: Sequence[Thing], light: Light) -> Values:
-    """Return (H, W) how much of the lamp reaches the table, wherever things are in the way."""
+    """Return (H, W) the fraction of the lamp's light that reaches the table."""
     height, width = view.labels.shape
     rows, columns = np.mgrid[0:height:_STEP, 0:width:_STEP].astype(np.float64)
     rays = camera.rays(columns, rows)
@@ -154,7 +154,7 @@ def _on_table(camera: Camera, view: View, things: Sequence[Thing], light: Light)
 
 
 def _on_things(view: View, things: Sequence[Thing], light: Light) -> Values:
-    """Return (H, W) how much of the lamp reaches the things; 1 elsewhere."""
+    """Return (H, W) the fraction of the lamp's light that reaches the objects; 1 elsewhere."""
     height, width = view.labels.shape
     labels = view.labels[::_STEP, ::_STEP]
     lit = np.ones(labels.shape, np.float32)
@@ -176,7 +176,7 @@ def _on_things(view: View, things: Sequence[Thing], light: Light) -> Values:
                 blocked[chosen] = np.isfinite(thing.hit(points[chosen], rays).distance)
         reached -= blocked.astype(np.float32) / len(samples)
     lit[on_things] = reached
-    # Spread only among things, so that the table's light does not leak over their edges.
+    # Interpolate only within objects, so that the table's light does not leak over their edges.
     weight = on_things.astype(np.float32)
     spread = cv2.GaussianBlur(lit * weight, (0, 0), 0.9)
     shared = spread / np.maximum(cv2.GaussianBlur(weight, (0, 0), 0.9), 1e-3)
@@ -184,7 +184,7 @@ def _on_things(view: View, things: Sequence[Thing], light: Light) -> Values:
 
 
 def _contact(camera: Camera, view: View, things: Sequence[Thing]) -> Values:
-    """Return (H, W) how much of the surroundings' light reaches the table beside things."""
+    """Return (H, W) the fraction of the ambient light that reaches the table near objects."""
     height, width = view.labels.shape
     points = view.points[::_STEP, ::_STEP]
     openness = np.ones(points.shape[:2], np.float32)

@@ -1,4 +1,4 @@
-"""Scenes that go on: objects slide, the camera sways, every object keeps its id."""
+"""Image sequences of a scene: objects slide, the camera sways, ids are constant."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLANS = 60
 
 @dataclass(frozen=True, eq=False)
 class _Slide:
-    """How one thing moves: to `shift` away and turned by `turn` at the end, slow at both ends."""
+    """The motion of one object by `shift` and `turn`, with smooth start and end."""
 
     index: int
     shift: Array
@@ -48,19 +48,19 @@ def make_motion(
     sway: float = 0.06,
     rate: float = 30.0,
 ) -> Iterator[Scene]:
-    """Yield the scenes of a film; the first one has sentences.
+    """Yield the scenes of a sequence; the first one has sentences.
 
-    Objects keep their place in Scene.objects; one that is out of sight has area 0.
+    Objects keep their index in Scene.objects; an invisible one has area 0.
 
     Args:
-        seed: the same seed and options give the same film.
-        n_frames: how many scenes.
-        width: of the picture, pixels.
-        height: of the picture, pixels.
-        depth_noise: 1 for a usual depth camera, 0 for the true depth without holes.
+        seed: the same seed and options give the same sequence.
+        n_frames: number of scenes.
+        width: of the image, pixels.
+        height: of the image, pixels.
+        depth_noise: 1 for a typical depth camera, 0 for the true depth without holes.
         clutter: 0 for a tidy table, 1 for about five pieces of clutter.
-        moving: how many objects slide, at most.
-        sway: how far the camera moves to either side, metres; 0 for a camera that stands still.
+        moving: maximum number of sliding objects.
+        sway: amplitude of the camera's motion, metres; 0 for a fixed camera.
         rate: scenes per second, for the stamps.
     """
     rng = np.random.default_rng(seed)
@@ -89,7 +89,7 @@ def _slid(
 
 
 def _plan(rng: Rng, setting: Setting, moving: int) -> tuple[_Slide, ...]:
-    """Return ways over the table on which nothing bumps into anything."""
+    """Return collision-free motions on the table."""
     slides: tuple[_Slide, ...] = ()
     movable = [i for i, thing in enumerate(setting.things) if not thing.clutter]
     for _ in range(_PLANS):
@@ -120,7 +120,7 @@ def _clear(setting: Setting, slides: tuple[_Slide, ...]) -> bool:
 
 
 def _swayed(camera: Camera, sway: float, share: float, phase: Array) -> Camera:
-    """Return the camera on its smooth way, its gaze held on about the same place."""
+    """Return the moving camera, which points to about the same position."""
     sideways = sway * (math.sin(2 * math.pi * share + phase[0]) - math.sin(phase[0]))
     lift = 0.5 * sway * (math.sin(2 * math.pi * share + phase[1]) - math.sin(phase[1]))
     right, down, forward = camera.axes.T

@@ -1,4 +1,4 @@
-"""Where things are in the picture and to each other, with margins."""
+"""Positions of objects in the image and relative to each other, with margins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Rng = np.random.Generator
 
 ORDINALS = ('', 'first', 'second', 'third', 'fourth', 'fifth')
 
-# How each relation is said; {0} and {1} are the other objects.
+# Texts of each relation; {0} and {1} are the reference objects.
 RELATIONS: dict[str, tuple[str, ...]] = {
     'left': ('left of {0}', 'to the left of {0}'),
     'right': ('right of {0}', 'to the right of {0}'),
@@ -38,7 +38,7 @@ _PLACES = {
 
 
 def extreme(d: Describer, rng: Rng, phrase: Phrase) -> tuple[str, int | None]:
-    """Return words such as 'leftmost box' and the object, or None where two are about equal."""
+    """Return a phrase such as 'leftmost box' and the object, or None if it is ambiguous."""
     words = list(_SIDES)[int(rng.integers(len(_SIDES)))]
     text = words.format(phrase.one)
     if not phrase.sure or len(phrase.targets) < 2:
@@ -49,7 +49,7 @@ def extreme(d: Describer, rng: Rng, phrase: Phrase) -> tuple[str, int | None]:
     corner = {'left': 0, 'top': 1, 'right': 2, 'bottom': 3}[side]
     scale = (width, height)[corner % 2] * (1 if corner < 2 else -1)
     border = np.array([item.box[corner] / scale for item in d.objects])
-    # First by its middle and by its border: otherwise people disagree.
+    # It must be first by its centre and by its border, else it is ambiguous.
     for values, margin in ((middle, 0.06), (border, 0.03)):
         order = sorted(phrase.targets, key=lambda i: values[i])
         if values[order[1]] - values[order[0]] < margin:
@@ -59,7 +59,7 @@ def extreme(d: Describer, rng: Rng, phrase: Phrase) -> tuple[str, int | None]:
 
 
 def position(d: Describer, rng: Rng, phrase: Phrase) -> tuple[str, int | None]:
-    """Return words such as 'box in the top right' and the only object there, or None."""
+    """Return a phrase such as 'box in the top right' and the only object there, or None."""
     words = list(_PLACES)[int(rng.integers(len(_PLACES)))]
     inside, perhaps = _regions(d, *_PLACES[words])
     truth = np.minimum(phrase.truth, np.select([inside, perhaps], [YES, MAYBE], NO))
@@ -68,7 +68,7 @@ def position(d: Describer, rng: Rng, phrase: Phrase) -> tuple[str, int | None]:
 
 
 def _regions(d: Describer, x: float, y: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which objects are inside a region of the picture, and which perhaps."""
+    """Return which objects are inside a region of the image, and which are ambiguous."""
     inside, perhaps = np.ones(len(d.objects), bool), np.ones(len(d.objects), bool)
     both = x == 0.5 and y == 0.5
     for values, place in ((d.x, x), (d.y, y)):
@@ -82,7 +82,7 @@ def _regions(d: Describer, x: float, y: float) -> tuple[NDArray[np.bool_], NDArr
 
 
 def relate(d: Describer, name: str, anchors: list[int], phrase: Phrase) -> Truth:
-    """Return of which objects a relation to other objects is true."""
+    """Return the truth of a relation to reference objects for each object."""
     if name == 'between':
         truth = _between(d, anchors[0], anchors[1])
     elif name == 'nearest':
@@ -94,7 +94,7 @@ def relate(d: Describer, name: str, anchors: list[int], phrase: Phrase) -> Truth
 
 
 def _beside(d: Describer, name: str, anchor: int) -> Truth:
-    # In units of the picture's width, so that slopes are those on the screen.
+    # In units of the image width, to keep slopes.
     height, width = d.scene.labels.shape
     right = d.x - d.x[anchor]
     down = (d.y - d.y[anchor]) * height / width
@@ -108,7 +108,7 @@ def _beside(d: Describer, name: str, anchor: int) -> Truth:
 
 
 def _nearest(d: Describer, anchor: int, phrase: Phrase) -> Truth:
-    """Return which of the phrase's objects is nearest to another, in the picture and in space."""
+    """Return which of the phrase's objects is nearest to another, in the image and in space."""
     truth = np.full(len(d.objects), NO)
     members = [index for index in phrase.targets if index != anchor]
     if not phrase.sure or len(members) < 2:

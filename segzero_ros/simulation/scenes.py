@@ -1,7 +1,7 @@
-"""Seeded pictures of table-tops with their whole truth: `make_scene` and `make_motion`.
+"""Seeded table-top scenes with complete ground truth: `make_scene` and `make_motion`.
 
-The pictures are traced from true surfaces, so colour, depth, masks and poses agree exactly; the
-sentences' objects are computed from that truth.
+Images are ray-traced, so colour, depth, masks and poses agree exactly; the targets of sentences
+are computed from the ground truth.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class SceneObject:
-    """The truth about one thing in a picture.
+    """The ground truth of one object in an image.
 
     Attributes:
         id: its value in Scene.labels, from 1; the same in every scene of one motion.
@@ -36,16 +36,16 @@ class SceneObject:
         colour: the colour's plain name.
         shade: 'light', 'dark' or ''.
         size: 'small', 'medium' or 'large' for its class.
-        accents: further colours that it shows (a label, the inside), by name.
-        plain: share of its visible pixels that have its body's colour, 0 to 1.
+        accents: names of its other colours (a label, the inside).
+        plain: fraction of its visible pixels in its body's colour, 0 to 1.
         clutter: whether no sentence is about it.
-        round: whether turning it about its upright axis changes nothing.
+        round: whether it is symmetric about its upright axis.
         pose: its true box in the camera's optical frame; the box's z axis is the table's normal.
-        range: from the camera to the middle of its box, metres.
+        range: from the camera to the centre of its box, metres.
         box: tight box of its visible pixels (x1, y1, x2, y2); all 0 when it is not visible.
         centre: mean of its visible pixels (x, y); NaN when it is not visible.
         area: number of its visible pixels.
-        visible: visible share of the pixels that it would show if it stood alone.
+        visible: its visible fraction, relative to its pixels without occlusion.
     """
 
     id: int
@@ -67,7 +67,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Sentence:
-    """Something a person might ask about a scene.
+    """A query about a scene.
 
     Attributes:
         text: the sentence.
@@ -86,17 +86,17 @@ class Sentence:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture and all that is true of it.
+    """An image with its ground truth.
 
     Attributes:
-        seed: what it was made from.
+        seed: of the scene.
         frame: colour, measured depth and intrinsics.
         depth: (H, W) float32 the true depth, metres.
         labels: (H, W) int16: the visible object's id, or 0 and less for table, floor and wall.
-        objects: clutter included; object i has id i + 1.
+        objects: including clutter; object i has id i + 1.
         plane: the table's plane (a, b, c, d) in the optical frame: a·x + b·y + c·z + d = 0, with a
             unit normal away from the table.
-        sentences: what may be asked, grouped by kind.
+        sentences: the queries, grouped by kind.
     """
 
     seed: int
@@ -125,18 +125,18 @@ def make_scene(
 
     Args:
         seed: the same seed and options give the same scene, bit for bit.
-        width: of the picture, pixels.
-        height: of the picture, pixels.
-        depth_noise: 1 for a usual depth camera, 0 for the true depth without holes.
+        width: of the image, pixels.
+        height: of the image, pixels.
+        depth_noise: 1 for a typical depth camera, 0 for the true depth without holes.
         clutter: 0 for a tidy table, 1 for about five pieces of clutter.
-        sentences: whether to make sentences too.
+        sentences: whether to make sentences.
     """
     rng = np.random.default_rng(seed)
     setting = make_setting(rng, width, height, clutter)
     scene = render(setting, rng, seed=seed, depth_noise=depth_noise)
     if not sentences:
         return scene
-    # Imported here, for sentences are about scenes.
+    # Imported here because of a circular import.
     from segzero_ros.simulation.sentences import with_sentences
 
     return with_sentences(scene, rng)
@@ -145,7 +145,7 @@ def make_scene(
 def render(
     setting: Setting, rng: Rng, *, seed: int = 0, depth_noise: float = 1.0, stamp_ns: int = 0
 ) -> Scene:
-    """Return the picture of a setting with its truth, without sentences."""
+    """Return the scene of a setting, without sentences."""
     camera = setting.camera
     view = trace(camera, setting.room, setting.things)
     colours, gloss = _surface(setting, view)
@@ -166,7 +166,7 @@ def render(
 
 
 def _surface(setting: Setting, view: View) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the (H, W, 3) sRGB colours and the (H, W) gloss of what each pixel sees."""
+    """Return the (H, W, 3) sRGB colours and the (H, W) gloss of the visible surfaces."""
     points = view.points.astype(np.float32)
     labels = view.labels
     # Floor and wall are one plain colour each, uneven and out of focus.
@@ -199,7 +199,7 @@ def _painted(
 
 
 def _accents(thing: Thing) -> tuple[str, ...]:
-    """Return the names of the further colours that a thing shows."""
+    """Return the names of an object's other colours."""
     found = []
     shown = thing.skin.kind in ('label', 'stripes') or thing.solid.kind in ('bottle',)
     if shown:
@@ -216,7 +216,7 @@ def _accents(thing: Thing) -> tuple[str, ...]:
 
 
 def _plain_share(thing: Thing, paint: NDArray[np.uint8]) -> float:
-    """Return which share of an object's visible pixels its body's colour has, labels apart."""
+    """Return the fraction of an object's visible pixels in its body's colour, without labels."""
     like_body = (paint == BODY) | ((paint == INSIDE) & (thing.inside == thing.paint.rgb))
     return float(like_body.mean()) if len(paint) else 0.0
 

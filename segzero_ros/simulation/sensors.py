@@ -1,4 +1,4 @@
-"""What cameras make of light and of distance: exposure, blur, noise, holes and flying pixels."""
+"""Simulated sensors: exposure, blur and noise of images, noise and holes of depth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Look:
-    """What stays the same in all pictures of one colour camera.
+    """Constant properties of a colour camera.
 
     Attributes:
         exposure: factor on the automatic exposure.
@@ -34,7 +34,7 @@ class Look:
 
 
 def look(rng: Rng) -> Look:
-    """Return some camera's look."""
+    """Return the properties of a random camera."""
     exposure = float(rng.uniform(0.88, 1.12))
     balance = 1.0 + rng.uniform(-0.05, 0.05, 3)
     r, g, b = (float(value) for value in balance / balance.mean())
@@ -43,17 +43,17 @@ def look(rng: Rng) -> Look:
 
 
 def photograph(rng: Rng, light: NDArray[np.float32], look: Look) -> RgbImage:
-    """Return the picture (H, W, 3) uint8 that a colour camera takes of linear light."""
+    """Return the (H, W, 3) uint8 image of a colour camera for linear light."""
     height, width = light.shape[:2]
     gain = 0.23 / max(float(np.median(light[::8, ::8])), 0.05)
-    # Automatic exposure goes most of the way towards a middling picture, never all of it.
+    # Automatic exposure compensates part of the deviation from medium brightness.
     exposure = np.clip(gain**0.45, 0.75, 1.35) * look.exposure
     scale = (exposure * np.array(look.balance)).astype(np.float32)
     x = np.linspace(-1, 1, width, dtype=np.float32)
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     vignette = 1.0 - np.float32(look.vignette) * (x * x + y * y) / 2
     linear = light * scale * vignette[..., None]
-    # Bright light bends towards white instead of being cut.
+    # Soft clipping of bright light.
     linear = np.where(linear > 0.7, 0.7 + 0.3 * np.tanh((linear - 0.7) / 0.3), linear)
     picture = np.sqrt(np.maximum(linear, 0.0))
     picture = cv2.GaussianBlur(picture, (0, 0), look.blur)
@@ -66,17 +66,17 @@ def photograph(rng: Rng, light: NDArray[np.float32], look: Look) -> RgbImage:
 def measure_depth(
     rng: Rng, depth: Array, facing: Array, strength: float, farthest: float = 4.0
 ) -> DepthImage:
-    """Return what a depth camera makes of true depth.
+    """Return the depth that a depth camera measures.
 
-    The spread follows Nguyen, Izadi and Lovell (3DIMPVT 2012): 1.2 mm + 1.9 mm · (z - 0.4)², z in
-    metres; edges are jagged and smeared by less than a pixel; slanted and edge pixels drop out.
+    The noise follows Nguyen, Izadi and Lovell (3DIMPVT 2012): 1.2 mm + 1.9 mm · (z - 0.4)², z in
+    metres; edges are jagged and blurred by less than a pixel; slanted and edge pixels have holes.
 
     Args:
-        rng: source of noise.
-        depth: (H, W) metres.
+        rng: random generator.
+        depth: (H, W) true depth, metres.
         facing: (H, W) cosine between the surface's normal and the ray.
-        strength: 1 for a usual camera, 0 for the truth.
-        farthest: metres beyond which nothing is measured.
+        strength: 1 for a typical camera, 0 for the true depth.
+        farthest: maximum range, metres.
     """
     if strength <= 0:
         return np.where(depth < farthest, depth, np.nan).astype(np.float32)

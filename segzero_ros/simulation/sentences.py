@@ -1,7 +1,7 @@
-"""What a person might ask about a scene, with the objects meant, computed from the truth.
+"""Queries about a scene with their targets, computed from the ground truth.
 
-Each kind draws attempts until it has enough sentences that nobody could misunderstand; margins are
-shares of the picture's width and height.
+Random attempts are made for each kind until there are enough unambiguous sentences. Margins are
+fractions of the image's width and height.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _ONE = (
     'Can you see the {}?', 'give me the {}, please',
 )  # fmt: skip
 _MANY = ('{}', '{}', 'find {}', 'show me {}', 'please segment {}', 'point at {}')
-# Things that no scene holds.
+# Objects that are in no scene.
 _STRANGERS = ('banana', 'scissors', 'laptop', 'teddy bear', 'key', 'spoon', 'flower', 'shoe')
 
 
 def with_sentences(scene: Scene, rng: Rng, per_kind: int = _PER_KIND) -> Scene:
-    """Return the scene with up to `per_kind` sentences of each kind, no two alike."""
+    """Return the scene with up to `per_kind` distinct sentences of each kind."""
     describer = Describer(scene)
     made: list[Sentence] = []
     for kind, ask in KINDS.items():
@@ -57,7 +57,7 @@ def with_sentences(scene: Scene, rng: Rng, per_kind: int = _PER_KIND) -> Scene:
 
 
 def _spoken(rng: Rng, text: str, kind: str) -> str:
-    """Return a description as a person would say it."""
+    """Return a description as a spoken request."""
     if text.startswith('something'):
         return text
     return _pick(rng, _MANY if kind == 'plural' else _ONE).format(text)
@@ -84,7 +84,7 @@ def _any_object(d: Describer, rng: Rng) -> int:
 
 
 def _describe(d: Describer, rng: Rng, generic: float = 0.3) -> Phrase:
-    """Return a phrase that is true of some object: a noun, a colour, a shape, or both."""
+    """Return a phrase that is true for some object: a noun, a colour, a shape, or both."""
     index = _any_object(d, rng)
     nouns = d.nouns_of(index)
     if rng.random() < generic or not nouns:
@@ -95,7 +95,7 @@ def _describe(d: Describer, rng: Rng, generic: float = 0.3) -> Phrase:
 
 
 def _category(d: Describer, rng: Rng) -> Phrase:
-    """Return a phrase that may be true of several objects."""
+    """Return a phrase that may be true for several objects."""
     if rng.random() < 0.35:
         return d.noun(_pick(rng, list(ANYTHING)))
     return _describe(d, rng, generic=0.4)
@@ -138,7 +138,7 @@ def _size(d: Describer, rng: Rng) -> Sentence | None:
 
 
 def _by_size(d: Describer, members: tuple[int, ...], large: bool) -> int | None:
-    """Return the largest or smallest of some objects if it is so in the picture and in truth."""
+    """Return the largest or smallest of some objects, if it is so in the image and in space."""
     sign = 1.0 if large else -1.0
     best = None
     for values, ratio in ((d.area, 1.35), (d.whole_area, 1.35), (d.bulk, 1.15)):
@@ -168,7 +168,7 @@ def _relation(d: Describer, rng: Rng) -> Sentence | None:
         return None
     words, truth = found
     related = replace(phrase, truth=np.minimum(phrase.truth, truth))
-    # Where the phrase alone says it, the relation says nothing.
+    # The relation is redundant if the phrase alone is unique.
     if not related.unique or len(phrase.targets) < 2:
         return None
     text = f'{phrase.one} {words}'
@@ -176,7 +176,7 @@ def _relation(d: Describer, rng: Rng) -> Sentence | None:
 
 
 def _anchored(d: Describer, rng: Rng, phrase: Phrase, name: str) -> tuple[str, Truth] | None:
-    """Return a relation's words and truth towards one or two other objects that are clear."""
+    """Return a relation's text and truth to one or two unambiguous reference objects."""
     anchors: list[Phrase] = []
     for _ in range(2 if name == 'between' else 1):
         anchor = _describe(d, rng)
@@ -221,7 +221,7 @@ def _plural(d: Describer, rng: Rng) -> Sentence | None:
 
 
 def _same_by_border(d: Describer, order: list[int], place: int, side: str) -> bool:
-    """Return whether counting by the objects' borders instead of their middles finds the same."""
+    """Return whether counting by borders finds the same object as counting by centres."""
     corner = 0 if side == 'left' else 2
     sign = 1.0 if side == 'left' else -1.0
     borders = {i: sign * d.objects[i].box[corner] / d.scene.labels.shape[1] for i in order}
@@ -260,7 +260,7 @@ def _no_colour(d: Describer, rng: Rng) -> str | None:
     word = _pick(rng, list(COLOUR_WORDS))
     phrase = d.coloured(word, d.noun(_pick(rng, list(ANYTHING))))
     name = COLOUR_WORDS[word][0]
-    # Nor may the table or the wall be of that colour.
+    # The table and the wall must not have that colour either.
     height, width = d.scene.labels.shape
     around = d.scene.frame.image[d.scene.labels <= 0][:: height * width // 400 + 1] / 255.0
     middle = colours.mix(np.random.default_rng(0), name).rgb

@@ -1,7 +1,6 @@
-"""Surfaces that rays can hit exactly: slabs, slices of quadrics of revolution, and flat rings.
+"""Surfaces with exact ray intersection: slabs, quadrics of revolution, flat rings.
 
-Every object of a scene is a handful of these. A solid stands on z = 0 of its own frame, z up;
-lengths are metres.
+Objects are composed of these. A solid stands on z = 0 of its own frame, z up; lengths are metres.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ _IDENTITY: tuple[tuple[float, float, float], ...] = ((1, 0, 0), (0, 1, 0), (0, 0
 
 
 class Surface(Protocol):
-    """Something a ray can hit, in a frame of its own."""
+    """A surface in its own frame."""
 
     def hit(self, origins: Array, rays: Array) -> tuple[Array, Array]:
-        """Return where rays first hit.
+        """Return the first intersections of rays.
 
         Args:
-            origins: (N, 3) or (1, 3) where the rays start.
+            origins: (N, 3) or (1, 3) origins of the rays.
             rays: (N, 3) their directions, of any length.
 
         Returns:
@@ -123,10 +122,10 @@ class Part:
 
     Attributes:
         surface: what rays hit.
-        paint: which of the object's paints it wears, see `paints`.
-        offset: where the surface's origin is in the solid's frame.
-        axes: the surface's x, y and z axis in the solid's frame, one a row.
-        least_x: what has a smaller x in the solid's frame is cut off.
+        paint: index of the object's paint, see `catalogue`.
+        offset: of the surface's origin in the solid's frame.
+        axes: rows are the surface's x, y and z axis in the solid's frame.
+        least_x: minimum x in the solid's frame; the rest is cut off.
     """
 
     surface: Surface
@@ -138,7 +137,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Hits:
-    """Where rays hit a solid: distance (N,), inf for none; unit normals (N, 3); paint (N,)."""
+    """Intersections with a solid: distance (N,), inf for none; unit normals (N, 3); paint (N,)."""
 
     distance: Array
     normals: Array
@@ -147,14 +146,14 @@ class Hits:
 
 @dataclass(frozen=True)
 class Solid:
-    """A thing's shape.
+    """The shape of an object.
 
     Attributes:
         kind: one of CLASSES.
         parts: its surfaces.
-        low: smallest x, y, z of the box that holds it, in its own frame.
-        high: largest x, y, z of that box.
-        round: whether its footprint is a circle around the origin, so that yaw means nothing.
+        low: minimum x, y, z of its bounding box, in its own frame.
+        high: maximum x, y, z of that box.
+        round: whether its footprint is a circle around the origin, so that yaw has no effect.
     """
 
     kind: str
@@ -174,7 +173,7 @@ class Solid:
         return tuple(h - l for l, h in zip(self.low, self.high, strict=True))  # type: ignore[return-value]  # noqa: E741
 
     def hit(self, origins: Array, rays: Array) -> Hits:
-        """Return where rays, given in the solid's frame, first hit it."""
+        """Return the first intersections of rays in the solid's frame."""
         distance = np.full(len(rays), np.inf)
         normals = np.zeros_like(rays)
         paint = np.zeros(len(rays), np.uint8)

@@ -38,11 +38,11 @@ def _noise() -> Values:
 
 
 def noise_at(x: Values, y: Values, metres: float, offset: tuple[float, float]) -> Values:
-    """Return noise in 0 to 1 whose pattern repeats after `metres`, at points of any shape."""
+    """Return noise in 0 to 1 with a period of `metres`, at points of any shape."""
     scale = _NOISE_SIZE / metres
     u = (x * scale + offset[0] * _NOISE_SIZE).astype(np.float32) % _NOISE_SIZE
     v = (y * scale + offset[1] * _NOISE_SIZE).astype(np.float32) % _NOISE_SIZE
-    # OpenCV remaps pictures of less than 2**15 rows and columns: a long row of points becomes one.
+    # cv2.remap supports less than 2**15 rows and columns: reshape a long row of points.
     rows = max(1, -(-u.size // _REMAP_COLUMNS))
     u, v = (np.resize(each, (rows, _REMAP_COLUMNS)) for each in (u, v))
     found = cv2.remap(_noise(), u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
@@ -54,11 +54,11 @@ class Ground:
     """A flat texture.
 
     Attributes:
-        kind: what it is made of.
-        mean: its mean colour, about.
+        kind: its material.
+        mean: its approximate mean colour.
         gloss: strength of its highlight, 0 to 1.
         colour: from x and y in metres, float32 of one shape, to colours with a last axis of 3.
-        dyes: colours that people would name when they speak of it.
+        dyes: names of its colours.
     """
 
     kind: str
@@ -197,13 +197,13 @@ GROUNDS: dict[str, Callable[[Rng], Ground]] = {
 
 @dataclass(frozen=True)
 class Skin:
-    """How an object's body is painted over its plain colour.
+    """The texture of an object's body over its plain colour.
 
     Attributes:
         kind: 'plain', 'speckled', 'label', 'stripes' or 'brushed'.
         accent: colour of the label, the stripes or the cap.
         strength: of the unevenness, 0 to 1.
-        offset: where in the noise this object lies.
+        offset: of this object in the noise.
     """
 
     kind: str
@@ -226,7 +226,7 @@ def skin_colours(plain: Rgb, skin: Skin, points: Values, height: float) -> Value
     colours = np.asarray(plain, np.float32) * (1.0 + skin.strength * uneven)[:, None]
     level = z / max(height, 1e-6)
     if skin.kind == 'label':
-        # A band with a row of dark dashes, as writing looks from afar.
+        # A band with a row of dark dashes, like distant text.
         band = (level > 0.36) & (level < 0.62)
         colours[band] = skin.accent
         dashes = (np.sin(u * 420) > 0) & (np.abs(level - 0.52) < 0.035)

@@ -1,7 +1,6 @@
-"""A camera over a table and the things on it: where everything is, before anything is drawn.
+"""Camera and objects in the world frame.
 
-World frame: z up, the table's top is z = 0, the camera looks along +y and down; metres. Imports
-NumPy only.
+World frame: z up, the table top is z = 0, the camera looks along +y and down; metres.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from segzero_ros.types import Intrinsics
 
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """A pinhole camera somewhere in the world.
+    """A pinhole camera in the world.
 
     Attributes:
         intrinsics: without distortion.
@@ -36,7 +35,7 @@ class Camera:
     def looking_at(
         cls, intrinsics: Intrinsics, target: Array, distance: float, tilt: float, roll: float
     ) -> Camera:
-        """Return a camera that sees a point of the table in the middle of its picture.
+        """Return a camera with a point of the table at the centre of its image.
 
         Args:
             intrinsics: of the camera.
@@ -71,16 +70,16 @@ class Camera:
 
 @dataclass(frozen=True, eq=False)
 class Thing:
-    """A solid with its paint, standing somewhere.
+    """An object: a solid with its paint and pose.
 
     Attributes:
         solid: its shape.
         paint: its body's colour.
-        skin: what is on that colour.
-        inside: colour of its inside, where it has one.
+        skin: the texture over that colour.
+        inside: colour of its inside, if it has one.
         gloss: strength of its highlight, 0 to 1.
-        position: (3,) where the solid's origin is in the world, metres.
-        yaw: how it is turned about the vertical, radians.
+        position: (3,) of the solid's origin in the world, metres.
+        yaw: rotation about the vertical, radians.
         size: 'small', 'medium' or 'large' for its class.
         clutter: whether no sentence may be about it.
     """
@@ -102,21 +101,21 @@ class Thing:
 
     @property
     def centre(self) -> Array:
-        """The (3,) middle of the box that holds it, in the world."""
+        """The (3,) centre of its bounding box, in the world."""
         middle = (np.array(self.solid.low) + np.array(self.solid.high)) / 2
         return np.asarray(self.position + self.axes @ middle)
 
     @property
     def corners(self) -> Array:
-        """The (8, 3) corners of the box that holds it, in the world."""
+        """The (8, 3) corners of its bounding box, in the world."""
         return np.asarray(self.position + self.solid.corners @ self.axes.T)
 
     @property
     def reach(self) -> float:
-        """Radius of the ball around `centre` that holds it, metres."""
+        """Radius of its bounding sphere around `centre`, metres."""
         return float(np.linalg.norm(self.solid.extents)) / 2
 
     def hit(self, origins: Array, rays: Array) -> Hits:
-        """Return where rays of the world first hit it, with normals in the world."""
+        """Return the first intersections of rays in the world, with normals in the world."""
         hits = self.solid.hit((origins - self.position) @ self.axes, rays @ self.axes)
         return Hits(hits.distance, hits.normals @ self.axes.T, hits.paint)

@@ -1,4 +1,4 @@
-"""Which surface each pixel sees: depth, instance, normal and paint by casting rays."""
+"""Ray casting: depth, instance, normal and paint of each pixel."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ TABLE, FLOOR, WALL = 0, -1, -2
 
 @dataclass(frozen=True)
 class Room:
-    """What is around the table's top, which is the rectangle |x| <= half_width, y <= edge.
+    """The surroundings of the table top, which is the rectangle |x| <= half_width, y <= edge.
 
     Attributes:
         half_width: of the table, metres.
         edge: the table's far edge, metres.
-        wall: where the wall behind it is, metres along y.
+        wall: y of the wall behind it, metres.
         floor: the floor's height, metres, below 0.
     """
 
@@ -33,7 +33,7 @@ class Room:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What every pixel sees.
+    """The visible surface of each pixel.
 
     Attributes:
         depth: (H, W) metres along the optical axis, float64.
@@ -41,7 +41,7 @@ class View:
         normals: (H, W, 3) float32, in the world, towards the camera.
         paint: (H, W) uint8, the thing's paint.
         points: (H, W, 3) float64, in the world.
-        amodal: for each thing, how many pixels it would show if it stood alone.
+        amodal: number of pixels of each object without occlusion.
     """
 
     depth: Array
@@ -81,7 +81,7 @@ def trace(camera: Camera, room: Room, things: Sequence[Thing]) -> View:
 
 
 def image_window(camera: Camera, corners: Array) -> tuple[slice, slice]:
-    """Return the pixels (rows, columns) that hold the projection of (N, 3) corners."""
+    """Return the image window (rows, columns) of the projection of (N, 3) corners."""
     k = camera.intrinsics
     pixels = camera.project(corners)
     left, top = np.floor(pixels.min(axis=0)).astype(int)

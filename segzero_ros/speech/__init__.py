@@ -1,4 +1,4 @@
-"""From sound to sentences: sources of sound, where speech begins and ends, what it says.
+"""Speech recognition: audio sources, voice activity detection, recognisers.
 
-Knows nothing of ROS. Each engine's library is imported only inside its own module.
+Independent of ROS. Each engine's library is imported only in its own module.
 """

@@ -1,7 +1,6 @@
-"""What every part of this room speaks: sound in blocks, what a recogniser heard, its errors.
+"""Common types of speech recognition.
 
-Sound is one channel of 16-bit samples, 16 000 a second, in the machine's byte order. Imports
-`types`.
+Audio is mono, 16-bit integer samples at 16 kHz, in native byte order.
 """
 
 from __future__ import annotations
@@ -13,21 +12,21 @@ from typing import Protocol
 from segzero_ros.types import SegZeroError
 
 RATE = 16_000
-# Bytes of a second of sound.
+# Bytes per second of audio.
 SECOND = 2 * RATE
 
 
 class SpeechError(SegZeroError):
-    """Something cannot be heard or understood; the text names the cause and the cure."""
+    """Audio cannot be recorded or recognised; the message has the reason and a hint."""
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """Somebody has spoken.
+    """One utterance.
 
     Attributes:
-        sound: what was said, with a moment of silence around it.
-        start: when it began, in seconds of the sound.
+        sound: its audio, with some silence around it.
+        start: its start in the stream, seconds.
     """
 
     sound: bytes
@@ -35,59 +34,59 @@ class Utterance:
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """Its duration."""
         return len(self.sound) / SECOND
 
 
 class Source(Protocol):
-    """Where sound comes from."""
+    """An audio source."""
 
     def blocks(self) -> Iterator[bytes]:
-        """Give the sound as it comes, in blocks of at most half a second; end with the sound.
+        """Yield the audio in blocks of at most 0.5 s, until the source ends.
 
         Raises:
-            SpeechError: there is none.
+            SpeechError: there is no audio.
         """
         ...
 
     def close(self) -> None:
-        """Let the device or the file go; `blocks` ends soon after."""
+        """Release the device or the file; `blocks` ends soon after."""
         ...
 
 
 class SpeechDetector(Protocol):
-    """Tells speech from other sound, in one stream.
+    """Voice activity detector for one stream.
 
     Attributes:
-        frame_bytes: how much sound it takes at a time.
-        lag: seconds after the end of speech for which it goes on hearing it.
+        frame_bytes: size of a frame.
+        lag: seconds after the end of speech for which it still detects speech.
     """
 
     frame_bytes: int
     lag: float
 
-    def hears(self, frame: bytes) -> bool:
-        """Take the stream's next frame; return whether somebody is speaking."""
+    def is_speech(self, frame: bytes) -> bool:
+        """Process the stream's next frame; return whether it is speech."""
         ...
 
 
 class Recogniser(Protocol):
-    """Turns what was said into words; used from one thread."""
+    """Speech recogniser; used from one thread."""
 
     name: str
 
     def detector(self) -> SpeechDetector:
-        """Return what finds speech in a new stream."""
+        """Return a voice activity detector for a new stream."""
         ...
 
     def begin(self) -> None:
-        """Begin with a new utterance."""
+        """Begin a new utterance."""
         ...
 
     def feed(self, sound: bytes) -> str:
-        """Hear more of it; return the words so far, which may change. Empty: not known yet."""
+        """Add audio; return the preliminary text, empty if there is none yet."""
         ...
 
     def end(self) -> str:
-        """Return the words of the utterance, in lower case; empty where nothing was understood."""
+        """Return the text of the utterance in lower case; empty if nothing was recognised."""
         ...

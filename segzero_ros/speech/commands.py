@@ -1,8 +1,7 @@
-"""What people say to the node, drawn at random: the sentences that a recogniser learns to expect.
+"""Random commands, to build the language model of a small recogniser.
 
-A small recogniser of free English mishears most commands; one that knows how they go does not. The
-words are those of the `attributes` reasoner, whose sentences these are, and names of things of the
-user's own.
+Such a recogniser misunderstands most commands with a model of general English, but few with a
+model of commands. The words are those of the `attributes` reasoner, and the user's own nouns.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import numpy as np
 from segzero_ros.reasoning.attributes.words import plural_of, words
 
 Rng = np.random.Generator
-Knows = Callable[[str], bool]
+InDictionary = Callable[[str], bool]
 
-# Words of the table that a dictionary of English may lack, in the phones of ARPAbet.
+# Words that an English dictionary may lack, in ARPAbet.
 PRONUNCIATIONS = {
     'bottommost': 'B AA T AH M M OW S T',
     'cubical': 'K Y UW B IH K AH L',
@@ -38,7 +37,7 @@ PRONUNCIATIONS = {
     'roundest': 'R AW N D AH S T',
     'topmost': 'T AA P M OW S T',
 }
-_ASKED = (
+_REQUESTS = (
     'find', 'where is', 'show me', 'pick up', 'please segment', 'segment', 'point at', 'i need',
     'can you see', 'give me', 'bring me', 'is there', 'grab', 'look for', 'please find', 'track',
 )  # fmt: skip
@@ -59,40 +58,40 @@ _RELATIONS = (
     'below', 'under', 'on top of', 'next to', 'near', 'beside', 'close to', 'closest to',
     'nearest to', 'larger than', 'bigger than', 'smaller than',
 )  # fmt: skip
-# How much more often than a rare word the first words of a meaning are said, by their place.
+# Relative frequency of the first words of each meaning, by their position.
 _FREQUENCY = {0: 16, 1: 6, 2: 3}
-# Plain words that say only that something is meant; they are said more often than others.
-_PLAIN = ('thing', 'object')
+# Generic nouns, which are more frequent than others.
+_GENERIC_NOUNS = ('thing', 'object')
 
 
 class Commands:
-    """Draws commands.
+    """Generates random commands.
 
     Attributes:
-        left_out: names of the user's own that hold a word without a known pronunciation.
+        unpronounceable: nouns of the user with a word of unknown pronunciation.
 
     Args:
-        knows: whether the recogniser's dictionary has a word.
-        nouns: names of things of the user's own, such as `teddy bear`; singular.
+        in_dictionary: whether the recogniser's dictionary has a word.
+        nouns: the user's own nouns, such as `teddy bear`; singular.
     """
 
-    def __init__(self, knows: Knows, nouns: Iterable[str] = ()) -> None:
-        self._knows = knows
+    def __init__(self, in_dictionary: InDictionary, nouns: Iterable[str] = ()) -> None:
+        self._in_dictionary = in_dictionary
         own = [' '.join(noun.lower().split()) for noun in nouns if noun.strip()]
-        self.left_out = tuple(noun for noun in own if not self._sayable(noun))
-        own = [noun for noun in own if noun not in self.left_out]
+        self.unpronounceable = tuple(noun for noun in own if not self._is_pronounceable(noun))
+        own = [noun for noun in own if noun not in self.unpronounceable]
         self._own = own
         self._one = self._words('noun', plural=False)
         self._many = self._words('noun', plural=True)
-        self._own_many = [many for noun in own if self._sayable(many := plural_of(noun))]
+        self._own_many = [many for noun in own if self._is_pronounceable(many := plural_of(noun))]
         roles = ('colour', 'tone', 'shape', 'size', 'extreme', 'ordinal', 'number')
         self._by_role = {role: self._words(role) for role in roles}
 
     def draw(self, rng: Rng) -> str:
-        """Return a command in lower case, without marks."""
-        asked = _pick(rng, _ASKED) if rng.random() < 0.5 else ''
+        """Return a command in lower case, without punctuation."""
+        request = _pick(rng, _REQUESTS) if rng.random() < 0.5 else ''
         please = 'please' if rng.random() < 0.05 else ''
-        return ' '.join(f'{asked} {self._things(rng)} {please}'.split())
+        return ' '.join(f'{request} {self._things(rng)} {please}'.split())
 
     def _things(self, rng: Rng) -> str:
         kind = rng.random()
@@ -133,7 +132,7 @@ class Commands:
 
     def _noun(self, rng: Rng) -> str:
         if rng.random() < 0.25:
-            return _pick(rng, _PLAIN)
+            return _pick(rng, _GENERIC_NOUNS)
         return _pick(rng, self._own if self._own and rng.random() < 0.3 else self._one)
 
     def _nouns(self, rng: Rng) -> str:
@@ -141,19 +140,19 @@ class Commands:
         return _pick(rng, self._own_many if own else self._many)
 
     def _words(self, role: str, *, plural: bool | None = None) -> list[str]:
-        """Return the words of a role, common ones several times: each meaning's first words."""
+        """Return the words of a role; the first words of each meaning several times."""
         found: list[str] = []
-        said: Counter[tuple[str, int]] = Counter()
+        counts: Counter[tuple[str, int]] = Counter()
         for word, part in words().items():
             wanted = part.role == role and plural in (None, part.plural)
-            if wanted and word.isalpha() and self._sayable(word):
+            if wanted and word.isalpha() and self._is_pronounceable(word):
                 meaning = (part.name, part.sign)
-                found += [word] * _FREQUENCY.get(said[meaning], 1)
-                said[meaning] += 1
+                found += [word] * _FREQUENCY.get(counts[meaning], 1)
+                counts[meaning] += 1
         return found
 
-    def _sayable(self, phrase: str) -> bool:
-        return all(self._knows(word) or word in PRONUNCIATIONS for word in phrase.split())
+    def _is_pronounceable(self, phrase: str) -> bool:
+        return all(self._in_dictionary(word) or word in PRONUNCIATIONS for word in phrase.split())
 
 
 def _pick(rng: Rng, choices: tuple[str, ...] | list[str]) -> str:

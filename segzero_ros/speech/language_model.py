@@ -1,8 +1,4 @@
-"""A trigram model of sentences, as recognisers read it: text in the format of ARPA.
-
-Smoothed after Witten and Bell (1991): what follows a context is as likely to be something new as
-contexts were followed by something new so far; then the shorter context decides.
-"""
+"""Trigram language model in ARPA format, with Witten-Bell smoothing (1991)."""
 
 from __future__ import annotations
 
@@ -12,14 +8,14 @@ import math
 
 _BEGIN, _END = '<s>', '</s>'
 _ORDER = 3
-# What nothing may follow or be, in powers of ten.
+# Log probability of an impossible token.
 _NEVER = -99.0
 
 Gram = tuple[str, ...]
 
 
 def arpa(sentences: Iterable[str]) -> str:
-    """Return the model of sentences, whose words stand between blanks, as text."""
+    """Return the ARPA text of a model of sentences, whose words are separated by spaces."""
     counts: list[Counter[Gram]] = [Counter() for _ in range(_ORDER)]
     for sentence in sentences:
         tokens = (_BEGIN, *sentence.split(), _END)
@@ -66,6 +62,6 @@ class _Model:
         return _NEVER if gram == (_BEGIN,) else math.log10(self.probability(gram))
 
     def backoff(self, context: Gram) -> float:
-        """Return what the shorter context's probabilities are multiplied with, as a logarithm."""
+        """Return the logarithm of the back-off weight of a context."""
         total, kinds = self._total[context], self._kinds[context]
         return math.log10(kinds / (total + kinds)) if total else 0.0

@@ -1,7 +1,4 @@
-"""Samples as others write them become sound as this room speaks it.
-
-Other sampling rates than a recogniser's are changed by soxr.
-"""
+"""Conversion of PCM audio to the recognisers' format; resampled by soxr."""
 
 from __future__ import annotations
 
@@ -13,24 +10,24 @@ from numpy.typing import NDArray
 from segzero_ros.extras import lacking
 from segzero_ros.speech.base import RATE, SpeechError
 
-# Bytes of a sample, by GStreamer's names; a header may say anything, and so may a message.
+# Bytes per sample, by GStreamer's format names.
 _WIDTHS = {'U8': 1, 'S8': 1, 'S16LE': 2, 'S24LE': 3, 'S32LE': 4, 'F32LE': 4}
-# Samples a second that recordings of speech have.
+# Valid sample rates, Hz, and numbers of channels; headers and messages may have any value.
 _RATES = (4_000, 384_000)
 _CHANNELS = (1, 1024)
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How sound is written.
+    """An audio encoding.
 
     Attributes:
-        samples: U8, S8, S16LE, S24LE, S32LE or F32LE (-1 to 1), as GStreamer names them.
-        rate: samples a second of each channel.
-        channels: how many there are, a sample of each in turn.
+        samples: U8, S8, S16LE, S24LE, S32LE or F32LE (-1 to 1), GStreamer's names.
+        rate: sample rate, Hz.
+        channels: number of interleaved channels.
 
     Raises:
-        SpeechError: it cannot be read.
+        SpeechError: the encoding is not supported.
     """
 
     samples: str
@@ -41,40 +38,40 @@ class Encoding:
         known = self.samples in _WIDTHS and _CHANNELS[0] <= self.channels <= _CHANNELS[1]
         if not known or not _RATES[0] <= self.rate <= _RATES[1]:
             raise SpeechError(
-                f'it has {self.channels} channels of {self.samples or "no"} samples, {self.rate} '
-                f'a second; what can be read has {", ".join(_WIDTHS)} at {_RATES[0]} to '
-                f'{_RATES[1]}.'
+                f'it has {self.channels} channels of {self.samples or "no"} samples at '
+                f'{self.rate} Hz; supported are {", ".join(_WIDTHS)} at {_RATES[0]} to '
+                f'{_RATES[1]} Hz.'
             )
 
     @property
     def step(self) -> int:
-        """Bytes of one sample of all channels."""
+        """Bytes per sample of all channels."""
         return _WIDTHS[self.samples] * self.channels
 
     def seconds(self, data: bytes) -> float:
-        """Return how long so much sound is."""
+        """Return the duration of audio data."""
         return len(data) / (self.step * self.rate)
 
 
 class Converter:
-    """Makes the room's sound out of a stream's pieces.
+    """Converts a stream to the recognisers' format.
 
     Raises:
-        SpeechError: the package that changes sampling rates is not installed.
+        SpeechError: soxr is not installed.
     """
 
     def __init__(self, encoding: Encoding) -> None:
         try:
             import soxr
         except ImportError as error:
-            raise SpeechError(f'{lacking("Hearing needs", error, "voice")}.') from error
+            raise SpeechError(f'{lacking("Speech recognition needs", error, "voice")}.') from error
         self._encoding = encoding
         self._to_rate = soxr.ResampleStream(encoding.rate, RATE, 1, dtype='float32')
 
     def convert(self, data: bytes, *, last: bool = False) -> bytes:
-        """Return the sound of the next piece; some of it may come with later ones.
+        """Convert the next chunk; some of its audio may be returned with later ones.
 
-        What is left of a sample that is cut off at the piece's end is dropped.
+        An incomplete sample at the end of the chunk is dropped.
         """
         samples = self._to_rate.resample_chunk(self._mono(data), last=last)
         sound: bytes = (np.clip(samples, -1, 1) * 32767).astype(np.int16).tobytes()
@@ -90,11 +87,11 @@ class Converter:
 
 
 def _values(raw: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
-    """Return the numbers, -1 to 1, of samples given as rows of bytes."""
+    """Return the values, -1 to 1, of samples given as rows of bytes."""
     if kind == 'F32LE':
         numbers: NDArray[np.float32] = np.clip(raw.view('<f4')[:, 0], -1, 1)
         return np.nan_to_num(numbers)
-    # The highest bytes first to the top of 32 bits, whatever the width.
+    # Left-align samples of any width in 32 bits.
     wide = np.zeros((len(raw), 4), np.uint8)
     wide[:, 4 - raw.shape[1] :] = raw ^ np.uint8(128) if kind == 'U8' else raw
     values = wide.view('<i4')[:, 0].astype(np.float32)

@@ -1,4 +1,4 @@
-"""Recognition by pocketsphinx, whose English model comes inside its wheel: it works anywhere."""
+"""Recogniser with pocketsphinx, whose wheel contains an English model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from segzero_ros.speech.base import RATE, SpeechError
 from segzero_ros.speech.commands import Commands, PRONUNCIATIONS
 from segzero_ros.speech.language_model import arpa
 
-# What it expects to hear: commands, or English at large.
+# Commands, or general English.
 VOCABULARIES = ('commands', 'english')
 _SENTENCES = 20_000
 _SEED = 0
 
 
 class PocketsphinxDetector:
-    """Hears speech where nine tenths of `lag` seconds are speech."""
+    """Detects speech if 90 % of the last `lag` seconds are speech."""
 
     lag = 0.3
 
@@ -28,62 +28,62 @@ class PocketsphinxDetector:
         self._ends = Endpointer(window=self.lag, sample_rate=RATE)
         self.frame_bytes: int = self._ends.frame_bytes
 
-    def hears(self, frame: bytes) -> bool:
-        """Take the next frame; return whether somebody is speaking."""
+    def is_speech(self, frame: bytes) -> bool:
+        """Process the next frame; return whether it is speech."""
         self._ends.process(frame)
         return bool(self._ends.in_speech)
 
 
 class PocketsphinxRecogniser:
-    """Hears commands, or free English, of which it understands much less.
+    """Recognises commands, or general English with much lower accuracy.
 
     Attributes:
-        left_out: nouns that it cannot hear, for it does not know how they are pronounced.
+        unpronounceable: nouns that it cannot recognise, because it lacks their pronunciation.
 
     Args:
         vocabulary: one of VOCABULARIES.
-        nouns: names of things to expect in commands, beside those that the house knows.
-        wake_phrase: what may come before a command; empty for nothing.
+        nouns: additional nouns in commands.
+        wake_phrase: optional phrase before a command; empty for none.
 
     Raises:
-        SpeechError: the vocabulary is none, or it cannot pronounce the wake phrase.
+        SpeechError: the vocabulary does not exist, or the wake phrase has no pronunciation.
     """
 
     def __init__(
         self, vocabulary: str = 'commands', nouns: Iterable[str] = (), wake_phrase: str = ''
     ) -> None:
         self.name = f'pocketsphinx ({vocabulary})'
-        self.left_out: tuple[str, ...] = ()
+        self.unpronounceable: tuple[str, ...] = ()
         self._sound = bytearray()
         if vocabulary == 'english':
             self._decoder = Decoder(loglevel='FATAL')
             return
         if vocabulary != 'commands':
             raise SpeechError(
-                f'There is no vocabulary {vocabulary!r}: it is one of {", ".join(VOCABULARIES)}.'
+                f'There is no vocabulary {vocabulary!r}: choose one of {", ".join(VOCABULARIES)}.'
             )
         self._decoder = self._command_decoder(nouns, wake_phrase.lower())
 
     def detector(self) -> PocketsphinxDetector:
-        """Return what finds speech in a new stream."""
+        """Return a voice activity detector for a new stream."""
         return PocketsphinxDetector()
 
     def begin(self) -> None:
-        """Begin with a new utterance."""
+        """Begin a new utterance."""
         self._sound = bytearray()
         self._decoder.start_utt()
 
     def feed(self, sound: bytes) -> str:
-        """Hear more of it; return the words so far."""
+        """Add audio; return the preliminary text."""
         self._sound += sound
         self._decoder.process_raw(sound)
         return self._words()
 
     def end(self) -> str:
-        """Return the words of the utterance.
+        """Return the text of the utterance.
 
-        It is heard once more as a whole: as it came, the loudness of what was yet to come was
-        not known, nor the pitch, and the beginning was misheard more often.
+        It is decoded again as a whole, with its own loudness and pitch normalisation, which
+        makes fewer errors at its start than streaming.
         """
         self._decoder.end_utt()
         self._decoder.start_utt()
@@ -98,17 +98,17 @@ class PocketsphinxRecogniser:
     def _command_decoder(self, nouns: Iterable[str], wake_phrase: str) -> Decoder:
         entries = _dictionary()
         commands = Commands(entries.__contains__, nouns)
-        self.left_out = commands.left_out
+        self.unpronounceable = commands.unpronounceable
         unknown = [word for word in wake_phrase.split() if word not in entries]
         if unknown:
             raise SpeechError(
-                f'The wake phrase {wake_phrase!r} cannot be heard: pocketsphinx does not know how '
-                f'to pronounce {", ".join(unknown)}. Take common English words.'
+                f'The wake phrase {wake_phrase!r} cannot be recognised: pocketsphinx has no '
+                f'pronunciation of {", ".join(unknown)}. Use common English words.'
             )
         rng = np.random.default_rng(_SEED)
         sentences = [commands.draw(rng) for _ in range(_SENTENCES)]
         if wake_phrase:
-            # Said before half of the commands, and alone.
+            # Before half of the commands, and alone.
             sentences[::2] = [f'{wake_phrase} {sentence}' for sentence in sentences[::2]]
             sentences += [wake_phrase] * (_SENTENCES // 10)
         used = {word for sentence in sentences for word in sentence.split()}
@@ -122,7 +122,7 @@ class PocketsphinxRecogniser:
 
 
 def _dictionary() -> dict[str, list[str]]:
-    """Return the lines of the model's dictionary by their word; a word may have several."""
+    """Return the lines of the model's dictionary by word; a word may have several."""
     entries: dict[str, list[str]] = {}
     path = Path(get_model_path('en-us')) / 'cmudict-en-us.dict'
     for line in path.read_text(encoding='utf-8').splitlines():

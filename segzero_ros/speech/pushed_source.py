@@ -1,4 +1,4 @@
-"""Sound that somebody hands over in pieces, whenever there is some, such as a topic's."""
+"""Audio source for chunks that are pushed by another thread, such as from a topic."""
 
 from __future__ import annotations
 
@@ -9,89 +9,89 @@ import threading
 from segzero_ros.speech.base import SECOND, SpeechError
 from segzero_ros.speech.pcm import Converter, Encoding
 
-# Sound that nobody has taken is kept for so many seconds; then the oldest goes.
-KEPT = 10.0
-# After so many seconds in which nothing came, so much silence is heard.
+# Maximum seconds of buffered audio; then the oldest is dropped.
+MAX_BUFFERED = 10.0
+# After this time without audio, as much silence is inserted.
 _GAP = 0.5
-_LONGEST = round(_GAP * SECOND)
+_MAX_BLOCK = round(_GAP * SECOND)
 
-_Piece = tuple[bytes, Encoding]
+_Chunk = tuple[bytes, Encoding]
 
 
 class PushedSource:
-    """Pieces from one thread become blocks in another.
+    """Passes chunks from one thread as blocks to another.
 
-    Who sends nothing is silent, and so ends a sentence but not the sound.
+    A pause of the sender counts as silence, which ends an utterance but not the stream.
 
     Attributes:
-        dropped: seconds of sound that came faster than they were taken.
+        dropped: seconds of audio that were dropped because the buffer was full.
     """
 
     def __init__(self) -> None:
         self.dropped = 0.0
-        self._news = threading.Condition()
-        self._pieces: deque[_Piece] = deque()
-        self._kept = 0.0
+        self._changed = threading.Condition()
+        self._chunks: deque[_Chunk] = deque()
+        self._buffered = 0.0
         self._error = ''
         self._closed = False
 
     def put(self, data: bytes, encoding: Encoding) -> None:
-        """Take the next piece."""
-        with self._news:
-            self._pieces.append((data, encoding))
-            self._kept += encoding.seconds(data)
-            while self._kept > KEPT and len(self._pieces) > 1:
-                self.dropped += self._forget_oldest()
-            self._news.notify()
+        """Add a chunk."""
+        with self._changed:
+            self._chunks.append((data, encoding))
+            self._buffered += encoding.seconds(data)
+            while self._buffered > MAX_BUFFERED and len(self._chunks) > 1:
+                self.dropped += self._drop_oldest()
+            self._changed.notify()
 
     def fail(self, error: str) -> None:
-        """Let `blocks` end with an error."""
-        with self._news:
+        """End `blocks` with an error."""
+        with self._changed:
             self._error = error
-            self._news.notify()
+            self._changed.notify()
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more comes."""
+        """Whether the source is closed or has failed."""
         return self._closed or bool(self._error)
 
     def blocks(self) -> Iterator[bytes]:
-        """Give the sound as it comes."""
+        """Yield the audio when it arrives."""
         converter, written = None, None
         while not self._closed:
-            piece = self._next()
-            if piece is None:
-                yield bytes(_LONGEST)
+            chunk = self._next()
+            if chunk is None:
+                yield bytes(_MAX_BLOCK)
                 continue
-            data, encoding = piece
+            data, encoding = chunk
             if converter is None or encoding != written:
                 converter, written = Converter(encoding), encoding
             sound = converter.convert(data)
-            for at in range(0, len(sound), _LONGEST):
-                yield sound[at : at + _LONGEST]
+            for at in range(0, len(sound), _MAX_BLOCK):
+                yield sound[at : at + _MAX_BLOCK]
 
     def close(self) -> None:
-        """Take no more."""
-        with self._news:
+        """Stop `blocks`."""
+        with self._changed:
             self._closed = True
-            self._news.notify()
+            self._changed.notify()
 
-    def _next(self) -> _Piece | None:
-        """Wait for a piece; None where none comes."""
-        with self._news:
-            self._news.wait_for(lambda: self._pieces or self._error or self._closed, _GAP)
+    def _next(self) -> _Chunk | None:
+        """Wait for a chunk; return None after a gap."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._chunks or self._error or self._closed, _GAP)
             if self._error:
                 raise SpeechError(self._error)
-            if not self._pieces:
+            if not self._chunks:
                 return None
-            piece = self._pieces[0]
-            self._forget_oldest()
-            return piece
+            chunk = self._chunks[0]
+            self._drop_oldest()
+            return chunk
 
-    def _forget_oldest(self) -> float:
-        """Drop the oldest piece; return its seconds."""
-        seconds = self._pieces[0][1].seconds(self._pieces[0][0])
-        self._pieces.popleft()
-        # Exact where nothing is left: sums of many small numbers drift.
-        self._kept = self._kept - seconds if self._pieces else 0.0
+    def _drop_oldest(self) -> float:
+        """Drop the oldest chunk; return its duration."""
+        seconds = self._chunks[0][1].seconds(self._chunks[0][0])
+        self._chunks.popleft()
+        # Reset an empty buffer, as floating-point sums drift.
+        self._buffered = self._buffered - seconds if self._chunks else 0.0
         return seconds

@@ -1,4 +1,4 @@
-"""Sound from a WAV file, a block at a time, so that hours of it take no memory."""
+"""Audio from a WAV file, read in blocks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from segzero_ros.speech.base import SpeechError
 from segzero_ros.speech.pcm import Converter, Encoding
 
 _BLOCK = 0.1
-# How a file writes samples of so many bytes.
+# Sample formats by bytes per sample.
 _SAMPLES = {1: 'U8', 2: 'S16LE', 3: 'S24LE', 4: 'S32LE'}
 
 
 class WavSource:
-    """A file of PCM sound: 8, 16, 24 or 32 bits, any rate, any number of channels.
+    """A PCM file: 8, 16, 24 or 32 bits, any rate, any number of channels.
 
     Args:
         path: the file.
-        real_time: whether it is given as fast as it was spoken, else as fast as it can be read.
+        real_time: whether to play it in real time, else as fast as possible.
 
     Raises:
         SpeechError: it cannot be read.
@@ -34,8 +34,8 @@ class WavSource:
             self._file = wave.open(str(path), 'rb')  # noqa: SIM115
         except (OSError, EOFError, wave.Error) as error:
             raise SpeechError(
-                f'{path} is no WAV file with PCM sound ({error or "it ends too early"}); '
-                f'"ffmpeg -i {path.name} speech.wav" makes one of most others.'
+                f'{path} is not a PCM WAV file ({error or "it is truncated"}); '
+                f'"ffmpeg -i {path.name} speech.wav" converts most other files.'
             ) from error
         width = self._file.getsampwidth()
         samples = _SAMPLES.get(width, f'{8 * width}-bit')
@@ -47,7 +47,7 @@ class WavSource:
             raise SpeechError(f'{path} cannot be read: {error}') from error
 
     def blocks(self) -> Iterator[bytes]:
-        """Give the sound."""
+        """Yield the audio."""
         converter = Converter(self._encoding)
         count = max(1, round(self._encoding.rate * _BLOCK))
         started, given = time.monotonic(), 0.0
@@ -62,5 +62,5 @@ class WavSource:
                 self._closed.wait(max(0.0, started + given - time.monotonic()))
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop `blocks`."""
         self._closed.set()

@@ -1,7 +1,7 @@
-"""Recognition by Whisper through faster-whisper, where it is installed and its model is here.
+"""Recogniser with Whisper by faster-whisper.
 
-Understands free speech in many languages, but only whole utterances. Where they begin and end is
-found by Silero's detector, which faster-whisper carries along.
+Recognises free speech in many languages, but only complete utterances. They are segmented by the
+Silero detector in faster-whisper.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ from numpy.typing import NDArray
 from segzero_ros.extras import lacking
 from segzero_ros.speech.base import RATE, SpeechError
 
-# An utterance is taken for noise above this, as Whisper's authors do.
+# Probability above which an utterance is noise; the default of Whisper.
 _NO_SPEECH = 0.6
-# Silero's detector takes this many samples at a time, and is given so many of them together.
+# Samples per chunk of the Silero detector, and chunks per frame.
 _CHUNK = 512
 _CHUNKS = 4
-# It has no memory between two calls, so each one begins with the last second before it.
+# It is stateless, so each call starts with the last second before the frame.
 _BEFORE = RATE // _CHUNK
-# How sure it has to be that somebody begins to speak, and that somebody goes on, as its authors
-# set them.
-_BEGINS, _GOES_ON = 0.5, 0.35
+# Thresholds for the start and the continuation of speech; Silero's defaults.
+_START_THRESHOLD, _CONTINUE_THRESHOLD = 0.5, 0.35
 
 
 class SileroDetector:
-    """Hears speech by Silero's voice activity detector, which is inside faster-whisper.
+    """The Silero voice activity detector in faster-whisper.
 
     Raises:
         SpeechError: it cannot be loaded.
@@ -42,19 +41,20 @@ class SileroDetector:
 
             self._model = get_vad_model()
         except (ImportError, RuntimeError) as error:
-            raise SpeechError(f'Speech cannot be found: {error}.') from error
+            raise SpeechError(f'The voice activity detector cannot be loaded: {error}.') from error
         self._samples = np.zeros(_BEFORE * _CHUNK, np.float32)
         self._speaking = False
 
-    def hears(self, frame: bytes) -> bool:
-        """Take the next frame; return whether somebody is speaking."""
+    def is_speech(self, frame: bytes) -> bool:
+        """Process the next frame; return whether it is speech."""
         samples = _samples_of(frame)
-        # What follows is not known yet: the model spoils the end of the last chunk that it gets,
-        # so that is one of silence, whose answer nobody needs.
-        heard = np.concatenate([self._samples, samples, np.zeros(_CHUNK, np.float32)])
-        self._samples = heard[len(samples) : len(samples) + len(self._samples)].copy()
-        likely = np.ravel(self._model(heard))[-1 - _CHUNKS : -1].max()
-        self._speaking = bool(likely >= (_GOES_ON if self._speaking else _BEGINS))
+        # The model needs a following chunk: append silence, whose result is not used.
+        window = np.concatenate([self._samples, samples, np.zeros(_CHUNK, np.float32)])
+        self._samples = window[len(samples) : len(samples) + len(self._samples)].copy()
+        likely = np.ravel(self._model(window))[-1 - _CHUNKS : -1].max()
+        self._speaking = bool(
+            likely >= (_CONTINUE_THRESHOLD if self._speaking else _START_THRESHOLD)
+        )
         return self._speaking
 
 
@@ -64,10 +64,10 @@ class WhisperRecogniser:
     Args:
         model: a size (`tiny.en`, `small`, `large-v3` …) or the folder of a converted model.
         device: `auto`, `cpu` or `cuda`.
-        language: of what is spoken, such as `en`; empty: found out for each utterance.
+        language: such as `en`; empty to detect it for each utterance.
 
     Raises:
-        SpeechError: the package or the model is not here.
+            SpeechError: the package is not installed, or the model cannot be loaded.
     """
 
     def __init__(self, model: str = 'small.en', device: str = 'auto', language: str = '') -> None:
@@ -82,38 +82,38 @@ class WhisperRecogniser:
                 'pocketsphinx.'
             ) from error
         try:
-            # What the cache holds goes before the hub.
+            # Use a cached model without asking the Hub.
             self._model = _load(WhisperModel, model, device)
         except Exception as error:
-            # The package lets errors of several libraries through; each ends the same way.
+            # The package raises errors of several libraries.
             raise SpeechError(
-                f'The Whisper model {model} cannot be had: {type(error).__name__}: {error}. Name '
-                'a size where the hub can be reached, or the folder of a converted model.'
+                f'The Whisper model {model} cannot be loaded: {type(error).__name__}: {error}. '
+                'Choose a size if the Hub can be reached, or the folder of a converted model.'
             ) from error
 
     def detector(self) -> SileroDetector:
-        """Return what finds speech in a new stream."""
+        """Return a voice activity detector for a new stream."""
         return SileroDetector()
 
     def begin(self) -> None:
-        """Begin with a new utterance."""
+        """Begin a new utterance."""
         self._sound = bytearray()
 
     def feed(self, sound: bytes) -> str:
-        """Hear more of it; nothing is known before its end."""
+        """Add audio; there is no preliminary text."""
         self._sound += sound
         return ''
 
     def end(self) -> str:
-        """Return the words of the utterance."""
+        """Return the text of the utterance."""
         samples = _samples_of(bytes(self._sound))
         segments, _ = self._model.transcribe(samples, language=self._language, beam_size=5)
-        said = [part.text for part in segments if part.no_speech_prob < _NO_SPEECH]
-        return ''.join(said).strip().lower()
+        texts = [part.text for part in segments if part.no_speech_prob < _NO_SPEECH]
+        return ''.join(texts).strip().lower()
 
 
 def _samples_of(sound: bytes) -> NDArray[np.float32]:
-    """Return sound as numbers, -1 to 1."""
+    """Return audio as floats, -1 to 1."""
     samples: NDArray[np.float32] = np.frombuffer(sound, np.int16).astype(np.float32)
     samples /= 32768
     return samples

@@ -1,1 +1,1 @@
-"""Making a reasoner better: rewards, training rows, the trainer; `mini/` makes one from zero."""
+"""Training of reasoners: rewards, training rows, GRPO and SFT; `mini/` trains one from scratch."""

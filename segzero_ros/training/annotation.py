@@ -1,6 +1,6 @@
-"""Make training rows of pictures with masks: accepted answers about a bag, or a data set.
+"""Training rows from images with masks: accepted answers about a bag, or a data set.
 
-Boxes, points and the check by a segmenter are those of the published sets (Seg-Zero, arXiv
+Boxes, points and the check with a segmenter are as in the published sets (Seg-Zero, arXiv
 2503.06520, and its code).
 """
 
@@ -23,9 +23,9 @@ from segzero_ros.segmentation.base import Segmenter
 from segzero_ros.training.presets import TrainingError
 from segzero_ros.types import Frame, GroundedObject, Grounding, Mask
 
-# A segmenter given box and point must find the object again this well, as published.
-LEAST_IOU = 0.6
-_ROWS_AT_ONCE = 50
+# Minimum IoU of a segmenter's mask for box and point with the object, as published.
+MIN_IOU = 0.6
+_BATCH_ROWS = 50
 
 Points = tuple[tuple[int, int], tuple[int, int]]
 
@@ -37,15 +37,15 @@ def make_rows(
     corrections: Path | None = None,
     on_row: Callable[[int], None] = lambda _: None,
 ) -> Iterator[dict[str, Any] | str]:
-    """Yield a row of the published schema for each sample, or why there is none.
+    """Yield a row of the published schema for each sample, or the reason why it is skipped.
 
     Args:
-        samples: as a data set reads them.
-        dialect: in whose form solutions are written.
-        segmenter: checks boxes and points; None checks nothing.
-        corrections: folder of corrected masks, `<number of the sample>.png`: 0 is background,
-            every other value is one object.
-        on_row: is told each sample's number when it is done.
+        samples: with their indices.
+        dialect: defines the form of the solutions.
+        segmenter: checks boxes and points; None for no check.
+        corrections: folder of corrected masks, `<index of the sample>.png`: 0 is background,
+            each other value is one object.
+        on_row: called with the index of each finished sample.
     """
     for index, sample in samples:
         corrected = None if corrections is None else corrections / f'{index}.png'
@@ -61,23 +61,23 @@ def _row(
     index: int, sample: Sample, dialect: Dialect, segmenter: Segmenter[Any] | None
 ) -> dict[str, Any] | str:
     if sample.mask is None and not sample.masks:
-        return 'no mask is known of what is meant, and a point needs one'
+        return 'it has no mask, which a point needs'
     masks = [mask for mask in _objects(sample) if mask.any()]
     if dialect.grammar.single and len(masks) != 1:
-        return 'the dialect wants one object'
-    places = [(box_of(mask), points_of(mask)) for mask in masks]
+        return 'the dialect needs exactly one object'
+    prompts = [(box_of(mask), points_of(mask)) for mask in masks]
     if segmenter is not None and masks:
-        least = min(_found_again(sample.frame, masks, places, segmenter))
-        if least < LEAST_IOU:
-            return f'the segmenter did not find it again (IoU below {LEAST_IOU:g})'
+        lowest = min(_segmented_ious(sample.frame, masks, prompts, segmenter))
+        if lowest < MIN_IOU:
+            return f'the mask of the segmenter does not match (IoU below {MIN_IOU:g})'
     height, width = sample.image.shape[:2]
     factors = SQUARE / width, SQUARE / height
-    squashed = cv2.resize(sample.image, (SQUARE, SQUARE), interpolation=cv2.INTER_AREA)
-    _, png = cv2.imencode('.png', cv2.cvtColor(squashed, cv2.COLOR_RGB2BGR))
+    resized = cv2.resize(sample.image, (SQUARE, SQUARE), interpolation=cv2.INTER_AREA)
+    _, png = cv2.imencode('.png', cv2.cvtColor(resized, cv2.COLOR_RGB2BGR))
     return {
         'id': sample.ann_id or str(index),
         'problem': sample.text,
-        'solution': _solution(places, factors, dialect),
+        'solution': _solution(prompts, factors, dialect),
         'image': {'bytes': png.tobytes(), 'path': None},
         'img_height': height,
         'img_width': width,
@@ -87,21 +87,20 @@ def _row(
 def _objects(sample: Sample) -> tuple[Mask, ...]:
     if sample.masks or sample.mask is None:
         return sample.masks
-    # Sets of one question, one region, such as ReasonSeg.
+    # Sets with one region per query, such as ReasonSeg.
     return (sample.mask,)
 
 
 def read_masks(path: Path, sample: Sample) -> tuple[Mask, ...]:
-    """Return the objects of a corrected mask; raise DataError where it is none of the picture."""
-    # As deep as it is: of 16 bits the high byte alone would be background.
+    """Return the objects of a corrected mask; raise DataError if it does not fit the image."""
+    # Keep 16 bits: the high byte alone would be background.
     drawn = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
     size = sample.image.shape[:2]
     if drawn is None:
-        raise DataError(f'{path} is no picture that OpenCV can read.')
+        raise DataError(f'{path} is not an image that OpenCV can read.')
     if drawn.shape != size:
         raise DataError(
-            f'{path} has {drawn.shape[1]}x{drawn.shape[0]} pixels, its picture '
-            f'{size[1]}x{size[0]}.'
+            f'{path} has {drawn.shape[1]}x{drawn.shape[0]} pixels, its image {size[1]}x{size[0]}.'
         )
     return tuple(np.asarray(drawn == value) for value in np.unique(drawn) if value)
 
@@ -113,11 +112,11 @@ def box_of(mask: Mask) -> tuple[int, int, int, int]:
 
 
 def points_of(mask: Mask) -> Points:
-    """Return two pixels (x, y) well inside a mask.
+    """Return two inner pixels (x, y) of a mask.
 
-    The first is the largest inscribed circle's centre. The second is the pixel farthest from the
-    border among those that are farther from the first than half of the mask's pixels are; so the
-    published sets choose it, though it is not always the second circle's centre.
+    The first is the centre of the largest inscribed circle. The second is the pixel farthest from
+    the border among the half of the pixels that is farther from the first, as in the published
+    sets.
     """
     inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
     first = _highest(inside)
@@ -136,16 +135,16 @@ def _highest(values: NDArray[Any]) -> tuple[int, int]:
     return int(column), int(row)
 
 
-def _found_again(
+def _segmented_ious(
     frame: Frame,
     masks: list[Mask],
-    places: list[tuple[tuple[int, int, int, int], Points]],
+    prompts: list[tuple[tuple[int, int, int, int], Points]],
     segmenter: Segmenter[Any],
 ) -> list[float]:
-    """Return the IoU of each mask with what a segmenter makes of its box and first point."""
+    """Return the IoU of each mask with a segmenter's mask for its box and first point."""
     objects = tuple(
         GroundedObject((x1, y1, x2 + 1, y2 + 1), (points[0],), '')
-        for (x1, y1, x2, y2), points in places
+        for (x1, y1, x2, y2), points in prompts
     )
     grounding = Grounding('', objects)
     made = segmenter.segment(segmenter.encode(frame), grounding)
@@ -154,7 +153,7 @@ def _found_again(
 
 
 def _solution(
-    places: list[tuple[tuple[int, int, int, int], Points]],
+    prompts: list[tuple[tuple[int, int, int, int], Points]],
     factors: tuple[float, float],
     dialect: Dialect,
 ) -> str:
@@ -162,21 +161,27 @@ def _solution(
         return [int(value * factors[at % 2] + 0.5) for at, value in enumerate(values)]
 
     if not dialect.grammar.single:
-        items = [{'bbox_2d': scaled(box), 'point_2d': scaled(points[0])} for box, points in places]
+        items = [
+            {'bbox_2d': scaled(box), 'point_2d': scaled(points[0])} for box, points in prompts
+        ]
         return json.dumps(items)
-    (box, points), *_ = places
+    (box, points), *_ = prompts
     x1, y1, x2, y2 = scaled(box)
     (xa, ya), (xb, yb) = map(scaled, points)
     return f'<box>({x1},{y1}),({x2},{y2})</box><points>({xa},{ya}),({xb},{yb})</points>'
 
 
 def write_rows(rows: Iterable[dict[str, Any] | str], folder: Path) -> tuple[int, Counter[str]]:
-    """Write rows as `train.parquet`; return how many, and why others are left out.
+    """Write rows as `train.parquet`; return their number, and the reasons for skipped ones.
 
-    A file that is there is replaced when the new one is whole.
+    An existing file is replaced when the new one is complete.
+
+    Args:
+        rows: rows, or the reasons why they are skipped.
+        folder: is created.
 
     Raises:
-        TrainingError: there is no row, or the folder cannot be written to.
+        TrainingError: there are no rows, or the folder cannot be written to.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -188,7 +193,7 @@ def write_rows(rows: Iterable[dict[str, Any] | str], folder: Path) -> tuple[int,
             *((name, pa.int64()) for name in ('img_height', 'img_width')),
         ]
     )
-    left_out: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     waiting: list[dict[str, Any]] = []
     count = 0
     try:
@@ -197,11 +202,11 @@ def write_rows(rows: Iterable[dict[str, Any] | str], folder: Path) -> tuple[int,
         with parquet.ParquetWriter(unfinished, schema) as writer:
             for row in rows:
                 if isinstance(row, str):
-                    left_out[row] += 1
+                    skipped[row] += 1
                     continue
                 count += 1
                 waiting.append(row)
-                if len(waiting) == _ROWS_AT_ONCE:
+                if len(waiting) == _BATCH_ROWS:
                     writer.write_table(pa.Table.from_pylist(waiting, schema))
                     waiting.clear()
             if waiting:
@@ -210,7 +215,7 @@ def write_rows(rows: Iterable[dict[str, Any] | str], folder: Path) -> tuple[int,
         raise TrainingError(f'{folder} cannot be written: {error}') from error
     if not count:
         unfinished.unlink()
-        reasons = ', '.join(f'{number} because {why}' for why, number in left_out.items())
-        raise TrainingError(f'There is no row to write: {reasons or "the source is empty"}.')
+        reasons = '; '.join(f'{number} skipped: {why}' for why, number in skipped.items())
+        raise TrainingError(f'There are no rows to write: {reasons or "the source is empty"}.')
     unfinished.replace(folder / 'train.parquet')
-    return count, left_out
+    return count, skipped

@@ -1,4 +1,4 @@
-"""Make a checkpoint that the node loads of what a trainer wrote: of an adapter, or of pickles.
+"""Export an adapter or pickled weights as a checkpoint that the node can load.
 
 Use: `python -m segzero_ros.training.export ADAPTER FOLDER [--base MODEL]`.
 """
@@ -28,20 +28,20 @@ _logger = logging.getLogger(__name__)
 
 
 def export(source: Path, folder: Path, base: str = '') -> None:
-    """Write a whole checkpoint, weights as safetensors, in the numbers that they were saved in.
+    """Write a complete checkpoint with safetensors weights in the saved dtype.
 
     Args:
-        source: folder of an adapter (LoRA), or of a model with pickled weights.
-        folder: where to; made, and empty before.
-        base: the model that the adapter is of, a folder or a name on the hub; by default the one
-            that it names.
+        source: folder of a LoRA adapter, or of a model with pickled weights.
+        folder: new or empty output folder.
+        base: the adapter's base model, a folder or a name on the Hub; by default as in its
+            configuration.
 
     Raises:
-        TrainingError: there is nothing to export here, or not all of it can be.
+        TrainingError: there is nothing to export, or it is incomplete.
         ReasonerUnavailable: the model cannot be loaded.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise TrainingError(f'{folder} is not empty: name a new folder.')
+        raise TrainingError(f'{folder} is not empty: choose a new folder.')
     if (source / 'adapter_config.json').is_file():
         model_folder = _base(source, base)
         model = _merged(read_weights(model_folder, dtype='auto'), source)
@@ -50,7 +50,7 @@ def export(source: Path, folder: Path, base: str = '') -> None:
         model = read_weights(source, dtype='auto', pickled=True)
     else:
         raise TrainingError(
-            f'{source} holds neither an adapter (adapter_config.json) nor pickled weights '
+            f'{source} contains neither an adapter (adapter_config.json) nor pickled weights '
             '(pytorch_model.bin): there is nothing to export.'
         )
     model.save_pretrained(folder)
@@ -58,25 +58,25 @@ def export(source: Path, folder: Path, base: str = '') -> None:
 
 
 def _base(adapter: Path, named: str) -> Path:
-    """Return the folder of the model that an adapter is of."""
+    """Return the folder of an adapter's base model."""
     stated = json.loads((adapter / 'adapter_config.json').read_text())
     base = named or stated.get('base_model_name_or_path')
     if not base:
-        raise TrainingError(f'The adapter in {adapter} does not name its model: give --base.')
+        raise TrainingError(f'The adapter in {adapter} does not name its base model: use --base.')
     if Path(base).is_absolute() and not Path(base).is_dir():
         raise TrainingError(
-            f'The adapter in {adapter} is of {base}, which is not here: give --base.'
+            f'The base model {base} of the adapter in {adapter} does not exist: use --base.'
         )
     folder = checkpoints.local_folder(base)
     return checkpoints.download(base) if folder is None else folder
 
 
 def _merged(model: Any, adapter: Path) -> Any:
-    """Add an adapter to a model's weights.
+    """Merge an adapter into a model's weights.
 
-    Adapters name weights as the release of transformers did that they were trained with; with
-    names of another release peft leaves them out, and nothing fails. So layers are named here by
-    what the adapter's weights say, and each of them has to find its place.
+    Weight names depend on the release of transformers that the adapter was trained with, and peft
+    silently ignores unknown names. So the layers are taken from the adapter's weights here, and
+    each has to exist in the model.
     """
     try:
         peft: Any = import_module('peft')
@@ -85,21 +85,19 @@ def _merged(model: Any, adapter: Path) -> Any:
     from safetensors.torch import load_file
 
     if not (adapter / _WEIGHTS).is_file():
-        raise TrainingError(f'The adapter in {adapter} is incomplete: {_WEIGHTS} missing.')
+        raise TrainingError(f'The adapter in {adapter} is incomplete: {_WEIGHTS} is missing.')
     config = peft.PeftConfig.from_pretrained(adapter)
     if config.peft_type != peft.PeftType.LORA:
         raise TrainingError(f'The adapter in {adapter} is {config.peft_type.value}, not LoRA.')
-    weights = {
-        _name_of_today(name): value for name, value in load_file(adapter / _WEIGHTS).items()
-    }
+    weights = {_current_name(name): value for name, value in load_file(adapter / _WEIGHTS).items()}
     matches = (re.match(rf'{re.escape(_PREFIX)}(.+?)\.lora_', name) for name in weights)
     layers = {match.group(1) for match in matches if match}
     unknown = sorted(layers - {name for name, _ in model.named_modules()})
     if unknown or not layers:
-        what = f'no layer {unknown[0]}' if unknown else 'no layers of LoRA to merge'
+        what = f'no layer {unknown[0]}' if unknown else 'no LoRA layer to merge'
         raise TrainingError(
-            f'The adapter in {adapter} does not fit the model: there is {what}. Name with --base '
-            'the model that it was trained on.'
+            f'The adapter in {adapter} does not fit the model: there is {what}. Give the model '
+            'that it was trained on with --base.'
         )
     config.target_modules = layers
     config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
@@ -115,12 +113,12 @@ def _merged(model: Any, adapter: Path) -> Any:
         raise TrainingError(
             f'The adapter in {adapter} does not fit the model: {left[0]} has no counterpart.'
         )
-    _logger.info('%d layers are merged', len(layers))
+    _logger.info('merged %d layers', len(layers))
     return adapted.merge_and_unload()
 
 
-def _name_of_today(name: str) -> str:
-    """Return an adapter's name of a weight as transformers names it since 4.52."""
+def _current_name(name: str) -> str:
+    """Return an adapter's weight name in the form of transformers 4.52 and later."""
     inner = name.removeprefix(_PREFIX)
     inner = re.sub(r'^visual\.', 'model.visual.', inner)
     inner = re.sub(r'^model\.(?!language_model\.|visual\.)', 'model.language_model.', inner)
@@ -128,12 +126,12 @@ def _name_of_today(name: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Export what the command line names."""
+    """Run the export from the command line."""
     parser = argparse.ArgumentParser(prog='python -m segzero_ros.training.export')
-    parser.description = 'Merge an adapter (LoRA) into its model, or write pickles as safetensors.'
+    parser.description = 'Merge a LoRA adapter into its model, or convert pickles to safetensors.'
     parser.add_argument('source', type=Path, help='folder of the adapter or of the model')
-    parser.add_argument('folder', type=Path, help='where the checkpoint goes; new')
-    parser.add_argument('--base', default='', help='the model that the adapter was trained on')
+    parser.add_argument('folder', type=Path, help='new folder for the checkpoint')
+    parser.add_argument('--base', default='', help="the adapter's base model")
     given = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     try:

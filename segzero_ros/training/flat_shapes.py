@@ -1,8 +1,7 @@
-"""Flat coloured shapes on photographs: a domain that generated table-tops know nothing of.
+"""Flat coloured shapes on photographs: another domain than generated table-tops.
 
-Only colour and place tell the shapes apart, so what is asked stays within the words of table-tops
-while forms, backgrounds, light and perspective do not. For measuring what training on table-tops
-does elsewhere.
+Queries use only colour and position, so their vocabulary is that of table-tops, unlike forms,
+backgrounds, light and perspective. Used to measure how training on table-tops generalises.
 """
 
 from __future__ import annotations
@@ -24,25 +23,25 @@ from segzero_ros.types import RgbImage
 
 FORMS = ('star', 'cross', 'triangle', 'crescent', 'hexagon', 'arrow')
 PHOTOGRAPHS = ('coffee', 'astronaut', 'chelsea', 'rocket')
-# Share of the picture's side from a shape's middle to its rim.
-_SMALLEST, _LARGEST = 0.06, 0.12
-_MOST = 7
-_TRIALS = 60
-# Colours that nobody takes for another of them.
+# Radius of a shape as a fraction of the image's side.
+_MIN_RADIUS, _MAX_RADIUS = 0.06, 0.12
+_MAX_SHAPES = 7
+_MAX_TRIALS = 60
+# Colours that cannot be confused.
 _COLOURS = ('red', 'yellow', 'green', 'blue', 'purple', 'white', 'black')
-# The photograph is made paler, so that a shape is not lost in it.
-_PALER = 0.55
+# Contrast of the photograph, reduced so that shapes stand out.
+_CONTRAST = 0.55
 
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """A shape in a picture.
+    """A shape in an image.
 
     Attributes:
         form: one of FORMS.
         colour: one of the colours' names.
-        box: (x1, y1, x2, y2), whole pixels, the first and the last outside.
-        point: (x, y) well inside, whole pixels.
+        box: (x1, y1, x2, y2), integer pixels, x2 and y2 outside.
+        point: inner pixel (x, y).
     """
 
     form: str
@@ -52,42 +51,42 @@ class Shape:
 
 
 def flat_row(side: int, seed: int) -> Row:
-    """Return a question about flat shapes, with its truth.
+    """Return a row with a query about flat shapes.
 
     Args:
-        side: of the square picture, pixels.
-        seed: the same seed gives the same row.
+        side: of the square image, pixels.
+        seed: of the random generator.
 
     Raises:
-        TrainingError: scikit-image, which has the photographs, is not installed.
+        TrainingError: scikit-image with the photographs is not installed.
     """
     rng = np.random.default_rng((seed, 7))
     image = _background(side, rng)
     shapes: list[Shape] = []
     taken = np.zeros((side, side), np.uint8)
-    for _ in range(int(rng.integers(3, _MOST + 1))):
+    for _ in range(int(rng.integers(3, _MAX_SHAPES + 1))):
         shape = _draw(image, taken, rng)
         if shape is not None:
             shapes.append(shape)
-    question, meant = ask_about(shapes, rng)
+    question, targets = ask_about(shapes, rng)
     items = [
         {'bbox_2d': list(shape.box), 'point_2d': list(shape.point)}
-        for shape in sorted(meant, key=lambda each: each.point)
+        for shape in sorted(targets, key=lambda each: each.point)
     ]
     return Row(image, question, json.dumps(items))
 
 
 def ask_about(shapes: list[Shape], rng: np.random.Generator) -> tuple[str, list[Shape]]:
-    """Return a question and those of some shapes that it means, perhaps none."""
+    """Return a query about some shapes, and its targets, possibly none."""
     noun = str(rng.choice(['object', 'thing', 'item']))
     colour = str(rng.choice(_COLOURS)) if rng.random() < 0.25 else str(rng.choice(_seen(shapes)))
-    meant = [shape for shape in shapes if shape.colour == colour]
-    if len(meant) <= 1:
-        return f'the {colour} {noun}', meant
+    targets = [shape for shape in shapes if shape.colour == colour]
+    if len(targets) <= 1:
+        return f'the {colour} {noun}', targets
     if rng.random() < 0.4:
-        return f'all {colour} {noun}s', meant
+        return f'all {colour} {noun}s', targets
     side = str(rng.choice(['leftmost', 'rightmost']))
-    ordered = sorted(meant, key=lambda each: each.box[0] + each.box[2])
+    ordered = sorted(targets, key=lambda each: each.box[0] + each.box[2])
     return f'the {side} {colour} {noun}', [ordered[0 if side == 'leftmost' else -1]]
 
 
@@ -96,12 +95,12 @@ def _seen(shapes: list[Shape]) -> list[str]:
 
 
 def _draw(image: RgbImage, taken: NDArray[np.uint8], rng: np.random.Generator) -> Shape | None:
-    """Paint a shape where nothing is yet, and return it; None if there is no room."""
+    """Draw a shape on a free area and return it; None if there is no space."""
     side = len(image)
     form, colour = str(rng.choice(FORMS)), str(rng.choice(_COLOURS))
     paint = colours.mix(rng, colour)
-    for _ in range(_TRIALS):
-        radius = rng.uniform(_SMALLEST, _LARGEST) * side
+    for _ in range(_MAX_TRIALS):
+        radius = rng.uniform(_MIN_RADIUS, _MAX_RADIUS) * side
         centre = rng.uniform(radius + 2, side - radius - 2, 2)
         outline = _outline(form, rng.uniform(0, 2 * math.pi)) * radius + centre
         mask = np.zeros((side, side), np.uint8)
@@ -118,7 +117,7 @@ def _draw(image: RgbImage, taken: NDArray[np.uint8], rng: np.random.Generator) -
     return None
 
 
-def _outline(form: str, turn: float) -> NDArray[np.float64]:
+def _outline(form: str, angle: float) -> NDArray[np.float64]:
     """Return (N, 2) corners of a form of radius 1 around (0, 0)."""
     if form == 'crescent':
         outer = np.linspace(0.2 * math.pi, 1.8 * math.pi, 24)
@@ -127,7 +126,7 @@ def _outline(form: str, turn: float) -> NDArray[np.float64]:
     elif form == 'cross':
         arm = 0.3
         quarter = np.array([(1, -arm), (1, arm), (arm, arm)])
-        corners = np.concatenate([quarter @ _turned(step * math.pi / 2) for step in range(4)])
+        corners = np.concatenate([quarter @ _rotation(step * math.pi / 2) for step in range(4)])
     elif form == 'arrow':
         corners = np.array(
             [(1, 0), (0.1, 0.8), (0.1, 0.3), (-1, 0.3), (-1, -0.3), (0.1, -0.3), (0.1, -0.8)]
@@ -136,27 +135,27 @@ def _outline(form: str, turn: float) -> NDArray[np.float64]:
         count, deep = {'star': (10, 0.45), 'triangle': (3, 1.0), 'hexagon': (6, 1.0)}[form]
         corners = _circle(np.arange(count) * 2 * math.pi / count)
         corners[1::2] *= deep
-    return corners @ _turned(turn)
+    return corners @ _rotation(angle)
 
 
 def _circle(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([np.cos(angles), np.sin(angles)], 1)
 
 
-def _turned(angle: float) -> NDArray[np.float64]:
+def _rotation(angle: float) -> NDArray[np.float64]:
     cosine, sine = math.cos(angle), math.sin(angle)
     return np.array([(cosine, sine), (-sine, cosine)])
 
 
 def _background(side: int, rng: np.random.Generator) -> RgbImage:
-    """Return a pale piece of a photograph."""
+    """Return a crop of a photograph with reduced contrast."""
     photograph = _photograph(str(rng.choice(PHOTOGRAPHS)))
     size = int(rng.integers(200, min(photograph.shape[:2]) + 1))
     top, left = (int(rng.integers(0, length - size + 1)) for length in photograph.shape[:2])
     cut = photograph[top : top + size, left : left + size]
     piece = cv2.resize(cut, (side, side), interpolation=cv2.INTER_AREA)
     mean = piece.mean((0, 1))
-    return np.asarray(np.rint(_PALER * piece + (1 - _PALER) * mean), np.uint8)
+    return np.asarray(np.rint(_CONTRAST * piece + (1 - _CONTRAST) * mean), np.uint8)
 
 
 @lru_cache(maxsize=len(PHOTOGRAPHS))

@@ -1,4 +1,4 @@
-"""Load the model that training starts from, say beforehand what it needs, save what it became."""
+"""Load the base model, check its memory, save the trained model."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from segzero_ros.training.row_sources import missing_package
 from segzero_ros.training.settings import Settings
 from segzero_ros.training.vision_dedup import deduplicate_images
 
-# transformers' own factories carry no types.
+# transformers' factories have no types.
 _generation: Any = transformers.GenerationConfig
 _models: Any = transformers.AutoModelForImageTextToText
-# Above this nobody waits for a CPU.
-_LARGEST_ON_CPU = 200_000_000
-# The language model's layers; the vision tower has some of the same names.
-_ADAPTED = r'.*language_model.*\.(q|k|v|o|gate|up|down)_proj'
+# Larger models are not trained on a CPU.
+_MAX_CPU_PARAMETERS = 200_000_000
+# The language model's layers; the vision tower has layers of the same names.
+_LORA_TARGETS = r'.*language_model.*\.(q|k|v|o|gate|up|down)_proj'
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainableModel:
-    """A model that is trained.
+    """A model to train.
 
     Attributes:
-        model: with LoRA's layers where the settings want them.
-        processor: of its prompts and pictures.
-        folder: of the checkpoint that training starts from.
-        generation: its `generation_config` as it came; training needs another.
+        model: with LoRA layers, if configured.
+        processor: of its prompts and images.
+        folder: of the base checkpoint.
+        generation: its original `generation_config`; training needs another.
         half: whether it computes in bfloat16.
     """
 
@@ -51,11 +51,11 @@ class TrainableModel:
 
 
 def gigabytes(parameters: int, settings: Settings) -> float:
-    """Return the memory for weights and optimizer, over all GPUs, in 10⁹ bytes; calculated.
+    """Return the calculated memory for weights and optimizer over all GPUs, in 10⁹ bytes.
 
-    All weights: 4 bytes for the weight, 4 for its gradient, 8 for AdamW. LoRA: 2 for the weight;
-    the adapters are small. The KL divergence from the first model needs a second copy of all
-    weights, except with LoRA. Answers and activations come on top.
+    Full training: 4 bytes for the weight, 4 for its gradient, 8 for AdamW. LoRA: 2 for the weight;
+    the adapters are small. The KL divergence needs a second copy of the weights, except with LoRA.
+    Answers and activations need additional memory.
     """
     if settings.lora_rank:
         return parameters * 2 / 1e9
@@ -64,23 +64,23 @@ def gigabytes(parameters: int, settings: Settings) -> float:
 
 
 def load_trainable_model(settings: Settings) -> TrainableModel:
-    """Load the model.
+    """Load the base model.
 
     Raises:
         TrainingError: this machine cannot train it.
-        ReasonerUnavailable: it cannot be had, or does not speak the dialect.
+        ReasonerUnavailable: it cannot be loaded, or does not support the dialect.
     """
     folder = checkpoints.local_folder(settings.model, settings.spoken.recipe)
     if folder is None:
         folder = checkpoints.download(settings.model)
     checkpoint = checkpoints.open_checkpoint(folder, settings.spoken)
     on_gpu = torch.cuda.is_available()
-    _refuse_too_large(checkpoint.parameters, settings, on_gpu)
+    _check_memory(checkpoint.parameters, settings, on_gpu)
     half = on_gpu and settings.dtype != 'float32'
     small = settings.dtype == 'bfloat16' or (half and settings.lora_rank > 0)
     transformers.set_seed(settings.seed)
     loaded = load_processor(checkpoint, settings.spoken)
-    # Steps of 1e-6 are lost in bfloat16's 8 bits: what is trained stays in float32.
+    # Updates of 1e-6 are lost in bfloat16's 8 bits: trained weights stay in float32.
     model = read_weights(folder, dtype=torch.bfloat16 if small else torch.float32)
     generation = deepcopy(model.generation_config)
     complete_generation(folder, model.generation_config, loaded)
@@ -99,46 +99,46 @@ def load_trainable_model(settings: Settings) -> TrainableModel:
     if settings.last_layers:
         _leave_all_but_last(model, settings.last_layers)
     if settings.lora_rank:
-        model = _adapted(model, settings)
+        model = _with_lora(model, settings)
     return TrainableModel(model, loaded.processor, folder, generation, half)
 
 
-def _refuse_too_large(parameters: int, settings: Settings, on_gpu: bool) -> None:
+def _check_memory(parameters: int, settings: Settings, on_gpu: bool) -> None:
     needs = gigabytes(parameters, settings)
-    if not on_gpu and parameters > _LARGEST_ON_CPU:
+    if not on_gpu and parameters > _MAX_CPU_PARAMETERS:
         raise TrainingError(
-            f'{settings.model} has {parameters / 1e9:.1f} billion parameters, and this machine '
-            f'has no GPU that torch can use. Training it takes about {needs:.0f} GB of GPU memory '
-            'beside answers and activations; docs/training.md has a table. lora_rank:=64 needs '
-            'less.'
+            f'{settings.model} has {parameters / 1e9:.1f} billion parameters, but torch finds no '
+            f'GPU. Training it needs about {needs:.0f} GB of GPU memory in addition to answers '
+            'and activations; see the table in docs/training.md. lora_rank:=64 needs less.'
         )
     if on_gpu:
         total = torch.cuda.get_device_properties(0).total_memory / 1e9
-        shares = torch.cuda.device_count()
-        if needs > total * shares:
+        count = torch.cuda.device_count()
+        if needs > total * count:
             raise TrainingError(
-                f'Training {settings.model} takes about {needs:.0f} GB beside answers and '
-                f'activations; {shares} GPU(s) of {total:.0f} GB are here. Set lora_rank:=64, '
+                f'Training {settings.model} needs about {needs:.0f} GB in addition to answers and '
+                f'activations, but there are {count} GPU(s) of {total:.0f} GB. Set lora_rank:=64, '
                 'beta:=0, or use more GPUs.'
             )
 
 
 def _leave_all_but_last(model: Any, last_layers: int) -> None:
-    """Leave the language model as it is but for its last layers, its norm and its head."""
+    """Freeze the language model except for its last layers, its norm and its head."""
     language = model.model.language_model
     if last_layers > len(language.layers):
         raise TrainingError(
-            f'last_layers is {last_layers} and the model has {len(language.layers)}: 0 trains all.'
+            f'last_layers is {last_layers}, but the model has {len(language.layers)} layers: '
+            '0 trains all.'
         )
     language.requires_grad_(False)
     for part in (*language.layers[-last_layers:], language.norm):
         part.requires_grad_(True)
-    # A head that is the embedding as well would change what every layer reads.
+    # A head with the embedding's weights would change the input of all layers.
     tied = model.lm_head.weight is model.get_input_embeddings().weight
     model.lm_head.requires_grad_(not tied)
 
 
-def _adapted(model: Any, settings: Settings) -> Any:
+def _with_lora(model: Any, settings: Settings) -> Any:
     try:
         import peft
     except ImportError as error:
@@ -146,39 +146,40 @@ def _adapted(model: Any, settings: Settings) -> Any:
     config = peft.LoraConfig(
         r=settings.lora_rank,
         lora_alpha=2 * settings.lora_rank,
-        target_modules=_ADAPTED,
+        target_modules=_LORA_TARGETS,
         task_type='CAUSAL_LM',
     )
     if not settings.freeze_vision:
-        _logger.info('LoRA leaves the vision tower as it is')
+        _logger.info('LoRA does not train the vision tower')
     return peft.get_peft_model(model, config)
 
 
 def resume_faithfully(trainer: Any) -> None:
-    """Have a trainer go on with the weights of its checkpoint.
+    """Make a trainer resume with the weights of its checkpoint.
 
-    transformers saves this family under the published names and, when a run goes on, looks for
-    its own: it finds none, warns, and goes on with the first model's weights. So the checkpoint
-    is read here, by the way that knows both names. LoRA and sharded checkpoints are read well.
+    transformers saves this family with the published weight names, but looks for its own names
+    when a run is resumed: it finds none, warns, and resumes with the base model's weights. So the
+    checkpoint is loaded here by `from_pretrained`, which supports both. LoRA and sharded
+    checkpoints are not affected.
     """
-    plainly = trainer._load_from_checkpoint
+    original = trainer._load_from_checkpoint
 
     def load(folder: str, model: Any = None) -> None:
         trained = trainer.accelerator.unwrap_model(model or trainer.model)
         sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
         if sharded or hasattr(trained, 'peft_config'):
-            plainly(folder, model)
+            original(folder, model)
             return
-        kept = _models.from_pretrained(
+        saved = _models.from_pretrained(
             folder, dtype=trained.dtype, use_safetensors=True, local_files_only=True
         )
-        trained.load_state_dict(kept.state_dict())
+        trained.load_state_dict(saved.state_dict())
 
     trainer._load_from_checkpoint = load
 
 
 def save(trainable: TrainableModel, trainer: Any, folder: Path) -> None:
-    """Write the trained model as a folder that `reasoner_model:=` takes; LoRA is merged in."""
+    """Write the trained model as a folder for `reasoner_model:=`, with LoRA merged."""
     trained = trainer.accelerator.unwrap_model(trainer.model)
     state = trainer.accelerator.get_state_dict(trainer.model)
     if not trainer.is_world_process_zero():
@@ -191,5 +192,5 @@ def save(trainable: TrainableModel, trainer: Any, folder: Path) -> None:
 
 
 def save_processor(source: Path, folder: Path) -> None:
-    """Write a checkpoint's processor into another folder, as it came."""
+    """Copy a checkpoint's processor into another folder."""
     read_processor(source).save_pretrained(folder)

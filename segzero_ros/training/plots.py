@@ -1,4 +1,4 @@
-"""The curves of a run as a picture: reward and its parts, length, KL, validation."""
+"""Plot of a run's curves: reward and its parts, length, KL, validation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ _PANELS: dict[str, Callable[[str], bool]] = {
 
 
 def draw_curves(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw the figures of a run over its steps."""
+    """Plot the figures of a run over its steps.
+
+    Args:
+        lines: the figures of each step.
+        path: of the image.
+    """
     import matplotlib
 
     matplotlib.use('agg')

@@ -1,4 +1,4 @@
-"""A reward as parts and weights, by a preset's name or from one's own YAML file."""
+"""Rewards as weighted parts, from a preset or a YAML file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARTS: dict[str, Reward] = PUBLISHED | ROBOT
 
 
 class TrainingError(SegZeroError):
-    """Training cannot begin or go on; the text names the cause and the cure."""
+    """Training cannot start or resume; the message has the reason and a hint."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Composition:
     """A reward: the weighted sum of its parts.
 
     Attributes:
-        name: of the preset, or the file's.
-        weights: of each part of `PARTS`, by name.
+        name: of the preset or the file.
+        weights: by name of the part in `PARTS`.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Composition:
         return {name: PARTS[name](completion, solution) for name in self.weights}
 
     def __call__(self, completion: str, solution: str) -> float:
-        """Return what a completion is worth."""
+        """Return the reward of a completion."""
         values = self.parts(completion, solution)
         return float(sum(self.weights[name] * value for name, value in values.items()))
 
@@ -48,7 +48,7 @@ def load_composition(source: str | Path) -> Composition:
     """Return the reward of a preset, or of a YAML file of `part: weight` lines.
 
     Raises:
-        TrainingError: there is none, or it names unknown parts or weights that are no numbers.
+        TrainingError: it does not exist, or has unknown parts or invalid weights.
     """
     path = Path(source)
     if path.suffix in ('.yaml', '.yml'):
@@ -56,33 +56,33 @@ def load_composition(source: str | Path) -> Composition:
     presets = read_lines(find_config('training/rewards.yaml'))
     if str(source) not in presets:
         raise TrainingError(
-            f'There is no reward {str(source)!r}; there are {", ".join(presets)}, or name a YAML '
+            f'There is no reward {str(source)!r}; choose one of {", ".join(presets)}, or a YAML '
             'file of "part: weight" lines.'
         )
     return _composition(str(source), presets[str(source)], f'the preset {source}')
 
 
 def read_lines(path: Path) -> dict[str, Any]:
-    """Return the "name: value" lines of a YAML file; raise TrainingError if it holds none."""
+    """Return the "name: value" lines of a YAML file; raise TrainingError if it has none."""
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise TrainingError(f'{path} cannot be read: {error}') from error
     if not isinstance(content, dict):
-        raise TrainingError(f'{path} holds no "name: value" lines.')
+        raise TrainingError(f'{path} has no "name: value" lines.')
     return content
 
 
 def _composition(name: str, weights: Any, where: str) -> Composition:
     if not isinstance(weights, dict) or not weights:
-        raise TrainingError(f'{where} names no parts; there are {", ".join(PARTS)}.')
+        raise TrainingError(f'{where} has no parts; valid parts are {", ".join(PARTS)}.')
     for part, weight in weights.items():
         if part not in PARTS:
             raise TrainingError(
-                f'{where}: there is no part {part!r}; there are {", ".join(PARTS)}.'
+                f'{where}: there is no part {part!r}; valid parts are {", ".join(PARTS)}.'
             )
         if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-            raise TrainingError(f'{where}: the weight of {part} is no number: {weight!r}.')
+            raise TrainingError(f'{where}: the weight of {part} is not a number: {weight!r}.')
         if not math.isfinite(weight):
             raise TrainingError(f'{where}: the weight of {part} is not finite.')
     return Composition(name, {part: float(weight) for part, weight in weights.items()})

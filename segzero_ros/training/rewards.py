@@ -1,11 +1,10 @@
-"""What an answer is worth, part by part, as Seg-Zero and VisionReasoner were trained with.
+"""The published reward functions of Seg-Zero and VisionReasoner.
 
-Each part takes a completion and a solution, both as text, and returns a number; it is a pure
-function. Whatever makes the published functions fail is worth nothing here as well, so odd answers
-are read by the same steps: JSON in double quotes, the first braces of the whole text for one
-object, the first `<answer>` for several. Coordinates are pixels of the square that the model sees.
-Source of the parts and thresholds: Seg-Zero (arXiv 2503.06520), VisionReasoner (2505.12081) and
-their published training code.
+Each part is a pure function of the texts of a completion and a solution. An answer that makes the
+published functions fail has a reward of 0, so it is parsed by the same steps: JSON in double
+quotes, the first braces of the text for one object, the first `<answer>` for several. Coordinates
+are pixels of the square that the model sees. Source of the parts and thresholds: Seg-Zero (arXiv
+2503.06520), VisionReasoner (2505.12081) and their published training code.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ Reward = Callable[[str, str], float]
 
 IOU_OF_A_HIT = 0.5
 BOX_PIXELS = 10
-# Seg-Zero is lenient with its two points, VisionReasoner strict with its one.
+# Thresholds for Seg-Zero's two points and VisionReasoner's one point.
 TWO_POINTS_PIXELS, ONE_POINT_PIXELS = 100, 30
-MOST_OBJECTS = 120
+MAX_OBJECTS = 120
 
 _FORM = re.compile(r'<think>.*?</think>\s*<answer>.*?</answer>', re.DOTALL)
 _BRACES = re.compile(r'{[^}]+}')
@@ -35,8 +34,8 @@ _TRUE_BOX = re.compile(r'<box>\((\d+),(\d+)\),\((\d+),(\d+)\)</box>')
 _TRUE_POINTS = re.compile(r'<points>\((\d+),(\d+)\),\((\d+),(\d+)\)</points>')
 
 
-def _or_nothing(part: Callable[..., float]) -> Callable[..., float]:
-    """Have a part be worth 0 where it fails, whatever the reason; this is part of the reward."""
+def _zero_on_error(part: Callable[..., float]) -> Callable[..., float]:
+    """Make a part return 0 after any exception, as published."""
 
     @wraps(part)
     def guarded(*arguments: Any, **named: Any) -> float:
@@ -49,17 +48,17 @@ def _or_nothing(part: Callable[..., float]) -> Callable[..., float]:
 
 
 def thinking_format(completion: str, solution: str = '') -> float:
-    """Return 1 for exactly a thought and an answer in their tags; the thought may be empty."""
+    """Return 1 for exactly one reasoning and one answer in their tags; both may be empty."""
     return float(_FORM.fullmatch(completion) is not None)
 
 
 def non_repeat(completion: str, solution: str = '') -> float:
-    """Return 0 when two or more sentences, parted by full stops, were said before; else 1."""
-    said = [sentence for part in completion.split('.') if (sentence := part.strip())]
-    return float(len(said) - len(set(said)) < 2)
+    """Return 0 if two or more sentences, split at full stops, are repeated; else 1."""
+    sentences = [sentence for part in completion.split('.') if (sentence := part.strip())]
+    return float(len(sentences) - len(set(sentences)) < 2)
 
 
-# One object: Seg-Zero. `strict` names the keys, else a key counts by what its name holds.
+# One object: Seg-Zero. With `strict` the keys have fixed names, else they are matched by a part.
 
 
 def _single(completion: str) -> dict[str, Any]:
@@ -81,12 +80,12 @@ def _box(content: dict[str, Any], strict: bool) -> Any:
     return box
 
 
-@_or_nothing
+@_zero_on_error
 def single_format(completion: str, solution: str = '', *, strict: bool) -> float:
     """Return 1 for one box of four values and two points of two.
 
-    Strict wants lists under `bbox`, `points_1` and `points_2`; else any key with `bbox` and two
-    others with `point` will do.
+    Strict requires lists with the keys `bbox`, `points_1` and `points_2`; else any key with `bbox`
+    and two others with `point`.
     """
     content = _single(completion)
     box_key = _box_key(content, strict)
@@ -101,26 +100,26 @@ def single_format(completion: str, solution: str = '', *, strict: bool) -> float
     return float(kinds_fit and lengths == [4, 2, 2])
 
 
-@_or_nothing
+@_zero_on_error
 def box_iou(completion: str, solution: str, *, strict: bool) -> float:
-    """Return 1 when the boxes' IoU is above 0.5; corners belong to the boxes (+1 pixel)."""
+    """Return 1 if the IoU is above 0.5; corners are inclusive (+1 pixel)."""
     box = _box(_single(completion), strict)
-    return float(_pixel_iou(box, _true_box(solution)) > IOU_OF_A_HIT)
+    return float(_inclusive_iou(box, _true_box(solution)) > IOU_OF_A_HIT)
 
 
-@_or_nothing
+@_zero_on_error
 def box_l1(completion: str, solution: str, *, strict: bool) -> float:
-    """Return 1 when the corners are off by less than 10 pixels, mean of four coordinates."""
+    """Return 1 if the mean absolute error of the four coordinates is below 10 pixels."""
     box, true = _box(_single(completion), strict), _true_box(solution)
     off = [abs(box[side] - true[side]) for side in range(4)]
     return float((off[0] + off[1] + off[2] + off[3]) / 4 < BOX_PIXELS)
 
 
-@_or_nothing
+@_zero_on_error
 def points_l1(completion: str, solution: str, *, strict: bool) -> float:
-    """Return 1 when both points are in the predicted box and near the true ones.
+    """Return 1 if both points are in the predicted box and near the true ones.
 
-    Near is a mean Euclidean distance below 100 pixels under the better of both assignments; the
+    Near is a mean Euclidean distance below 100 pixels with the better of both assignments; the
     papers call it L1.
     """
     content = _single(completion)
@@ -149,10 +148,10 @@ def _true_box(solution: str) -> list[int]:
     return _numbers_of(_TRUE_BOX, solution)
 
 
-def _pixel_iou(box: Any, true: Sequence[int]) -> float:
+def _inclusive_iou(box: Any, true: Sequence[int]) -> float:
     left, top = max(box[0], true[0]), max(box[1], true[1])
     right, bottom = min(box[2], true[2]), min(box[3], true[3])
-    # A common edge alone is no overlap.
+    # Boxes that share only an edge do not overlap.
     meets = left < right and top < bottom
     both = (right - left + 1) * (bottom - top + 1) if meets else 0
     areas = [(one[2] - one[0] + 1) * (one[3] - one[1] + 1) for one in (box, true)]
@@ -171,7 +170,7 @@ def _distance(first: Sequence[int], second: Sequence[int]) -> float:
 
 
 def answered_list(completion: str) -> Any:
-    """Return what the JSON in the first `<answer>` says; raise ValueError if there is none."""
+    """Return the JSON in the first `<answer>`; raise ValueError if there is none."""
     found = _ANSWER.search(completion)
     if found is None:
         raise ValueError('there is no answer')
@@ -179,9 +178,9 @@ def answered_list(completion: str) -> Any:
 
 
 def list_format(completion: str, solution: str = '') -> float:
-    """Return up to 2: per item 1 for `bbox_2d` with four and 1 for `point_2d` with two, mean.
+    """Return up to 2, the mean of the items: 1 for a `bbox_2d` of four, 1 for a `point_2d` of two.
 
-    Items before one that cannot be read keep their share.
+    An invalid item ends the sum; the items before it still count.
     """
     total = 0.0
     try:
@@ -198,54 +197,54 @@ def list_format(completion: str, solution: str = '') -> float:
     return total
 
 
-@_or_nothing
+@_zero_on_error
 def list_accuracy(completion: str, solution: str) -> float:
-    """Return up to 3: for each matched pair the box's IoU, its L1 and the point, hard.
+    """Return up to 3: for each matched pair box IoU, box L1 and point, each 0 or 1.
 
     Hungarian matching with cost 3 - sum; the sum over pairs is divided by the larger number of
-    objects. Without a predicted or without a true object it is 0.
+    objects. It is 0 without a predicted or a true object.
     """
     answered, true = answered_list(completion), json.loads(solution)
     with np.errstate(all='ignore'):
         boxes, points = _arrays(answered)
         true_boxes, true_points = _arrays(true)
         near = point_distances(points, true_points) < ONE_POINT_PIXELS
-        worth = (
-            (pixel_ious(boxes, true_boxes) > IOU_OF_A_HIT).astype(float)
+        scores = (
+            (inclusive_ious(boxes, true_boxes) > IOU_OF_A_HIT).astype(float)
             + (box_distances(boxes, true_boxes) < BOX_PIXELS).astype(float)
             + (near & points_in_boxes(points, boxes)[:, np.newaxis]).astype(float)
         )
-    return matched(worth, 3.0)
+    return matched(scores, 3.0)
 
 
-def matched(worth: NDArray[np.float64], most: float) -> float:
-    """Return the worth of the best one-to-one matching over the larger number of objects.
+def matched(scores: NDArray[np.float64], maximum: float) -> float:
+    """Return the score of the best one-to-one matching over the larger number of objects.
 
     Args:
-        worth: (K, N) of each predicted with each true object.
-        most: what a pair can be worth.
+        scores: (K, N) score of each pair of a predicted and a true object.
+        maximum: maximum score of a pair.
     """
-    # Here, for all else of this file is wanted where scipy is not installed.
+    # Local, because the rest of this file is used without scipy.
     from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
-    cost = most - worth
+    cost = maximum - scores
     rows, columns = linear_sum_assignment(cost)
-    total = len(rows) * most - cost[rows, columns].sum()
+    total = len(rows) * maximum - cost[rows, columns].sum()
     return float(total / max(cost.shape))
 
 
 def _arrays(items: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return boxes (K, 4) and points (K, 2) of up to 120 items, in the numbers' own type."""
+    """Return boxes (K, 4) and points (K, 2) of up to 120 items, in the dtype of the numbers."""
     boxes = [item['bbox_2d'] for item in items]
     points = [item['point_2d'] for item in items]
-    found = np.array(boxes[:MOST_OBJECTS]), np.array(points[:MOST_OBJECTS])
+    found = np.array(boxes[:MAX_OBJECTS]), np.array(points[:MAX_OBJECTS])
     if found[0].ndim != 2 or found[0].shape[1] != 4:
         raise ValueError('boxes have four numbers')
     return found
 
 
-def pixel_ious(boxes: NDArray[Any], true: NDArray[Any]) -> NDArray[Any]:
-    """Return (K, N) IoUs of (K, 4) and (N, 4) boxes whose corners belong to them."""
+def inclusive_ious(boxes: NDArray[Any], true: NDArray[Any]) -> NDArray[Any]:
+    """Return (K, N) IoUs of (K, 4) and (N, 4) boxes with inclusive corners."""
     one, other = boxes[:, np.newaxis], true[np.newaxis]
     width = np.minimum(one[..., 2], other[..., 2]) - np.maximum(one[..., 0], other[..., 0]) + 1
     height = np.minimum(one[..., 3], other[..., 3]) - np.maximum(one[..., 1], other[..., 1]) + 1
@@ -259,7 +258,7 @@ def pixel_ious(boxes: NDArray[Any], true: NDArray[Any]) -> NDArray[Any]:
 
 
 def box_distances(boxes: NDArray[Any], true: NDArray[Any]) -> NDArray[Any]:
-    """Return (K, N) means of the four coordinates' differences."""
+    """Return (K, N) mean absolute errors of the four coordinates."""
     return np.asarray(np.mean(np.abs(boxes[:, np.newaxis] - true[np.newaxis]), axis=2))
 
 
@@ -270,7 +269,7 @@ def point_distances(points: NDArray[Any], true: NDArray[Any]) -> NDArray[Any]:
 
 
 def points_in_boxes(points: NDArray[Any], boxes: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return (K,) whether each point is in its own box, the border included."""
+    """Return (K,) whether each point is in its own box, including the border."""
     across = (points[:, 0] >= boxes[:, 0]) & (points[:, 0] <= boxes[:, 2])
     down = (points[:, 1] >= boxes[:, 1]) & (points[:, 1] <= boxes[:, 3])
     return np.asarray(across & down)

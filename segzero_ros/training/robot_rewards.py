@@ -1,7 +1,7 @@
-"""Rewards for a robot: an honest empty answer, a thought that is there and short, soft accuracy.
+"""Rewards for robots: honest empty answers, short but present reasoning, soft accuracy.
 
-The published rewards pay nothing for an empty answer, so models trained with them never say that
-nothing is there; and they pay for empty thoughts.
+The published rewards are 0 for an empty answer, so models trained with them never answer that
+there is no target; and they reward empty reasoning.
 """
 
 from __future__ import annotations
@@ -17,61 +17,61 @@ from numpy.typing import NDArray
 from segzero_ros.training.rewards import (
     answered_list,
     box_distances,
+    inclusive_ious,
     matched,
-    MOST_OBJECTS,
-    pixel_ious,
+    MAX_OBJECTS,
     point_distances,
     points_in_boxes,
     Reward,
 )
 
-# Words of a thought that cost nothing, and at which nothing is left; the idea of a budget is
-# PixelThink's (arXiv 2505.23727).
-BUDGET, SPENT = 40, 160
-# A thought of fewer words says nothing.
-FEWEST_WORDS = 2
-# Where the soft parts for box and point reach 0: twice what the hard ones allow.
+# Reasoning words up to which brevity is 1, and from which it is 0; a budget as in PixelThink
+# (arXiv 2505.23727).
+FULL_WORDS, ZERO_WORDS = 40, 160
+# Minimum number of reasoning words.
+MIN_WORDS = 2
+# Errors in pixels at which the soft parts for box and point are 0: twice the published limits.
 BOX_REACH, POINT_REACH = 20.0, 60.0
 
 _FORM = re.compile(r'\s*<think>([^<>]*)</think>\s*<answer>[^<>]*</answer>\s*')
 
 
-def _thought(completion: str) -> int:
-    """Return how many words the thought has, 0 where the form is not kept."""
+def _reasoning_words(completion: str) -> int:
+    """Return the number of reasoning words; 0 for another format."""
     found = _FORM.fullmatch(completion)
     return len(found.group(1).split()) if found else 0
 
 
 def thinking_stated(completion: str, solution: str = '') -> float:
-    """Return 1 for one thought of two words or more and one answer, in their tags."""
-    return float(_thought(completion) >= FEWEST_WORDS)
+    """Return 1 for one reasoning of two or more words and one answer, in their tags."""
+    return float(_reasoning_words(completion) >= MIN_WORDS)
 
 
 def brevity(completion: str, solution: str = '') -> float:
-    """Return 1 up to 40 words of thought, falling to 0 at 160; an empty thought is worth 0."""
-    words = _thought(completion)
-    if words < FEWEST_WORDS:
+    """Return 1 up to 40 reasoning words, falling to 0 at 160; 0 without reasoning."""
+    words = _reasoning_words(completion)
+    if words < MIN_WORDS:
         return 0.0
-    return min(1.0, max(0.0, (SPENT - words) / (SPENT - BUDGET)))
+    return min(1.0, max(0.0, (ZERO_WORDS - words) / (ZERO_WORDS - FULL_WORDS)))
 
 
 def answer_readable(completion: str, solution: str = '') -> float:
-    """Return 1 for a list, perhaps empty, of boxes with points, all finite and right way round."""
+    """Return 1 for a possibly empty list of boxes with points, all finite and well ordered."""
     return float(_read(completion) is not None)
 
 
 def honest_accuracy(completion: str, solution: str) -> float:
-    """Return up to 3, soft: per matched pair IoU, nearness of the box and of the point.
+    """Return up to 3, soft: for each matched pair IoU, box distance and point distance.
 
-    When nothing matches, the empty list is worth 3 and any object 0. Objects beyond 120 are left
-    out of both.
+    Without a true object, an empty list scores 3 and any object 0. Objects after the first 120 are
+    ignored.
 
     Raises:
-        ValueError: the solution is no list of boxes with points.
+        ValueError: the solution is not a list of boxes with points.
     """
     true = _read_list(json.loads(solution))
     if true is None:
-        raise ValueError(f'{solution[:80]!r} is no list of boxes with points')
+        raise ValueError(f'{solution[:80]!r} is not a list of boxes with points')
     answered = _read(completion)
     if answered is None:
         return 0.0
@@ -86,7 +86,7 @@ def honest_accuracy(completion: str, solution: str) -> float:
     near_box = np.clip(1 - box_distances(boxes, true_boxes) / BOX_REACH, 0, 1)
     near_point = np.clip(1 - point_distances(points, true_points) / POINT_REACH, 0, 1)
     inside = points_in_boxes(points, boxes)[:, np.newaxis]
-    return matched(pixel_ious(boxes, true_boxes) + near_box + near_point * inside, 3.0)
+    return matched(inclusive_ious(boxes, true_boxes) + near_box + near_point * inside, 3.0)
 
 
 def _read(completion: str) -> NDArray[np.float64] | None:
@@ -97,10 +97,10 @@ def _read(completion: str) -> NDArray[np.float64] | None:
 
 
 def _read_list(items: Any) -> NDArray[np.float64] | None:
-    """Return (K, 6) boxes and points; None unless it is a list of such."""
+    """Return (K, 6) boxes and points; None if it is not a valid list."""
     if not isinstance(items, list):
         return None
-    rows = [_row(item) for item in items[:MOST_OBJECTS]]
+    rows = [_row(item) for item in items[:MAX_OBJECTS]]
     if any(row is None for row in rows):
         return None
     return np.array(rows, np.float64).reshape(-1, 6)
@@ -121,7 +121,7 @@ def _row(item: Any) -> list[float] | None:
 def _is_coordinate(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    # No picture is so large; beyond, areas lose their last digits.
+    # No image is larger, and areas of larger values lose precision.
     return math.isfinite(value) and abs(value) < 1e6
 
 

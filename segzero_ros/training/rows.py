@@ -1,9 +1,9 @@
-"""One row of training: a square picture, a question, and what is meant, in the published schema.
+"""Training rows in the published schema: a square image, a query and its solution.
 
-The published sets have the columns of `COLUMNS`, pictures of 840 by 840, and solutions in that
-square's pixels: a JSON list of boxes with points, or one box with two points in tags. Pictures of
-other sizes are squashed, and the solution, in such a picture's own pixels, with them. A column
-`answer`, where there is one, is a whole answer to learn by heart, in the same pixels.
+The published sets have the columns of `COLUMNS`, images of 840 by 840 pixels, and solutions in
+these pixels: a JSON list of boxes with points, or one box with two points in tags. Images of other
+sizes are resized to the square, and their solutions with them. The optional column `answer` is a
+complete answer for SFT, in the same pixels.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ _TAGS = re.compile(r'<box>.*?</box>\s*<points>.*?</points>')
 _PAIR = re.compile(r'\((\d+),(\d+)\)')
 _NUMBER = r'\s*(-?\d+(?:\.\d+)?)\s*'
 _ANY_PAIR = re.compile(rf'\({_NUMBER},{_NUMBER}\)')
-# What each object of a list has, and of how many numbers.
-_PLACES = {'bbox_2d': 4, 'point_2d': 2}
+# Keys of each object in a list, and their numbers of coordinates.
+_COORDINATES = {'bbox_2d': 4, 'point_2d': 2}
 _ANSWER = re.compile(r'<answer>(.*?)</answer>', re.DOTALL)
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One question with its truth, in the pixels of one dialect's square.
+    """One query with its solution, in the pixels of a dialect's square.
 
     Attributes:
         image: (S, S, 3) uint8 RGB, as the model sees it.
-        problem: the question.
-        solution: the truth, as the dialect's rewards read it.
-        answer: a whole answer to learn by heart; '' where there is none.
+        problem: the query.
+        solution: in the form of the dialect's rewards.
+        answer: a complete answer for SFT; '' without any.
     """
 
     image: RgbImage
@@ -45,53 +45,53 @@ class Row:
 
 
 def solution_for(dialect: Dialect, solution: str, size: tuple[int, int] = (SQUARE, SQUARE)) -> str:
-    """Return a solution in the pixels of a dialect's square, in the form it reads.
+    """Return a solution in the pixels of a dialect's square.
 
     Args:
-        dialect: that is trained.
-        solution: in pixels of its picture.
-        size: (width, height) of that picture.
+        dialect: of the model.
+        solution: in pixels of its image.
+        size: (width, height) of that image.
 
     Raises:
         TrainingError: the solution cannot be read, has another form than the dialect's, or lies
-            outside its picture.
+            outside its image.
     """
     tagged = _TAGS.search(solution) is not None
     if dialect.grammar.single != tagged:
         forms = 'one box with two points in tags', 'a JSON list of boxes with points'
         raise TrainingError(
-            f'The dialect {dialect.name} is trained on {forms[not dialect.grammar.single]}, but '
-            f'the data hold {solution[:60]!r}. Choose the dialect that the data were made for.'
+            f'The dialect {dialect.name} needs {forms[not dialect.grammar.single]}, but the data '
+            f'contain {solution[:60]!r}. Choose the dialect that the data were made for.'
         )
-    squash = _Squash(size, dialect.square)
+    scale = _CoordinateScaling(size, dialect.square)
     if tagged:
-        squashed = _ANY_PAIR.sub(
-            lambda pair: '({},{})'.format(*squash(pair.groups(), solution)), solution
+        scaled = _ANY_PAIR.sub(
+            lambda pair: '({},{})'.format(*scale(pair.groups(), solution)), solution
         )
     else:
         items = [
-            {key: squash(item[key], solution) for key in _PLACES} for item in _items(solution)
+            {key: scale(item[key], solution) for key in _COORDINATES} for item in _items(solution)
         ]
-        squashed = json.dumps(items)
-    # Published solutions stay as they are, to the last blank.
-    return solution if size == (dialect.square, dialect.square) else squashed
+        scaled = json.dumps(items)
+    # Published solutions stay unchanged, including spaces.
+    return solution if size == (dialect.square, dialect.square) else scaled
 
 
 def _items(solution: str) -> list[dict[str, list[float]]]:
-    """Return the objects of a solution that is a JSON list; raise TrainingError if it is none."""
+    """Return the objects of a JSON list; raise TrainingError if it is invalid."""
     try:
         items = json.loads(solution)
     except ValueError as error:
         raise TrainingError(
-            f'The solution {solution[:60]!r} cannot be read: it is no JSON ({error}).'
+            f'The solution {solution[:60]!r} cannot be read: it is not valid JSON ({error}).'
         ) from error
     if not isinstance(items, list):
         raise TrainingError(
-            f'The solution {solution[:60]!r} cannot be read: it is no list; write [] around its '
-            'objects.'
+            f'The solution {solution[:60]!r} cannot be read: it is not a list; put its objects '
+            'in [].'
         )
     for item in items:
-        for key, count in _PLACES.items():
+        for key, count in _COORDINATES.items():
             if not _are_numbers(item.get(key) if isinstance(item, dict) else None, count):
                 raise TrainingError(
                     f'The solution {solution[:60]!r} cannot be read: each object needs {key}, '
@@ -101,50 +101,50 @@ def _items(solution: str) -> list[dict[str, list[float]]]:
 
 
 def _are_numbers(values: Any, count: int) -> bool:
-    """Return whether values are a list of so many numbers, be they written as text."""
+    """Return whether values are a list of `count` numbers, possibly as text."""
     try:
         return isinstance(values, list) and len([float(value) for value in values]) == count
     except (TypeError, ValueError):
         return False
 
 
-def taught_answer(dialect: Dialect, answer: str, size: tuple[int, int]) -> str:
-    """Return an answer to learn by heart in the pixels of a dialect's square.
+def sft_answer_for(dialect: Dialect, answer: str, size: tuple[int, int]) -> str:
+    """Return an SFT answer in the pixels of a dialect's square.
 
     Args:
-        dialect: that is trained.
-        answer: in pixels of its picture; '' where there is none.
-        size: (width, height) of that picture.
+        dialect: of the model.
+        answer: in pixels of its image; '' without any.
+        size: (width, height) of that image.
 
     Raises:
-        TrainingError: its numbers cannot be told from its words, so they cannot be squashed.
+        TrainingError: its coordinates cannot be found, so they cannot be scaled.
     """
     if not answer or size == (dialect.square, dialect.square):
         return answer
-    squash = _Squash(size, dialect.square)
+    scale = _CoordinateScaling(size, dialect.square)
     found = _ANSWER.search(answer)
     try:
         content = json.loads(found.group(1) if found else '')
         items = [content] if isinstance(content, dict) else content
-        squashed = [
+        scaled = [
             {
-                key: squash(value, answer) if isinstance(value, list) else value
+                key: scale(value, answer) if isinstance(value, list) else value
                 for key, value in item.items()
             }
             for item in items
         ]
     except (ValueError, TypeError, AttributeError) as error:
         raise TrainingError(
-            f'The answer {answer[:60]!r} is about a picture of {size[0]}x{size[1]} pixels; its '
-            f'numbers cannot be squashed with it, for its <answer> holds no list of them: {error}.'
+            f'The answer {answer[:60]!r} is about an image of {size[0]}x{size[1]} pixels, but its '
+            f'coordinates cannot be scaled: its <answer> has no list of them: {error}.'
         ) from error
     assert found
-    written = json.dumps(squashed[0] if isinstance(content, dict) else squashed)
+    written = json.dumps(scaled[0] if isinstance(content, dict) else scaled)
     return answer[: found.start(1)] + written + answer[found.end(1) :]
 
 
-class _Squash:
-    """Brings coordinates from a picture's pixels into a square's."""
+class _CoordinateScaling:
+    """Scales coordinates from an image's pixels to a square's."""
 
     def __init__(self, size: tuple[int, int], square: int) -> None:
         self._size = size
@@ -157,17 +157,16 @@ class _Squash:
         if not all(inside):
             width, height = self._size
             raise TrainingError(
-                f'{text[:60]!r} lies outside its picture of {width}x{height} pixels, so nobody '
-                "knows of which size its numbers are: write them in the picture's own pixels, or "
-                f'squash the picture to {SQUARE}x{SQUARE}.'
+                f'{text[:60]!r} lies outside its image of {width}x{height} pixels: write the '
+                f'coordinates in pixels of the image, or resize the image to {SQUARE}x{SQUARE}.'
             )
         return [int(value * self._factors[at % 2] + 0.5) for at, value in enumerate(numbers)]
 
 
 def answer_of(row: Row, dialect: Dialect) -> str:
-    """Return what supervised training teaches: the row's answer, else its bare solution.
+    """Return the target text of SFT: the row's answer, else its solution.
 
-    The bare solution, without a thought, is the papers' supervised baseline.
+    The solution without reasoning is the papers' SFT baseline.
     """
     if row.answer:
         return row.answer

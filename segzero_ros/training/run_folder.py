@@ -1,4 +1,4 @@
-"""The folder of a training run: what it was begun with, its figures, and where it goes on."""
+"""The output folder of a training run: settings, figures and checkpoints."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from segzero_ros.training.presets import TrainingError
 from segzero_ros.training.settings import Settings
 
-# These may change while a run is broken off: they change nothing of what is learnt.
-_FREE = ('output', 'minutes', 'kept', 'validation', 'validate_every', 'validation_rows')
-# A checkpoint that a kill cut short lacks some of these.
-_COMPLETE = ('trainer_state.json', 'optimizer.pt', 'scheduler.pt')
+# Settings that may differ when a run is resumed, because they do not affect the weights.
+_CHANGEABLE = ('output', 'minutes', 'kept', 'validation', 'validate_every', 'validation_rows')
+# Files of a complete checkpoint.
+_REQUIRED_FILES = ('trainer_state.json', 'optimizer.pt', 'scheduler.pt')
 
 
 class RunFolder:
-    """What a run keeps: `settings.json`, `figures.jsonl`, `curves.png`, and `steps/`."""
+    """The files of a run: `settings.json`, `figures.jsonl`, `curves.png` and `steps/`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,10 +28,14 @@ class RunFolder:
         self._settings = path / 'settings.json'
 
     def begin(self, settings: Settings, *, restart: bool) -> Path | None:
-        """Make the folder ready; return the checkpoint of `steps/` from which the run goes on.
+        """Prepare the folder; return the checkpoint in `steps/` to resume from, if any.
+
+        Args:
+            settings: of the run.
+            restart: whether to remove an earlier run.
 
         Raises:
-            TrainingError: it holds a run with other settings, or something else.
+            TrainingError: it contains a run with other settings, or something else.
         """
         now = asdict(settings)
         if restart:
@@ -42,14 +46,18 @@ class RunFolder:
                 before: dict[str, Any] = json.loads(self._settings.read_text(encoding='utf-8'))
             except ValueError as error:
                 raise TrainingError(f'{self._settings} cannot be read: {error}') from error
-            other = [name for name in now if name not in _FREE and before.get(name) != now[name]]
+            other = [
+                name for name in now if name not in _CHANGEABLE and before.get(name) != now[name]
+            ]
             if other:
                 raise TrainingError(
-                    f'{self.path} holds a run with another {", ".join(other)}: choose another '
-                    '--output, or --restart.'
+                    f'{self.path} contains a run with another {", ".join(other)}: choose another '
+                    '--output, or use --restart.'
                 )
         elif self.path.is_dir() and any(self.path.iterdir()):
-            raise TrainingError(f'{self.path} is not empty, and no run: choose another --output.')
+            raise TrainingError(
+                f'{self.path} is not empty, and not a run: choose another --output.'
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._settings.write_text(json.dumps(now, indent=2) + '\n', encoding='utf-8')
@@ -60,17 +68,17 @@ class RunFolder:
     def _last(self) -> Path | None:
         found = sorted(self.steps.glob('checkpoint-*'), key=lambda path: int(path.name[11:]))
         for path in reversed(found):
-            if all((path / name).is_file() for name in _COMPLETE) and any(
+            if all((path / name).is_file() for name in _REQUIRED_FILES) and any(
                 path.glob('rng_state*.pth')
             ):
                 return path
-            # The trainer would take it for whole, and count it among those that are kept.
+            # The trainer would count it as a complete checkpoint.
             shutil.rmtree(path)
         return None
 
     def write_figures(self, lines: list[dict[str, Any]]) -> None:
-        """Write the figures of all steps so far, in place of those before."""
-        # The trainer's summary at the end is of one session, not of the run.
+        """Write the figures of all steps so far; replace the earlier file."""
+        # The trainer's final summary is of the last session only.
         lines = [line for line in lines if 'train_runtime' not in line]
         beside = self.figures.with_suffix('.tmp')
         beside.write_text(''.join(json.dumps(line) + '\n' for line in lines), encoding='utf-8')

@@ -1,6 +1,6 @@
-"""How a model is trained: one typed record, from a preset or a YAML file and what overrules it.
+"""Training settings: a preset or a YAML file, with overrides.
 
-Presets lie in `config/training/`; their numbers are the papers'.
+Presets are in `config/training/`; their values are from the papers.
 """
 
 from __future__ import annotations
@@ -22,53 +22,51 @@ Method = Literal['grpo', 'sft']
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is trained.
+    """The training settings.
 
     Attributes:
-        model: folder or hub name of the model that training starts from.
-        data: what is learnt from; see `sources.open_rows`.
-        validation: what is asked meanwhile, in the same words; '' for nothing.
-        output: folder of the run; the trained model is its `checkpoint`.
-        dialect: how the model is spoken to.
+        model: folder or Hub name of the base model.
+        data: training data; see `row_sources.open_rows`.
+        validation: validation data in the same form; '' for none.
+        output: output folder; the trained model is in its `checkpoint`.
+        dialect: prompt and answer format of the model.
         method: `grpo`, or `sft` for supervised training on the rows' answers.
-        reward: a preset of rewards, or a YAML file of parts and weights.
+        reward: a preset, or a YAML file of parts and weights.
         steps: optimizer steps; 0 for one epoch.
-        minutes: training stops after so long in one session; 0 never stops.
-        prompts: questions per step, over all GPUs.
-        generations: answers per question that are compared; GRPO only.
-        micro_batch: answers that go through a GPU at once.
+        minutes: time limit of one session; 0 for none.
+        prompts: queries per step, over all GPUs.
+        generations: answers per query that are compared; GRPO only.
+        micro_batch: answers per GPU in one forward pass.
         learning_rate: of AdamW.
-        schedule: of the learning rate, as transformers names them.
-        warmup: steps in which the rate rises.
+        schedule: of the learning rate, a name of transformers.
+        warmup: warm-up steps of the learning rate.
         weight_decay: of AdamW.
-        max_grad_norm: at which gradients are clipped.
-        beta: weight of the KL divergence from the first model; 0 needs no second copy of it.
-        epsilon: at which the ratio of probabilities is clipped.
-        entropy: weight of the entropy that is rewarded.
-        scale: what a reward's distance from its question's mean is divided by: the standard
-            deviation of the question's rewards (`group`, as published), of the whole step's
-            (`batch`), or nothing (`none`). By the group's, answers that are all nearly as good
-            count as much as good ones beside bad ones.
-        temperature: of sampling.
-        max_completion: most tokens of an answer.
-        lora_rank: 0 trains all weights, else LoRA of this rank on the language model.
-        last_layers: train no more of the language model than so many of its last layers, the norm
-            behind them and the head, unless that is the embedding too; 0 trains it all. With few
-            answers a step most of what weights do is chance, and what is not trained does not
-            wander.
-        freeze_vision: leave the vision tower as it is; the published code trains it.
-        dtype: of the weights: `auto` is bfloat16 on a GPU and float32 on a CPU.
-        half_on_cpu: compute losses in bfloat16 on a CPU too; those that have instructions for it
-            take little more than half the time.
-        gradient_checkpointing: less memory for a third more time.
-        vllm: `auto` lets vLLM write the answers where it is installed; `on`, `off`.
+        max_grad_norm: for gradient clipping.
+        beta: weight of the KL divergence from the base model; 0 needs no second copy of it.
+        epsilon: for clipping of the probability ratio.
+        entropy: weight of the entropy bonus.
+        scale: divisor of the advantages: the standard deviation of the query's rewards (`group`,
+            as published), of the step's rewards (`batch`), or 1 (`none`). With `group`, small
+            differences between similar answers count as much as large ones.
+        temperature: for sampling.
+        max_completion: maximum number of tokens of an answer.
+        lora_rank: LoRA rank for the language model; 0 trains all weights.
+        last_layers: train only this number of last layers of the language model, its norm and its
+            head (unless tied to the embedding); 0 trains all. With few answers per step the
+            gradients are noisy, and frozen layers do not drift.
+        freeze_vision: do not train the vision tower; the published code trains it.
+        dtype: of the weights; `auto` is bfloat16 on a GPU and float32 on a CPU.
+        half_on_cpu: compute losses in bfloat16 on a CPU, in little more than half the time with
+            hardware support.
+        gradient_checkpointing: less memory for about a third more time.
+        vllm: `auto` generates with vLLM if it is installed; `on`, `off`.
         save_every: steps between checkpoints.
-        kept: how many checkpoints are kept.
-        validate_every: steps between validations; 0 for none but at both ends.
-        validation_rows: how many rows are asked.
-        least_thinking: share of answers that must state a thought; see `thinking_patience`.
-        thinking_patience: training stops after so many steps in a row below; 0 never stops.
-        seed: of data order, sampling and LoRA's weights.
+        kept: number of checkpoints to keep.
+        validate_every: steps between validations; 0 for only before and after training.
+        validation_rows: number of validation rows.
+        least_thinking: minimum fraction of answers with reasoning; see `thinking_patience`.
+        thinking_patience: stop training after this many consecutive steps below it; 0 for never.
+        seed: for data order, sampling and LoRA's weights.
     """
 
     model: str = ''
@@ -111,12 +109,12 @@ class Settings:
 
     @property
     def folder(self) -> Path:
-        """Return the folder of the run."""
+        """Return the output folder."""
         return Path(self.output).expanduser()
 
     @property
     def checkpoint(self) -> Path:
-        """Return the folder of the trained model, which `reasoner_model:=` takes."""
+        """Return the folder of the trained model, for `reasoner_model:=`."""
         return self.folder / 'checkpoint'
 
     @property
@@ -126,16 +124,20 @@ class Settings:
 
 
 def load_settings(source: str, overrides: Mapping[str, Any]) -> Settings:
-    """Return the settings of a preset or a YAML file, and what overrules them.
+    """Return the settings of a preset or a YAML file with overrides.
+
+    Args:
+        source: name of a preset, or path of a YAML file.
+        overrides: values by name.
 
     Raises:
-        TrainingError: it cannot be read, or a setting does not exist or makes no sense.
+        TrainingError: it cannot be read, or a setting is unknown or invalid.
     """
     path = Path(source)
     if path.suffix not in ('.yaml', '.yml'):
         if source not in PRESETS:
             raise TrainingError(
-                f'There is no training preset {source!r}; there are {", ".join(PRESETS)}, or name '
+                f'There is no training preset {source!r}; choose one of {", ".join(PRESETS)}, or '
                 'a YAML file.'
             )
         path = find_config(f'training/{source}.yaml')
@@ -144,7 +146,7 @@ def load_settings(source: str, overrides: Mapping[str, Any]) -> Settings:
         for name, value in given.items():
             values[name] = _checked(name, value, values, where)
     settings = Settings(**values)
-    _refuse_nonsense(settings)
+    _validate(settings)
     return settings
 
 
@@ -177,49 +179,47 @@ def _checked(name: str, value: Any, values: Mapping[str, Any], where: str) -> An
     if name not in values:
         near = difflib.get_close_matches(str(name), values, 1, cutoff=0.0)[0]
         raise TrainingError(f'{where}: there is no setting {name!r}; the nearest is {near!r}.')
-    wanted = type(values[name])
-    if wanted is bool and value in ('on', 'off'):
+    expected = type(values[name])
+    if expected is bool and value in ('on', 'off'):
         value = value == 'on'
     if name == 'vllm' and isinstance(value, bool):
-        # YAML reads on and off as truth values.
+        # YAML parses on and off as booleans.
         value = 'on' if value else 'off'
-    if wanted is float and type(value) is str:
+    if expected is float and type(value) is str:
         # YAML reads 1e-6 as text.
         with suppress(ValueError):
             value = float(value)
-    if wanted is float and type(value) is int:
+    if expected is float and type(value) is int:
         value = float(value)
-    if type(value) is not wanted:
+    if type(value) is not expected:
         raise TrainingError(f'{where}: {name} must be like {values[name]!r}, not {value!r}.')
     return value
 
 
-def _refuse_nonsense(settings: Settings) -> None:
+def _validate(settings: Settings) -> None:
     for name, choices in _CHOICES.items():
         if getattr(settings, name) not in choices:
             raise TrainingError(f'{name} must be one of {", ".join(choices)}.')
-    for names, least in ((_AT_LEAST_ONE, 1), (_NOT_NEGATIVE, 0)):
+    for names, minimum in ((_AT_LEAST_ONE, 1), (_NOT_NEGATIVE, 0)):
         for name in names:
-            if getattr(settings, name) < least:
-                raise TrainingError(f'{name} must be {least} or more.')
+            if getattr(settings, name) < minimum:
+                raise TrainingError(f'{name} must be {minimum} or more.')
     if settings.method == 'grpo' and settings.generations < 2:
-        raise TrainingError('generations must be 2 or more: answers to one question are compared.')
+        raise TrainingError('generations must be 2 or more: answers to one query are compared.')
     if not (settings.learning_rate > 0 and settings.temperature > 0):
         raise TrainingError('learning_rate and temperature must be above 0.')
     if settings.lora_rank and settings.last_layers:
-        raise TrainingError(
-            'LoRA changes all layers: set lora_rank:=0 or last_layers:=0, whichever is meant less.'
-        )
+        raise TrainingError('LoRA trains all layers: set either lora_rank:=0 or last_layers:=0.')
     if settings.data.partition(':')[0] in ('scenes', 'shapes') and settings.steps == 0:
-        raise TrainingError('Generated rows have no end: name the steps, such as steps:=200.')
+        raise TrainingError('Generated rows have no end: set the steps, such as steps:=200.')
     if not settings.model:
-        raise TrainingError('Name the model that training starts from, with --model.')
+        raise TrainingError('Give the base model with --model.')
     try:
         square = settings.spoken.square
     except ValueError as error:
         raise TrainingError(str(error)) from error
     if not square:
         raise TrainingError(
-            f'The dialect {settings.dialect} keeps the shape of pictures; training rows are '
-            'square. Train vision_reasoner, seg_zero or mini.'
+            f'The dialect {settings.dialect} keeps the aspect ratio of images, but training rows '
+            'are square. Use vision_reasoner, seg_zero or mini.'
         )

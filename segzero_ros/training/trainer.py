@@ -1,7 +1,7 @@
-"""Train a reasoner: GRPO on TRL's trainer, or supervised on TRL's other one.
+"""Train a reasoner with TRL: GRPO or SFT.
 
-Group-relative policy optimisation is DeepSeekMath's (arXiv 2402.03300), as Seg-Zero and
-VisionReasoner use it.
+Group-relative policy optimisation (GRPO) is from DeepSeekMath (arXiv 2402.03300), as used by
+Seg-Zero and VisionReasoner.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from segzero_ros.reasoning.dialects import Dialect
 from segzero_ros.training.callbacks import (
     FiguresCallback,
     ProgressCallback,
-    Say,
+    Report,
     ThinkingLengthCallback,
     TimingCallback,
     ValidationCallback,
@@ -34,7 +34,7 @@ from segzero_ros.training.models import (
     TrainableModel,
 )
 from segzero_ros.training.presets import Composition, load_composition, PARTS, TrainingError
-from segzero_ros.training.robot_rewards import FEWEST_WORDS
+from segzero_ros.training.robot_rewards import MIN_WORDS
 from segzero_ros.training.row_sources import for_trainer, missing_package, open_rows, UNSEEN_SEED
 from segzero_ros.training.rows import answer_of, Row
 from segzero_ros.training.run_folder import RunFolder
@@ -45,20 +45,20 @@ _THOUGHT = re.compile(r'<think>(.*?)</think>', re.DOTALL)
 _logger = logging.getLogger(__name__)
 
 
-def train(settings: Settings, say: Say = _logger.info, *, restart: bool = False) -> Path:
-    """Train a model, or go on where training was broken off; return the folder it is in.
+def train(settings: Settings, report: Report = _logger.info, *, restart: bool = False) -> Path:
+    """Train a model, or resume training; return the folder of the trained model.
 
-    A run that was killed and goes on learns exactly what it would have learnt: weights, optimizer,
-    data order and random numbers go on from the last checkpoint.
+    A resumed run has the same result as an uninterrupted one: weights, optimizer, data order and
+    random state continue from the last checkpoint.
 
     Args:
-        settings: what and how.
-        say: is told how far it is.
-        restart: begin anew.
+        settings: the training settings.
+        report: called with lines of progress.
+        restart: whether to remove an earlier run.
 
     Raises:
-        TrainingError: it cannot begin.
-        ReasonerUnavailable: the model cannot be had.
+        TrainingError: training cannot start.
+        ReasonerUnavailable: the base model cannot be loaded.
     """
     accumulated = _accumulated(settings)
     trl = _trl()
@@ -67,19 +67,18 @@ def train(settings: Settings, say: Say = _logger.info, *, restart: bool = False)
     rows = open_rows(settings.data, dialect, settings.steps * settings.prompts)
     rows.read(0)
     folder = RunFolder(settings.folder)
-    begun = folder.begin(settings, restart=restart)
+    checkpoint = folder.begin(settings, restart=restart)
     trainable = load_trainable_model(settings)
-    say(f'{settings.method} of {settings.model} on {rows.count} rows of {rows.name}')
-    watch = ThinkingLengthCallback(settings, say)
+    report(f'{settings.method} of {settings.model} on {rows.count} rows of {rows.name}')
     callbacks: list[Any] = [
         FiguresCallback(folder),
-        ProgressCallback(say),
-        watch,
-        TimingCallback(settings.minutes, say),
+        ProgressCallback(report),
+        ThinkingLengthCallback(settings, report),
+        TimingCallback(settings.minutes, report),
     ]
     validation = _validation(settings, dialect, reward, trainable)
     if validation is not None:
-        # Before the keeper, so that the last figures are written too.
+        # Before FiguresCallback, so that the last figures are written too.
         callbacks.insert(0, validation)
     make = _grpo if settings.method == 'grpo' else _sft
     trainer = make(trl, settings, trainable, rows, reward, folder, accumulated, callbacks)
@@ -88,7 +87,7 @@ def train(settings: Settings, say: Say = _logger.info, *, restart: bool = False)
     if settings.half_on_cpu and not torch.cuda.is_available():
         halve(trainer)
     resume_faithfully(trainer)
-    trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     save(trainable, trainer, settings.checkpoint)
     return settings.checkpoint
 
@@ -102,13 +101,13 @@ def _trl() -> Any:
 
 
 def _accumulated(settings: Settings) -> int:
-    """Return how many micro-batches make a step on each GPU."""
+    """Return the gradient accumulation steps."""
     answers = settings.prompts * (settings.generations if settings.method == 'grpo' else 1)
     at_once = settings.micro_batch * int(os.environ.get('WORLD_SIZE', '1'))
     if answers % at_once:
         raise TrainingError(
-            f'A step has {answers} answers; {at_once} go through the GPUs at once, and the one '
-            'is no multiple of the other. Change prompts, generations or micro_batch.'
+            f'The {answers} answers of a step are not divisible by the {at_once} of a forward '
+            'pass on all GPUs. Change prompts, generations or micro_batch.'
         )
     return answers // at_once
 
@@ -119,15 +118,17 @@ def _validation(
     if not settings.validation:
         return None
     rows = open_rows(settings.validation, dialect, settings.validation_rows, UNSEEN_SEED)
-    asked = [rows.read(number) for number in range(min(rows.count, settings.validation_rows))]
-    evaluator = Evaluator(asked, dialect, reward, settings.max_completion)
+    validation_rows = [
+        rows.read(number) for number in range(min(rows.count, settings.validation_rows))
+    ]
+    evaluator = Evaluator(validation_rows, dialect, reward, settings.max_completion)
     return ValidationCallback(evaluator, trainable.processor, settings.validate_every)
 
 
-def _common(
+def _common_arguments(
     settings: Settings, trainable: TrainableModel, folder: RunFolder, accumulated: int
 ) -> dict[str, Any]:
-    """Return what both trainers are configured with."""
+    """Return the arguments of both trainers."""
     length: dict[str, Any] = {'num_train_epochs': 1}
     if settings.steps:
         length = {'max_steps': settings.steps}
@@ -165,9 +166,9 @@ def _grpo(
     accumulated: int,
     callbacks: list[Any],
 ) -> Any:
-    functions = [_judge(name) for name in reward.weights] + [thinking_share]
+    functions = [_reward_function(name) for name in reward.weights] + [thinking_share]
     config = trl.GRPOConfig(
-        **_common(settings, trainable, folder, accumulated),
+        **_common_arguments(settings, trainable, folder, accumulated),
         num_generations=settings.generations,
         max_completion_length=settings.max_completion,
         beta=settings.beta,
@@ -175,28 +176,28 @@ def _grpo(
         entropy_coef=settings.entropy,
         temperature=settings.temperature,
         scale_rewards=settings.scale,
-        # The mean over all tokens of a batch, as in the published trainer.
+        # Mean over all tokens of a batch, as in the published trainer.
         loss_type='bnpo',
         reward_weights=[*reward.weights.values(), 0.0],
-        use_vllm=_with_vllm(settings),
+        use_vllm=_uses_vllm(settings),
         vllm_mode='colocate',
     )
     trainer = trl.GRPOTrainer(
         model=trainable.model,
         reward_funcs=functions,
         args=config,
-        train_dataset=for_trainer(rows, settings.spoken, _plainly(_question, trainable)),
+        train_dataset=for_trainer(rows, settings.spoken, _with_tokens(_grpo_example, trainable)),
         processing_class=trainable.processor,
         callbacks=callbacks,
     )
     return _quiet(trainer)
 
 
-def _with_vllm(settings: Settings) -> bool:
-    there = importlib.util.find_spec('vllm') is not None and torch.cuda.is_available()
-    if settings.vllm == 'on' and not there:
-        raise TrainingError('vllm:=on, but vLLM is not installed or there is no GPU.')
-    return there and settings.vllm != 'off'
+def _uses_vllm(settings: Settings) -> bool:
+    is_available = importlib.util.find_spec('vllm') is not None and torch.cuda.is_available()
+    if settings.vllm == 'on' and not is_available:
+        raise TrainingError('vllm is on, but vLLM is not installed or there is no GPU.')
+    return is_available and settings.vllm != 'off'
 
 
 def _sft(
@@ -210,15 +211,15 @@ def _sft(
     callbacks: list[Any],
 ) -> Any:
     config = trl.SFTConfig(
-        **_common(settings, trainable, folder, accumulated),
-        # A picture's tokens must not be cut off.
+        **_common_arguments(settings, trainable, folder, accumulated),
+        # Image tokens must not be truncated.
         max_length=None,
         completion_only_loss=True,
     )
     trainer = trl.SFTTrainer(
         model=trainable.model,
         args=config,
-        train_dataset=for_trainer(rows, settings.spoken, _plainly(_example, trainable)),
+        train_dataset=for_trainer(rows, settings.spoken, _with_tokens(_sft_example, trainable)),
         processing_class=trainable.processor,
         callbacks=callbacks,
     )
@@ -226,7 +227,7 @@ def _sft(
 
 
 def _quiet(trainer: Any) -> Any:
-    """Take away what prints every step's figures; `ProgressCallback` says how far it is."""
+    """Remove the callback that prints every step; `ProgressCallback` reports instead."""
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
@@ -234,75 +235,75 @@ def _quiet(trainer: Any) -> Any:
 
 
 def halve(trainer: Any) -> None:
-    """Have a trainer compute losses in bfloat16; answers are written in the weights' own type.
+    """Make a trainer compute losses in bfloat16, but generate in the dtype of the weights.
 
-    The trainers' own setting would convert all weights anew for each token that is written.
+    The trainers' own setting would convert all weights for each generated token.
     """
-    plainly = trainer.compute_loss
+    original = trainer.compute_loss
 
     def compute(*given: Any, **named: Any) -> Any:
         with torch.autocast('cpu', torch.bfloat16):
-            return plainly(*given, **named)
+            return original(*given, **named)
 
     trainer.compute_loss = compute
 
 
-def _plainly(
+def _with_tokens(
     make: Callable[..., dict[str, Any]], trainable: TrainableModel
 ) -> Callable[..., dict[str, Any]]:
     return partial(make, control_tokens(trainable.processor))
 
 
-def _question(tokens: Sequence[str], row: Row, dialect: Dialect) -> dict[str, Any]:
-    """Return a row as GRPO's trainer takes it; it puts the picture before the text.
+def _grpo_example(tokens: Sequence[str], row: Row, dialect: Dialect) -> dict[str, Any]:
+    """Return a row as columns of GRPO's trainer, which puts the image before the text.
 
     Args:
-        tokens: the tokenizer's special tokens, which data may not hold.
-        row: what is asked.
-        dialect: how.
+        tokens: the tokenizer's special tokens, which are removed from the text.
+        row: the row.
+        dialect: of the prompt.
     """
     return {
         'prompt': [{'role': 'user', 'content': dialect.prompt(row.problem, tokens)}],
-        'image': _picture(row),
+        'image': _image(row),
         'solution': row.solution,
     }
 
 
-def _example(tokens: Sequence[str], row: Row, dialect: Dialect) -> dict[str, Any]:
-    """Return a row as the supervised trainer takes it; see `_question`."""
+def _sft_example(tokens: Sequence[str], row: Row, dialect: Dialect) -> dict[str, Any]:
+    """Return a row as columns of the SFT trainer; see `_grpo_example`."""
     answer = plain_answer(answer_of(row, dialect), tokens)
     return {
         'prompt': [{'role': 'user', 'content': dialect.prompt(row.problem, tokens)}],
         'completion': [{'role': 'assistant', 'content': answer}],
-        'images': [_picture(row)],
+        'images': [_image(row)],
     }
 
 
-def _picture(row: Row) -> Any:
+def _image(row: Row) -> Any:
     from PIL import Image
 
     return Image.fromarray(row.image)
 
 
-def _judge(name: str) -> Callable[..., list[float]]:
-    """Return a part of the reward as the trainer calls it; its name is its curve's."""
+def _reward_function(name: str) -> Callable[..., list[float]]:
+    """Return a part of the reward as a function for the trainer, which logs it by its name."""
     part = PARTS[name]
 
-    def judge(completions: list[Any], solution: list[str], **_: Any) -> list[float]:
+    def evaluate(completions: list[Any], solution: list[str], **_: Any) -> list[float]:
         texts = map(_text, completions)
         return [part(text, true) for text, true in zip(texts, solution, strict=True)]
 
-    judge.__name__ = name
-    return judge
+    evaluate.__name__ = name
+    return evaluate
 
 
 def thinking_share(completions: list[Any], log_metric: Any = None, **_: Any) -> list[float]:
-    """Return for each answer whether it states a thought; its weight in the reward is 0."""
+    """Return for each answer whether it has reasoning; a metric with weight 0."""
     found = [_THOUGHT.search(_text(completion)) for completion in completions]
     words = [len(thought.group(1).split()) if thought else 0 for thought in found]
     if log_metric is not None:
         log_metric('thought_words', sum(words) / len(words))
-    return [float(count >= FEWEST_WORDS) for count in words]
+    return [float(count >= MIN_WORDS) for count in words]
 
 
 def _text(completion: Any) -> str:

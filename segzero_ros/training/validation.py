@@ -1,7 +1,7 @@
-"""Ask a model under training about rows it is not trained on, and measure boxes and reward.
+"""Validation during training, by boxes and rewards.
 
-gIoU here is of boxes: the union of the predicted ones against the union of the true ones, as
-masks; no segmenter is asked while a model is trained.
+gIoU is of boxes: the union of the predicted ones against the union of the true ones, as masks,
+without a segmenter.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from segzero_ros.training.presets import Composition
 from segzero_ros.training.rows import Row, true_boxes
 from segzero_ros.types import Box, MalformedAnswer, Mask
 
-_AT_ONCE = 16
+_BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """Rows that a model is asked, and how its answers are judged."""
+    """Validation rows, and how answers are scored."""
 
     rows: Sequence[Row]
     dialect: Dialect
@@ -34,21 +34,21 @@ class Evaluator:
     max_completion: int
 
     def figures(self, model: Any, processor: Any, *, sample: bool = False) -> dict[str, float]:
-        """Return `validation_…`: box gIoU, mean reward, each part, share of unreadable answers.
+        """Return `validation_…`: box gIoU, mean reward, each part, fraction of unreadable answers.
 
         Args:
-            model: that is asked.
-            processor: of its prompts and pictures.
-            sample: draw answers at temperature 1, as training does, instead of greedy ones.
+            model: the model.
+            processor: of its prompts and images.
+            sample: sample answers at temperature 1, as in training, instead of greedily.
         """
-        most = self.max_completion
-        texts = answers(model, processor, self.dialect, self.rows, most, sample=sample)
+        max_tokens = self.max_completion
+        texts = answers(model, processor, self.dialect, self.rows, max_tokens, sample=sample)
         ious, unreadable = [], 0
         parts: dict[str, list[float]] = {name: [] for name in self.reward.weights}
         for row, text in zip(self.rows, texts, strict=True):
             boxes = predicted_boxes(self.dialect, row, text)
             unreadable += boxes is None
-            ious.append(box_iou(row, boxes))
+            ious.append(box_union_iou(row, boxes))
             for name, value in self.reward.parts(text, row.solution).items():
                 parts[name].append(value)
         means = {name: float(np.mean(values)) for name, values in parts.items()}
@@ -66,24 +66,38 @@ def answers(
     processor: Any,
     dialect: Dialect,
     rows: Sequence[Row],
-    most: int,
+    max_tokens: int,
     *,
     sample: bool = False,
 ) -> list[str]:
-    """Return the model's answers about rows, without the end token."""
+    """Return the model's answers about rows, without the end token.
+
+    Args:
+        model: the model.
+        processor: of its prompts and images.
+        dialect: of the prompts.
+        rows: the rows.
+        max_tokens: of an answer.
+        sample: as in `Evaluator.figures`.
+    """
     training = model.training
     model.eval()
     found: list[str] = []
     with torch.inference_mode():
-        for start in range(0, len(rows), _AT_ONCE):
-            some = rows[start : start + _AT_ONCE]
-            found += _some(model, processor, dialect, some, most, sample)
+        for start in range(0, len(rows), _BATCH_SIZE):
+            batch = rows[start : start + _BATCH_SIZE]
+            found += _generate(model, processor, dialect, batch, max_tokens, sample)
     model.train(training)
     return found
 
 
-def _some(
-    model: Any, processor: Any, dialect: Dialect, rows: Sequence[Row], most: int, sample: bool
+def _generate(
+    model: Any,
+    processor: Any,
+    dialect: Dialect,
+    rows: Sequence[Row],
+    max_tokens: int,
+    sample: bool,
 ) -> list[str]:
     texts = []
     control = control_tokens(processor)
@@ -97,16 +111,16 @@ def _some(
         )
     images = [torch.from_numpy(row.image.copy()).permute(2, 0, 1) for row in rows]
     inputs = processor(text=texts, images=images, padding=True, return_tensors='pt')
-    # top_k=0 draws from all tokens, as the trainer does.
+    # top_k=0 samples from all tokens, as the trainer does.
     how = {'do_sample': True, 'temperature': 1.0, 'top_k': 0} if sample else {'do_sample': False}
-    tokens = model.generate(**inputs.to(model.device), max_new_tokens=most, **how)
-    written = tokens[:, inputs['input_ids'].shape[1] :]
-    decoded: list[str] = processor.batch_decode(written, skip_special_tokens=True)
+    tokens = model.generate(**inputs.to(model.device), max_new_tokens=max_tokens, **how)
+    generated = tokens[:, inputs['input_ids'].shape[1] :]
+    decoded: list[str] = processor.batch_decode(generated, skip_special_tokens=True)
     return decoded
 
 
 def predicted_boxes(dialect: Dialect, row: Row, text: str) -> list[Box] | None:
-    """Return the boxes of an answer in the square's pixels; None where it cannot be read."""
+    """Return the boxes of an answer in the square's pixels; None if it cannot be parsed."""
     side = row.image.shape[0]
     try:
         return [found.box for found in dialect.parse(text, side, side).objects]
@@ -114,8 +128,8 @@ def predicted_boxes(dialect: Dialect, row: Row, text: str) -> list[Box] | None:
         return None
 
 
-def box_iou(row: Row, boxes: Sequence[Box] | None) -> float:
-    """Return the IoU of the union of boxes with that of the true ones; 1 where both are none."""
+def box_union_iou(row: Row, boxes: Sequence[Box] | None) -> float:
+    """Return the IoU of the union of boxes with that of the true ones; 1 if both are empty."""
     side = row.image.shape[0]
     true = _filled(true_boxes(row.solution), side)
     sample = Sample(row.image, row.problem, mask=true)

@@ -1,6 +1,6 @@
-"""Have the vision tower look at a picture once, however many answers about it are in a batch.
+"""Image deduplication: run the vision tower once for all answers about an image.
 
-Answers to one question share their picture, and the trainer repeats it for each.
+The trainer repeats the image of a query for each of its answers.
 """
 
 from __future__ import annotations
@@ -11,39 +11,37 @@ import torch
 
 
 def deduplicate_images(visual: Any) -> None:
-    """Change a vision tower so that equal pictures that follow each other are looked at once.
-
-    Gradients of all answers reach the tower as before.
+    """Patch a vision tower to encode consecutive equal images once; gradients are unchanged.
 
     Args:
         visual: the tower of a Qwen2-VL or Qwen2.5-VL.
     """
-    look = visual.forward
+    original = visual.forward
     merged = visual.spatial_merge_size**2
 
     def forward(pixels: torch.Tensor, grid_thw: torch.Tensor, **named: Any) -> Any:
         counts: list[int] = grid_thw.prod(-1).tolist()
-        pictures = torch.split(pixels, counts)
-        which = _numbered(pictures, grid_thw)
-        firsts = [which.index(number) for number in range(which[-1] + 1)]
-        if len(firsts) == len(which):
-            return look(pixels, grid_thw=grid_thw, **named)
-        seen = look(
-            torch.cat([pictures[first] for first in firsts]), grid_thw=grid_thw[firsts], **named
+        images = torch.split(pixels, counts)
+        numbers = _numbered(images, grid_thw)
+        firsts = [numbers.index(number) for number in range(numbers[-1] + 1)]
+        if len(firsts) == len(numbers):
+            return original(pixels, grid_thw=grid_thw, **named)
+        output = original(
+            torch.cat([images[first] for first in firsts]), grid_thw=grid_thw[firsts], **named
         )
-        tokens = torch.split(seen.pooler_output, [counts[first] // merged for first in firsts])
-        seen.pooler_output = torch.cat([tokens[number] for number in which])
-        return seen
+        tokens = torch.split(output.pooler_output, [counts[first] // merged for first in firsts])
+        output.pooler_output = torch.cat([tokens[number] for number in numbers])
+        return output
 
     visual.forward = forward
 
 
-def _numbered(pictures: tuple[torch.Tensor, ...], grid_thw: torch.Tensor) -> list[int]:
-    """Return for each picture its number, the same as its predecessor's where both are equal."""
-    which = [0]
-    for at in range(1, len(pictures)):
+def _numbered(images: tuple[torch.Tensor, ...], grid_thw: torch.Tensor) -> list[int]:
+    """Return a number for each image, the same as its predecessor's if both are equal."""
+    numbers = [0]
+    for at in range(1, len(images)):
         same = torch.equal(grid_thw[at], grid_thw[at - 1]) and torch.equal(
-            pictures[at], pictures[at - 1]
+            images[at], images[at - 1]
         )
-        which.append(which[-1] + (not same))
-    return which
+        numbers.append(numbers[-1] + (not same))
+    return numbers

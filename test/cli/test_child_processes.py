@@ -76,8 +76,8 @@ def test_children_are_ended_when_the_block_fails(tmp_path: Path) -> None:
 def test_a_child_that_will_not_end_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = tuple((number, min(patience, 0.3)) for number, patience in module._PATIENCE[:2])
-    monkeypatch.setattr(module, '_PATIENCE', (*short, module._PATIENCE[2]))
+    short = tuple((number, min(patience, 0.3)) for number, patience in module._SIGNALS[:2])
+    monkeypatch.setattr(module, '_SIGNALS', (*short, module._SIGNALS[2]))
     with ChildProcesses(tmp_path) as children:
         children.start('stubborn', STUBBORN, os.environ)
         pids = processes(children, tmp_path)
@@ -120,7 +120,7 @@ def test_the_exit_report_has_the_code_and_the_last_lines(tmp_path: Path) -> None
         children.start('camera', [sys.executable, '-c', last], os.environ)
         wait_until(children.exit_report)
         text = children.exit_report()
-    assert 'camera ended with 3' in text
+    assert 'camera exited with code 3' in text
     assert 'no camera at all' in text
 
 

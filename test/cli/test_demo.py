@@ -13,7 +13,7 @@ import cv2
 import pytest
 from rosbags.highlevel import AnyReader
 
-from segzero_ros.cli.demo import clear
+from segzero_ros.cli.demo import clear_output
 from segzero_ros.cli.demo_questions import QUESTIONS
 from segzero_ros.cli.demo_report import failures_of, FLOORS, Outcome
 from segzero_ros.types import Status
@@ -107,7 +107,7 @@ def test_the_small_reasoner_answers_about_the_scenes_beside_the_default(demo: De
     for entry in summary['mini']:
         assert entry['answer']['reasoner'] == 'mini'
         assert ': ' in entry['answer']['reasoning'], 'it thinks first'
-    assert 'asked of profile:=mini' in demo[1].stdout
+    assert 'query to profile:=mini' in demo[1].stdout
     assert cv2.imread(str(demo[0] / 'mini.jpg')).shape[1] > 900
 
 
@@ -190,7 +190,7 @@ def test_a_graph_that_cannot_be_run_is_one_error_with_the_last_words(tmp_path: P
         env={**ENVIRONMENT, 'AMENT_PREFIX_PATH': f'{prefix}:{os.environ["AMENT_PREFIX_PATH"]}'},
     )
     assert done.returncode == 2
-    assert 'The process node ended with 1' in done.stderr
+    assert 'The process node exited with code 1' in done.stderr
     assert 'no model anywhere' in done.stderr
     assert 'Traceback' not in done.stderr
 
@@ -208,7 +208,7 @@ def test_a_small_reasoner_that_does_not_start_costs_only_its_own_part(tmp_path: 
         env={**ENVIRONMENT, 'AMENT_PREFIX_PATH': f'{prefix}:{os.environ["AMENT_PREFIX_PATH"]}'},
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    assert 'The small reasoner could not be asked.' in done.stdout
+    assert 'The mini reasoner could not be queried.' in done.stdout
     assert 'sorcery' in done.stdout
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert len(summary['questions']) == len(QUESTIONS)
@@ -220,11 +220,11 @@ def test_only_what_an_earlier_demo_wrote_is_removed(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / 'bag').mkdir()
     (tmp_path / 'bag' / 'bag.mcap').touch()
-    clear(tmp_path)
+    clear_output(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['mine.png', 'notes.log']
     (tmp_path / 'bag').mkdir()
     (tmp_path / 'bag' / 'precious.mcap').touch()
-    clear(tmp_path)
+    clear_output(tmp_path)
     assert (tmp_path / 'bag' / 'precious.mcap').exists()
 
 
@@ -240,10 +240,10 @@ def outcome(status: Status, iou: float, index: int = 0) -> Outcome:
 def test_a_wrong_status_and_a_low_figure_are_failures_with_a_reason() -> None:
     assert failures_of([outcome(Status.OK, 0.9), outcome(Status.OK, 0.6, 1)], []) == []
     (failure,) = failures_of([outcome(Status.NOT_FOUND, 0.9)], [])
-    assert 'NOT_FOUND instead of OK: Why not.' in failure
+    assert 'status NOT_FOUND, expected OK: Why not.' in failure
     (failure,) = failures_of([outcome(Status.OK, 0.9), outcome(Status.OK, 0.3, 1)], [])
     assert '0.60' in failure
-    assert f'less than {FLOORS["scene"]}' in failure
+    assert f'below the minimum of {FLOORS["scene"]}' in failure
     assert failures_of([], [outcome(Status.NOT_FOUND, 0.9)]) == [], 'the small one errs'
     (failure,) = failures_of([], [outcome(Status.OK, 0.5)])
-    assert 'to the small reasoner is 0.50' in failure
+    assert 'to the mini reasoner is 0.50' in failure

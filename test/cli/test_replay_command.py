@@ -54,7 +54,7 @@ def test_a_replay_tells_what_it_wrote_and_is_accepted_and_expected(bag, tmp_path
         assert name in first.stdout
     second = segzero(bag, *QUERY, *OFFLINE, *BARE, '--expect', golden, cwd=tmp_path)
     assert second.returncode == 0, second.stderr
-    assert f'All 2 answers are as in {golden}' in second.stdout
+    assert f'All 2 answers match {golden}' in second.stdout
 
 
 def test_other_answers_than_expected_end_with_1_and_say_what_differs(bag, tmp_path, capsys):
@@ -95,7 +95,7 @@ def test_an_interrupted_replay_ends_with_130_and_goes_on(tmp_path):
         assert 'interrupted' in process.stderr.read()
     finished = segzero(*arguments)
     assert finished.returncode == 0, finished.stderr
-    assert 'Going on after 1 answers.' in finished.stderr
+    assert 'Resuming after 1 answers.' in finished.stderr
     assert len(results.read_text().splitlines()) == 3
 
 
@@ -116,19 +116,19 @@ def wait_for_line(path: Path, process: subprocess.Popen[str]) -> None:
     ('arguments', 'message'),
     [
         (['missing', *QUERY], 'missing cannot be read as a bag'),
-        (['{bag}', *OFFLINE], 'holds no recorded queries: ask with --query TEXT'),
+        (['{bag}', *OFFLINE], 'has no recorded queries: use --query TEXT'),
         (['{bag}', '--every', '2'], '--every needs --query'),
         (['{bag}', *QUERY, '--queries', 'q.yaml'], 'either --query or --queries'),
-        (['{bag}', *QUERY, *OFFLINE, '-p', 'reasoner=x'], 'is no NAME:=VALUE'),
+        (['{bag}', *QUERY, *OFFLINE, '-p', 'reasoner=x'], 'is not NAME:=VALUE'),
         (['{bag}', *QUERY, *OFFLINE, '-p', 'resoner:=x'], "the nearest is 'reasoner."),
         (
             ['{bag}', *QUERY, *OFFLINE, '-p', 'query.queue_size:=x'],
             'query.queue_size must be an integer',
         ),
-        (['{bag}', *QUERY, *OFFLINE, '--image', '/no'], "no images on '/no'; it has some on"),
+        (['{bag}', *QUERY, *OFFLINE, '--image', '/no'], "no images on '/no'; it has images on"),
         (
             ['{bag}', *QUERY, *OFFLINE, '--expect', 'no'],
-            'no does not exist: make it with --accept',
+            'no does not exist: create it with --accept',
         ),
         (['{bag}', *QUERY, *OFFLINE, '--params-file', 'no'], 'no cannot be read'),
     ],

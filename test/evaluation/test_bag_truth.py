@@ -99,7 +99,7 @@ def test_what_does_not_fit_says_so(bag, accepted, tmp_path):
     with pytest.raises(DataError, match='10x10 pixels; in the bag it has 320x240'):
         list(open_dataset(str(bag), truth=other).read(range(1)))
     other.write_text(json.dumps({**lines[1], 'status': 'ERROR'}) + '\n')
-    with pytest.raises(DataError, match='holds no answer that is OK'):
+    with pytest.raises(DataError, match='has no answer about an image'):
         open_dataset(str(bag), truth=other)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from segzero_ros.evaluation.datasets import open_dataset, published_name
 from segzero_ros.evaluation.hub import PUBLISHED
-from segzero_ros.evaluation.samples import DataError, decode_picture
+from segzero_ros.evaluation.samples import DataError, decode_labelled_image
 from segzero_ros.evaluation.shapes import draw_shapes
 from segzero_ros.replay.coco_rle import to_rle
 
@@ -116,7 +116,7 @@ def test_a_set_that_is_not_there_says_so_offline(tmp_path, monkeypatch):
     )
     monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path))
     found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert 'not on this machine' in found.stderr
+    assert 'not cached on this machine' in found.stderr
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(tmp_path, monkeypatch):
@@ -219,17 +219,17 @@ def test_ones_own_json_gives_a_question_per_picture_and_text(tmp_path):
 
 def test_grey_and_transparent_pictures_become_rgb():
     grey = cv2.imencode('.png', np.full((4, 6), 9, np.uint8))[1].tobytes()
-    assert decode_picture(grey, '').tolist() == np.full((4, 6, 3), 9).tolist()
+    assert decode_labelled_image(grey, '').tolist() == np.full((4, 6, 3), 9).tolist()
     clear = cv2.imencode('.png', np.full((4, 6, 4), (1, 2, 3, 0), np.uint8))[1].tobytes()
-    assert decode_picture(clear, '')[0, 0].tolist() == [3, 2, 1]
+    assert decode_labelled_image(clear, '')[0, 0].tolist() == [3, 2, 1]
 
 
 @pytest.mark.parametrize(
     ('name', 'content', 'reason'),
     [
-        ('nowhere', None, 'no file, no folder'),
+        ('nowhere', None, 'neither a file, a folder'),
         ('a.json', '{"images": []}', 'annotations'),
-        ('a.json', '{"images": [], "annotations": []}', 'no annotations'),
+        ('a.json', '{"images": [], "annotations": []}', 'has no annotations'),
         ('a.json', '{"images": [{"id": 1}], "annotations": []}', 'file_name'),
         ('a.parquet', 'PAR?', 'parquet'),
     ],

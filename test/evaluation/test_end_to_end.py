@@ -146,4 +146,4 @@ def test_a_server_is_asked_several_questions_at_a_time(
 
 def test_a_model_in_the_process_is_asked_one_at_a_time(command, tmp_path, capsys):
     assert main(command(tmp_path, '--concurrency', '2')) == 2
-    assert 'one question at a time' in capsys.readouterr().err
+    assert 'one query at a time' in capsys.readouterr().err

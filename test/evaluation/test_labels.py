@@ -17,7 +17,7 @@ import pytest
 from segzero_ros.evaluation.coco_json import CocoJson, read_segmentation
 from segzero_ros.evaluation.datasets import open_dataset
 from segzero_ros.evaluation.lisa_folder import LisaFolder
-from segzero_ros.evaluation.samples import DataError, decode_picture, Sample
+from segzero_ros.evaluation.samples import DataError, decode_labelled_image, Sample
 
 TEXT = 'the red thing'
 
@@ -197,7 +197,7 @@ def inside(orientation: int, x: float, y: float) -> tuple[float, float]:
 class TestOrientations:
     @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP'])
     def test_a_picture_is_read_as_it_is_shown(self, orientation, kind):
-        found = decode_picture(photograph(orientation, kind=kind), '')
+        found = decode_labelled_image(photograph(orientation, kind=kind), '')
         assert found.shape == SHOWN.shape
         assert np.abs(found.astype(int) - SHOWN).mean() < 6
 
@@ -266,7 +266,7 @@ class TestOrientations:
 
 def test_a_square_picture_is_read_as_it_is_shown():
     square = SHOWN[:, 40:88]
-    found = decode_picture(photograph(6, square), '', (48, 48))
+    found = decode_labelled_image(photograph(6, square), '', (48, 48))
     assert np.abs(found.astype(int) - square).mean() < 6
 
 
@@ -327,12 +327,12 @@ class TestBoxes:
     @pytest.mark.parametrize(
         ('unclear', 'reason'),
         [
-            ({}, 'annotation 1 marks no area'),
-            ({'segmentation': None}, 'annotation 1 marks no area'),
-            ({'segmentation': [], 'bbox': [10, 5, 0, 0]}, 'annotation 1 marks no area'),
-            ({'segmentation': [[5, 5, 6, 5, 7, 5]]}, 'annotation 1 marks no area'),
-            ({'segmentation': [], 'bbox': [10, 5, -3, 4]}, r'no \[x, y, width, height\]'),
-            ({'segmentation': [], 'bbox': [70, 5, 9, 4]}, 'outside the picture of 60x40'),
+            ({}, 'annotation 1 has no area'),
+            ({'segmentation': None}, 'annotation 1 has no area'),
+            ({'segmentation': [], 'bbox': [10, 5, 0, 0]}, 'annotation 1 has no area'),
+            ({'segmentation': [[5, 5, 6, 5, 7, 5]]}, 'annotation 1 has no area'),
+            ({'segmentation': [], 'bbox': [10, 5, -3, 4]}, r'not \[x, y, width, height\]'),
+            ({'segmentation': [], 'bbox': [70, 5, 9, 4]}, 'outside the image of 60x40'),
         ],
     )
     def test_what_says_neither_is_named(self, tmp_path, unclear, reason):
@@ -473,9 +473,12 @@ class TestShapes:
         [
             ({'points': [[5, 5], [9, 9]], 'shape_type': 'line'}, 'is a line, which marks no'),
             ({'points': [[5, 5]], 'shape_type': 'point'}, 'is a point, which marks no region'),
-            ({'points': [[5, 5], [9, 9e9], [1, 1]]}, 'far from the picture of 60x40'),
+            ({'points': [[5, 5], [9, 9e9], [1, 1]]}, 'far outside the image of 60x40'),
             ({'points': [[90, 5], [99, 5], [99, 9]]}, 'no shape marks a pixel'),
-            ({'points': [[5, 5], [9, 9]], 'shape_type': 'mask', 'mask': 'AAAA'}, 'is no picture'),
+            (
+                {'points': [[5, 5], [9, 9]], 'shape_type': 'mask', 'mask': 'AAAA'},
+                'is not an image',
+            ),
         ],
     )
     def test_what_marks_nothing_is_named(self, tmp_path, shape, reason):

@@ -10,8 +10,7 @@ import pytest
 
 from segzero_ros.conversions.image import decode_image
 from segzero_ros.evaluation.datasets import open_dataset
-from segzero_ros.evaluation.samples import DataError, decode_picture, Sample
-from segzero_ros.ros.camera_sim.sources import read_image
+from segzero_ros.evaluation.samples import DataError, decode_labelled_image, Sample
 
 TEXT = 'the red thing'
 SQUARE = [1, 1, 5, 1, 5, 5, 1, 5]
@@ -78,7 +77,7 @@ class TestSixteenBits:
         for shape in ((7, 9), (7, 9, 3), (7, 9, 4)):
             data = cv2.imencode(ending, rng.integers(0, 256, shape, np.uint8))[1].tobytes()
             plain = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-            assert np.array_equal(decode_picture(data, ''), plain[..., ::-1])
+            assert np.array_equal(decode_labelled_image(data, ''), plain[..., ::-1])
 
     def test_alpha_says_nothing_of_the_sensor(self):
         from sensor_msgs.msg import Image
@@ -86,7 +85,9 @@ class TestSixteenBits:
         dark = np.full((8, 8, 4), 0x3FF, np.uint16)
         dark[..., 3] = 0xFFFF
         msg = Image(height=8, width=8, step=64, data=dark.tobytes(), encoding='bgra16')
-        assert (decode_picture(png(dark), '') == 255).all() and (decode_image(msg) == 255).all()
+        assert (decode_labelled_image(png(dark), '') == 255).all() and (
+            decode_image(msg) == 255
+        ).all()
 
     def test_a_brushed_mask_of_16_bits_marks_what_is_not_zero(self, folder):
         brush = base64.b64encode(png(np.ones((4, 5), np.uint16))).decode()
@@ -122,10 +123,10 @@ class TestNumbersAsText:
 
     @pytest.mark.parametrize('width', ['wide', '60px', [60], 'inf'])
     def test_what_is_no_number_is_named(self, folder, width):
-        with pytest.raises(DataError, match=r'own\.json.*width is .* no number'):
+        with pytest.raises(DataError, match=r'own\.json.*width is .* not a number'):
             coco(folder, {'text': TEXT, **MARKED}, image={'width': width, 'height': 40})
         shape = {'label': 'mug', 'points': [[1, 1], [5, 1], [5, 5]]}
-        with pytest.raises(DataError, match=r'a\.json.*imageWidth is .* no number'):
+        with pytest.raises(DataError, match=r'a\.json.*imageWidth is .* not a number'):
             labelme(folder, shape, imageWidth=width, imageHeight=40)
 
     @pytest.mark.parametrize('crowd', ['0', '0.0', 0, False, None, ''])
@@ -139,7 +140,7 @@ class TestNumbersAsText:
         assert sample.count is None
 
     def test_a_crowd_that_is_no_number_is_named(self, folder):
-        with pytest.raises(DataError, match="iscrowd is 'maybe', which is no number"):
+        with pytest.raises(DataError, match="iscrowd is 'maybe', which is not a number"):
             coco(folder, {'text': TEXT, 'iscrowd': 'maybe', **MARKED})
 
     def test_a_code_is_a_code(self, folder):
@@ -167,7 +168,7 @@ class TestTexts:
 
     @pytest.mark.parametrize('text', [{'en': 'x'}, [['x']], True])
     def test_what_is_no_text_is_named(self, folder, text):
-        with pytest.raises(DataError, match=r'annotation 1 has the text .*: write one question'):
+        with pytest.raises(DataError, match=r'annotation 1 has the text .*: write one query'):
             coco(folder, {'text': text, **MARKED})
 
     @pytest.mark.parametrize('text', [None, ''])
@@ -189,7 +190,7 @@ class TestBoxesOfRows:
         dataset = open_dataset(str(writing(folder / 'a.parquet', rows, without)))
         (_, sample), *_ = dataset.read(range(1))
         assert sample.boxes == ((1.0, 1.0, 60.0, 40.5),)
-        with pytest.raises(DataError, match=r'row 1 of group 0: .*outside its picture of 60x40'):
+        with pytest.raises(DataError, match=r'row 1 of group 0: .*outside its image of 60x40'):
             list(dataset.read(range(2)))
 
     def test_a_squashed_picture_may_have_the_box_of_either_size(self, folder, writing):
@@ -206,7 +207,7 @@ class TestBoxesOfRows:
 
     def test_a_box_with_holes_is_named(self, folder, writing):
         rows = [row(folder, bbox=[1.0, None, 5.0, 5.0])]
-        with pytest.raises(DataError, match='row 0 of group 0: a box is four numbers'):
+        with pytest.raises(DataError, match='row 0 of group 0: a box must be four numbers'):
             samples(writing(folder / 'a.parquet', rows, UNSIZED))
 
 
@@ -214,15 +215,15 @@ class TestWhatIsWrongIsSaidInASentence:
     @pytest.mark.parametrize(
         ('annotation', 'reason'),
         [
-            ({'category_id': 7, **MARKED}, 'annotation 1 has the category_id 7, which .* add it'),
-            ({'category_id': 2, **MARKED}, 'category 2 has no name: give it one'),
+            ({'category_id': 7, **MARKED}, 'annotation 1 has the category_id 7, .* add it'),
+            ({'category_id': 2, **MARKED}, 'category 2 has no name: add one'),
             ({'caption': 'x', **MARKED}, 'annotation 1 has neither a text nor a category_id: '),
-            ({'text': 'x', 'image_id': 99}, 'annotation 1 is about the image 99, which .* add it'),
-            ({'text': 'x', 'segmentation': {}}, r'a run-length code has no size: write \{'),
+            ({'text': 'x', 'image_id': 99}, 'annotation 1 refers to image 99, .* add it'),
+            ({'text': 'x', 'segmentation': {}}, r'an RLE has no size: write \{'),
             ({'text': 'x', 'segmentation': {'size': [40, 60]}}, 'has no counts: write'),
-            ({'text': 'x', 'segmentation': [[1, None, 3, 4, 5, 6]]}, 'else than numbers: write'),
-            ({'text': 'x', 'bbox': [1, 2, 3]}, r'the bbox \[1, 2, 3\], which is no \[x, y'),
-            ({'text': 'x', 'bbox': ['a', 2, 3, 4]}, r'the bbox .*, which is no \[x, y'),
+            ({'text': 'x', 'segmentation': [[1, None, 3, 4, 5, 6]]}, 'other than numbers: write'),
+            ({'text': 'x', 'bbox': [1, 2, 3]}, r'the bbox \[1, 2, 3\], which is not \[x, y'),
+            ({'text': 'x', 'bbox': ['a', 2, 3, 4]}, r'the bbox .*, which is not \[x, y'),
         ],
     )
     def test_in_coco(self, folder, annotation, reason):
@@ -234,14 +235,17 @@ class TestWhatIsWrongIsSaidInASentence:
     @pytest.mark.parametrize(
         ('shape', 'reason'),
         [
-            ({'shape_type': 'mask', 'mask': None}, "the mask of 'mug' is no picture: brush"),
-            ({'shape_type': 'mask'}, "the mask of 'mug' is no picture: brush"),
+            ({'shape_type': 'mask', 'mask': None}, "the mask of 'mug' is not an image: draw"),
+            ({'shape_type': 'mask'}, "the mask of 'mug' is not an image: draw"),
             ({'shape_type': 'ellipse'}, "'mug' is an ellipse, which marks no region: draw"),
             ({'shape_type': 'points'}, "'mug' is a set of points, which marks no region: draw"),
-            ({'points': None}, r"the points of 'mug' are no list of \[x, y\]: draw it anew"),
-            ({'points': [[1, 2], [3]]}, r"the points of 'mug' are no list of \[x, y\]: draw"),
-            ({'points': []}, r"the points of 'mug' are no list of \[x, y\]: draw"),
-            ({'label': None}, 'a shape has the label None: give each shape a name'),
+            ({'points': None}, r"the points of 'mug' are not a list of \[x, y\]: correct"),
+            (
+                {'points': [[1, 2], [3]]},
+                r"the points of 'mug' are not a list of \[x, y\]: correct",
+            ),
+            ({'points': []}, r"the points of 'mug' are not a list of \[x, y\]: correct"),
+            ({'label': None}, 'a shape has the label None: give each shape a text'),
         ],
     )
     def test_in_labelme(self, folder, shape, reason):

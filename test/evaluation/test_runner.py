@@ -16,7 +16,7 @@ from segzero_ros.evaluation.measurements import Failure
 from segzero_ros.evaluation.metrics import CONVENTIONS, figures
 from segzero_ros.evaluation.records import from_line, make_record, to_line
 from segzero_ros.evaluation.report import markdown, summarise
-from segzero_ros.evaluation.runner import MOST_CRASHES, run, RunError, RunFolder, Shard
+from segzero_ros.evaluation.runner import MAX_CRASHES, run, RunError, RunFolder, Shard
 from segzero_ros.evaluation.samples import Sample
 from segzero_ros.evaluation.tabletop import Tabletop
 from segzero_ros.pipeline import Pipeline
@@ -301,7 +301,7 @@ def test_one_right_answer_and_one_that_came_too_late_are_worth_a_half(tmp_path):
 
 def test_timeouts_that_named_a_box_stop_a_run_as_others_do(parquet_file, whole, tmp_path):
     folder = begun(tmp_path / 'run', whole)
-    failures = {index: ReasonerTimeout('30 s were not enough') for index in range(MOST_CRASHES)}
+    failures = {index: ReasonerTimeout('30 s were not enough') for index in range(MAX_CRASHES)}
     with pytest.raises(RunError, match='30 s were not enough'):
         run(
             open_dataset(str(parquet_file)),
@@ -317,7 +317,7 @@ def test_boxes_alone_are_evaluated_and_said_to_be(tmp_path, rows, writing):
     assert (found['boxes_alone'], found['scored'], found['giou']) == (3, 0, None)
     assert found['bbox_ap'] > 0
     report = (tmp_path / 'run' / 'report.md').read_text()
-    assert 'Of 3 samples the truth is boxes alone: they count in bbox AP only.' in report
+    assert '3 samples have true boxes but no masks: they count only in bbox AP.' in report
     assert (
         '| vision_reasoner (VisionReasoner, evaluation_segmentation.py) | \N{EN DASH} |' in report
     )
@@ -325,7 +325,7 @@ def test_boxes_alone_are_evaluated_and_said_to_be(tmp_path, rows, writing):
 
 def test_models_that_are_gone_stop_the_run_and_leave_no_bad_lines(parquet_file, whole, tmp_path):
     folder = begun(tmp_path / 'run', whole)
-    gone = range(3, 3 + MOST_CRASHES)
+    gone = range(3, 3 + MAX_CRASHES)
     dataset = open_dataset(str(parquet_file))
     with pytest.raises(RunError, match='The server is gone'):
         run(dataset, [Pipeline(Moody(gone=gone), GrabCutSegmenter())], folder)
@@ -352,8 +352,8 @@ def test_published_figures_stand_beside_the_measured_ones_and_say_so(tmp_path, r
     assert evaluate(folder, tmp_path / 'run') == 0
     report = (tmp_path / 'run' / 'report.md').read_text()
     assert '| Seg-Zero-7B | 57.5 | 52.0 | published: Seg-Zero' in report
-    assert '**measured here**' in report
-    assert 'The papers count 779 samples here' in report
+    assert '**measured**' in report
+    assert 'The papers use 779 samples' in report
     assert '| RL + CoT | 53.8 |' in report
 
 
@@ -377,7 +377,7 @@ def test_what_rightly_has_no_mask_is_not_among_the_worst(tmp_path):
     assert main(['evaluate', 'tabletop', *words]) == 0
     page = (tmp_path / 'gallery.html').read_text()
     worths = re.findall(r'class="n">([^<]+)<', page)
-    right = [worth == 'rightly nothing' for worth in worths]
+    right = [worth == 'correctly empty' for worth in worths]
     assert any(right) and right == sorted(right)
 
 

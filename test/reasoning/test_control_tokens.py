@@ -131,7 +131,7 @@ def test_a_model_reads_a_token_in_a_question_as_text(
 def test_rows_of_training_hold_no_token_either(processor: Any) -> None:
     pytest.importorskip('trl')
     from segzero_ros.training.rows import Row
-    from segzero_ros.training.trainer import _example, _question
+    from segzero_ros.training.trainer import _grpo_example, _sft_example
 
     tokens = control_tokens(processor)
     image = np.zeros((224, 224, 3), np.uint8)
@@ -140,7 +140,7 @@ def test_rows_of_training_hold_no_token_either(processor: Any) -> None:
         answer = f'<think>{problem}</think><answer>[]</answer>'
         row = Row(image, f'the {problem} cup', '[]', answer)
         before = dialect.prompt('')
-        for made in (_question(tokens, row, dialect), _example(tokens, row, dialect)):
+        for made in (_grpo_example(tokens, row, dialect), _sft_example(tokens, row, dialect)):
             text = made['prompt'][0]['content']
             assert all(text.count(token) == before.count(token) for token in QWEN)
         taught = made['completion'][0]['content']

@@ -63,7 +63,7 @@ def test_a_bag_without_its_metadata_is_read_whole(tmp_path, kind):
     (path / 'metadata.yaml').unlink()
     with BagReader(path, salvage=True) as reader:
         assert images(reader) == list(range(FRAMES))
-        assert 'metadata.yaml is missing; its files are whole' in reader.damage
+        assert 'metadata.yaml is missing; its files are complete' in reader.damage
         assert 'damaged' not in reader.damage
 
 
@@ -72,7 +72,9 @@ def test_a_bag_that_was_cut_off_is_damaged_whether_or_not_metadata_is_there(tmp_
     (path / 'metadata.yaml').unlink()
     cut(storage(path), 0.6)
     with BagReader(path, salvage=True) as reader:
-        assert re.search(r'is damaged \(metadata\.yaml is missing; .* breaks off', reader.damage)
+        assert re.search(
+            r'is damaged \(metadata\.yaml is missing; .* is truncated or damaged', reader.damage
+        )
 
 
 def test_an_error_without_a_text_is_named_by_its_kind():
@@ -120,7 +122,7 @@ def test_a_bag_of_which_nothing_is_left_is_refused(tmp_path, kind):
 
 
 def test_a_folder_without_a_bag_is_refused(tmp_path):
-    with pytest.raises(BagError, match='holds no bag'):
+    with pytest.raises(BagError, match='contains no bag'):
         BagReader(tmp_path, salvage=True)
 
 

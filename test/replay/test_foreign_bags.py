@@ -56,36 +56,36 @@ def beside(path: Path, channel: Channel, data: bytes = CDR, **options) -> Path:
 
 
 def replayed(path: Path, output: Path, parameters) -> tuple[list[str], list, dict[str, int]]:
-    """Replay a bag; return the remarks, the answers, and what the new bag holds for rosbags."""
-    remarks: list[str] = []
-    folder = replay(path, output, parameters, ASKED, ReplayListener(on_remark=remarks.append))
+    """Replay a bag; return the warnings, the answers, and what the new bag holds for rosbags."""
+    warnings: list[str] = []
+    folder = replay(path, output, parameters, ASKED, ReplayListener(on_warning=warnings.append))
     with AnyReader([folder.bag]) as reader:
         for connection, _, data in reader.messages():
             reader.deserialize(data, connection.msgtype)
         counts = {topic: info.msgcount for topic, info in reader.topics.items()}
-    return remarks, list(folder.records()), counts
+    return warnings, list(folder.records()), counts
 
 
 @pytest.mark.parametrize('kind', UNREADABLE)
 def test_a_topic_that_cannot_be_read_is_left_out_and_named(kind, parameters, tmp_path):
     channel, why = UNREADABLE[kind]
     path = beside(tmp_path / 'bag.mcap', channel)
-    remarks, answers, counts = replayed(path, tmp_path / 'out', parameters)
+    warnings, answers, counts = replayed(path, tmp_path / 'out', parameters)
     assert [answer.answer.status for answer in answers].count(Status.ERROR) == 0
     assert len(answers) == counts[COLOUR] == 3
     assert '/other' not in counts
-    (remark,) = (remark for remark in remarks if remark.startswith('/other'))
-    assert re.search(why, remark)
-    assert not any('damaged' in remark for remark in remarks)
+    (warning,) = (warning for warning in warnings if warning.startswith('/other'))
+    assert re.search(why, warning)
+    assert not any('damaged' in warning for warning in warnings)
 
 
 @pytest.mark.parametrize('kind', READABLE)
 def test_a_topic_with_an_unusual_definition_is_copied_as_what_it_is(kind, parameters, tmp_path):
     channel, data = READABLE[kind]
     path = beside(tmp_path / 'bag.mcap', channel, data)
-    remarks, _, counts = replayed(path, tmp_path / 'out', parameters)
+    warnings, _, counts = replayed(path, tmp_path / 'out', parameters)
     assert (counts[COLOUR], counts['/other']) == (3, 2)
-    assert not any('/other' in remark for remark in remarks)
+    assert not any('/other' in warning for warning in warnings)
     with BagReader(tmp_path / 'out' / 'bag') as bag:
         (first, _) = bag.messages({'/other'})
         assert (first.data, first.type.count('/')) == (data, 2)
@@ -110,27 +110,27 @@ def test_two_types_on_one_topic_are_read_as_the_one_with_more_messages(parameter
     folder.mkdir()
     for path in (first, second):
         shutil.move(path, folder)
-    remarks, answers, counts = replayed(folder, tmp_path / 'out', parameters)
+    warnings, answers, counts = replayed(folder, tmp_path / 'out', parameters)
     assert (len(answers), counts[COLOUR]) == (4, 4)
-    assert any(f'1 message on {COLOUR} is left out: it is of' in remark for remark in remarks)
+    assert any(f'1 message on {COLOUR} is skipped: it has' in warning for warning in warnings)
 
 
 def test_a_camera_is_read_by_its_own_definition_whatever_others_say(parameters, tmp_path):
     # A type of the name of ours with other fields, as of a later distribution.
     other = defined(IMAGE).replace(b'uint32 width', b'uint32 width\nuint32 depth')
     path = beside(tmp_path / 'bag.mcap', Channel(definition=other), image(0))
-    remarks, answers, counts = replayed(path, tmp_path / 'out', parameters)
+    warnings, answers, counts = replayed(path, tmp_path / 'out', parameters)
     assert {answer.answer.status for answer in answers} != {Status.ERROR}
     assert counts[COLOUR] == 3
-    assert any('/other' in remark and 'other fields' in remark for remark in remarks)
+    assert any('/other' in warning and 'other fields' in warning for warning in warnings)
 
 
 def test_a_part_of_a_type_that_others_define_otherwise_is_left_out(parameters, tmp_path):
     text = b'std_msgs/Header header\n' + b'=' * 80 + b'\nMSG: std_msgs/Header\nuint8 level\n'
     path = beside(tmp_path / 'bag.mcap', Channel('far_msgs/msg/Thing', 'ros2msg', text))
-    remarks, answers, counts = replayed(path, tmp_path / 'out', parameters)
+    warnings, answers, counts = replayed(path, tmp_path / 'out', parameters)
     assert (len(answers), counts[COLOUR], '/other' in counts) == (3, 3, False)
-    assert any('std_msgs/msg/Header has other fields' in remark for remark in remarks)
+    assert any('std_msgs/msg/Header has other fields' in warning for warning in warnings)
 
 
 def test_an_image_without_pixels_by_its_definition_is_no_camera(tmp_path):
@@ -169,10 +169,10 @@ def test_ros_1_in_mcap_is_read_like_a_bag_of_ros_1(parameters, tmp_path):
         [words, *images(COLOUR, 3, ros1=True)],
         profile='ros1',
     )
-    remarks, answers, counts = replayed(path, tmp_path / 'out', parameters)
+    warnings, answers, counts = replayed(path, tmp_path / 'out', parameters)
     assert [answer.stamp_ns for answer in answers] == [START + n * STEP for n in range(3)]
     assert (counts[COLOUR], counts['/other']) == (3, 1)
-    assert not any('damaged' in remark for remark in remarks)
+    assert not any('damaged' in warning for warning in warnings)
     with BagReader(path) as bag:
         assert next(bag.messages({COLOUR})).data == image(0)
         assert bag.qos_of('/other')[0].durability.name == 'TRANSIENT_LOCAL'
@@ -202,11 +202,13 @@ def test_types_of_ros_1_that_changed_are_left_out_and_named(parameters, tmp_path
             writer.write(marker, stamp, bytes(20))
             writer.write(joints, stamp, none)
             writer.write(empty, stamp, b'')
-    remarks, answers, counts = replayed(path, tmp_path / 'out', parameters)
+    warnings, answers, counts = replayed(path, tmp_path / 'out', parameters)
     assert len(answers) == counts[COLOUR] == counts['/joints'] == counts['/empty'] == 3
     for topic, kind in (('/sonar', 'Range'), ('/mark', 'Marker')):
         assert topic not in counts
-        assert any(r.startswith(topic) and f'{kind} of ROS 1 has other' in r for r in remarks)
+        assert any(
+            r.startswith(topic) and f'{kind} has other fields in ROS 1' in r for r in warnings
+        )
 
 
 def joints_of(header) -> bytes:
@@ -224,9 +226,9 @@ def test_a_message_that_is_none_of_its_type_costs_itself_only(parameters, tmp_pa
             writer.write(camera, START + number * STEP, image(number, ros1=True))
             words = b'\2\0\0\0hi' if number else b'\xff\0\0\0hi'
             writer.write(text, START + number * STEP, words)
-    remarks, answers, counts = replayed(path, tmp_path / 'out', parameters)
+    warnings, answers, counts = replayed(path, tmp_path / 'out', parameters)
     assert (len(answers), counts['/words']) == (3, 2)
-    assert any('a message on /words is no whole std_msgs/msg/String' in r for r in remarks)
+    assert any('a message on /words is not a valid std_msgs/msg/String' in r for r in warnings)
     with BagReader(path, salvage=True) as bag:
         for _ in range(2):
             assert len(list(bag.messages({'/words'}))) == bag.counts['/words'] == 2
@@ -240,8 +242,8 @@ def test_a_foxglove_recording_is_named_as_such(tmp_path):
         with pytest.raises(NoTopic) as error:
             find_topics(bag)
         assert bag.damage == ''
-    assert 'foxglove.CompressedImage, protobuf) are of Foxglove' in str(error.value)
-    assert 'convert them to messages of ROS first (docs/replay.md)' in str(error.value)
+    assert 'Foxglove messages (foxglove.CompressedImage, protobuf)' in str(error.value)
+    assert 'convert them to ROS messages first (docs/replay.md)' in str(error.value)
     assert '\n' not in str(error.value)
 
 
@@ -306,7 +308,7 @@ def test_a_folder_that_was_unpacked_or_renamed_by_hand_is_read_once(tmp_path):
     metadata.unlink()
     count, said = read(path)
     assert count == 9
-    assert 'metadata.yaml is missing; its files are whole, and 9 messages can be read' in said
+    assert 'metadata.yaml is missing; its files are complete, and 9 messages can be read' in said
     assert 'damaged' not in said
     metadata.write_text(text)
     packed.unlink()

@@ -79,7 +79,7 @@ def test_an_answer_without_an_image_survives_too():
 @pytest.mark.parametrize('change', [{'status': 'FINE'}, {'image_size': 3}, {'objects': [{}]}])
 def test_a_line_that_is_none_is_refused(change):
     line = json.dumps({**json.loads(to_line(record_of(answer(), 1))), **change})
-    with pytest.raises(BadRecord, match='is no line of results'):
+    with pytest.raises(BadRecord, match='is not a valid line of results'):
         from_line(line)
 
 

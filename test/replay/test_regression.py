@@ -51,7 +51,7 @@ def test_one_mask_does_not_stand_for_two():
     [
         ([record(status=Status.NOT_FOUND)], 'status is NOT_FOUND (Why.), was OK'),
         ([record(thing(1, 0), thing(2, 50))], '2 objects, were 1'),
-        ([], 'is not asked any more'),
+        ([], 'has no answer any more'),
     ],
 )
 def test_every_kind_of_difference_is_named(found, line):
@@ -59,7 +59,9 @@ def test_every_kind_of_difference_is_named(found, line):
 
 
 def test_a_query_that_is_new_is_named():
-    assert differences([], [record()]) == ['stamp 5.000000000, “cup”: was not asked before']
+    assert differences([], [record()]) == [
+        'stamp 5.000000000, “cup”: is not among the accepted answers'
+    ]
 
 
 def test_the_same_query_about_the_same_image_is_told_apart_by_its_turn():

@@ -152,7 +152,7 @@ def test_an_interrupted_replay_of_something_else_is_left_alone(bag, parameters, 
     with pytest.raises(KeyboardInterrupt):
         replay(bag, tmp_path / 'out', parameters, QUICK, ReplayListener(on_answer=interrupt))
     other = ReplayOptions(QueryPlan(texts=('the mug',)), without=QUICK.without)
-    with pytest.raises(OutputError, match=r'other queries.*--restart'):
+    with pytest.raises(OutputError, match=r'another queries.*--restart'):
         replay(bag, tmp_path / 'out', parameters, other)
     again = ReplayOptions(other.plan, without=QUICK.without, restart=True)
     assert {r.answer.query.text for r in records(replay(bag, tmp_path / 'out', parameters, again))}
@@ -275,13 +275,13 @@ def test_a_compressed_camera_with_metres_is_replayed_and_copied(kind, parameters
 
 
 def test_a_replayed_bag_can_be_replayed_again(whole, parameters, tmp_path):
-    remarks: list[str] = []
+    warnings: list[str] = []
     replay_options = ReplayOptions(EACH.plan, without=frozenset({'video', 'report'}))
     folder = replay(
-        whole.bag, tmp_path / 'out', parameters, replay_options, ReplayListener(remarks.append)
+        whole.bag, tmp_path / 'out', parameters, replay_options, ReplayListener(warnings.append)
     )
     assert folder.results.read_bytes() == whole.results.read_bytes()
-    assert any('/segzero/result is replaced' in remark for remark in remarks)
+    assert any('/segzero/result is replaced' in warning for warning in warnings)
 
 
 def test_recorded_queries_are_asked_when_they_were_asked(parameters, tmp_path):

@@ -115,7 +115,7 @@ def test_a_query_long_after_the_last_image_has_none():
     )
     (job,) = jobs.run(film(2))
     assert job.rgbd is None
-    assert 'camera.max_image_age, 5 s' in job.absence
+    assert 'camera.max_image_age, 5 s' in job.no_image
 
 
 def test_a_query_about_a_stamp_is_about_that_image():
@@ -123,7 +123,7 @@ def test_a_query_about_a_stamp_is_about_that_image():
     jobs = QuerySchedule(CAMERA, plan, LIMITS, START, str)
     found, missing = jobs.run(film(3))
     assert milliseconds(found.rgbd.image) == 33.0
-    assert missing.absence == 'The bag has no image with the stamp 7 on /image.'
+    assert missing.no_image == 'The bag has no image with the stamp 7 on /image.'
 
 
 def test_recorded_queries_are_about_what_was_there():
@@ -208,4 +208,4 @@ def test_queries_are_numbered_and_tidied():
     cup, long = jobs.run(film(1))
     assert (cup.query.id, cup.query.text) == ('000001', 'the cup')
     assert (long.query.id, long.rgbd) == ('000002', None)
-    assert 'fewer words' in long.complaint
+    assert 'fewer words' in long.error

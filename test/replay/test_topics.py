@@ -66,7 +66,7 @@ def test_a_grey_camera_is_taken_where_there_is_no_colour(find):
     recording.picture('/mono/image_raw', FRAME, 0, encoding='mono8')
     found = find(recording)
     assert found.image == '/mono/image_raw'
-    assert any('no poses' in remark for remark in found.remarks)
+    assert any('no poses' in warning for warning in found.warnings)
 
 
 def test_depth_of_another_size_is_left_out_and_said(find):
@@ -76,7 +76,7 @@ def test_depth_of_another_size_is_left_out_and_said(find):
     recording.picture('/depth/image', small, 0, encoding='32FC1')
     found = find(recording)
     assert found.depth == ''
-    assert any('160x120' in remark and '320x240' in remark for remark in found.remarks)
+    assert any('160x120' in warning and '320x240' in warning for warning in found.warnings)
 
 
 def test_what_an_answer_showed_is_no_camera(find, tmp_path):
@@ -97,7 +97,7 @@ def test_what_an_answer_showed_is_no_camera(find, tmp_path):
 @pytest.mark.parametrize(
     ('names', 'message'),
     [
-        (('/nothing',), r"no images on '/nothing'; it has some on /camera/color/image_raw"),
+        (('/nothing',), r"no images on '/nothing'; it has images on /camera/color/image_raw"),
         (('', '/camera/color/camera_info'), 'no depth images on'),
         (('', '', '/camera/color/image_raw'), 'no camera_info on'),
         (('', '', '', '/nothing'), 'no queries on'),
@@ -205,7 +205,7 @@ def test_what_a_transport_makes_of_depth_is_no_colour(find, form, pixels):
     assert found.image == COLOUR
     assert found.depth == (f'{DEPTH}/compressed' if pixels == 'depth' else '')
     if not found.depth:
-        assert any('cannot be decoded' in remark for remark in found.remarks)
+        assert any('cannot be decoded' in warning for warning in found.warnings)
 
 
 def test_a_transport_of_raw_depth_is_depth_whatever_its_format_says(find):
@@ -243,7 +243,7 @@ def test_depth_of_the_images_optical_frame_goes_before_any_other(find):
     recording.picture('/camera/zzz/image', FRAME, 0, encoding='16UC1')
     found = find(recording)
     assert found.depth == '/camera/zzz/image'
-    assert not any('optical frame' in remark for remark in found.remarks)
+    assert not any('optical frame' in warning for warning in found.warnings)
 
 
 def test_depth_that_is_aligned_by_name_goes_before_other_depth(find):
@@ -255,10 +255,10 @@ def test_depth_that_is_aligned_by_name_goes_before_other_depth(find):
 def test_depth_of_another_optical_frame_is_taken_with_a_warning(find):
     found = find(camera('colour', 'depth'))
     assert found == Topics(COLOUR, DEPTH, '/camera/color/camera_info')
-    (remark,) = found.remarks
-    assert "'depth'" in remark
-    assert "'colour'" in remark
-    assert find(camera('/colour', 'colour')).remarks == ()
+    (warning,) = found.warnings
+    assert "'depth'" in warning
+    assert "'colour'" in warning
+    assert find(camera('/colour', 'colour')).warnings == ()
 
 
 @pytest.mark.parametrize('frames', [('left', 'right'), ('same', 'same'), ('', '')])
@@ -275,8 +275,8 @@ def test_depth_and_intrinsics_of_another_camera_are_left_out(find, frames):
     )
     found = find(recording, '/left/image_raw')
     assert found == Topics('/left/image_raw')
-    assert any(r.startswith('/right/depth/image_raw is left out') for r in found.remarks)
-    assert any(r.startswith('/right/camera_info is not used') for r in found.remarks)
+    assert any(r.startswith('/right/depth/image_raw is left out') for r in found.warnings)
+    assert any(r.startswith('/right/camera_info is not used') for r in found.warnings)
     found = find(recording, '/left/image_raw', '/right/depth/image_raw', '/right/camera_info')
     assert (found.depth, found.camera_info) == ('/right/depth/image_raw', '/right/camera_info')
 
@@ -285,14 +285,14 @@ def test_depth_and_intrinsics_of_another_camera_are_left_out(find, frames):
 def test_intrinsics_of_the_depth_camera_are_not_the_images(find, frames):
     found = find(without(camera(*frames), '/camera/color/camera_info'))
     assert found.camera_info == ''
-    assert any(r.startswith('/camera/depth/camera_info is not used') for r in found.remarks)
-    assert any('no poses' in remark for remark in found.remarks)
+    assert any(r.startswith('/camera/depth/camera_info is not used') for r in found.warnings)
+    assert any('no poses' in warning for warning in found.warnings)
 
 
 def test_intrinsics_of_depth_that_is_registered_are_the_images(find):
     found = find(without(camera('colour', 'colour'), '/camera/color/camera_info'))
     assert found == Topics(COLOUR, DEPTH, '/camera/depth/camera_info')
-    assert found.remarks == ()
+    assert found.warnings == ()
 
 
 def test_intrinsics_of_another_size_are_not_taken_silently(find):
@@ -302,7 +302,7 @@ def test_intrinsics_of_another_size_are_not_taken_silently(find):
     recording.info('/other/camera_info', SMALL, 0)
     found = find(recording)
     assert found.camera_info == ''
-    assert any('160x120' in r and '320x240' in r and 'camera_info' in r for r in found.remarks)
+    assert any('160x120' in r and '320x240' in r and 'camera_info' in r for r in found.warnings)
     # An image that was made smaller as a whole keeps its camera's.
     recording = Recording()
     recording.picture(COLOUR, SMALL, 0)
@@ -316,7 +316,7 @@ def test_a_cameras_own_intrinsics_of_another_frame_are_taken_with_a_warning(find
     recording.info('/camera/color/camera_info', FRAME, 0)
     found = find(recording)
     assert found.camera_info == '/camera/color/camera_info'
-    assert any("'lens'" in remark and "'optical'" in remark for remark in found.remarks)
+    assert any("'lens'" in warning and "'optical'" in warning for warning in found.warnings)
 
 
 GREY = cv2.cvtColor(FRAME.image, cv2.COLOR_RGB2GRAY)
@@ -350,7 +350,7 @@ def test_a_transport_called_depth_does_not_make_an_image_depth(
     recording.compressed('/thermal/image_raw/compressedDepth', called, deep, 0)
     recording.info('/thermal/camera_info', FRAME, 0)
     assert find(recording) == Topics(
-        '/thermal/image_raw/compressed', '', '/thermal/camera_info', remarks=()
+        '/thermal/image_raw/compressed', '', '/thermal/camera_info', warnings=()
     )
 
 
@@ -387,9 +387,9 @@ def test_depth_that_was_painted_is_no_camera_beside_one(find, painted):
     recording.picture(painted, FRAME, 0)
     found = find(recording)
     assert (found.image, found.depth) == (COLOUR, DEPTH)
-    (remark,) = found.remarks
-    assert remark.startswith(f'{painted} is left out: its name says depth')
-    assert '--image takes it' in remark
+    (warning,) = found.warnings
+    assert warning.startswith(f'{painted} is left out: its name says depth')
+    assert '--image takes it' in warning
     assert find(recording, painted).image == painted
     assert find(without(recording, COLOUR)).image == painted
 

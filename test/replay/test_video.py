@@ -53,7 +53,7 @@ def straightforward(folder: ReplayOutput, count: int, rate: float, path: Path) -
     ids=['one size', 'larger ones soon', 'a larger one late', 'fewer than expected', 'both'],
 )
 def test_the_video_is_that_of_all_overlays(folder, tmp_path, monkeypatch, heights, expected):
-    monkeypatch.setattr(video, '_LATEST_START', 3)
+    monkeypatch.setattr(video, '_MAX_RESTART', 3)
     overlays = OverlayFiles(folder, 2)
 
     def answers():

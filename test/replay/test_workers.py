@@ -131,7 +131,7 @@ def test_a_worker_that_was_killed_is_one_sentence(parameters, tmp_path):
     wait(pool.started, LIMIT)
     try:
         os.kill(pool.process_ids[0], signal.SIGKILL)
-        with pytest.raises(WorkerError, match=r'exit code -9.*--workers 1'):
+        with pytest.raises(WorkerError, match=r'code -9.*--workers 1'):
             pool.offer(task(), lambda *_: None).result(LIMIT)
     finally:
         pool.close()
@@ -154,11 +154,11 @@ from concurrent.futures import wait
 from pathlib import Path
 import select
 from segzero_ros.config import read_profile
-from segzero_ros.replay.output import Folder
+from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.workers import WorkerPool
 
 if __name__ == '__main__':
-    pool = WorkerPool(1, read_profile('offline'), Folder(Path(sys.argv[1])))
+    pool = WorkerPool(1, read_profile('offline'), ReplayOutput(Path(sys.argv[1])))
     wait(pool.started)
     print(pool.process_ids[0], flush=True)
     sys.stdin.read()
@@ -200,5 +200,5 @@ def test_as_many_processes_answer_as_pay(
 
 
 def test_models_that_fit_once_are_not_loaded_several_times(parameters):
-    with pytest.raises(WorkerError, match=r"reasoner 'openai'.*leave out --workers"):
+    with pytest.raises(WorkerError, match=r"reasoner 'openai'.*do not use --workers"):
         count_workers({**parameters, 'reasoner.backend': 'openai'}, 2, 1000)

@@ -309,7 +309,8 @@ def test_a_clock_that_jitters_forgets_nothing_and_a_jump_keeps_the_intrinsics(
         assert poses(result) == [SegmentedObject.POSE_OK]
     # The bag begins anew: its frames are forgotten, its intrinsics are not, and never come again.
     simulated.until(
-        lambda: at(20 * NANO, frames=False).status == Result.NO_IMAGE, 'the frames are forgotten'
+        lambda: at(20 * NANO, frames=False).status == Result.NO_IMAGE,
+        'the frames are forgotten',
     )
     result = simulated.until(
         lambda: (lambda one: one if one.objects else None)(at(20 * NANO, frames=True)),

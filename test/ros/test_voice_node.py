@@ -118,7 +118,7 @@ def test_without_the_wake_phrase_nothing_is_asked(client, voice):
 @pytest.mark.parametrize(
     ('parameters', 'complaint'),
     [
-        ({'source': 'wav', 'path': '/nowhere.wav'}, r'/nowhere\.wav is no WAV file'),
+        ({'source': 'wav', 'path': '/nowhere.wav'}, r'/nowhere\.wav is not a PCM WAV file'),
         ({'source': 'radio'}, 'source'),
         ({'use_sim_time': 'perhaps'}, 'use_sim_time'),
         ({'source': 'wav', 'wake_phrase': 'hey xyzzy'}, 'how to pronounce xyzzy'),

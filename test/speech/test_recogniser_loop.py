@@ -21,7 +21,7 @@ from segzero_ros.speech.pocketsphinx_recogniser import (
     PocketsphinxDetector,
     PocketsphinxRecogniser,
 )
-from segzero_ros.speech.pushed_source import KEPT, PushedSource
+from segzero_ros.speech.pushed_source import MAX_BUFFERED, PushedSource
 from segzero_ros.speech.recogniser_loop import RecogniserLoop, SpeechCallbacks, WakePhrase
 from segzero_ros.speech.voice_activity import UtteranceSegmenter
 from segzero_ros.speech.wav_source import WavSource
@@ -68,7 +68,7 @@ def test_each_sentence_of_a_recording_becomes_a_query_with_its_words_on_the_way(
 def test_names_of_ones_own_are_heard_and_unpronounceable_ones_are_told(recogniser, tmp_path):
     path = spoken(tmp_path / 'a.wav', 'where is the teddy bear')
     assert heard(recogniser, path)[0] == ['where is the teddy bear']
-    assert recogniser.left_out == ('xyzzy',)
+    assert recogniser.unpronounceable == ('xyzzy',)
 
 
 def test_after_the_wake_phrase_and_only_then(tmp_path):
@@ -76,7 +76,7 @@ def test_after_the_wake_phrase_and_only_then(tmp_path):
     texts = ('the yellow plate', 'hello robot the yellow plate', 'hello robot', 'both mugs')
     path = spoken(tmp_path / 'a.wav', *texts)
     queries, _, ignored = heard(hearing, path, WakePhrase('Hello Robot', 8.0))
-    # Which article it hears depends on the last bit of what the machine computes.
+    # Which article it is_speech depends on the last bit of what the machine computes.
     assert [query.split()[-1] for query in queries] == ['plate', 'mugs']
     assert len(ignored) == 2
     assert ignored[0][0].endswith('plate')
@@ -186,7 +186,7 @@ def test_a_pause_ends_an_utterance_and_a_moment_does_not(detector):
 def test_who_never_stops_is_cut_off(detector):
     samples, _ = speech('the red ball next to the green plate', pause=0.0)
     endless = np.tile(samples, 8)
-    ends = UtteranceSegmenter(detector, longest=3.0)
+    ends = UtteranceSegmenter(detector, max_utterance=3.0)
     found = [p for p in ends.feed(endless.tobytes()) if isinstance(p, Utterance)]
     assert len(found) > 2
     assert all(piece.seconds <= 3.1 for piece in found)
@@ -218,9 +218,9 @@ def test_every_kind_of_pcm_gives_the_same_tone(tmp_path, width, rate, channels):
 def test_what_is_no_recording_says_so(tmp_path, content):
     path = tmp_path / 'x.wav'
     path.write_bytes(content)
-    with pytest.raises(SpeechError, match=r'x\.wav is no WAV file'):
+    with pytest.raises(SpeechError, match=r'x\.wav is not a PCM WAV file'):
         WavSource(path)
-    with pytest.raises(SpeechError, match=r'no WAV file'):
+    with pytest.raises(SpeechError, match=r'not a PCM WAV file'):
         WavSource(tmp_path / 'nowhere.wav')
 
 
@@ -232,7 +232,7 @@ def test_a_header_that_no_recording_has_is_refused(tmp_path, width, rate):
     )
     path = tmp_path / 'odd.wav'
     path.write_bytes(b'RIFF' + struct.pack('<I', len(body)) + body)
-    with pytest.raises(SpeechError, match='what can be read'):
+    with pytest.raises(SpeechError, match='supported are'):
         WavSource(path)
 
 
@@ -281,7 +281,7 @@ def test_numbers_that_are_none_are_silence():
     'encoding', [('MP3', RATE, 1), ('', RATE, 1), ('S16LE', 0, 1), ('S16LE', RATE, 0)]
 )
 def test_what_nobody_writes_like_this_is_refused(encoding):
-    with pytest.raises(SpeechError, match='what can be read'):
+    with pytest.raises(SpeechError, match='supported are'):
         Encoding(*encoding)
 
 
@@ -324,7 +324,7 @@ def test_of_sound_that_nobody_takes_the_oldest_is_dropped():
     source = PushedSource()
     for number in range(1, 301):
         source.put(np.full(RATE // 10, number, np.int16).tobytes(), SIXTEEN)
-    assert source.dropped == pytest.approx(30 - KEPT)
+    assert source.dropped == pytest.approx(30 - MAX_BUFFERED)
     blocks = source.blocks()
     assert np.frombuffer(next(blocks), np.int16)[0] in (200, 201)
     source.close()

@@ -324,7 +324,7 @@ def test_with_whisper_alone_speech_is_found_and_a_missing_model_is_one_sentence(
     done = tiers('whisper').run('-c', code, str(path))
     lines = done.stdout.splitlines()
     assert lines[0] == '1', done.stderr
-    assert 'The Whisper model tiny.en cannot be had' in lines[1]
+    assert 'The Whisper model tiny.en cannot be loaded' in lines[1]
 
 
 def imported(path: Path) -> set[str]:

@@ -50,7 +50,7 @@ def answers(folder: Path) -> list[dict]:
 def test_a_replay_becomes_rows(replayed, tmp_path, capsys):
     assert annotate(replayed, tmp_path, '--unchecked') == 0
     rows, lines = written(tmp_path), answers(replayed[1])
-    assert f'{tmp_path}: 4 rows; segzero train --data {tmp_path}' in capsys.readouterr().out
+    assert f'{tmp_path}: 4 rows. Next: segzero train --data {tmp_path}' in capsys.readouterr().out
     assert [row['problem'] for row in rows] == [line['query'] for line in lines]
     for row, line in zip(rows, lines, strict=True):
         truth = json.loads(row['solution'])
@@ -131,7 +131,7 @@ def test_what_has_no_mask_is_left_out_and_never_taught_as_nothing(tmp_path, caps
     rows = {row['problem']: json.loads(row['solution']) for row in written(tmp_path / 'rows')}
     assert list(rows) == ['the cup', 'a zebra']
     assert len(rows['the cup']) == 1 and rows['a zebra'] == []
-    assert '2 left out: no mask is known' in capsys.readouterr().err
+    assert '2 skipped: no mask is known' in capsys.readouterr().err
 
 
 def test_an_object_that_a_person_rubbed_out_is_taught_as_nothing(tmp_path):

@@ -29,9 +29,9 @@ from segzero_ros.training.mini import recipe as recipes
 from segzero_ros.training.mini.architecture import (
     FastLanguageModel,
     FastVisionTower,
+    model_images,
     new_model,
     patches_of,
-    shown,
 )
 from segzero_ros.training.mini.checkpoint import make_processor
 from segzero_ros.training.mini.dataset import make_scenes
@@ -156,7 +156,7 @@ class TestPictures:
         processed = make_processor(tokenizer).image_processor(images=[seen], return_tensors='pt')
         assert processed['image_grid_thw'].tolist() == [[1, GRID, GRID]]
         frames = processed['pixel_values'].view(TOKENS, 3, 2, -1)
-        ours = patches_of(shown(seen[None])).view(TOKENS, 3, -1)
+        ours = patches_of(model_images(seen[None])).view(TOKENS, 3, -1)
         assert torch.allclose(frames[:, :, 0], ours, atol=1e-5)
 
     def test_every_visible_object_has_its_tokens(self, scene: tuple[Any, RenderedScene]) -> None:
@@ -185,7 +185,7 @@ class TestPictures:
 class TestQuickWays:
     def test_the_tower_says_what_transformers_own_says(self, model: Any) -> None:
         pictures = np.random.default_rng(0).integers(0, 255, (2, SIDE, SIDE, 3), np.uint8)
-        patches = patches_of(shown(pictures))
+        patches = patches_of(model_images(pictures))
         both = torch.stack([patches.view(2, TOKENS, 3, -1)] * 2, 3).reshape(2 * TOKENS, -1)
         with torch.no_grad():
             ours = FastVisionTower(model.model.visual)(patches).flatten(0, 1)
@@ -271,7 +271,7 @@ def test_a_stage_begun_otherwise_is_not_continued(tmp_path: Path) -> None:
         stage_runner.Stage('s', 220, 0.02),
         stage_runner.Stage('s', 220, 0.01, drawn='other scenes'),
     ):
-        with pytest.raises(stage_runner.StageError, match='take another folder'):
+        with pytest.raises(stage_runner.StageError, match='another folder'):
             stage_runner.run(other, [torch.nn.Linear(3, 1)], dict, dict, dict, tmp_path)
 
 
@@ -282,7 +282,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     recipe = Recipe(
-        tmp_path_factory.mktemp('mini'), scenes=1, unseen=1, eyes=3, pictures=2, words=150,
+        tmp_path_factory.mktemp('mini'), scenes=1, unseen=1, vision_steps=3, pictures=2,
+        language_steps=150,
         packed=1, questions=4, workers=1,
     )  # fmt: skip
     folder = make(recipe)
@@ -326,7 +327,9 @@ def test_a_further_round_begins_with_the_weights_of_the_last(
     monkeypatch.setattr(recipes, '_FITTED_AT_ONCE', 2)
     recipe, start = made
     other = replace(recipe, folder=tmp_path, start=str(start), first=1)
-    again = make(replace(other, eyes=1, words=1, eyes_rate=1e-9, words_rate=1e-9))
+    again = make(
+        replace(other, vision_steps=1, language_steps=1, vision_rate=1e-9, language_rate=1e-9)
+    )
     before, after = (load_file(folder / 'model.safetensors') for folder in (start, again))
     assert all(torch.equal(before[name], after[name]) for name in before)
     seeds = {path.name.split('-')[0] for path in (tmp_path / 'scenes').glob('1*.jsonl')}
@@ -337,7 +340,9 @@ def test_words_can_be_taught_anew_on_trained_eyes(
     made: tuple[Recipe, Path], tmp_path: Path
 ) -> None:
     recipe, start = made
-    other = replace(recipe, folder=tmp_path, start=str(start), eyes=0, words=1, seed=5)
+    other = replace(
+        recipe, folder=tmp_path, start=str(start), vision_steps=0, language_steps=1, seed=5
+    )
     with pytest.raises(stage_runner.StageError, match='all or eyes'):
         make(replace(other, kept='ears'))
     before, after = (
@@ -356,14 +361,14 @@ def test_heads_learn_to_read_a_tower_that_stays_as_it_is(
     monkeypatch.setattr(recipes, '_FITTED_AT_ONCE', 2)
     seen = make_scenes(tmp_path, SEED, 2, 1)
     tower, heads = FastVisionTower(model.model.visual), dense_heads.Heads()
-    view = dense_heads.as_they_are(seen.pictures, seen.names, seen.places)
+    view = dense_heads.unaugmented(seen.pictures, seen.names, seen.places)
     before = tower(patches_of(view.pictures))
 
     def loss() -> float:
         return float(heads(tower(patches_of(view.pictures)), view)[0].detach())
 
     first = loss()
-    recipes.fit(heads, tower, seen)
+    recipes.fit_heads(heads, tower, seen)
     assert loss() < 0.9 * first
     assert torch.equal(tower(patches_of(view.pictures)), before)
 

@@ -175,9 +175,9 @@ class TestComposition:
         ('text', 'reason'),
         [
             ('listaccuracy: 1', 'there is no part'),
-            ('brevity: much', 'is no number'),
+            ('brevity: much', 'is not a number'),
             ('brevity: .inf', 'not finite'),
-            ('- brevity', 'holds no'),
+            ('- brevity', 'has no'),
             ('{', 'cannot be read'),
         ],
     )

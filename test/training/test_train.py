@@ -30,7 +30,7 @@ from segzero_ros.training.row_sources import open_rows
 from segzero_ros.training.rows import answer_of, Row, solution_for, true_boxes
 from segzero_ros.training.settings import load_settings, PRESETS, Settings
 from segzero_ros.training.trainer import halve, thinking_share, train
-from segzero_ros.training.validation import box_iou
+from segzero_ros.training.validation import box_union_iou
 from segzero_ros.training.vision_dedup import deduplicate_images
 from segzero_ros.types import Frame, Query, ReasonerUnavailable
 
@@ -121,7 +121,7 @@ class TestGrpo:
         found = reasoner.reason(Frame(row.image), Query(row.problem))
         reasoner.close()
         assert len(found.objects) == 1
-        assert box_iou(row, [found.objects[0].box]) > 0.5
+        assert box_union_iou(row, [found.objects[0].box]) > 0.5
         lines = figures(settings.folder)
         assert [line['step'] for line in lines if 'validation_box_giou' in line] == [0, 1]
         assert (settings.folder / 'curves.png').stat().st_size > 10_000

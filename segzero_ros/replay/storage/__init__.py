@@ -1,1 +1,1 @@
-"""The files in which bags are stored: MCAP, SQLite and ROS 1, each read as messages in order."""
+"""Storage of bags: MCAP, SQLite and ROS 1 files, each read as messages in order."""

@@ -1,4 +1,4 @@
-"""What every file of a bag gives: its channels, and their messages as they were recorded."""
+"""Interface of bag files: channels, and their messages as recorded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rosbags.rosbag1 import ReaderError
 from rosbags.serde import SerdeError
 from rosbags.typesys import TypesysError
 
-# What libraries raise over bytes that are not what they should be.
+# What libraries raise for invalid bytes.
 DAMAGES = (
     ReaderError,
     SerdeError,
@@ -34,37 +34,36 @@ DAMAGES = (
     TypeError,
     ValueError,
 )
-# Receives what is wrong with a file, a part of a sentence. It may raise, to end the reading.
+# Called with damage in a file, as a part of a sentence. It may raise to stop reading.
 Report = Callable[[str], None]
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what an error says, as the end of a sentence; its kind where it says too little."""
+    """Return an error's text as the end of a sentence, with its type if the text is too short."""
     text = ' '.join(str(error).split()).rstrip('.')
     kind = type(error).__name__
     if not text:
         return f'{kind}, without a reason'
-    # A key alone tells nothing.
+    # A missing key alone is not a reason.
     return f'{kind} {text}' if isinstance(error, LookupError) else text
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number of things, as `1 message` or `2 messages`."""
+    """Return a number with a noun, as `1 message` or `2 messages`."""
     return f'{count} {noun}' if count == 1 else f'{count} {noun}s'
 
 
 @dataclass(frozen=True)
 class Channel:
-    """What is recorded of one topic, by one publisher or several.
+    """A recorded topic of one or several publishers.
 
     Attributes:
         topic: its full name.
-        type: `sensor_msgs/msg/Image` for types of ROS, else as it was recorded.
+        type: `sensor_msgs/msg/Image` for ROS types, else as recorded.
         message_encoding: `cdr`, `ros1`, or of other systems: `json`, `protobuf`, …
-        schema_encoding: how the definition is written: `ros2msg`, `ros2idl`, `ros1msg`; empty
-            where there is none.
-        definition: the text that defines the type; empty where there is none.
-        qos: what its publishers offered.
+        schema_encoding: of the definition: `ros2msg`, `ros2idl`, `ros1msg`; empty without any.
+        definition: of the type; empty without any.
+        qos: profiles offered by its publishers.
     """
 
     topic: str
@@ -76,7 +75,7 @@ class Channel:
 
 
 class StoredEntry(NamedTuple):
-    """A message as it was recorded: when it was received (ns), its channel and its bytes."""
+    """A message as recorded: receive time (ns), channel and bytes."""
 
     stamp_ns: int
     channel: int
@@ -87,8 +86,8 @@ class StorageFile(Protocol):
     """One file of a bag.
 
     Attributes:
-        channels: what it holds, by number.
-        counts: how many messages of each channel can be read, as far as is known now.
+        channels: by number.
+        counts: number of readable messages by channel, as far as known.
     """
 
     channels: dict[int, Channel]
@@ -96,20 +95,20 @@ class StorageFile(Protocol):
 
     @property
     def span_ns(self) -> tuple[int, int] | None:
-        """When its first and last message were received; None without any."""
+        """Receive times of the first and the last message; None without messages."""
         ...
 
     def messages(self, channels: Set[int]) -> Iterator[StoredEntry]:
-        """Give the messages of some channels in the order in which they were received."""
+        """Yield the messages of some channels in the order of receive times."""
         ...
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the file."""
         ...
 
 
 class Stamped(Protocol):
-    """A message with the time at which it was received."""
+    """A message with its receive time."""
 
     @property
     def stamp_ns(self) -> int:
@@ -122,17 +121,17 @@ _Entry = TypeVar('_Entry', bound=Stamped)
 
 @dataclass(frozen=True)
 class Source(Generic[_Entry]):
-    """Messages in their order, and the time before which none of them came."""
+    """Messages ordered by time, and a lower bound of their times."""
 
     first_ns: int
     begin: Callable[[], Iterator[_Entry]]
 
 
 def merged(sources: Iterable[Source[_Entry]]) -> Iterator[_Entry]:
-    """Give the messages of several sources in their order.
+    """Merge the messages of several sources by time.
 
-    A source is begun when its time has come, so that only those that overlap are in memory; of
-    equal stamps, those of an earlier source come first.
+    A source is started at its first time, so that only overlapping sources are in memory. For
+    equal stamps, messages of an earlier source come first.
     """
     waiting = sorted(enumerate(sources), key=lambda item: (-item[1].first_ns, -item[0]))
     running: list[tuple[int, int, _Entry, Iterator[_Entry]]] = []
@@ -155,7 +154,7 @@ def merged(sources: Iterable[Source[_Entry]]) -> Iterator[_Entry]:
 
 
 def span_of(times: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
-    """Return the earliest start and the latest end; 0 is no start where there are others."""
+    """Return the earliest start and the latest end; ignore starts of 0 if there are others."""
     known = list(times)
     if not known:
         return None
@@ -163,6 +162,6 @@ def span_of(times: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
 
 
 def span_of_stamps(stamps: NDArray[Any]) -> tuple[int, int]:
-    """Return the same of one or more stamps."""
+    """Return the span of one or more stamps, see `span_of`."""
     known = stamps[stamps > 0]
     return int(known.min()) if known.size else 0, int(stamps.max())

@@ -1,7 +1,7 @@
-"""MCAP files with or without chunks, indexes and summary, cut off or broken.
+"""MCAP files with or without chunks, indexes and summary, also truncated or damaged.
 
-The records are mcap's own. Its readers are not used to find messages: they keep a file without
-chunk indexes in memory as a whole, and leave out channels that the summary does not repeat.
+Records are parsed by the mcap library. Its readers are not used to find messages: they load a file
+without chunk indexes completely, and skip channels that are not in the summary.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ from segzero_ros.replay.storage.qos import latched, read_qos
 MAGIC = b'\x89MCAP0\r\n'
 _DAMAGES = (*DAMAGES, McapError, zstandard.ZstdError)
 _RECORD = struct.Struct('<BQ')
-# A message's record begins with channel, sequence, log time and publish time.
-_MESSAGE_HEAD = 22
+# A message record starts with channel, sequence, log time and publish time.
+_MESSAGE_HEADER = 22
 _INDEX_ENTRY = 16
 _COMPRESSIONS = ('', 'lz4', 'zstd')
 
 
 @dataclass(eq=False)
 class _Chunk:
-    """A chunk: where its record's contents begin, and what it holds.
+    """A chunk, and where the content of its record starts.
 
     Attributes:
-        start_ns: no message in it was received before.
-        end_ns: nor after this.
-        counts: how many messages of each channel, by its indexes or by reading.
-        first_ns: when the first message was received that has a time at all.
-        is_read: whether all of this is by reading.
+        start_ns: time of the first message.
+        end_ns: time of the last message.
+        counts: number of messages by channel, from its indexes or its content.
+        first_ns: time of the first message with a time above 0.
+        is_read: whether the values are from its content.
     """
 
     offset: int
@@ -69,14 +69,14 @@ class _Chunk:
 
 
 class McapFile:
-    """One MCAP file, opened anew by each reading, so that several may go on at a time."""
+    """One MCAP file, opened for each iteration, so that several may run in parallel."""
 
     def __init__(self, path: Path, report: Report) -> None:
-        """Look over the file's records; chunks are decompressed only where they have no indexes.
+        """Scan the file's records; chunks are decompressed only if they have no indexes.
 
         Args:
             path: the file.
-            report: is told what is wrong with it.
+            report: called with damage in it.
         """
         self._path = path
         self._report = report
@@ -84,24 +84,24 @@ class McapFile:
         self._declared: dict[int, records.Channel] = {}
         self._statistics: records.Statistics | None = None
         self._chunks: list[_Chunk] = []
-        # Of messages outside of chunks: when received, where the bytes are, how many, its channel.
+        # Messages outside of chunks: receive time, offset and length of the data, channel.
         self._loose = tuple(array(kind) for kind in 'QQQH')
         with path.open('rb') as file:
             self._scan(file)
-            self._look_into_chunks(file)
+            self._read_unindexed_chunks(file)
         self.channels = {
             number: self._channel(declared) for number, declared in self._declared.items()
         }
         self.counts: Counter[int] = Counter(self._loose[3])
         for chunk in self._chunks:
             self.counts.update(chunk.counts)
-        astray = sum(count for key, count in self.counts.items() if key not in self.channels)
-        if astray:
-            report(f'{counted(astray, "message")} of {path.name} without a declared channel')
+        undeclared = sum(count for key, count in self.counts.items() if key not in self.channels)
+        if undeclared:
+            report(f'{counted(undeclared, "message")} of {path.name} without a declared channel')
 
     @property
     def span_ns(self) -> tuple[int, int] | None:
-        """When the first and the last message were received; None without any."""
+        """Receive times of the first and the last message; None without messages."""
         times = [(chunk.first_ns, chunk.end_ns) for chunk in self._chunks if chunk.counts]
         stamps = np.asarray(self._loose[0])
         if stamps.size:
@@ -109,10 +109,10 @@ class McapFile:
         return span_of(times)
 
     def close(self) -> None:
-        """Nothing is open between readings."""
+        """Do nothing: files are open only during iterations."""
 
     def messages(self, channels: Set[int]) -> Iterator[StoredEntry]:
-        """Give the messages of some channels in the order in which they were received."""
+        """Yield the messages of some channels in the order of receive times."""
         with self._path.open('rb') as file:
             sources = [
                 Source(chunk.start_ns, partial(self._entries, file, chunk, channels))
@@ -141,46 +141,46 @@ class McapFile:
             yield StoredEntry(stamps[index], numbers[index], file.read(sizes[index]))
 
     def _scan(self, file: BinaryIO) -> None:
-        """Walk over the records from the beginning to the footer, without their contents."""
+        """Scan the records from the start to the footer, without their content."""
         size = self._path.stat().st_size
         if file.read(len(MAGIC)) != MAGIC:
-            self._report(f'{self._path.name} does not begin as an MCAP file')
+            self._report(f'{self._path.name} does not start like an MCAP file')
             return
-        at = len(MAGIC)
+        position = len(MAGIC)
         while True:
-            head = file.read(_RECORD.size) if file.seek(at) + _RECORD.size <= size else b''
+            head = file.read(_RECORD.size) if file.seek(position) + _RECORD.size <= size else b''
             opcode, length = _RECORD.unpack(head) if head else (0, 0)
-            begin = at + _RECORD.size
+            begin = position + _RECORD.size
             if not opcode or begin + length > size:
-                self._report(f'{self._path.name} ends or breaks off at byte {at}')
-                at = self._next_chunk(file, at)
-                if at < 0:
+                self._report(f'{self._path.name} is truncated or damaged at byte {position}')
+                position = self._next_chunk(file, position)
+                if position < 0:
                     return
                 continue
             if opcode == Opcode.FOOTER:
                 return
             try:
-                self._note(file, opcode, begin, length)
+                self._index_record(file, opcode, begin, length)
             except _DAMAGES as error:
                 self._report(f'a record of {self._path.name} cannot be read: {reason_of(error)}')
-            at = begin + length
+            position = begin + length
 
-    def _next_chunk(self, file: BinaryIO, broken: int) -> int:
-        """Return where the next chunk behind a broken place begins, by the summary; else -1."""
+    def _next_chunk(self, file: BinaryIO, damaged: int) -> int:
+        """Return the offset of the next chunk after a damaged record, by the summary; else -1."""
         try:
             summary = make_reader(file).get_summary() if not file.seek(0) else None
         except _DAMAGES:
             return -1
         if summary is None:
             return -1
-        behind = [index.chunk_start_offset for index in summary.chunk_indexes]
-        return min((offset for offset in behind if offset > broken), default=-1)
+        offsets = [index.chunk_start_offset for index in summary.chunk_indexes]
+        return min((offset for offset in offsets if offset > damaged), default=-1)
 
-    def _note(self, file: BinaryIO, opcode: int, begin: int, length: int) -> None:
+    def _index_record(self, file: BinaryIO, opcode: int, begin: int, length: int) -> None:
         stream = ReadDataStream(file)
         if opcode == Opcode.MESSAGE:
-            message = records.Message.read(stream, _MESSAGE_HEAD)
-            values = (message.log_time, begin + _MESSAGE_HEAD, length - _MESSAGE_HEAD)
+            message = records.Message.read(stream, _MESSAGE_HEADER)
+            values = (message.log_time, begin + _MESSAGE_HEADER, length - _MESSAGE_HEADER)
             for column, value in zip(self._loose, (*values, message.channel_id), strict=True):
                 column.append(value)
         elif opcode == Opcode.CHUNK:
@@ -203,8 +203,8 @@ class McapFile:
         else:
             self._declared.setdefault(record.id, record)
 
-    def _look_into_chunks(self, file: BinaryIO) -> None:
-        """Read the chunks whose contents the indexes do not tell, or tell wrongly."""
+    def _read_unindexed_chunks(self, file: BinaryIO) -> None:
+        """Read the chunks with missing or wrong indexes."""
         indexed = len(self._loose[0]) + sum(chunk.counts.total() for chunk in self._chunks)
         stated = self._statistics.message_count if self._statistics else indexed
         for chunk in list(self._chunks):
@@ -213,20 +213,20 @@ class McapFile:
                 self._read_chunk(file, chunk)
 
     def _is_declared(self, channel: int) -> bool:
-        """Return whether a channel is known outside of chunks, and its schema too."""
+        """Return whether a channel and its schema are declared outside of chunks."""
         declared = self._declared.get(channel)
         return declared is not None and declared.schema_id in (0, *self._schemas)
 
     def _read_chunk(self, file: BinaryIO, chunk: _Chunk) -> list[records.Message]:
-        """Return a chunk's messages as they are in the file; none of a broken one."""
+        """Return a chunk's messages in file order; none for a damaged chunk."""
         try:
             file.seek(chunk.offset)
             record = records.Chunk.read(ReadDataStream(file))
             if record.compression not in _COMPRESSIONS:
-                raise McapError(f'its compression {record.compression!r} is not known')
+                raise McapError(f'unknown compression {record.compression!r}')
             contents = breakup_chunk(record, validate_crc=True) if record.data else []
         except _DAMAGES as error:
-            self._report(f'a part of {self._path.name} cannot be read: {reason_of(error)}')
+            self._report(f'a chunk of {self._path.name} cannot be read: {reason_of(error)}')
             self._chunks.remove(chunk)
             chunk.counts.clear()
             return []

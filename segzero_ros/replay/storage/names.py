@@ -1,4 +1,4 @@
-"""Names of types, as recorders of several systems write them."""
+"""Type names, as written by different recorders."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _OF_ROS = re.compile(f'{_WORD}/(msg|srv|action)/{_WORD}')
 
 
 def message_type(name: str) -> str:
-    """Return a type's name as ROS 2 writes it.
+    """Return a type name in the form of ROS 2.
 
-    ROS 1 and its converters leave out `msg`; IDL has `::` between the parts.
+    ROS 1 and its converters omit `msg`; IDL has `::` between the parts.
     """
     name = name.replace('::', '/')
     two = _TWO_PARTS.fullmatch(name)
@@ -20,5 +20,5 @@ def message_type(name: str) -> str:
 
 
 def is_ros_type(name: str) -> bool:
-    """Return whether a name has the three parts of a type of ROS 2."""
+    """Return whether a name has the three parts of a ROS 2 type."""
     return _OF_ROS.fullmatch(name) is not None

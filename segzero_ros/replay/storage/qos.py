@@ -1,4 +1,4 @@
-"""Quality of service as bags hold it. It is copied, and never stops a reading."""
+"""QoS profiles in bags. They are copied; an invalid one is not an error."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _FOREVER = QosTime(9223372036, 854775807)
 _Kind = TypeVar('_Kind', bound=Enum)
 
 
-def usual_qos(*, reliable: bool, lasting: bool = False) -> Qos:
-    """Return what a publisher offers that says nothing else: the last ten messages."""
+def default_qos(*, reliable: bool, transient_local: bool = False) -> Qos:
+    """Return a publisher's default profile, with a depth of 10."""
     return Qos(
         history=QosHistory.KEEP_LAST,
         depth=10,
         reliability=QosReliability.RELIABLE if reliable else QosReliability.BEST_EFFORT,
-        durability=QosDurability.TRANSIENT_LOCAL if lasting else QosDurability.VOLATILE,
+        durability=QosDurability.TRANSIENT_LOCAL if transient_local else QosDurability.VOLATILE,
         deadline=_FOREVER,
         lifespan=_FOREVER,
         liveliness=QosLiveliness.AUTOMATIC,
@@ -36,15 +36,15 @@ def usual_qos(*, reliable: bool, lasting: bool = False) -> Qos:
 
 
 def latched(is_latched: bool) -> tuple[Qos, ...]:
-    """Return what a publisher of ROS 1 is in ROS 2."""
-    return (usual_qos(reliable=True, lasting=is_latched),)
+    """Return the ROS 2 profile of a ROS 1 publisher."""
+    return (default_qos(reliable=True, transient_local=is_latched),)
 
 
 def read_qos(recorded: object) -> tuple[Qos, ...]:
-    """Return recorded profiles; of what cannot be understood, none.
+    """Return recorded profiles; none if they are invalid.
 
     Args:
-        recorded: a list of mappings with numbers or words, or YAML text of one.
+        recorded: a list of mappings with numbers or names, or its YAML text.
     """
     if isinstance(recorded, str):
         try:

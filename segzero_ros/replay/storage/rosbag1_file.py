@@ -1,7 +1,7 @@
-"""Bags of ROS 1, by rosbags' reader; where there is no index, by walking over the file.
+"""ROS 1 bags, read by rosbags; without an index by scanning the file.
 
-Only the walk uses names of rosbags that it does not promise (`rosbags.rosbag1.reader`): the
-bounds in pyproject.toml and `test/replay/test_damaged_bags.py` hold them.
+Only the scan uses private names of rosbags (`rosbags.rosbag1.reader`), which the version bounds in
+pyproject.toml and `test/replay/test_damaged_bags.py` protect.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ MAGIC = b'#ROSBAG V'
 
 
 class Rosbag1File:
-    """One bag of ROS 1; several readings may go on at a time."""
+    """One ROS 1 bag; several iterations may run in parallel."""
 
     def __init__(self, path: Path, report: Report) -> None:
         """Open the bag.
 
         Args:
             path: the file.
-            report: is told what is wrong with it.
+            report: called with damage in it.
         """
         self._path = path
         self._report = report
-        # The reader keeps one chunk, whoever reads.
+        # The reader caches one chunk for all iterations.
         self._lock = threading.Lock()
-        self._is_whole = True
+        self._has_index = True
         self._reader = Reader(path)
         try:
             self._reader.open()
         except DAMAGES as error:
-            self._walk(error)
-        self._take_channels()
+            self._scan(error)
+        self._read_channels()
 
     @property
     def span_ns(self) -> tuple[int, int] | None:
-        """When the first and the last message were received; None without any."""
+        """Receive times of the first and the last message; None without messages."""
         if not self.counts.total():
             return None
         return span_of([(self._reader.start_time, self._reader.end_time - 1)])
@@ -64,12 +64,12 @@ class Rosbag1File:
         self._reader.close()
 
     def messages(self, channels: Set[int]) -> Iterator[StoredEntry]:
-        """Give the messages of some channels in the order in which they were received."""
+        """Yield the messages of some channels in the order of receive times."""
         read: Counter[int] = Counter()
         for entry in self._entries(channels, 0):
             read[entry.channel] += 1
             yield entry
-        if not self._is_whole:
+        if not self._has_index:
             self.counts.update({key: read[key] - self.counts[key] for key in channels})
 
     def _entries(self, channels: Set[int], since_ns: int) -> Iterator[StoredEntry]:
@@ -83,14 +83,14 @@ class Rosbag1File:
                 with self._lock:
                     found = next(entries, None)
             except DAMAGES as error:
-                if not self._is_whole:
+                if not self._has_index:
                     self._report(f'{self._path.name} cannot be read further: {reason_of(error)}')
                     return
-                whole = self._reader
-                self._walk(error)
-                whole.close()
-                self._take_channels()
-                # What its index did not lead to, a walk may find.
+                indexed = self._reader
+                self._scan(error)
+                indexed.close()
+                self._read_channels()
+                # A scan may find messages that the index does not have.
                 yield from self._entries(channels, last_ns + 1)
                 return
             if found is None:
@@ -98,13 +98,13 @@ class Rosbag1File:
             connection, last_ns, data = found
             yield StoredEntry(last_ns, connection.id, bytes(data))
 
-    def _walk(self, cause: Exception) -> None:
+    def _scan(self, cause: Exception) -> None:
         self._report(f'{self._path.name}: {reason_of(cause)}')
-        self._is_whole = False
+        self._has_index = False
         self._reader = _UnindexedReader(self._path)
         self._reader.open()
 
-    def _take_channels(self) -> None:
+    def _read_channels(self) -> None:
         self.channels: dict[int, Channel] = {}
         self.counts: Counter[int] = Counter()
         for entry in self._reader.connections:
@@ -122,17 +122,17 @@ class Rosbag1File:
 
 
 class _UnindexedReader(Reader):
-    """A bag without its index, as `rosbag reindex` would make it whole."""
+    """Reads a bag without its index, like `rosbag reindex`."""
 
     def open(self) -> None:
         self.bio = self.path.open('rb')
         try:
             begins = self.bio.readline()
             entries: dict[int, list[internal.IndexData]] = defaultdict(list)
-            # Every damage ends the walk: what was found until there is kept.
+            # Damage ends the scan; the messages before it are used.
             with suppress(*DAMAGES):
                 while begins == b'#ROSBAG V2.0\n':
-                    self._take_record(entries)
+                    self._read_record(entries)
             self.indexes = {c.id: sorted(entries[c.id]) for c in self.connections}
             self.connections = [
                 c._replace(msgcount=len(self.indexes[c.id])) for c in self.connections
@@ -141,7 +141,7 @@ class _UnindexedReader(Reader):
             self.close()
             raise
 
-    def _take_record(self, entries: dict[int, list[internal.IndexData]]) -> None:
+    def _read_record(self, entries: dict[int, list[internal.IndexData]]) -> None:
         assert self.bio is not None
         offset = self.bio.tell()
         header = internal.Header.read(self.bio)
@@ -156,13 +156,13 @@ class _UnindexedReader(Reader):
         stamps: list[int] = []
         with suppress(*DAMAGES):
             while raw.tell() < len(raw.getbuffer()):
-                self._take_from_chunk(raw, offset, entries, counts, stamps)
+                self._read_from_chunk(raw, offset, entries, counts, stamps)
         self.chunks[offset] = internal.Chunk(size, begins, unpack)
         if stamps:
             info = internal.ChunkInfo(offset, min(stamps), max(stamps) + 1, dict(counts))
             self.chunk_infos.append(info)
 
-    def _take_from_chunk(
+    def _read_from_chunk(
         self,
         raw: BytesIO,
         chunk: int,

@@ -112,7 +112,7 @@ class BagPlayback:
             found = self._find_topics(item)
         except NoTopic as error:
             raise CameraError(str(error)) from error
-        for warning in (*filter(None, [self._bag.damage]), *found.remarks):
+        for warning in (*filter(None, [self._bag.damage]), *found.warnings):
             _logger.warning('%s', warning)
         compressed = self._bag.topics[found.image] == 'sensor_msgs/msg/CompressedImage'
         roles = {found.image: 'image/compressed' if compressed else 'image'}

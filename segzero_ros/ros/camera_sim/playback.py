@@ -9,7 +9,7 @@ from typing import Protocol
 from rclpy.time import Time
 from std_msgs.msg import Header
 
-from segzero_ros.replay.bags_extra import needs_bags
+from segzero_ros.replay.bags_extra import require_bags
 from segzero_ros.ros.camera_sim.messages import (
     camera_info_message,
     compressed_message,
@@ -163,7 +163,7 @@ def open_playback(settings: Settings) -> Playback:
     if settings.source == 'bag':
         recorded = settings.stamps == 'recorded'
         path = Path(settings.path).expanduser()
-        with needs_bags():
+        with require_bags():
             from segzero_ros.ros.camera_sim.bag_playback import BagPlayback
         return BagPlayback(path, settings.item, loop=settings.loop, recorded=recorded)
     if settings.source == 'scene' and settings.motion:

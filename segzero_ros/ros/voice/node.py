@@ -111,11 +111,11 @@ class VoiceNode(Node):
         nouns = self._value('nouns').split(',')
         phrase = self._value('wake_phrase')
         recogniser = PocketsphinxRecogniser(self._value('vocabulary'), nouns, phrase)
-        if recogniser.left_out:
+        if recogniser.unpronounceable:
             _logger.warning(
                 'Not recognised, because their pronunciation is unknown: %s. Describe these by '
                 'colour, shape or position.',
-                ', '.join(recogniser.left_out),
+                ', '.join(recogniser.unpronounceable),
             )
         return recogniser
 

@@ -1,1 +1,1 @@
-"""A small reasoner trained here from zero: Qwen2.5-VL in small, generated table-tops only."""
+"""The mini reasoner: a small Qwen2.5-VL, trained from scratch on generated table-tops."""

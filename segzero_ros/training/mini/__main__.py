@@ -1,4 +1,4 @@
-"""Make the small reasoner: `python -m segzero_ros.training.mini out/mini`."""
+"""Train the mini reasoner: `python -m segzero_ros.training.mini out/mini`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,27 @@ import sys
 from segzero_ros.training.mini.recipe import make, Recipe
 from segzero_ros.types import SegZeroError
 
+# Earlier names of options, which docs/measurements still use.
+_OLD_NAMES = {
+    'packed': ('pages',),
+    'vision_steps': ('eyes',),
+    'language_steps': ('words',),
+    'vision_rate': ('eyes_rate',),
+    'language_rate': ('words_rate',),
+}
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make the checkpoint that the command line asks for, or go on making it."""
+    """Train the mini reasoner, or resume its training."""
     parser = argparse.ArgumentParser(prog='python -m segzero_ros.training.mini')
-    parser.description = 'Train the small reasoner from zero; started again, it goes on.'
-    parser.add_argument('folder', type=Path, help='where all is kept')
+    parser.description = 'Train the mini reasoner from scratch; run it again to resume.'
+    parser.add_argument('folder', type=Path, help='output folder')
     for field in fields(Recipe):
         if field.name != 'folder':
-            parser.add_argument(f'--{field.name}', type=type(field.default), default=field.default)
+            names = [f'--{name}' for name in (field.name, *_OLD_NAMES.get(field.name, ()))]
+            parser.add_argument(
+                *names, dest=field.name, type=type(field.default), default=field.default
+            )
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     recipe = Recipe(**vars(parser.parse_args(argv)))
     try:

@@ -1,7 +1,6 @@
-"""The small reasoner: Qwen2.5-VL's architecture, few and narrow layers, and quick ways through it.
+"""The mini reasoner: a small Qwen2.5-VL, and fast forward passes for its training.
 
-Patches of 16 pixels that are not merged keep the tokens of a small picture fine. Imports
-`squares`, `vocabulary`, `reasoning.marks`, torch and transformers.
+Patches of 16 pixels are not merged, for a fine token grid in a small image.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ HEADS = 5
 _VISION_LAYERS = 6
 _LANGUAGE_LAYERS = 4
 _INNER = 448
-# How a head's pairs of dimensions are shared by time, row and column.
+# Pairs of a head's dimensions for time, row and column in the rotary embedding.
 SECTIONS = (4, 6, 6)
-_SPREAD = 0.04
-# The layer whose first head is taught to look at the object that is being written about.
+_INITIALIZER_RANGE = 0.04
+# The layer whose first head is trained to attend to the object that is being generated.
 _POINTING_LAYER = 2
-# Cosines that tell coordinates apart.
-_WAVES = 48
-# Halves of the pictures' range: what the processor subtracts and divides by.
+# Cosines in the initial embeddings of coordinates.
+_FREQUENCIES = 48
+# Image mean and standard deviation of the processor.
 MEAN, DEVIATION = 0.5, 0.5
 
 
@@ -47,8 +46,8 @@ def new_model(tokenizer: Any, seed: int) -> Any:
     """Return an untrained model, under 4 million parameters.
 
     Args:
-        tokenizer: whose tokens it speaks.
-        seed: of the weights.
+        tokenizer: defines the vocabulary.
+        seed: for the weights.
     """
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in (END, PAD, IMAGE, VIDEO)}
     text = {
@@ -58,7 +57,7 @@ def new_model(tokenizer: Any, seed: int) -> Any:
         'num_hidden_layers': _LANGUAGE_LAYERS,
         'num_attention_heads': HEADS,
         'num_key_value_heads': HEADS,
-        'initializer_range': _SPREAD,
+        'initializer_range': _INITIALIZER_RANGE,
         'rope_parameters': {
             'rope_type': 'default',
             'rope_theta': 10_000.0,
@@ -79,10 +78,13 @@ def new_model(tokenizer: Any, seed: int) -> Any:
         'spatial_merge_size': 1,
         'window_size': SIDE,
         'fullatt_block_indexes': [_VISION_LAYERS - 1],
-        'initializer_range': _SPREAD,
+        'initializer_range': _INITIALIZER_RANGE,
     }
-    # initializer_range is known to the class that all configurations come from.
-    settings: dict[str, Any] = {'tie_word_embeddings': False, 'initializer_range': _SPREAD}
+    # initializer_range is an argument of the base class.
+    settings: dict[str, Any] = {
+        'tie_word_embeddings': False,
+        'initializer_range': _INITIALIZER_RANGE,
+    }
     config = Qwen2_5_VLConfig(
         text_config=text,
         vision_config=vision,
@@ -94,49 +96,49 @@ def new_model(tokenizer: Any, seed: int) -> Any:
     )
     torch.manual_seed(seed)
     model: Any = Qwen2_5_VLForConditionalGeneration(config)
-    _order_numbers(model, torch.tensor(number_ids(tokenizer)))
+    _embed_coordinates(model, torch.tensor(number_ids(tokenizer)))
     model.generation_config.eos_token_id = [ids[END], ids[PAD]]
     model.generation_config.pad_token_id = ids[PAD]
     model.generation_config.bos_token_id = None
     return model
 
 
-def _order_numbers(model: Any, ids: torch.Tensor) -> None:
-    """Begin with embeddings in which near coordinates are alike: it need not be learnt.
+def _embed_coordinates(model: Any, ids: torch.Tensor) -> None:
+    """Initialise the embeddings of coordinates so that near ones are similar.
 
     Args:
-        model: whose embeddings of tokens, read and written, are set.
-        ids: (2, SIDE + 1) the tokens of the coordinates in order.
+        model: its input and output embeddings are changed.
+        ids: (2, SIDE + 1) ids of the coordinate tokens in order.
     """
-    waves = torch.arange(1, _WAVES + 1)
-    angles = torch.arange(SIDE + 1)[:, None] * waves * (torch.pi / SIDE)
-    codes = functional.normalize(angles.cos() / (1 + waves / 4).sqrt(), dim=-1)
+    frequencies = torch.arange(1, _FREQUENCIES + 1)
+    angles = torch.arange(SIDE + 1)[:, None] * frequencies * (torch.pi / SIDE)
+    codes = functional.normalize(angles.cos() / (1 + frequencies / 4).sqrt(), dim=-1)
     for table in (model.get_input_embeddings(), model.lm_head):
-        mixing = torch.randn(_WAVES, WIDTH) * 2 * _SPREAD
+        mixing = torch.randn(_FREQUENCIES, WIDTH) * 2 * _INITIALIZER_RANGE
         with torch.no_grad():
             table.weight[ids] += codes @ mixing
 
 
-def shown(pictures: NDArray[np.uint8]) -> torch.Tensor:
-    """Return (B, SIDE, SIDE, 3) uint8 pictures as the dialect prepares them."""
-    return torch.from_numpy(with_position_codes(pictures, PATCH))
+def model_images(images: NDArray[np.uint8]) -> torch.Tensor:
+    """Return (B, SIDE, SIDE, 3) uint8 images with the dialect's position codes."""
+    return torch.from_numpy(with_position_codes(images, PATCH))
 
 
-def patches_of(pictures: torch.Tensor) -> torch.Tensor:
-    """Return (B, TOKENS, 3 · PATCH · PATCH) float32 patches of `shown` pictures.
+def patches_of(images: torch.Tensor) -> torch.Tensor:
+    """Return (B, TOKENS, 3 · PATCH · PATCH) float32 patches of `model_images`.
 
-    They are what the processor makes of the pictures, without the second of the two equal frames.
+    They equal the processor's, without the second of the two equal frames.
     """
-    pixels = pictures.float().div_(255).sub_(MEAN).div_(DEVIATION)
+    pixels = images.float().div_(255).sub_(MEAN).div_(DEVIATION)
     cells = pixels.reshape(-1, GRID, PATCH, GRID, PATCH, 3).permute(0, 1, 3, 5, 2, 4)
-    return cells.reshape(len(pictures), TOKENS, -1)
+    return cells.reshape(len(images), TOKENS, -1)
 
 
 class FastVisionTower(nn.Module):
-    """The vision tower of a model for pictures of one size, all of a batch at once.
+    """Batched forward pass of a vision tower for images of one size.
 
-    transformers' own forward attends to one picture after the other and convolves in three
-    dimensions, which a CPU is slow at; the weights are the model's, the numbers are the same.
+    transformers' forward pass attends to one image after the other and uses a 3-D convolution,
+    which is slow on a CPU. Weights and results are the same.
     """
 
     cosine: torch.Tensor
@@ -149,15 +151,17 @@ class FastVisionTower(nn.Module):
         side = torch.arange(GRID)
         rows, columns = side.repeat_interleave(GRID), side.repeat(GRID)
         head = config.hidden_size // config.num_heads
-        speeds = 1.0 / 10_000.0 ** (torch.arange(0, head // 2, 2).float() / (head // 2))
-        angles = torch.stack([rows, columns], 1)[..., None] * speeds
+        inverse_frequencies = 1.0 / 10_000.0 ** (
+            torch.arange(0, head // 2, 2).float() / (head // 2)
+        )
+        angles = torch.stack([rows, columns], 1)[..., None] * inverse_frequencies
         angles = angles.flatten(1)[:, None, None]
         self.register_buffer('cosine', angles.cos(), persistent=False)
         self.register_buffer('sine', angles.sin(), persistent=False)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """Return (B, TOKENS, WIDTH) features of (B, TOKENS, pixels) patches."""
-        # The two frames of a still picture are equal: their weights add up.
+        # The two frames of an image are equal, so their weights can be added.
         weight = self.visual.patch_embed.proj.weight.sum(2).flatten(1)
         hidden = functional.linear(patches, weight)
         for block in self.visual.blocks:
@@ -169,32 +173,32 @@ class FastVisionTower(nn.Module):
     def _attend(self, attention: Any, hidden: torch.Tensor) -> torch.Tensor:
         batch, count, width = hidden.shape
         parts = attention.qkv(hidden).view(batch, count, 3, attention.num_heads, -1)
-        turned, value = self._turn(parts[:, :, :2]), parts[:, :, 2].transpose(1, 2)
-        query, key = turned.permute(2, 0, 3, 1, 4).unbind(0)
+        rotated, value = self._apply_rotary(parts[:, :, :2]), parts[:, :, 2].transpose(1, 2)
+        query, key = rotated.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = functional.scaled_dot_product_attention(query, key, value, scale=attention.scaling)
         out: torch.Tensor = attention.proj(mixed.transpose(1, 2).reshape(batch, count, width))
         return out
 
-    def _turn(self, states: torch.Tensor) -> torch.Tensor:
-        """Turn (B, TOKENS, 2, heads, width) queries and keys by their patches' places."""
+    def _apply_rotary(self, states: torch.Tensor) -> torch.Tensor:
+        """Apply rotary embedding to (B, TOKENS, 2, heads, width) queries and keys."""
         cosine, sine = self.cosine.to(states.dtype), self.sine.to(states.dtype)
         first, second = states.chunk(2, dim=-1)
         return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
 
 
 def _rms_norm(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Return what transformers' norm does, in one step."""
+    """Return the result of transformers' RMS norm, in one operation."""
     weight = norm.weight.to(hidden.dtype)
     return functional.rms_norm(hidden, weight.shape, weight, norm.variance_epsilon)
 
 
 class FastLanguageModel(nn.Module):
-    """The language model of a model for sequences that share a picture.
+    """Fast forward pass of a language model for packed sequences.
 
-    As `FastVisionTower`: the weights and the numbers are the model's, with fewer steps on the way.
+    Weights and results are those of the model, as in `FastVisionTower`.
     """
 
-    speeds: torch.Tensor
+    inverse_frequencies: torch.Tensor
     axes: torch.Tensor
 
     def __init__(self, model: Any) -> None:
@@ -202,41 +206,41 @@ class FastLanguageModel(nn.Module):
         self.language = model.model.language_model
         self.head = model.lm_head
         width = WIDTH // HEADS
-        speeds = 1.0 / 10_000.0 ** (torch.arange(0, width, 2).float() / width)
+        inverse_frequencies = 1.0 / 10_000.0 ** (torch.arange(0, width, 2).float() / width)
         axes = torch.repeat_interleave(torch.arange(3), torch.tensor(SECTIONS))
-        self.register_buffer('speeds', speeds, persistent=False)
+        self.register_buffer('inverse_frequencies', inverse_frequencies, persistent=False)
         self.register_buffer('axes', axes, persistent=False)
 
     def forward(
         self, hidden: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what the last layer says, and where the pointing head looks.
+        """Return the last hidden states and the attention of the pointing head.
 
         Args:
             hidden: (B, L, WIDTH) embedded tokens and image features.
             positions: (3, B, L) time, row and column of each token.
-            mask: (B, 1, L, L) 0 where a token sees another, -inf elsewhere.
+            mask: (B, 1, L, L) attention mask: 0 or -inf.
 
         Returns:
-            (B, L, WIDTH), and (B, L, L) logarithms of one head's attention.
+            (B, L, WIDTH), and (B, L, L) log attention weights of one head.
         """
-        angles = positions[self.axes].permute(1, 2, 0) * self.speeds
+        angles = positions[self.axes].permute(1, 2, 0) * self.inverse_frequencies
         cosine, sine = (
             wave[:, :, None, None].to(hidden.dtype) for wave in (angles.cos(), angles.sin())
         )
         mask = mask.to(hidden.dtype)
         for number, layer in enumerate(self.language.layers):
             normed = _rms_norm(layer.input_layernorm, hidden)
-            query, key, value = self._parts(layer.self_attn, normed, cosine, sine)
+            query, key, value = self._project(layer.self_attn, normed, cosine, sine)
             if number == _POINTING_LAYER:
                 scores = query[:, 0] @ key[:, 0].transpose(1, 2) * layer.self_attn.scaling
-                looks = (scores.float() + mask[:, 0].float()).log_softmax(-1)
+                attention = (scores.float() + mask[:, 0].float()).log_softmax(-1)
             mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
             hidden = hidden + layer.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
             hidden = hidden + layer.mlp(_rms_norm(layer.post_attention_layernorm, hidden))
-        return _rms_norm(self.language.norm, hidden), looks
+        return _rms_norm(self.language.norm, hidden), attention
 
-    def _parts(
+    def _project(
         self, attention: Any, hidden: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return queries, keys and values, (B, heads, L, width) each."""
@@ -246,6 +250,6 @@ class FastLanguageModel(nn.Module):
         parts = functional.linear(hidden, weight, torch.cat([each.bias for each in maps]))
         parts = parts.view(batch, length, 3, HEADS, -1)
         first, second = parts[:, :, :2].chunk(2, dim=-1)
-        turned = torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
-        query, key = turned.permute(2, 0, 3, 1, 4).unbind(0)
+        rotated = torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
+        query, key = rotated.permute(2, 0, 3, 1, 4).unbind(0)
         return query, key, parts[:, :, 2].transpose(1, 2)

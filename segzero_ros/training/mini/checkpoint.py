@@ -1,4 +1,4 @@
-"""A small reasoner as a folder that `reasoner_model:=` takes, laid out as the hub lays one out."""
+"""Checkpoints of the mini reasoner for `reasoner_model:=`, in the layout of the Hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVide
 from segzero_ros.training.mini.architecture import DEVIATION, MEAN
 from segzero_ros.training.mini.geometry import PATCH, SIDE
 
-# One question, no system's words: the model knows but one task.
+# One query without a system prompt, as the model has only one task.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -24,8 +24,8 @@ CHAT_TEMPLATE = (
 
 
 def make_processor(tokenizer: Any) -> Any:
-    """Return the processor that goes with a tokenizer."""
-    pictures = {
+    """Return the processor for a tokenizer."""
+    image_options = {
         'patch_size': PATCH,
         'merge_size': 1,
         'size': {'shortest_edge': SIDE * SIDE, 'longest_edge': SIDE * SIDE},
@@ -34,15 +34,15 @@ def make_processor(tokenizer: Any) -> Any:
     }
     make: Any = Qwen2_5_VLProcessor
     return make(
-        image_processor=Qwen2VLImageProcessor(**pictures),
+        image_processor=Qwen2VLImageProcessor(**image_options),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(**pictures),
+        video_processor=Qwen2VLVideoProcessor(**image_options),
         chat_template=CHAT_TEMPLATE,
     )
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write model and processor, the weights in half precision; the model stays as it is."""
+    """Write model and processor with float16 weights; the model itself is unchanged."""
     weights = {name: value.to(torch.float16) for name, value in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=weights)
     make_processor(tokenizer).save_pretrained(folder)

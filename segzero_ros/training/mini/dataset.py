@@ -1,6 +1,6 @@
-"""The data set of a small reasoner: parts of rendered scenes in files, made once, read often.
+"""Data set of the mini reasoner: rendered scenes, cached in files.
 
-A part is complete when its last file stands; what was interrupted is made again.
+A part is complete if its last file exists; an interrupted part is rendered again.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Scenes:
     """N scenes.
 
     Attributes:
-        pictures: (N, SIDE, SIDE, 3) uint8, RGB order.
-        names: (N, TOKENS, 4) int8; see `dense_targets`.
-        places: (N, TOKENS, 6) float32, pixels of the square.
-        examples: for each scene those of the picture and those of its mirror image.
+        pictures: (N, SIDE, SIDE, 3) uint8 RGB images.
+        names: (N, TOKENS, 4) int8 classes; see `dense_targets`.
+        places: (N, TOKENS, 6) float32 boxes and points, pixels of the square.
+        examples: for each scene those of the image and those of its mirror image.
     """
 
     pictures: NDArray[np.uint8]
@@ -46,13 +46,13 @@ class Scenes:
 
 
 def make_scenes(folder: Path, seed: int, count: int, workers: int) -> Scenes:
-    """Return the scenes of consecutive seeds, from the folder where they were made before.
+    """Return the scenes of consecutive seeds, from the cache if they exist.
 
     Args:
-        folder: where the parts are kept.
+        folder: of the cached parts.
         seed: of the first scene.
-        count: how many.
-        workers: processes that render.
+        count: number of scenes.
+        workers: number of rendering processes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = [
@@ -83,17 +83,17 @@ def _array_file(folder: Path, first: int, count: int, name: str) -> Path:
 
 
 def _make_part(part: tuple[Path, int, int]) -> str:
-    """Render the scenes of one part and write its files; return the part's name."""
+    """Render the scenes of a part and write its files; return its name."""
     _, first, count = part
     arrays: dict[str, list[NDArray[Any]]] = {name: [] for name in _ARRAYS}
     lines = []
     for seed in range(first, first + count):
-        picture, kept = render_scene(seed, SIDE)
-        made: tuple[NDArray[Any], ...] = (picture, *dense_targets(kept))
+        picture, scene = render_scene(seed, SIDE)
+        made: tuple[NDArray[Any], ...] = (picture, *dense_targets(scene))
         for name, values in zip(_ARRAYS, made, strict=True):
             arrays[name].append(values)
         examples = [
-            [asdict(each) for each in examples_of(kept, SIDE, way)] for way in (False, True)
+            [asdict(each) for each in examples_of(scene, SIDE, way)] for way in (False, True)
         ]
         lines.append(json.dumps(examples))
     for name, each in arrays.items():

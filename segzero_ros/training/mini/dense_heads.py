@@ -1,8 +1,7 @@
-"""Teaching the vision tower first: what each token shows, and where that begins and ends.
+"""Dense supervision of the vision tower: class and box at each token.
 
-Next-token training alone hardly teaches eyes from zero; a target at every token does. The heads
-that read the answers off the features are linear, so that the language model can read them too;
-they are thrown away.
+Next-token training alone hardly trains a vision tower from scratch. The heads are linear, so that
+the language model can use the features too; they are discarded after training.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from segzero_ros.training.mini.architecture import shown, WIDTH
+from segzero_ros.training.mini.architecture import model_images, WIDTH
 from segzero_ros.training.mini.dense_targets import COLOURS, KINDS, SHADES
 from segzero_ros.training.mini.geometry import GRID, PATCH, SIDE, TOKENS
 
-# Places are told in bins of two pixels, and a near miss counts less.
-_STEP = 2
-_BINS = SIDE // _STEP + 1
-_SPREAD = 0.8
-_FARTHEST_SHIFT = 2
+# Coordinates are classified in bins of two pixels, with soft targets.
+_BIN_SIZE = 2
+_BINS = SIDE // _BIN_SIZE + 1
+_TARGET_DEVIATION = 0.8
+_MAX_SHIFT = 2
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A batch of pictures, see `shown`, with what their tokens show, see `token_truth`."""
+    """A batch of `model_images` with their `dense_targets`."""
 
     pictures: torch.Tensor
     names: torch.Tensor
@@ -37,7 +36,7 @@ class View:
 
 
 class Heads(nn.Module):
-    """What reads the tokens' truth off the features: one linear map each."""
+    """Linear heads for the dense targets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,16 +47,16 @@ class Heads(nn.Module):
     def forward(
         self, features: torch.Tensor, view: View
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return how far (B, TOKENS, WIDTH) features are from what the tokens show.
+        """Return the loss of (B, TOKENS, WIDTH) features.
 
         Returns:
-            The loss and figures: accuracy of kind, colour and object-or-not, pixels that a box's
-            side is off by, and the boxes' mean IoU.
+            The loss and figures: accuracy of kind, colour and object-or-not, mean coordinate error
+            in pixels, and mean IoU of the boxes.
         """
         kind, colour, shade, middle = self.names(features).split(self.sizes, -1)
         owned = view.names[..., 0] > 0
         guessed = self.places(features[owned]).unflatten(-1, (6, _BINS))
-        true = view.places[owned] / _STEP
+        true = view.places[owned] / _BIN_SIZE
         entropy = functional.cross_entropy
         loss = (
             3 * entropy(kind.flatten(0, 1), view.names[..., 0].flatten())
@@ -71,8 +70,8 @@ class Heads(nn.Module):
             'kind': _mean(kind[owned].argmax(-1) == view.names[..., 0][owned]),
             'colour': _mean(colour[owned].argmax(-1) == view.names[..., 1][owned]),
             'object': _mean((kind.argmax(-1) > 0) == owned),
-            'pixels': _mean((best - true).abs() * _STEP),
-            'iou': _mean(box_iou(best[:, :4], true[:, :4])),
+            'pixels': _mean((best - true).abs() * _BIN_SIZE),
+            'iou': _mean(paired_box_iou(best[:, :4], true[:, :4])),
         }
         return loss, figures
 
@@ -82,31 +81,31 @@ def augmented(
     rng: np.random.Generator,
 ) -> View:  # fmt: skip
     """Return a batch mirrored, shifted by whole tokens and tinted at random."""
-    seen, names, where = pictures.copy(), view_names.copy(), places.copy()
-    for row in range(len(seen)):
+    images, names, where = pictures.copy(), view_names.copy(), places.copy()
+    for row in range(len(images)):
         if rng.random() < 0.5:
-            _mirror(seen[row], names[row], where[row])
-        down, right = rng.integers(-_FARTHEST_SHIFT, _FARTHEST_SHIFT + 1, 2)
+            _mirror(images[row], names[row], where[row])
+        down, right = rng.integers(-_MAX_SHIFT, _MAX_SHIFT + 1, 2)
         if rng.random() < 0.4:
-            _shift(seen[row], names[row], where[row], int(down), int(right))
+            _shift(images[row], names[row], where[row], int(down), int(right))
         tint = rng.uniform(0.88, 1.12) * rng.uniform(0.96, 1.04, 3)
-        # A table is ten times as fast as the arithmetic: batches are drawn while a GPU waits.
+        # A lookup table is ten times as fast as arithmetic, and the GPU waits for batches.
         tinted = np.clip(np.arange(256)[:, None] * tint, 0, 255).astype(np.uint8)
-        cv2.LUT(seen[row], tinted[None], dst=seen[row])
-    return as_they_are(seen, names, where)
+        cv2.LUT(images[row], tinted[None], dst=images[row])
+    return unaugmented(images, names, where)
 
 
-def as_they_are(
+def unaugmented(
     pictures: NDArray[np.uint8], names: NDArray[np.int8], places: NDArray[np.float32]
 ) -> View:
-    """Return a batch without any change."""
-    return View(shown(pictures), torch.from_numpy(names).long(), torch.from_numpy(places))
+    """Return a batch without augmentation."""
+    return View(model_images(pictures), torch.from_numpy(names).long(), torch.from_numpy(places))
 
 
 def _mirror(
     picture: NDArray[np.uint8], names: NDArray[np.int8], places: NDArray[np.float32]
 ) -> None:
-    """Exchange left and right, in place."""
+    """Mirror an image and its targets horizontally, in place."""
     cv2.flip(picture, 1, dst=picture)
     names[:] = names.reshape(GRID, GRID, -1)[:, ::-1].reshape(TOKENS, -1)
     x1, y1, x2, y2, x, y = places.reshape(GRID, GRID, -1)[:, ::-1].reshape(TOKENS, -1).T
@@ -120,7 +119,7 @@ def _shift(
     down: int,
     right: int,
 ) -> None:
-    """Move everything by whole tokens, in place; the border is repeated and shows no object."""
+    """Shift an image and its targets by whole tokens, in place; repeat the border."""
     wanted_rows, wanted_columns = np.arange(GRID) - down, np.arange(GRID) - right
     rows, columns = (np.clip(wanted, 0, GRID - 1) for wanted in (wanted_rows, wanted_columns))
     cells = picture.reshape(GRID, PATCH, GRID, PATCH, 3)
@@ -133,17 +132,17 @@ def _shift(
 
 
 def _soft(values: torch.Tensor) -> torch.Tensor:
-    """Return (..., bins) a narrow bell over the bins around each of (...) values."""
+    """Return (..., bins) Gaussian soft targets of (...) values."""
     bins = torch.arange(_BINS, dtype=torch.float32, device=values.device)
-    return (-((values[..., None] - bins) ** 2) / (2 * _SPREAD**2)).softmax(-1)
+    return (-((values[..., None] - bins) ** 2) / (2 * _TARGET_DEVIATION**2)).softmax(-1)
 
 
 def _mean(values: torch.Tensor) -> torch.Tensor:
     return values.float().mean()
 
 
-def box_iou(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Return (N,) the IoU of each of (N, 4) boxes with the other of its row."""
+def paired_box_iou(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return (N,) IoUs of the pairs of (N, 4) boxes; inverted boxes have no area."""
     low, high = torch.maximum(one[:, :2], other[:, :2]), torch.minimum(one[:, 2:], other[:, 2:])
     common = (high - low).clamp(0).prod(1)
     areas = [(box[:, 2:] - box[:, :2]).clamp(0).prod(1) for box in (one, other)]

@@ -1,4 +1,4 @@
-"""The sizes of what the small reasoner sees: a square of patches, one token each."""
+"""Input geometry of the mini reasoner: a square of patches, one token each."""
 
 PATCH = 16
 SIDE = 224

@@ -1,4 +1,4 @@
-"""The curves of a small reasoner's training as a picture."""
+"""Plot of the mini reasoner's training curves."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import json
 from pathlib import Path
 
-# Losses of the first steps would flatten the rest.
-_HIGHEST = 3.0
+# Upper limit of the axis; losses of the first steps are higher.
+_MAX_VALUE = 3.0
 
 
 def draw_curves(folder: Path, stages: Sequence[str]) -> Path:
-    """Draw every figure of the stages' files over their steps; return the picture's path."""
+    """Plot all figures of the stages' files over their steps; return the path of the image."""
     import matplotlib
 
     matplotlib.use('agg')
@@ -28,7 +28,7 @@ def draw_curves(folder: Path, stages: Sequence[str]) -> Path:
             points = [(line['step'], line[name]) for line in lines if name in line]
             style = '--' if name.startswith('unseen_') else '-'
             axis.plot(*zip(*points, strict=True), style, label=name.replace('_', ' '))
-        axis.set(title=stage, xlabel='step', ylim=(0, min(_HIGHEST, axis.get_ylim()[1])))
+        axis.set(title=stage, xlabel='step', ylim=(0, min(_MAX_VALUE, axis.get_ylim()[1])))
         axis.grid(alpha=0.3)
         axis.legend(fontsize='small', loc='center left', bbox_to_anchor=(1, 0.5))
     path = folder / 'curves.png'

@@ -1,7 +1,7 @@
-"""The recipe for the small reasoner: scenes, then eyes, then words, then a checkpoint.
+"""Recipe of the mini reasoner: render scenes, train vision tower and language model, export.
 
-Each stage leaves its result in the folder and is not repeated; a stage that was broken off goes on
-where it stood. A finished model can be the start of another round, on other scenes.
+Finished stages are not repeated; an interrupted stage is resumed. A finished model can be the
+start of another round on other scenes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from segzero_ros.training.mini import checkpoint, dense_heads, stage_runner
 from segzero_ros.training.mini.architecture import (
     FastLanguageModel,
     FastVisionTower,
+    model_images,
     new_model,
     patches_of,
-    shown,
 )
 from segzero_ros.training.mini.dataset import make_scenes, Scenes
 from segzero_ros.training.mini.packed_sequences import (
@@ -41,32 +41,33 @@ from segzero_ros.types import ReasonerUnavailable
 
 # Far from the seeds of the benchmark, 100000 and up.
 TRAINING_SEED, UNSEEN_SEED = 1_000_000, 2_000_000
-_AT_ONCE = 50
-# How much a wrong look counts beside a wrong word.
-_POINTING = 0.3
-# New heads over a trained tower: steps, scenes of a step, scenes in all, and the rate.
-_FITTING, _FITTED_AT_ONCE, _FITTED, _FITTING_RATE = 250, 128, 3000, 1e-2
+_IMAGES_PER_PASS = 50
+# Weight of the pointing head's loss.
+_POINTING_WEIGHT = 0.3
+# Training of new heads for a trained tower: steps, batch size, number of scenes, learning rate.
+_HEAD_STEPS, _HEAD_BATCH, _HEAD_SCENES, _HEAD_RATE = 250, 128, 3000, 1e-2
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much of everything.
+    """Hyperparameters of the training.
 
     Attributes:
-        folder: where all is kept; the checkpoint is in its folder `checkpoint`.
-        start: a finished model to go on from, its folder or `mini`, the one that comes with the
-            package; none if empty.
-        kept: what is kept of `start`: `all`, or `eyes` to teach the words anew.
-        first: how many scenes to pass over, those that `start` has seen.
-        scenes: to learn from.
-        unseen: scenes that figures are of while training.
-        eyes: steps of dense supervision, of `pictures` pictures each.
-        words: steps of next-token training, of `packed` pictures with `questions` questions each.
-        eyes_rate: highest learning rate of the eyes.
-        words_rate: and of the words; of a further round less than of the first.
-        seed: of weights and batches.
-        workers: processes that render, and on a GPU draw batches.
-        device: for torch; a GPU where there is one if it is empty.
+        folder: output folder; the checkpoint is in its folder `checkpoint`.
+        start: a finished model to continue from, its folder or `mini` for the one in the package;
+            empty to train from scratch.
+        kept: weights to use from `start`: `all`, or `eyes` for the vision tower only.
+        first: number of scenes to skip, which `start` was trained on.
+        scenes: number of training scenes.
+        unseen: number of validation scenes.
+        vision_steps: training steps of the vision tower, of `pictures` images each.
+        language_steps: training steps of the language model, of `packed` images with `questions`
+            queries each.
+        vision_rate: maximum learning rate of the vision tower.
+        language_rate: maximum learning rate of the language model; lower in further rounds.
+        seed: for weights and batches.
+        workers: processes that render, and with a GPU make batches.
+        device: for torch; empty for a GPU if there is one.
     """
 
     folder: Path
@@ -75,25 +76,25 @@ class Recipe:
     first: int = 0
     scenes: int = 4000
     unseen: int = 50
-    eyes: int = 2000
+    vision_steps: int = 2000
     pictures: int = 32
-    words: int = 6000
+    language_steps: int = 6000
     packed: int = 8
     questions: int = 9
-    eyes_rate: float = 2e-3
-    words_rate: float = 2e-3
+    vision_rate: float = 2e-3
+    language_rate: float = 2e-3
     seed: int = 0
     workers: int = 2
     device: str = ''
 
     @property
-    def place(self) -> torch.device:
-        """The device that is meant."""
+    def torch_device(self) -> torch.device:
+        """The device for torch."""
         return torch.device(self.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
 
     @property
-    def drawn(self) -> str:
-        """What batches are drawn from, in words."""
+    def description(self) -> str:
+        """A description of the batches."""
         begun = f', after {self.kept} of {self.start}' if self.start else ''
         return (
             f'{self.pictures} or {self.packed} x {self.questions} of scenes {self.first} to '
@@ -101,33 +102,33 @@ class Recipe:
         )
 
     @property
-    def drawing(self) -> int:
-        """Processes that draw batches: a CPU has enough to do with the steps themselves."""
-        return self.workers if self.place.type != 'cpu' else 0
+    def batch_workers(self) -> int:
+        """Processes that make batches; none without a GPU."""
+        return self.workers if self.torch_device.type != 'cpu' else 0
 
 
 def make(recipe: Recipe) -> Path:
-    """Make the small reasoner; return the folder of its checkpoint."""
+    """Train the mini reasoner; return the folder of its checkpoint."""
     recipe.folder.mkdir(parents=True, exist_ok=True)
     scenes = recipe.folder / 'scenes'
-    seen = make_scenes(scenes, TRAINING_SEED + recipe.first, recipe.scenes, recipe.workers)
+    training = make_scenes(scenes, TRAINING_SEED + recipe.first, recipe.scenes, recipe.workers)
     unseen = make_scenes(scenes, UNSEEN_SEED, recipe.unseen, recipe.workers)
     tokenizer = make_tokenizer()
     model = new_model(tokenizer, recipe.seed)
     if recipe.start:
-        take_over(model, recipe)
-    model = model.to(recipe.place)
-    train_vision_tower(recipe, model, seen, unseen)
-    train_language_model(recipe, model, SequencePacker(tokenizer), seen, unseen)
+        load_start(model, recipe)
+    model = model.to(recipe.torch_device)
+    train_vision_tower(recipe, model, training, unseen)
+    train_language_model(recipe, model, SequencePacker(tokenizer), training, unseen)
     folder = recipe.folder / 'checkpoint'
     checkpoint.save(model, tokenizer, folder)
-    steps = {'eyes': recipe.eyes, 'words': recipe.words}
+    steps = {'eyes': recipe.vision_steps, 'words': recipe.language_steps}
     draw_curves(recipe.folder, [stage for stage in steps if steps[stage]])
     return folder
 
 
-def take_over(model: Any, recipe: Recipe) -> None:
-    """Give a new model what is kept of the one that the recipe starts from."""
+def load_start(model: Any, recipe: Recipe) -> None:
+    """Load the weights of the recipe's start model into a new model."""
     finished: Any = Qwen2_5_VLForConditionalGeneration
     folder = local_folder(recipe.start)
     if folder is None:
@@ -141,54 +142,63 @@ def take_over(model: Any, recipe: Recipe) -> None:
         raise stage_runner.StageError(f'kept must be all or eyes, not {recipe.kept!r}.')
 
 
-def train_vision_tower(recipe: Recipe, model: Any, seen: Scenes, unseen: Scenes) -> None:
-    """Train the vision tower to say at each token what it shows."""
-    place = recipe.place
-    tower, heads = FastVisionTower(model.model.visual).to(place), dense_heads.Heads().to(place)
-    stage = stage_runner.Stage('eyes', recipe.eyes, recipe.eyes_rate, recipe.seed, recipe.drawn)
-    if recipe.start and recipe.eyes and not stage_runner.state_of(stage, recipe.folder).exists():
-        fit(heads, tower, seen)
+def train_vision_tower(recipe: Recipe, model: Any, training: Scenes, unseen: Scenes) -> None:
+    """Train the vision tower with dense supervision."""
+    device = recipe.torch_device
+    tower, heads = FastVisionTower(model.model.visual).to(device), dense_heads.Heads().to(device)
+    stage = stage_runner.Stage(
+        'eyes', recipe.vision_steps, recipe.vision_rate, recipe.seed, recipe.description
+    )
+    if (
+        recipe.start
+        and recipe.vision_steps
+        and not stage_runner.state_path(stage, recipe.folder).exists()
+    ):
+        fit_heads(heads, tower, training)
 
     def draw(rng: np.random.Generator) -> dense_heads.View:
-        rows = rng.integers(len(seen), size=recipe.pictures)
-        return dense_heads.augmented(seen.pictures[rows], seen.names[rows], seen.places[rows], rng)
+        rows = rng.integers(len(training), size=recipe.pictures)
+        return dense_heads.augmented(
+            training.pictures[rows], training.names[rows], training.places[rows], rng
+        )
 
     def step(view: dense_heads.View) -> tuple[torch.Tensor, stage_runner.Figures]:
-        view = stage_runner.moved(view, place)
-        with _half(place):
+        view = stage_runner.to_device(view, device)
+        with _autocast(device):
             features = tower(patches_of(view.pictures))
         result: tuple[torch.Tensor, stage_runner.Figures] = heads(features.float(), view)
         return result
 
-    def judge() -> stage_runner.Figures:
+    def evaluate() -> stage_runner.Figures:
         with torch.no_grad():
             loss, figures = step(
-                dense_heads.as_they_are(unseen.pictures, unseen.names, unseen.places)
+                dense_heads.unaugmented(unseen.pictures, unseen.names, unseen.places)
             )
         return {'loss': loss, **figures}
 
     modules = model.model.visual, heads
-    stage_runner.run(stage, modules, draw, step, judge, recipe.folder, recipe.drawing)
+    stage_runner.run(stage, modules, draw, step, evaluate, recipe.folder, recipe.batch_workers)
 
 
-def fit(heads: dense_heads.Heads, tower: FastVisionTower, seen: Scenes) -> None:
-    """Have new heads learn to read a trained tower, which would be torn by what they say at first.
+def fit_heads(heads: dense_heads.Heads, tower: FastVisionTower, training: Scenes) -> None:
+    """Train new heads for a trained tower, whose weights their first gradients would destroy.
 
     Args:
-        heads: to be trained.
-        tower: which is not.
-        seen: scenes to learn from.
+        heads: are trained.
+        tower: is not trained.
+        training: the scenes.
     """
-    place = tower.cosine.device
-    features = features_of(tower, seen.pictures[:_FITTED])
+    device = tower.cosine.device
+    features = features_of(tower, training.pictures[:_HEAD_SCENES])
     names, places = (
-        torch.from_numpy(truth[:_FITTED]).to(place) for truth in (seen.names, seen.places)
+        torch.from_numpy(truth[:_HEAD_SCENES]).to(device)
+        for truth in (training.names, training.places)
     )
     optimizer = torch.optim.Adam(heads.parameters())
-    for step in range(_FITTING):
+    for step in range(_HEAD_STEPS):
         for group in optimizer.param_groups:
-            group['lr'] = _FITTING_RATE * (1 - step / _FITTING)
-        rows = torch.randint(len(features), (_FITTED_AT_ONCE,)).to(place)
+            group['lr'] = _HEAD_RATE * (1 - step / _HEAD_STEPS)
+        rows = torch.randint(len(features), (_HEAD_BATCH,)).to(device)
         view = dense_heads.View(torch.empty(0), names[rows].long(), places[rows])
         loss, _ = heads(features[rows].float(), view)
         optimizer.zero_grad()
@@ -197,113 +207,139 @@ def fit(heads: dense_heads.Heads, tower: FastVisionTower, seen: Scenes) -> None:
 
 
 def train_language_model(
-    recipe: Recipe, model: Any, writer: SequencePacker, seen: Scenes, unseen: Scenes
+    recipe: Recipe, model: Any, packer: SequencePacker, training: Scenes, unseen: Scenes
 ) -> None:
-    """Train the language model to answer, on what the trained tower makes of the pictures."""
-    place = recipe.place
-    tower = FastVisionTower(model.model.visual).to(place)
-    features = torch.stack([features_of(tower, seen.pictures[:, :, ::way]) for way in (1, -1)])
-    judged = features_of(tower, unseen.pictures)
-    trainable, loss_of = MiniModel(model, writer), Loss(writer, place)
+    """Train the language model on features of the trained vision tower."""
+    device = recipe.torch_device
+    tower = FastVisionTower(model.model.visual).to(device)
+    features = torch.stack(
+        [features_of(tower, training.pictures[:, :, ::direction]) for direction in (1, -1)]
+    )
+    validation_features = features_of(tower, unseen.pictures)
+    mini, loss_of = MiniModel(model, packer), Loss(packer, device)
 
     def packed(examples: Iterable[Sequence[SftExample]], rng: np.random.Generator) -> Batch:
         return batch_of(
-            writer, [writer.sequence(chosen(each, recipe.questions, rng)) for each in examples]
+            packer, [packer.sequence(chosen(each, recipe.questions, rng)) for each in examples]
         )
 
     def draw(rng: np.random.Generator) -> PackedBatches:
-        rows, ways = (
-            rng.integers(len(seen), size=recipe.packed),
+        rows, mirrored = (
+            rng.integers(len(training), size=recipe.packed),
             rng.integers(2, size=recipe.packed),
         )
-        examples = (seen.examples[row][way] for row, way in zip(rows, ways, strict=True))
-        return PackedBatches(torch.from_numpy(ways), torch.from_numpy(rows), packed(examples, rng))
+        examples = (
+            training.examples[row][direction]
+            for row, direction in zip(rows, mirrored, strict=True)
+        )
+        return PackedBatches(
+            torch.from_numpy(mirrored), torch.from_numpy(rows), packed(examples, rng)
+        )
 
-    def step(drawn: PackedBatches) -> tuple[torch.Tensor, stage_runner.Figures]:
-        logits, following, astray = trainable(features[drawn.ways, drawn.rows], drawn.batch)
+    def step(batches: PackedBatches) -> tuple[torch.Tensor, stage_runner.Figures]:
+        logits, following, pointing_loss = mini(
+            features[batches.mirrored, batches.rows], batches.batch
+        )
         loss = loss_of(logits, following)
-        figures = {'written': loss.detach(), 'astray': astray.detach()}
-        return loss + _POINTING * astray, figures
+        figures = {'written': loss.detach(), 'astray': pointing_loss.detach()}
+        return loss + _POINTING_WEIGHT * pointing_loss, figures
 
-    asked = packed((plain for plain, _ in unseen.examples), np.random.default_rng(recipe.seed))
+    validation = packed(
+        (plain for plain, _ in unseen.examples), np.random.default_rng(recipe.seed)
+    )
 
-    def judge() -> stage_runner.Figures:
+    def evaluate() -> stage_runner.Figures:
         with torch.no_grad():
-            logits, following, astray = trainable(judged, asked)
+            logits, following, pointing_loss = mini(validation_features, validation)
             right = (logits.argmax(-1) == following).float().mean()
-            return {'written': loss_of(logits, following), 'right': right, 'astray': astray}
+            return {
+                'written': loss_of(logits, following),
+                'right': right,
+                'astray': pointing_loss,
+            }
 
-    stage = stage_runner.Stage('words', recipe.words, recipe.words_rate, recipe.seed, recipe.drawn)
+    stage = stage_runner.Stage(
+        'words', recipe.language_steps, recipe.language_rate, recipe.seed, recipe.description
+    )
     modules: Sequence[nn.Module] = (model.model.language_model, model.lm_head)
-    stage_runner.run(stage, modules, draw, step, judge, recipe.folder, recipe.drawing)
+    stage_runner.run(stage, modules, draw, step, evaluate, recipe.folder, recipe.batch_workers)
 
 
 @dataclass(frozen=True)
 class PackedBatches:
-    """Questions about some scenes.
+    """Packed sequences and their scenes.
 
     Attributes:
-        ways: (B,) 1 where the mirror image of a scene is shown.
-        rows: (B,) the scenes.
-        batch: what is asked.
+        mirrored: (B,) 1 for the mirror image of a scene.
+        rows: (B,) indices of the scenes.
+        batch: the sequences.
     """
 
-    ways: torch.Tensor
+    mirrored: torch.Tensor
     rows: torch.Tensor
     batch: Batch
 
 
 class MiniModel:
-    """A model that answers all questions about some pictures at once, told the true answers."""
+    """Forward pass of a model for packed sequences."""
 
-    def __init__(self, model: Any, writer: SequencePacker) -> None:
+    def __init__(self, model: Any, packer: SequencePacker) -> None:
         self._model = model
-        self._writer = writer
-        self._reader = FastLanguageModel(model).to(model.device)
+        self._packer = packer
+        self._language_model = FastLanguageModel(model).to(model.device)
 
     def __call__(
         self, features: torch.Tensor, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return (N, vocabulary) logits at the answers' tokens, the true ones, and a loss.
+        """Return (N, vocabulary) logits of the answers' tokens, the true tokens, and a loss.
 
-        The loss tells how far one head is from looking at the object whose coordinates are
-        written.
+        The loss trains one head to attend to the object whose coordinates are generated.
         """
-        batch = stage_runner.moved(batch, features.device)
-        with _half(features.device):
+        batch = stage_runner.to_device(batch, features.device)
+        with _autocast(features.device):
             embed = self._model.get_input_embeddings()
-            read = embedded(embed, self._writer, batch, features.float()).bfloat16()
-            hidden, looks = self._reader(read, batch.positions, mask_of(batch.parts))
-            logits = self._model.lm_head(hidden[batch.asked])
-        told = batch.object >= 0
-        astray = -looks[told].gather(1, batch.object[told][:, None]).mean()
-        return logits.float(), batch.following[batch.asked], astray
+            embeddings = embedded(embed, self._packer, batch, features.float()).bfloat16()
+            hidden, attention = self._language_model(
+                embeddings, batch.positions, mask_of(batch.parts)
+            )
+            logits = self._model.lm_head(hidden[batch.is_target])
+        has_object = batch.object >= 0
+        pointing_loss = -attention[has_object].gather(1, batch.object[has_object][:, None]).mean()
+        return logits.float(), batch.following[batch.is_target], pointing_loss
 
 
 def chosen(
     examples: Sequence[SftExample], count: int, rng: np.random.Generator
 ) -> list[SftExample]:
-    """Return so many of a scene's examples, each kind as often as the others."""
+    """Return `count` of a scene's examples, balanced by kind.
+
+    Args:
+        examples: of the scene.
+        count: number of examples.
+        rng: for the choice.
+    """
     order = rng.permutation(len(examples))
-    met: dict[str, int] = {}
+    counts: dict[str, int] = {}
     ranked = []
-    for place in order:
-        kind = examples[place].kind
-        met[kind] = met.get(kind, 0) + 1
-        ranked.append((met[kind], place))
-    return [examples[place] for _, place in sorted(ranked, key=lambda each: each[0])[:count]]
+    for index in order:
+        kind = examples[index].kind
+        counts[kind] = counts.get(kind, 0) + 1
+        ranked.append((counts[kind], index))
+    return [examples[index] for _, index in sorted(ranked, key=lambda each: each[0])[:count]]
 
 
 def features_of(tower: FastVisionTower, pictures: np.ndarray[Any, Any]) -> torch.Tensor:
-    """Return (N, TOKENS, WIDTH) float16 features of (N, SIDE, SIDE, 3) pictures."""
-    place, found = tower.cosine.device, []
-    with torch.no_grad(), _half(place):
-        for start in range(0, len(pictures), _AT_ONCE):
-            patches = patches_of(shown(pictures[start : start + _AT_ONCE]).to(place))
+    """Return (N, TOKENS, WIDTH) float16 features of (N, SIDE, SIDE, 3) images."""
+    device, found = tower.cosine.device, []
+    with torch.no_grad(), _autocast(device):
+        for start in range(0, len(pictures), _IMAGES_PER_PASS):
+            patches = patches_of(
+                model_images(pictures[start : start + _IMAGES_PER_PASS]).to(device)
+            )
             found.append(tower(patches).to(torch.float16))
     return torch.cat(found)
 
 
-def _half(place: torch.device) -> Any:
-    # bfloat16 halves what is moved; weights and losses stay in float32.
-    return torch.autocast(place.type, torch.bfloat16)
+def _autocast(device: torch.device) -> Any:
+    # bfloat16 activations; weights and losses stay in float32.
+    return torch.autocast(device.type, torch.bfloat16)

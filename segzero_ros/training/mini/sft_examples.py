@@ -1,8 +1,7 @@
-"""What the small reasoner should say about a scene: what it compares, then what it means.
+"""SFT examples of the mini reasoner: reasoning and answer for each sentence about a scene.
 
-The thought names every object that the description fits, from left to right, then those that a
-relation is told to, then the objects meant; the answer has their boxes and points. Imports
-`scenes`, `simulation`, `reasoning.dialects` and NumPy.
+The reasoning lists all objects that match the description, from left to right, then the reference
+objects of a relation, then the targets; the answer has the targets' boxes and points.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from segzero_ros.training.mini.rendered_scenes import HEIGHT, RenderedScene, WID
 _PLURALS = {plural: noun for noun, (plural, _, _) in (NOUNS | ANYTHING).items()}
 _COLOURS = {word for words in colours.WORDS.values() for word, _ in words}
 _PAIRED = {word for word in _COLOURS if ' ' in word}
-# Words in which "can" is no tin, and "point" no place.
+# Requests in which "can" is not a tin and "point" not a location.
 _ASKING = re.compile(r'\bcan you see\b|\bpoint at\b')
 _COMPARED = ('size', 'position', 'relation', 'ordinal', 'depth')
-# What a class is called where it is not named in the question.
+# The name of a class that the query does not name.
 _NAMES = {kinds[0]: noun for noun, (_, kinds, _) in reversed(NOUNS.items())}
 _USES = 3
 _MIRRORED = {'left': 'right', 'right': 'left', 'leftmost': 'rightmost', 'rightmost': 'leftmost'}
@@ -34,12 +33,12 @@ _MIRRORED = {'left': 'right', 'right': 'left', 'leftmost': 'rightmost', 'rightmo
 
 @dataclass(frozen=True)
 class SftExample:
-    """A question and the text that answers it.
+    """A query and the text of its answer.
 
     Attributes:
         kind: of the sentence.
-        question: as the dialect cleans it.
-        answer: the whole text, without the end token.
+        question: the query, as cleaned by the dialect.
+        answer: the complete text, without the end token.
     """
 
     kind: str
@@ -55,31 +54,33 @@ class _VisibleObject:
     point: tuple[int, int]
 
 
-def examples_of(kept: RenderedScene, side: int, mirrored: bool = False) -> list[SftExample]:
-    """Return an example for every sentence about a scene, and for what its things are for.
+def examples_of(scene: RenderedScene, side: int, mirrored: bool = False) -> list[SftExample]:
+    """Return examples for all sentences about a scene, and for affordances.
 
     Args:
-        kept: the scene.
-        side: of the square that the model sees, pixels.
-        mirrored: whether the picture is shown with left and right exchanged.
+        scene: the scene.
+        side: of the model's square input, pixels.
+        mirrored: whether the image is mirrored horizontally.
     """
-    describer = Describer(_as_scene(kept))
-    shown = [_shown(kept, index, side, mirrored) for index in range(len(kept.objects))]
+    describer = Describer(_as_scene(scene))
+    objects = [
+        _visible_object(scene, index, side, mirrored) for index in range(len(scene.objects))
+    ]
     uses = affordance_sentences(describer.scene, _USES)
     return [
-        _example(describer, shown, sentence, mirrored) for sentence in (*kept.sentences, *uses)
+        _example(describer, objects, sentence, mirrored) for sentence in (*scene.sentences, *uses)
     ]
 
 
-def _as_scene(kept: RenderedScene) -> Scene:
-    # Describing needs the picture's size only.
+def _as_scene(scene: RenderedScene) -> Scene:
+    # Descriptions need only the image's size.
     nothing = np.zeros((HEIGHT, WIDTH), np.int16)
-    return Scene(kept.seed, None, None, nothing, kept.objects, (0.0, 0.0, 1.0, 0.0))  # type: ignore[arg-type]
+    return Scene(scene.seed, None, None, nothing, scene.objects, (0.0, 0.0, 1.0, 0.0))  # type: ignore[arg-type]
 
 
-def _shown(kept: RenderedScene, index: int, side: int, mirrored: bool) -> _VisibleObject:
+def _visible_object(scene: RenderedScene, index: int, side: int, mirrored: bool) -> _VisibleObject:
     scale = np.array([side / WIDTH, side / HEIGHT] * 3)
-    values = np.rint(np.array([*kept.objects[index].box, *kept.points[index]]) * scale)
+    values = np.rint(np.array([*scene.objects[index].box, *scene.points[index]]) * scale)
     x1, y1, x2, y2, x, y = (min(max(int(value), 0), side) for value in values)
     if mirrored:
         x1, x2, x = side - x2, side - x1, side - x
@@ -87,24 +88,24 @@ def _shown(kept: RenderedScene, index: int, side: int, mirrored: bool) -> _Visib
 
 
 def _example(
-    d: Describer, shown: list[_VisibleObject], sentence: Sentence, mirrored: bool
+    d: Describer, objects: list[_VisibleObject], sentence: Sentence, mirrored: bool
 ) -> SftExample:
     question = dialect_named('mini').question(sentence.text)
     if sentence.kind == USE:
-        # What things are for is all that there is to know: the thought begins with their name.
+        # For affordances the reasoning begins with the name of the object.
         phrases = [_NAMES[d.objects[sentence.targets[0]].kind]]
     else:
         phrases = phrases_in(question)
     parts = []
     for words in phrases:
         fitting = _fitting(d, words)
-        parts.append(f'{words}:{_points(shown, fitting)}')
+        parts.append(f'{words}:{_points(objects, fitting)}')
     compared = sentence.kind in _COMPARED or len(phrases) > 1
     if compared or (sentence.kind == 'none' and phrases and _fitting(d, phrases[0])):
-        parts.append(f'so{_points(shown, sentence.targets)}')
+        parts.append(f'so{_points(objects, sentence.targets)}')
     items = ', '.join(
-        f'{{"bbox_2d": {list(shown[index].box)}, "point_2d": {list(shown[index].point)}}}'
-        for index in _from_left(shown, sentence.targets)
+        f'{{"bbox_2d": {list(objects[index].box)}, "point_2d": {list(objects[index].point)}}}'
+        for index in _from_left(objects, sentence.targets)
     )
     if mirrored:
         question = ' '.join(_MIRRORED.get(word, word) for word in question.split(' '))
@@ -112,29 +113,29 @@ def _example(
     return SftExample(sentence.kind, question, answer)
 
 
-def _points(shown: list[_VisibleObject], indices: tuple[int, ...]) -> str:
-    ordered = _from_left(shown, indices)
-    return ''.join(f' {list(shown[index].point)}' for index in ordered) or ' none'
+def _points(objects: list[_VisibleObject], indices: tuple[int, ...]) -> str:
+    ordered = _from_left(objects, indices)
+    return ''.join(f' {list(objects[index].point)}' for index in ordered) or ' none'
 
 
-def _from_left(shown: list[_VisibleObject], indices: tuple[int, ...]) -> list[int]:
-    return sorted(indices, key=lambda index: shown[index].point)
+def _from_left(objects: list[_VisibleObject], indices: tuple[int, ...]) -> list[int]:
+    return sorted(indices, key=lambda index: objects[index].point)
 
 
 def phrases_in(question: str) -> list[str]:
-    """Return the descriptions in a question, such as 'dark red ball', in singular.
+    """Return the descriptions in a query, such as 'dark red ball', in singular.
 
-    The first is of the objects meant; further ones of those that a relation is told to. A question
-    without a known noun is one description as it stands.
+    The first is of the targets, further ones are of reference objects. A query without a known
+    noun has one description, its last word.
     """
     words = _ASKING.sub('', question.lower()).replace(',', '').replace('?', '').split()
     if 'something' in words:
         return [' '.join(words[words.index('something') + 1 :]) + ' object']
     found = []
-    for place, word in enumerate(words):
+    for index, word in enumerate(words):
         noun = _PLURALS.get(word, word)
         if noun in NOUNS or noun in ANYTHING:
-            found.append(' '.join([*_adjectives(words[:place]), noun]))
+            found.append(' '.join([*_adjectives(words[:index]), noun]))
     return found or [words[-1]]
 
 
@@ -147,7 +148,7 @@ def _adjectives(words: list[str]) -> list[str]:
 
 
 def _fitting(d: Describer, words: str) -> tuple[int, ...]:
-    """Return the objects that a description surely fits."""
+    """Return the objects that a description certainly fits."""
     *adjectives, noun = words.split()
     if noun not in NOUNS and noun not in ANYTHING:
         return ()

@@ -1,7 +1,7 @@
-"""The small reasoner's words: a tokenizer in which each coordinate is one token.
+"""Tokenizer of the mini reasoner, with one token for each coordinate.
 
-A known word, number or piece of an answer's form is one token; any other text is written byte by
-byte, so that every question can be read.
+Known words, numbers and pieces of the answer format are single tokens; other text is tokenized by
+bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ START = '<|im_start|>'
 VISION_START, VISION_END = '<|vision_start|>', '<|vision_end|>'
 IMAGE, VIDEO = '<|image_pad|>', '<|video_pad|>'
 SPECIAL = (PAD, START, END, VISION_START, VISION_END, IMAGE, VIDEO)
-# Pieces of an answer's form, longest first.
+# Pieces of the answer format, longest first.
 PIECES = (
     '</think><answer>[', ']</answer>', '{"bbox_2d": [', '], "point_2d": [', ']}, {"bbox_2d": [',
     ']}', '<think>', ' [',
@@ -42,14 +42,14 @@ _PUNCTUATION = ('?', ',', '.', ':', ';', '!', '-', '\n', ' ', ']')
 
 
 def make_tokenizer() -> Any:
-    """Return the tokenizer; its text is read back exactly."""
+    """Return the tokenizer, which is lossless."""
     from tokenizers import AddedToken, decoders, models, pre_tokenizers, Regex, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     vocabulary: dict[str, int] = {}
     for token in (*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *map(_bytes, _texts())):
         vocabulary.setdefault(token, len(vocabulary))
-    # Whole pieces are looked up first; what is not there falls apart into bytes.
+    # Complete pieces are looked up first; unknown ones are split into bytes.
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     pieces = '|'.join(re.escape(piece) for piece in PIECES)
     split = Regex(f'{pieces}|(, )?[0-9]+| ?[A-Za-z-]+|.|\\n')
@@ -66,7 +66,7 @@ def make_tokenizer() -> Any:
 
 
 def number_ids(tokenizer: Any) -> list[list[int]]:
-    """Return the tokens of the coordinates 0 to SIDE: first of a list, and further on."""
+    """Return the token ids of the coordinates 0 to SIDE, as first and as later list items."""
     return [
         [
             tokenizer.convert_tokens_to_ids(_bytes(number(value, first)))
@@ -77,7 +77,7 @@ def number_ids(tokenizer: Any) -> list[list[int]]:
 
 
 def number(value: int, first: bool) -> str:
-    """Return a coordinate's token as text: the first of a list, or one that follows."""
+    """Return the text of a coordinate's token, as first or as later item of a list."""
     return str(value) if first else f', {value}'
 
 
@@ -95,7 +95,7 @@ def _texts() -> list[str]:
 
 
 def _bytes(text: str) -> str:
-    """Return text as ByteLevel writes it."""
+    """Return text in the byte-level alphabet."""
     from tokenizers import pre_tokenizers
 
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
