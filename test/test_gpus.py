@@ -170,7 +170,7 @@ class TestChoosing:
         assert place(name, 1.0) == {'': 'cuda:1'}
 
     @pytest.mark.parametrize(
-        ('count', 'said'), [(1, r'sees one GPU, cuda:0'), (2, r'sees 2 GPUs, cuda:0 to cuda:1')]
+        ('count', 'said'), [(1, r'finds one GPU, cuda:0'), (2, r'finds 2 GPUs, cuda:0 to cuda:1')]
     )
     def test_an_index_out_of_range_says_how_many_there_are(
         self, count: int, said: str, machine: Make

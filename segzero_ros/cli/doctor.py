@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict
 import json
 import sys
 from typing import TYPE_CHECKING
@@ -49,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     """Run all checks; return 1 if a problem prevents the node from answering."""
     findings = list(_findings(options))
     if options.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+        print(json.dumps([finding.as_json() for finding in findings], indent=1))
     else:
         _show(findings)
     return PROBLEMS_FOUND if any(finding.level.value == 'FAIL' for finding in findings) else 0

@@ -30,6 +30,15 @@ class Check:
     message: str
     hint: str = ''
 
+    def as_json(self) -> dict[str, str]:
+        """Return the entry of `segzero doctor --json`, whose keys are a stable interface."""
+        return {
+            'what': self.name,
+            'level': self.level.value,
+            'said': self.message,
+            'cure': self.hint,
+        }
+
 
 def ok(name: str, message: str) -> Check:
     """Return a passed check."""

@@ -101,7 +101,7 @@ def test_a_cure_with_a_long_path_is_shown_whole(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(packages, '_OPENCV', 'raise ImportError("multiarray")')
     assert main(['doctor', '--no-ros', '--profile', 'offline']) == 1
     shown = re.sub(r'[│\s]', '', capsys.readouterr().out)
-    assert f'→{script}modelsmakesanenvironment' in shown
+    assert f'→{script}modelscreatesanenvironment' in shown
 
 
 @pytest.mark.parametrize('extra', EXTRAS)
