@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from segzero_ros import loading
-from segzero_ros.conversions.image import MAX_PIXELS
+from segzero_ros.conversions.raw_image import MAX_PIXELS
 from segzero_ros.loading import ReasonerOptions, REASONERS, SegmenterOptions, SEGMENTERS
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.types import SegZeroError

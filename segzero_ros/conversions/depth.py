@@ -10,8 +10,12 @@ from numpy.typing import NDArray
 
 from segzero_ros.conversions import rvl, zlib_image
 from segzero_ros.conversions.compressed import check_size, decompress, is_png, is_tiff, quoted
-from segzero_ros.conversions.image import MAX_PIXELS
-from segzero_ros.conversions.raw_image import CompressedImageMessage, ImageMessage, read_pixels
+from segzero_ros.conversions.raw_image import (
+    CompressedImageMessage,
+    ImageMessage,
+    MAX_PIXELS,
+    read_pixels,
+)
 from segzero_ros.types import BadImage, DepthImage
 
 _MILLIMETRE_ENCODINGS = ('16UC1', 'mono16')

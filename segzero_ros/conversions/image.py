@@ -26,13 +26,11 @@ from segzero_ros.conversions.compressed import check_size, decompress, is_jpeg, 
 from segzero_ros.conversions.raw_image import (
     CompressedImageMessage,
     ImageMessage,
+    MAX_PIXELS,
     read_pixels,
     read_rows,
 )
 from segzero_ros.types import BadImage, RgbImage
-
-# More than any robot's camera has: a compressed image can claim more pixels than fit into memory.
-MAX_PIXELS = 64_000_000
 
 
 class _Packed(NamedTuple):

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from segzero_ros.types import BadImage
 
+# More than any robot's camera has: a compressed image can claim more pixels than fit into memory.
+MAX_PIXELS = 64_000_000
+
 
 class ImageMessage(Protocol):
     """The fields of sensor_msgs/Image that are read."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from segzero_ros.conversions.camera_info import is_rectified
-from segzero_ros.conversions.image import MAX_PIXELS
+from segzero_ros.conversions.raw_image import MAX_PIXELS
 from segzero_ros.replay.bag import BagError, BagMessage, BagReader
 from segzero_ros.replay.topics import Topics
 from segzero_ros.rgbd.buffer import RgbdMessages

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from segzero_ros.conversions.image import MAX_PIXELS
+from segzero_ros.conversions.raw_image import MAX_PIXELS
 from segzero_ros.conversions.text import MAX_QUERY_LENGTH, read_query
 from segzero_ros.replay.bag import BagMessage
 from segzero_ros.replay.query_file import QueryPlan, TimedQuery

@@ -9,7 +9,8 @@ from typing import Any
 
 from segzero_ros.conversions.camera_info import intrinsics_from
 from segzero_ros.conversions.depth import decode_depth
-from segzero_ros.conversions.image import decode_image, MAX_PIXELS
+from segzero_ros.conversions.image import decode_image
+from segzero_ros.conversions.raw_image import MAX_PIXELS
 from segzero_ros.conversions.result import to_ns
 from segzero_ros.rgbd.buffer import DEPTH_WAIT_NS, RgbdMessages
 from segzero_ros.rgbd.message_buffer import read_frame_id

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from segzero_ros.conversions.image import decode_image, MAX_PIXELS
+from segzero_ros.conversions.image import decode_image
+from segzero_ros.conversions.raw_image import MAX_PIXELS
 from segzero_ros.ros.message_factory import rgb_image
 from segzero_ros.types import BadImage
 

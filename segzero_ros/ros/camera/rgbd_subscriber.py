@@ -14,7 +14,7 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from segzero_ros.conversions.camera_info import is_rectified
-from segzero_ros.conversions.image import MAX_PIXELS
+from segzero_ros.conversions.raw_image import MAX_PIXELS
 from segzero_ros.rgbd.buffer import RgbdBuffer, RgbdMessages
 from segzero_ros.rgbd.frames import make_frame, pairing_warnings
 from segzero_ros.rgbd.message_buffer import StoredMessage
