@@ -11,6 +11,7 @@ import pytest
 from segzero_ros.conversions.image import decode_image
 from segzero_ros.evaluation.datasets import open_dataset
 from segzero_ros.evaluation.samples import DataError, decode_labelled_image, Sample
+from segzero_ros.ros.camera_sim.sources import read_image
 
 TEXT = 'the red thing'
 SQUARE = [1, 1, 5, 1, 5, 5, 1, 5]
