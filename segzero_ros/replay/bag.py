@@ -24,14 +24,13 @@ from rosbags.rosbag2 import (
     WriterError,
 )
 from rosbags.typesys import TypesysError
-from rosbags.typesys.store import Typestore
 import zstandard
 
 from segzero_ros.replay.definitions import (
     BagError,
     Definitions,
     Interface,
-    layouts_of,
+    own_text,
     UnknownType,
     Unreadable,
 )
@@ -139,7 +138,7 @@ class BagWriter:
             try:
                 store = interface.typestore if interface else None
                 store = store or self._definitions.require(message_type)
-                text = _own_text(interface, store, message_type)
+                text = own_text(interface, store, message_type)
                 self._connections[topic] = self._writer.add_connection(
                     topic,
                     message_type,
@@ -426,21 +425,6 @@ def _skipped(count: int, topic: str) -> str:
     if count == 1:
         return f'1 message on {topic} is skipped: it has'
     return f'{count} messages on {topic} are skipped: they have'
-
-
-def _own_text(interface: Interface | None, store: Typestore, kind: str) -> str | None:
-    """Return a bag's own definition text of an action type.
-
-    For other types rosbags generates the text.
-    """
-    if all('/msg/' in name for name in layouts_of(store, kind)):
-        return None
-    if interface is None or not interface.definition:
-        raise BagError(
-            f'The definition of {kind} cannot be written: for action types this needs a ros2msg '
-            'definition in the bag.'
-        )
-    return interface.definition
 
 
 def _as_cdr(data: bytes, interface: Interface) -> bytes:

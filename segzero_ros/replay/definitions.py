@@ -224,6 +224,21 @@ def layout_of(store: Typestore, name: str) -> tuple[Any, ...]:
     )
 
 
+def own_text(interface: Interface | None, store: Typestore, kind: str) -> str | None:
+    """Return a bag's own definition text of an action type.
+
+    For other types rosbags generates the text.
+    """
+    if all('/msg/' in name for name in layouts_of(store, kind)):
+        return None
+    if interface is None or not interface.definition:
+        raise BagError(
+            f'The definition of {kind} cannot be written: for action types this needs a ros2msg '
+            'definition in the bag.'
+        )
+    return interface.definition
+
+
 def layouts_of(store: Typestore, name: str) -> dict[str, tuple[Any, ...]]:
     """Return the layouts of a type and of its nested types, by name."""
     found = {name: layout_of(store, name)}
