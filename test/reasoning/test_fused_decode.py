@@ -228,7 +228,7 @@ def test_a_model_that_reads_several_tokens_otherwise_is_found_out(
 ) -> None:
     monkeypatch.setattr(onednn, 'has_tiles_for', lambda _: True)
     monkeypatch.setattr(
-        'segzero_ros.reasoning.fused_decode_step.across',
+        'segzero_ros.reasoning.fused_decode.linear_weight_stationary',
         lambda *parts: 1.01 * linear_weight_stationary(*parts),
     )
     with pytest.raises(FastPathError, match='computes otherwise'):

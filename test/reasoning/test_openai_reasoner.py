@@ -565,7 +565,7 @@ NOT_CONSTRAINED = {
 def test_a_server_that_does_not_constrain_is_refused_by_what_it_does(server, case):
     server.answer, said = NOT_CONSTRAINED[case]
     text = refused(server.url, MODEL, constrain_answer=True)
-    assert said in text and 'Switch constrain_answer off' in text and server.url in text
+    assert said in text and 'Switch server.constrain_answer off' in text and server.url in text
 
 
 def test_a_server_that_fails_while_it_is_tried_is_named_for_what_failed(server):
