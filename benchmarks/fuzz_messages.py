@@ -15,7 +15,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
-from segzero_ros.ros.parameters import BY_NAME
+from segzero_ros.config import BY_NAME
 
 ENCODINGS = (
     'rgb8', 'bgr8', 'rgba8', 'mono8', 'mono16', 'bayer_rggb8', 'yuv422', 'nv12', 'nv24', '16UC1',
@@ -28,7 +28,14 @@ ODD_NUMBERS = (0.0, -0.0, float('nan'), float('inf'), float('-inf'), 1e-300, 1e3
 WORDS = ('the', 'red', 'biggest', 'thing', 'left of', '3', 'second', 'everything', 'no', '?')
 FORMATS = ('jpeg', 'png', 'rgb8; jpeg compressed bgr8', '16UC1; compressedDepth png', '', 'h264')
 # Parameters that would load other models.
-NOT_SET = {'reasoner', 'segmenter', 'reasoner_model', 'segmenter_model', 'base_url', 'offline'}
+NOT_SET = {
+    'reasoner.backend',
+    'reasoner.model',
+    'segmenter.backend',
+    'segmenter.model',
+    'server.base_url',
+    'offline',
+}
 STEPS = (
     Transition.TRANSITION_CONFIGURE,
     Transition.TRANSITION_CLEANUP,

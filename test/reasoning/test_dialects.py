@@ -215,7 +215,7 @@ right_singles = st.fixed_dictionaries(
 )
 wrong = st.one_of(st.dictionaries(keys, st.one_of(numbers, values), max_size=5), values)
 words = st.text(alphabet='abc <>/{}[]"\'\\,:0é🙂\n', max_size=20)
-pladescribe_error = st.text(alphabet='abc </>.\n', max_size=20)
+plain_words = st.text(alphabet='abc </>.\n', max_size=20)
 thinking = st.sampled_from(['', '<think> a < b </think>', '<think></think>', '{'])
 
 
@@ -224,7 +224,7 @@ def right_answers(draw: st.DrawFn) -> str:
     """Texts as a checkpoint should write them."""
     many = json.dumps(draw(st.lists(right_items, max_size=3)))
     body = draw(st.sampled_from([many, json.dumps(draw(right_singles))]))
-    return f'<think>ok {draw(words)}</think>{draw(pladescribe_error)}<answer>{body}</answer>'
+    return f'<think>ok {draw(words)}</think>{draw(plain_words)}<answer>{body}</answer>'
 
 
 @st.composite

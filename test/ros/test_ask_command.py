@@ -128,7 +128,7 @@ def test_no_answer_in_time_is_an_error() -> None:
     ('option', 'name', 'complaint'),
     [
         ('--image', 'missing.png', 'missing.png cannot be read'),
-        ('--image', 'text.png', 'text.png is no picture'),
+        ('--image', 'text.png', 'text.png is not an image'),
         ('--output', 'answer.doc', 'no image file extension'),
         ('--output', 'text.png/answer.png', 'cannot be written'),
     ],

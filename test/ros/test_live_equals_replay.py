@@ -232,7 +232,7 @@ def test_recorded_queries_take_the_node_s_frames_however_late_depth_is(
     pattern: str, tmp_path: Path, new_client: Callable[..., Any]
 ) -> None:
     client = new_client('paired')
-    camera = RgbdSubscriber(client.node, Image, Image, 'auto', 0.05)
+    camera = RgbdSubscriber(client.node, 0.05)
     with BagReader(recorded_with(pattern, tmp_path / 'late')) as bag:
         topics = find_topics(bag)
         taken = play_to(camera, bag, client, topics)

@@ -256,17 +256,17 @@ def test_a_mask_with_padded_rows_is_read() -> None:
 def test_a_result_about_another_picture_is_refused() -> None:
     result = to_result(answer())
     other = Frame(np.zeros((HEIGHT, WIDTH + 1, 3), np.uint8))
-    with pytest.raises(BadImage, match='of 50x30 pixels, not about one of 51x30'):
+    with pytest.raises(BadImage, match='about an image of 50x30 pixels, but the frame has 51x30'):
         answer_from(result, other)
 
 
 def test_a_mask_that_reaches_out_of_the_image_is_refused() -> None:
     result = to_result(answer())
     result.objects[0].mask_roi.x_offset = WIDTH - 16
-    with pytest.raises(BadImage, match='reaches out of the image of 50x30'):
+    with pytest.raises(BadImage, match='exceeds the image of 50x30'):
         answer_from(result)
 
 
 def test_labels_of_no_image_are_refused() -> None:
-    with pytest.raises(BadImage, match="'q-17' is about no image"):
+    with pytest.raises(BadImage, match="'q-17' has no image"):
         label_image(answer(frame=None))

@@ -27,7 +27,6 @@ def good(tiny_qwen2_vl, tiny_sam2):
         'device': 'cpu',
         'reasoner.quantization': '',
         'segmenter.model': str(tiny_sam2),
-        'segmenter_config': str(tiny_sam2.with_suffix('.yaml')),
     }
 
 
@@ -63,19 +62,23 @@ def faults(tiny_qwen2_vl, tiny_sam2, tmp_path_factory):
     half.write_bytes(tiny_sam2.read_bytes()[:100_000])
     return {
         'no weights': (
-            'reasoner_model',
+            'reasoner.model',
             'Ricky06662/VisionReasoner-7B',
             r'weights of Ricky06662/VisionReasoner-7B are not on this machine.*hf download',
         ),
-        'no such folder': ('reasoner_model', '/no/such/folder', 'no folder /no/such/folder'),
+        'no such folder': ('reasoner.model', '/no/such/folder', 'no folder /no/such/folder'),
         'no GPU': ('device', 'cuda', r'There is no cuda: torch finds no GPU'),
-        'wrong dialect': ('dialect', 'qwen2_5_vl', r"'qwen2_vl', but the dialect qwen2_5_vl"),
+        'wrong dialect': (
+            'reasoner.dialect',
+            'qwen2_5_vl',
+            r"'qwen2_vl', but the dialect qwen2_5_vl",
+        ),
         'truncated checkpoint': (
-            'reasoner_model',
+            'reasoner.model',
             str(short),
             r'model\.safetensors is damaged .*100000 bytes',
         ),
-        'truncated SAM 2': ('segmenter_model', str(half), r'half\.pt .*is truncated'),
+        'truncated SAM 2': ('segmenter.model', str(half), r'half\.pt .*is truncated'),
     }
 
 

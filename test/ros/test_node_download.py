@@ -40,7 +40,6 @@ def test_a_download_is_seen_in_status_log_and_answers_and_can_be_tried_again(
             'dialect': 'vision_reasoner',
             'device': 'cpu',
             'segmenter_model': str(tiny_sam2),
-            'segmenter_config': str(tiny_sam2.with_suffix('.yaml')),
         },
         profile='robot',
         arguments=['-r', '__ns:=/download'],

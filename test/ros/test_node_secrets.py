@@ -129,7 +129,7 @@ def test_the_key_is_in_no_parameter(heard, secret):
 
 
 @pytest.mark.parametrize('atomically', [True, False])
-@pytest.mark.parametrize('name', ['base_url', 'api_key_env'])
+@pytest.mark.parametrize('name', ['server.base_url', 'server.api_key_env'])
 def test_nobody_on_the_graph_can_have_another_secret_sent_or_sent_elsewhere(
     node, heard, server, name, atomically
 ):

@@ -57,7 +57,7 @@ def test_constrained_answers_that_are_well_formed_stay_as_they_are(
     reasoner.close()
 
 
-def test_a_model_that_would_answer_describe_error_is_held_to_the_format(
+def test_a_model_that_would_answer_in_words_is_held_to_the_format(
     vllm: Path, make_tiny_checkpoints: Any, pairs: list[Any], tmp_path: Path
 ) -> None:
     free = replace(pairs[0], answer='<think>I see it.</think>It stands on the left.')

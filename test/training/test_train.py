@@ -342,7 +342,7 @@ class TestRows:
             open_rows(str(path), spoken, 0).read(0)
         assert 'Error' not in str(caught.value)
 
-    def test_an_answer_describe_error_cannot_be_squashed(self, tmp_path):
+    def test_an_answer_in_words_cannot_be_squashed(self, tmp_path):
         solution = '[{"bbox_2d": [10, 20, 30, 40], "point_2d": [30, 40]}]'
         picture = self.marked(10, 20, 30, 40)
         path = self.table(tmp_path, picture, solution, answer='at 10, 20')

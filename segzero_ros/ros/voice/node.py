@@ -67,7 +67,7 @@ class VoiceNode(Node):
         self._recogniser_loop = RecogniserLoop(
             self._recogniser,
             WakePhrase(self._value('wake_phrase'), self._value('wake_time')),
-            self._value('mdescribe_error'),
+            self._value('min_words'),
             self._value('max_utterance'),
         )
         self._source = self._open_source() if self._value('source') == 'wav' else None

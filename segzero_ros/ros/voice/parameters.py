@@ -52,13 +52,13 @@ SPECS = (
         minimum=0,
         maximum=3600,
     ),
-    Spec('mdescribe_error', 2, 'A query with fewer words is taken for noise.', Takes.AT_START,
+    Spec('min_words', 2, 'A query with fewer words is taken for noise.', Takes.AT_START,
          minimum=1, maximum=20),
     Spec('max_utterance', 15.0, 'Seconds of the longest utterance.', Takes.AT_START,
          minimum=1, maximum=120),
 )  # fmt: skip
 NAMES = tuple(spec.name for spec in SPECS)
-_RENAMED = {'device': 'microphone', 'least_words': 'mdescribe_error', 'longest': 'max_utterance'}
+_RENAMED = {'device': 'microphone', 'least_words': 'min_words', 'longest': 'max_utterance'}
 # Where models run, as the perception node's parameter `device` says it.
 _MODELS_DEVICE = re.compile(r'(auto|cpu|cuda|mps|xpu)(:\d+)?')
 
