@@ -61,7 +61,10 @@ def test_wheels_that_do_not_exist_are_named(bootstrap):
     done = bootstrap('c++', 'cmake', 'make', ROS_WHEELS='lyrical')
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line == "[setup] There are no wheels of ROS 2 'lyrical': ROS_WHEELS is jazzy or kilted."
+    assert (
+        line
+        == "[setup] There are no wheels of ROS 2 'lyrical': set ROS_WHEELS to jazzy or kilted."
+    )
 
 
 def test_wheels_are_not_mixed_with_a_sourced_ros(bootstrap):

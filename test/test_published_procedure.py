@@ -84,7 +84,7 @@ class BothWays:
         """Let a scripted model of the pipeline begin anew."""
         head = self._models()[1].lm_head
         if isinstance(head, ScriptedHead):
-            head.place.zero_()
+            head.position.zero_()
 
 
 def objects_of(answer: Answer) -> list[Found]:

@@ -195,7 +195,7 @@ def make_checkpoint(file: Path) -> Path:
         (lambda file: file.with_name('none.gguf'), 'There is no file or folder'),
         (remove_projector, 'convert_hf_to_gguf.py --mmproj'),
         (add_model, 'other.gguf, tiny.gguf'),
-        (make_checkpoint, 'holds none'),
+        (make_checkpoint, 'contains none'),
     ],
     ids=['no file', 'no projector', 'two models', 'not converted'],
 )
@@ -275,7 +275,9 @@ def test_ctrl_c_while_the_server_loads_ends_it(gguf, program):
 
 
 def test_workers_of_the_server_that_hear_nothing_end_too(gguf, program, monkeypatch):
-    monkeypatch.setattr(serving, '_SERVER_ENDS', ((signal.SIGTERM, 0.3), (signal.SIGKILL, 30.0)))
+    monkeypatch.setattr(
+        serving, '_SERVER_SIGNALS', ((signal.SIGTERM, 0.3), (signal.SIGKILL, 30.0))
+    )
     folder = program(HAS_A_DEAF_WORKER)
     port = serving.free_port()
     command = COMMANDS['llama_cpp'](str(gguf), port, [])

@@ -199,7 +199,7 @@ def test_a_small_reasoner_that_does_not_start_costs_only_its_own_part(tmp_path: 
     prefix = tmp_path / 'prefix'
     broken = prefix / 'share' / 'segzero_ros' / 'config' / 'mini.yaml'
     broken.parent.mkdir(parents=True)
-    broken.write_text('/**: {ros__parameters: {reasoner: sorcery}}')
+    broken.write_text('/**: {ros__parameters: {reasoner.backend: sorcery}}')
     done = subprocess.run(
         [*COMMAND, '--output', str(tmp_path / 'out')],
         capture_output=True,

@@ -56,7 +56,7 @@ def command(taught, tiny_qwen2_5_vl, tiny_sam2) -> Callable[..., list[str]]:
     """Return the words of the command."""
 
     def words(folder: Path, *further: str) -> list[str]:
-        models = (f'reasoner_model:={tiny_qwen2_5_vl}', f'segmenter_model:={tiny_sam2}')
+        models = (f'reasoner.model:={tiny_qwen2_5_vl}', f'segmenter.model:={tiny_sam2}')
         parameters = [f'-p{text}' for text in (*models, 'device:=cpu')]
         return ['evaluate', str(taught), '-o', str(folder), '-q', *parameters, *further]
 

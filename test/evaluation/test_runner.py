@@ -159,9 +159,12 @@ def test_shards_hold_each_index_once(total, parts):
 
 def test_a_folder_of_another_run_is_not_continued(parquet_file, whole, tmp_path, capsys):
     shutil.copytree(whole, tmp_path / 'run')
-    assert evaluate(parquet_file, tmp_path / 'run', '-p', 'seed:=1') == 2
+    assert evaluate(parquet_file, tmp_path / 'run', '-p', 'reasoner.max_new_tokens:=9') == 2
     assert '--restart' in capsys.readouterr().err
-    assert evaluate(parquet_file, tmp_path / 'run', '-p', 'seed:=1', '--restart') == 0
+    assert (
+        evaluate(parquet_file, tmp_path / 'run', '-p', 'reasoner.max_new_tokens:=9', '--restart')
+        == 0
+    )
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_no_dialect_hands_on_a_token(name: str, token: str) -> None:
 @pytest.mark.parametrize('query', HARMLESS)
 def test_other_text_is_not_touched(name: str, query: str) -> None:
     dialect = dialect_named(name)
-    lowered = query.lower() if dialect.lower else query
+    lowered = query.lower() if dialect.lowercase else query
     assert dialect.question(query) == lowered.strip(dialect.stripped or None)
 
 

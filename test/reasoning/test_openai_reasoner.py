@@ -280,7 +280,7 @@ MALFORMED = {
     ),
     'the answer is no answer': (
         lambda request: request.stream([piece('I cannot see it.'), piece(finish='stop'), DONE]),
-        'cannot be read',
+        'cannot be parsed',
     ),
     'the answer is too long': (
         lambda request: request.stream([piece('<think>Well'), piece(finish='length'), DONE]),

@@ -25,6 +25,7 @@ from segzero_ros.loading import load_reasoner, ReasonerOptions
 from segzero_ros.reasoning import checkpoints
 from segzero_ros.reasoning.detokenizer import Detokenizer
 from segzero_ros.reasoning.dialects import dialect_named
+from segzero_ros.reasoning.weights import read_weights
 from segzero_ros.types import Frame, MalformedAnswer, Query, ReasonerUnavailable
 
 ARCHITECTURES = ('qwen2_5_vl', 'qwen2_vl')
@@ -216,7 +217,7 @@ def test_every_published_weight_finds_its_place_at_full_size(name: str, tmp_path
     checkpoint = checkpoints.open_checkpoint(folder, dialect_named('vision_reasoner'))
     assert {tensor.name for tensor in checkpoint.tensors} == set(weights)
     # Missing and unknown names are errors there, as are other shapes.
-    model = weights.read_weights(folder, dtype=torch.bfloat16, device_map='meta')
+    model = read_weights(folder, dtype=torch.bfloat16, device_map='meta')
     assert {weight.device.type for weight in model.parameters()} == {'meta'}
     assert sum(weight.numel() for weight in model.parameters()) == checkpoint.parameters
     tied = model.lm_head.weight is model.get_input_embeddings().weight

@@ -64,7 +64,9 @@ def test_the_language_model_is_quantised_and_the_eyes_are_not(
     again = load(tmp_path)
     assert text_of(again, pair) == answer
     again.close()
-    with pytest.raises(ReasonerUnavailable, match='quantised already: leave quantization empty'):
+    with pytest.raises(
+        ReasonerUnavailable, match=r'quantised already: leave reasoner\.quantization empty'
+    ):
         load(tmp_path, quantization=way)
 
 
@@ -75,7 +77,7 @@ def test_quantised_weights_are_left_where_they_are_on_a_cpu_with_tiles(
     monkeypatch.setattr(onednn, 'has_tiles_for', lambda _: True)
     monkeypatch.setattr(onednn, 'several_rows_are_cheap', lambda _: True)
     reasoner = load(tiny_qwen2_5_vl, quantization=way, dtype='bfloat16')
-    assert reasoner._decoder._drafter is not None
+    assert reasoner._decoder._speculator is not None
     assert text_of(reasoner, pair) == pair.answer
 
 

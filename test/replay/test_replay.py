@@ -298,7 +298,7 @@ def test_recorded_queries_are_asked_when_they_were_asked(parameters, tmp_path):
     assert (first.stamp_ns, second.stamp_ns) == (START, START + STEP)
     assert (empty.answer.status, empty.answer.message) == (
         Status.REJECTED,
-        'The query is empty; say what to look for, such as "the red cup".',
+        'The query is empty; name what to look for, such as "the red cup".',
     )
     assert len(list(folder.overlays.iterdir())) == 4
 
@@ -319,7 +319,7 @@ def test_a_picture_that_cannot_be_decoded_is_an_answer_with_its_reason(parameter
     path = recording.write(tmp_path / 'cut')
     broken, good = records(replay(path, tmp_path / 'out', parameters, replay_options))
     assert broken.answer.status is Status.ERROR
-    assert 'cut short' in broken.answer.message
+    assert 'truncated' in broken.answer.message
     assert good.answer.status is Status.OK
 
 

@@ -208,4 +208,4 @@ def test_queries_are_numbered_and_tidied():
     cup, long = jobs.run(film(1))
     assert (cup.query.id, cup.query.text) == ('000001', 'the cup')
     assert (long.query.id, long.rgbd) == ('000002', None)
-    assert 'fewer words' in long.error
+    assert 'shorten it' in long.error

@@ -215,7 +215,9 @@ def test_memory_that_runs_out_is_named_and_the_next_picture_is_cut(segmenter, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(getattr(segmenter.model, part), 'forward', compute)
-        with pytest.raises(SegmenterUnavailable, match=r'too little memory.*smaller checkpoint'):
+        with pytest.raises(
+            SegmenterUnavailable, match=r'too little free memory.*smaller checkpoint'
+        ):
             segmenter.segment(segmenter.encode(frame), grounding)
     again = segmenter.segment(segmenter.encode(frame), grounding)
     assert all(np.array_equal(a.mask, b.mask) for a, b in zip(before, again, strict=True))
@@ -506,7 +508,7 @@ def test_without_the_packages_the_error_names_the_extra(tiny_sam2, monkeypatch):
 
 def test_devices_and_formats_that_are_not_there_are_refused(tiny_sam2):
     beyond = f'cuda:{torch.cuda.device_count()}'
-    assert 'GPUs here' in refused(str(tiny_sam2), device=beyond)
+    assert '0 GPUs' in refused(str(tiny_sam2), device=beyond)
     assert 'teapot' in refused(str(tiny_sam2), device='teapot')
     assert 'float8' in refused(str(tiny_sam2), dtype='float8')
 

@@ -93,7 +93,7 @@ def test_corrected_masks_count(replayed, tmp_path, capsys, depth):
     assert [item['bbox_2d'] for item in truth] == [[210, 140, 417, 277], [525, 350, 627, 627]]
     cv2.imwrite(str(corrections / '1.png'), drawn[:50])
     assert annotate(replayed, tmp_path / 'rows', *more) == 2
-    assert '1.png has 320x50 pixels, its picture 320x240' in capsys.readouterr().err
+    assert '1.png has 320x50 pixels, its image 320x240' in capsys.readouterr().err
 
 
 def test_coco_s_layout_becomes_rows(tmp_path):
@@ -131,7 +131,7 @@ def test_what_has_no_mask_is_left_out_and_never_taught_as_nothing(tmp_path, caps
     rows = {row['problem']: json.loads(row['solution']) for row in written(tmp_path / 'rows')}
     assert list(rows) == ['the cup', 'a zebra']
     assert len(rows['the cup']) == 1 and rows['a zebra'] == []
-    assert '2 skipped: no mask is known' in capsys.readouterr().err
+    assert '2 skipped: it has no mask' in capsys.readouterr().err
 
 
 def test_an_object_that_a_person_rubbed_out_is_taught_as_nothing(tmp_path):
@@ -191,7 +191,7 @@ class TestPoints:
         (row,) = make_rows([(0, sample)], ONE, None)
         assert row['solution'].startswith('<box>(100,200),(399,398)</box><points>(')
         two = Sample(sample.image, 'x', masks=(mask, ~mask))
-        assert list(make_rows([(0, two)], ONE, None)) == ['the dialect wants one object']
+        assert list(make_rows([(0, two)], ONE, None)) == ['the dialect needs exactly one object']
 
 
 def test_a_replay_without_its_bag_says_what_to_name(replayed, tmp_path, capsys):

@@ -93,7 +93,7 @@ class TestGrpo:
         (late / 'trainer_state.json').unlink()
         said: list[str] = []
         train(other, said.append)
-        assert any('goes on after step 2' in line for line in said)
+        assert any('resuming after step 2' in line for line in said)
         assert figures(other.folder) == whole
         before, after = weights(settings.checkpoint), weights(other.checkpoint)
         assert before.keys() == after.keys()
@@ -163,7 +163,7 @@ class TestGrpo:
         train(replace(settings, minutes=1e-6), said.append)
         assert any('stopped at step 1' in line for line in said)
         train(settings, said.append)
-        assert any('goes on after step 1 of 4' in line for line in said)
+        assert any('resuming after step 1 of 4' in line for line in said)
         assert figures(settings.folder)[-1]['step'] == 4
 
     def test_a_run_of_other_settings_is_left_alone(self, settings):
@@ -192,16 +192,19 @@ class TestCommand:
     @pytest.mark.parametrize(
         ('words', 'reason'),
         [
-            (['--config', 'grpo'], 'there are seg_zero, vision_reasoner, robot, mini'),
-            ([], 'Name the model'),
+            (['--config', 'grpo'], 'choose one of seg_zero, vision_reasoner, robot, mini'),
+            ([], 'Give the base model'),
             (['--model', 'm', '-p', 'lora:=3'], "the nearest is 'lora_rank'"),
             (['--model', 'm', '-p', 'beta:=much'], 'beta must be like'),
             (['--model', 'm', '-p', 'generations:=1'], 'generations must be 2 or more'),
-            (['--model', 'm', '-p', 'lora_rank:=4', '-p', 'last_layers:=1'], 'meant less'),
-            (['--model', 'm', '-p', 'micro_batch:=3'], 'is no multiple of the other'),
-            (['--model', 'm', '-p', 'reasoner.dialect:=qwen2_vl'], 'keeps the shape of pictures'),
-            (['--model', 'm', '--data', 'scenes'], 'name the steps'),
-            (['--model', 'm', '--data', './none'], 'no folder or file'),
+            (
+                ['--model', 'm', '-p', 'lora_rank:=4', '-p', 'last_layers:=1'],
+                'set either lora_rank:=0 or last_layers:=0',
+            ),
+            (['--model', 'm', '-p', 'micro_batch:=3'], 'are not divisible'),
+            (['--model', 'm', '-p', 'dialect:=qwen2_vl'], 'keeps the shape of pictures'),
+            (['--model', 'm', '--data', 'scenes'], 'set the steps'),
+            (['--model', 'm', '--data', './none'], 'neither a folder or file'),
             (['--model', 'm', '-p', 'reward:=none'], 'There is no reward'),
         ],
     )
@@ -287,14 +290,14 @@ class TestRows:
         solution = '[{"bbox_2d": [10, 20, 1200, 830], "point_2d": [30, 40]}]'
         picture = self.marked(10, 20, 800, 830, 840, 840)
         path = self.table(tmp_path, picture, solution, (1280, 960))
-        with pytest.raises(TrainingError, match='outside its picture of 840x840 pixels'):
+        with pytest.raises(TrainingError, match='outside its image of 840x840 pixels'):
             open_rows(str(path), dialect_named('vision_reasoner'), 0).read(0)
 
     @pytest.mark.parametrize(
         ('solution', 'size', 'reason'),
         [
             ('[{"bbox_2d": [10, 20, 800, 470], "point_2d": [30, 40]}]', (640, 480),
-             'outside its picture of 640x480 pixels'),
+             'outside its image of 640x480 pixels'),
             ('[{"bbox_2d": [10, 20, 30, 40], "point_2d": [30, 40]}]', (1280, 960),
              '640x480 pixels, but its labels were made for 1280x960'),
         ],
@@ -311,10 +314,16 @@ class TestRows:
     @pytest.mark.parametrize(
         ('change', 'reason'),
         [
-            ({'solution': None}, 'row 0 has no solution: write it'),
-            ({'problem': None}, 'row 0 has no problem: write it'),
-            ({'solution': '[{"bbox_2d": [1, 2'}, r'row 0: The solution .* it is no JSON \('),
-            ({'solution': '{"bbox_2d": [1, 2, 3, 4]}'}, r'it is no list; write \[\] around'),
+            ({'solution': None}, 'row 0 has no solution: add it'),
+            ({'problem': None}, 'row 0 has no problem: add it'),
+            (
+                {'solution': '[{"bbox_2d": [1, 2'},
+                r'row 0: The solution .* it is not valid JSON \(',
+            ),
+            (
+                {'solution': '{"bbox_2d": [1, 2, 3, 4]}'},
+                r'it is not a list; put its objects in \[\]',
+            ),
             (
                 {'solution': '[{"bbox_2d": [1, 2, 3, 4]}]'},
                 'each object needs point_2d, a list of 2',
@@ -324,9 +333,12 @@ class TestRows:
                 'needs bbox_2d, a list',
             ),
             ({'solution': '[7]'}, 'each object needs bbox_2d'),
-            ({'img_width': 'wide'}, "row 0: img_width is 'wide', which is no number"),
+            ({'img_width': 'wide'}, "row 0: img_width is 'wide', which is not a number"),
             ({'img_width': '1280', 'img_height': '960'}, 'row 0 has 640x480 .* for 1280x960'),
-            ({'image': {'bytes': None, 'path': None}}, 'row 0: the picture is not in the file'),
+            (
+                {'image': {'bytes': None, 'path': None}},
+                'row 0: the row has neither an image nor the path of one',
+            ),
         ],
     )
     def test_what_is_wrong_with_a_row_is_said_in_a_sentence(self, tmp_path, change, reason):
@@ -346,7 +358,7 @@ class TestRows:
         solution = '[{"bbox_2d": [10, 20, 30, 40], "point_2d": [30, 40]}]'
         picture = self.marked(10, 20, 30, 40)
         path = self.table(tmp_path, picture, solution, answer='at 10, 20')
-        with pytest.raises(TrainingError, match='numbers cannot be squashed'):
+        with pytest.raises(TrainingError, match='coordinates cannot be scaled'):
             open_rows(str(path), dialect_named('vision_reasoner'), 0).read(0)
 
     @pytest.mark.parametrize('orientation', range(1, 9))
@@ -371,7 +383,7 @@ class TestRows:
         assert not red.any() and true_boxes(row.solution) == [(420, 210, 630, 420)]
 
     def test_the_other_form_is_refused(self):
-        with pytest.raises(TrainingError, match='trained on one box with two points'):
+        with pytest.raises(TrainingError, match='needs one box with two points'):
             solution_for(dialect_named('seg_zero'), '[]')
         with pytest.raises(TrainingError, match='trained on a JSON list'):
             solution_for(MINI, '<box>(1,2),(3,4)</box><points>(1,2),(3,4)</points>')

@@ -140,10 +140,10 @@ class TestExport:
     @pytest.mark.parametrize(
         ('spoil', 'said'),
         [
-            ({'base_model_name_or_path': None}, 'does not name its model: give --base'),
+            ({'base_model_name_or_path': None}, 'does not name its base model: use --base'),
             (
                 {'base_model_name_or_path': '/gone/base'},
-                '/gone/base, which is not here: give --base',
+                '/gone/base of the adapter .* does not exist: use --base',
             ),
             ({'peft_type': 'IA3'}, 'is IA3, not LoRA'),
             ({'r': 8}, 'does not fit the model'),
@@ -167,5 +167,5 @@ class TestExport:
     def test_nothing_to_export(self, published, tmp_path):
         with pytest.raises(SystemExit, match='there is nothing to export'):
             main([str(published), str(tmp_path / 'whole')])
-        with pytest.raises(SystemExit, match='is not empty: name a new folder'):
+        with pytest.raises(SystemExit, match='is not empty: choose a new folder'):
             main([str(published), str(published)])
