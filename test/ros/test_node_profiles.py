@@ -87,7 +87,7 @@ def test_without_a_profile_the_node_names_what_is_missing_and_can_be_told_to_nee
     client.wait_for_server()
     assert client.state() == 'unconfigured'
     assert 'profile `remote`' in client.once('anybody there?').message
-    for name, value in (('reasoner', 'attributes'), ('segmenter', 'grabcut')):
+    for name, value in (('reasoner.backend', 'attributes'), ('segmenter.backend', 'grabcut')):
         assert client.set_parameter(name, value) == (True, '')
     assert client.transition('configure')
     assert client.transition('activate')

@@ -50,7 +50,7 @@ WRONG = {
     'an error in the stream': (error_in_stream, '***'),
     'no JSON': (lambda request: request.stream([b'data: {nonsense\n\n']), ''),
     'half an answer': (lambda request: request.stream(HALF), 'broke off'),
-    'babble': (lambda request: request.stream([piece('hm'), piece(finish='stop')]), 'read'),
+    'babble': (lambda request: request.stream([piece('hm'), piece(finish='stop')]), 'parsed'),
 }
 
 

@@ -25,7 +25,7 @@ def client(scripted_node, new_client, red_and_blue):
 def stand(client):
     """Return what sets the parameters; nothing stands before and after."""
 
-    def set_parameters(**values):
+    def set_parameters(values):
         for name, value in values.items():
             taken, reason = client.set_parameter(name, value)
             assert taken, reason
@@ -35,12 +35,12 @@ def stand(client):
         'standing_query.period': 0.0,
         'standing_query.on_change': 0.0,
     }
-    set_parameters(**off)
+    set_parameters(off)
     assert client.once('nothing stands').status == Result.OK
     client.results.forget()
     client.reasoning.forget()
     yield set_parameters
-    set_parameters(**off, query_policy='queue')
+    set_parameters({**off, 'query.policy': 'queue'})
 
 
 def watched(result):
@@ -48,14 +48,14 @@ def watched(result):
 
 
 def test_a_standing_query_is_asked_again_in_its_time_each_with_a_result_of_its_own(client, stand):
-    stand(standing_query=WATCH, repeat_every=0.4)
+    stand({'standing_query.text': WATCH, 'standing_query.period': 0.4})
     results = client.results.wait_for_count(4, watched)
     assert len({result.query_id for result in results}) == len(results)
     stamps = [to_ns(result.header.stamp) / 1e9 for result in results]
     # Three times 0.4 s; each picture is up to a camera's period old, on a busy machine two.
     assert stamps[-1] - stamps[0] > 0.8
     assert min(np.diff(stamps)) > 0
-    stand(standing_query='')
+    stand({'standing_query.text': ''})
     client.once('after the last')
     count = sum(map(watched, client.results))
     assert client.once('and still').status == Result.OK
@@ -64,7 +64,7 @@ def test_a_standing_query_is_asked_again_in_its_time_each_with_a_result_of_its_o
 
 @pytest.mark.parametrize('policy', ['queue', 'reject', 'preempt'])
 def test_it_makes_way_for_a_query_whatever_the_policy_and_comes_back(client, stand, policy):
-    stand(query_policy=policy, standing_query=FOREVER, repeat_every=0.2)
+    stand({'query.policy': policy, 'standing_query.text': FOREVER, 'standing_query.period': 0.2})
     client.reasoning.wait_for(lambda message: message.data.startswith('3'))
     client.reasoning.forget()
     assert client.once(MINE, deadline=10).status == Result.OK
@@ -73,19 +73,26 @@ def test_it_makes_way_for_a_query_whatever_the_policy_and_comes_back(client, sta
     assert first.message
     # It is asked again by itself.
     client.reasoning.wait_for(lambda message: message.data.startswith('3'))
-    stand(standing_query='')
+    stand({'standing_query.text': ''})
     assert client.once(MINE, deadline=10).status == Result.OK
 
 
 def test_a_query_that_comes_with_others_is_not_in_their_way(client, stand):
-    stand(query_policy='queue', queue_size=0, standing_query=FOREVER, repeat_every=0.2)
+    stand(
+        {
+            'query.policy': 'queue',
+            'query.queue_size': 0,
+            'standing_query.text': FOREVER,
+            'standing_query.period': 0.2,
+        }
+    )
     client.reasoning.wait_for(lambda message: message.data.startswith('3'))
     assert client.once(MINE, deadline=10).status == Result.OK
-    stand(queue_size=10)
+    stand({'query.queue_size': 10})
 
 
 def test_it_is_asked_when_the_picture_changes_and_only_then(client, stand, red_and_blue):
-    stand(standing_query=WATCH, repeat_on_change=0.05)
+    stand({'standing_query.text': WATCH, 'standing_query.on_change': 0.05})
     client.results.wait_for_count(1, watched)
     before = client.eye.message.data
     shown = len(client.eye.stamps)
@@ -103,7 +110,7 @@ def test_nothing_is_asked_of_a_camera_that_sends_nothing(client, stand):
     client.eye.stop()
     client.set_parameter('camera.max_image_age', 0.2)
     client.until(lambda: client.once('gone').status == Result.NO_IMAGE, 'the picture is old')
-    stand(standing_query=WATCH, repeat_every=0.1)
+    stand({'standing_query.text': WATCH, 'standing_query.period': 0.1})
     for _ in range(5):
         client.once('gone')
     assert not any(map(watched, client.results))

@@ -91,7 +91,11 @@ def server():
 @pytest.fixture(scope='module')
 def client(node_process, new_client, server):
     # No SAM 2 has been trained here; the masks of the other segmenter can be judged.
-    parameters = {'base_url': server.url, 'reasoner_model': MODEL, 'segmenter': 'grabcut'}
+    parameters = {
+        'server.base_url': server.url,
+        'reasoner.model': MODEL,
+        'segmenter.backend': 'grabcut',
+    }
     node_process(parameters, profile='remote', arguments=['-r', '__ns:=/demo'])
     client = new_client('/demo')
     client.wait_for_server()

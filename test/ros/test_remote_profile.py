@@ -38,7 +38,7 @@ def server():
 
 @pytest.fixture(scope='module')
 def client(remote_node, server):
-    _, client = remote_node('scripted', server.url, MODEL, time_limit=2.0)
+    _, client = remote_node('scripted', server.url, MODEL, **{'limits.answer_time': 2.0})
     client.wait_for_server()
     client.wait_for_state('active', 120)
     return client

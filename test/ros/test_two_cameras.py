@@ -101,7 +101,11 @@ def clients(node_process, new_client, server, as_image_message):
     clients = {}
     for name, (size, box) in VIEWS.items():
         # Of the two segmenters the one that starts at once.
-        parameters = {'base_url': server.url, 'reasoner_model': MODEL, 'segmenter': 'grabcut'}
+        parameters = {
+            'server.base_url': server.url,
+            'reasoner.model': MODEL,
+            'segmenter.backend': 'grabcut',
+        }
         node_process(parameters, profile='remote', arguments=['-r', f'__ns:=/{name}'])
         client = clients[name] = new_client(f'/{name}')
         client.seen = client.camera(as_image_message(picture_of(size, box), f'{name}_camera'))
