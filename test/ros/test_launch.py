@@ -437,7 +437,7 @@ def test_a_server_that_dies_is_told_and_started_again_with_its_node(
     tmp_path: Path,
 ) -> None:
     own = tmp_path / 'own.yaml'
-    own.write_text(yaml.dump({'/**': {'ros__parameters': {'segmenter': 'grabcut'}}}))
+    own.write_text(yaml.dump({'/**': {'ros__parameters': {'segmenter.backend': 'grabcut'}}}))
     model = llama_server('serves')
     running = launch(
         'profile:=remote',

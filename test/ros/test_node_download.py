@@ -36,10 +36,10 @@ def test_a_download_is_seen_in_status_log_and_answers_and_can_be_tried_again(
     hub.hold.add(WEIGHTS)
     node = node_process(
         {
-            'reasoner_model': NAME,
-            'dialect': 'vision_reasoner',
+            'reasoner.model': NAME,
+            'reasoner.dialect': 'vision_reasoner',
             'device': 'cpu',
-            'segmenter_model': str(tiny_sam2),
+            'segmenter.model': str(tiny_sam2),
         },
         profile='robot',
         arguments=['-r', '__ns:=/download'],

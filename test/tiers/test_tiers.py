@@ -222,7 +222,7 @@ def test_an_extra_without_its_neighbour_names_it(tiers, tmp_path, extra, words, 
 
 def test_a_server_without_a_segmenter_names_its_extra(tiers, tmp_path):
     with running() as server:
-        url = f'base_url:=http://127.0.0.1:{server.server_port}/v1'
+        url = f'server.base_url:=http://127.0.0.1:{server.server_port}/v1'
         done = segzero(
             tiers('openai'), 'evaluate', 'tabletop', '--profile', 'remote', '-p', url,
             '-p', f'reasoner.model:={MODEL}', '--scenes', 1, '-o', tmp_path / 'run', '-q',
