@@ -44,7 +44,7 @@ def read_overrides(given: list[str]) -> dict[str, Any]:
     for text in given:
         name, separator, value = text.partition(':=')
         if not separator:
-            raise BadArgument(f'{text!r} is not NAME:=VALUE, such as reasoner.backend:=attributes.')
+            raise BadArgument(f'{text!r} is not NAME:=VALUE, such as device:=cpu.')
         try:
             overrides[name] = yaml.safe_load(value) if value else ''
         except yaml.YAMLError as error:

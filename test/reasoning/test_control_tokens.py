@@ -54,7 +54,7 @@ def test_no_dialect_hands_on_a_token(name: str, token: str) -> None:
 def test_other_text_is_not_touched(name: str, query: str) -> None:
     dialect = dialect_named(name)
     lowered = query.lower() if dialect.lowercase else query
-    assert dialect.question(query) == lowered.strip(dialect.stripped or None)
+    assert dialect.question(query) == lowered.strip(dialect.strip_chars or None)
 
 
 def test_letters_that_become_others_in_lower_case_make_no_tag() -> None:
