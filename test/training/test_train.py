@@ -202,7 +202,7 @@ class TestCommand:
                 'set either lora_rank:=0 or last_layers:=0',
             ),
             (['--model', 'm', '-p', 'micro_batch:=3'], 'are not divisible'),
-            (['--model', 'm', '-p', 'dialect:=qwen2_vl'], 'keeps the shape of pictures'),
+            (['--model', 'm', '-p', 'dialect:=qwen2_vl'], 'keeps the aspect ratio of images'),
             (['--model', 'm', '--data', 'scenes'], 'set the steps'),
             (['--model', 'm', '--data', './none'], 'neither a folder or file'),
             (['--model', 'm', '-p', 'reward:=none'], 'There is no reward'),
@@ -385,7 +385,7 @@ class TestRows:
     def test_the_other_form_is_refused(self):
         with pytest.raises(TrainingError, match='needs one box with two points'):
             solution_for(dialect_named('seg_zero'), '[]')
-        with pytest.raises(TrainingError, match='trained on a JSON list'):
+        with pytest.raises(TrainingError, match='needs a JSON list'):
             solution_for(MINI, '<box>(1,2),(3,4)</box><points>(1,2),(3,4)</points>')
 
     def test_the_taught_answer_is_worth_its_format(self):
