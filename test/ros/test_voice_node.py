@@ -121,7 +121,7 @@ def test_without_the_wake_phrase_nothing_is_asked(client, voice):
         ({'source': 'wav', 'path': '/nowhere.wav'}, r'/nowhere\.wav is not a PCM WAV file'),
         ({'source': 'radio'}, 'source'),
         ({'use_sim_time': 'perhaps'}, 'use_sim_time'),
-        ({'source': 'wav', 'wake_phrase': 'hey xyzzy'}, 'how to pronounce xyzzy'),
+        ({'source': 'wav', 'wake_phrase': 'hey xyzzy'}, 'no pronunciation of xyzzy'),
         ({'engine': 'faster_whisper', 'whisper_model': '/nowhere'}, r'faster_whisper|Whisper'),
     ],
 )
