@@ -10,6 +10,7 @@ import re
 import pytest
 
 from segzero_ros.cli.main import COMMANDS, make_parser
+from segzero_ros.config import REMOVED, RENAMED
 from segzero_ros.training.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,3 +121,23 @@ def test_every_training_setting_is_explained_with_its_default():
             assert written == (field.default or 'empty'), field.name
         else:
             assert float(written) == field.default, field.name
+
+
+# Former names of parameters that still name something else.
+STILL_NAMES = {
+    'base_url',  # a launch argument
+    'image_transport',  # a launch argument, and ROS 2's package
+    'quantization',  # an extra
+    'reasoner_model',  # a launch argument
+    'seed',  # a training setting
+    'segmenter_model',  # a launch argument
+    'dialect',  # a training setting
+}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_no_page_names_a_parameter_by_its_former_name(page: Path) -> None:
+    former = (RENAMED.keys() | REMOVED.keys()) - STILL_NAMES
+    code = re.findall(r'`([^`\n]+)`', page.read_text(encoding='utf-8'))
+    named = {re.split(r':=|: ', text)[0].removeprefix('-p ') for text in code}
+    assert not named & former
