@@ -126,12 +126,14 @@ def test_every_training_setting_is_explained_with_its_default():
 # Former names of parameters that still name something else.
 STILL_NAMES = {
     'base_url',  # a launch argument
+    'dialect',  # a training setting
     'image_transport',  # a launch argument, and ROS 2's package
     'quantization',  # an extra
     'reasoner_model',  # a launch argument
+    'reasoner',  # a field of the result
     'seed',  # a training setting
+    'segmenter',  # a field of the result
     'segmenter_model',  # a launch argument
-    'dialect',  # a training setting
 }
 
 
