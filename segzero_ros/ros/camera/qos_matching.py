@@ -67,7 +67,8 @@ class QosMatchingSubscription:
         self._store = store
         self._on_new_type = on_new_type
         self._last_warning = ''
-        self.message_type = self._published_type() or message_types[0]
+        self.message_type = message_types[0]
+        self.message_type = self._published_type() or self.message_type
         self._qos: OfferedQos = strongest_qos(self.publishers())
         self._subscription: Subscription = self._subscribe()
 
@@ -120,8 +121,9 @@ class QosMatchingSubscription:
         """Return a supported type that is published, preferably the present one; None for none."""
         published = {info.topic_type for info in self._infos()}
         supported = [kind for name, kind in self._types.items() if name in published]
-        present = getattr(self, 'message_type', None)
-        return present if present in supported else next(iter(supported), None)
+        if self.message_type in supported:
+            return self.message_type
+        return next(iter(supported), None)
 
     def _subscribe(self) -> Subscription:
         reliability, durability = self._qos
