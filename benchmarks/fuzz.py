@@ -44,7 +44,11 @@ from benchmarks.soak_judging import quarters, Verdict
 from benchmarks.watched import ROOT, Watched
 from segzero_ros.action import Segment
 from segzero_ros.config import BY_NAME, read_profile, Takes
-from segzero_ros.ros.background_node import ThreadSafeActionClient, wait_for_future
+from segzero_ros.ros.background_node import (
+    BackgroundNode,
+    ThreadSafeActionClient,
+    wait_for_future,
+)
 from segzero_ros.srv import SegmentOnce
 
 BURST = 100
@@ -78,6 +82,8 @@ class Fuzz:
         arguments.append(str(ROOT / 'config' / 'offline.yaml'))
         node = Watched(arguments, self.options.output / 'node.log')
         client = QueryClient()
+        # One participant cannot use a topic with two types.
+        self._second = BackgroundNode('second')
         try:
             self._connect(client)
             for transport in self._transports():
@@ -97,6 +103,7 @@ class Fuzz:
         finally:
             node.stop(signal.SIGKILL)
             client.close()
+            self._second.close()
 
     def _transports(self) -> list[str]:
         """Return the image transport of each burst."""
@@ -187,10 +194,13 @@ class Fuzz:
     def _publish_as(self, transport: str) -> None:
         """Publish images as raw or compressed messages alone; the node follows the type."""
         if 'image' in self._publishers:
-            self._node.destroy_publisher(self._publishers['image'])
+            owner = self._second.node if self._compressed else self._node
+            owner.destroy_publisher(self._publishers['image'])
         self._compressed = transport == 'compressed'
-        kind = CompressedImage if self._compressed else Image
-        self._publishers['image'] = self._node.create_publisher(kind, 'image', CAMERA)
+        node, kind = (
+            (self._second.node, CompressedImage) if self._compressed else (self._node, Image)
+        )
+        self._publishers['image'] = node.create_publisher(kind, 'image', CAMERA)
 
     def _restore(self, changes: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Restore the node's parameters, with changes, and activate it, whatever its state."""

@@ -141,9 +141,14 @@ class QosMatchingSubscription:
     def _change_type(self, message_type: Any) -> None:
         self._node.destroy_subscription(self._subscription)
         self._on_new_type()
-        self.message_type = message_type
+        previous, self.message_type = self.message_type, message_type
         self._qos = strongest_qos(self.publishers())
-        self._subscription = self._subscribe()
+        try:
+            self._subscription = self._subscribe()
+        except Exception:
+            # Tried again with the next look at the publishers.
+            self.message_type = previous
+            raise
         _logger.info('Subscribed to %s as %s', self.topic, _type_name(message_type))
 
     def _change_qos(self, qos: OfferedQos) -> None:
