@@ -251,7 +251,7 @@ def _config_of(weights: Path, config: str) -> Path:
             return _configs() / published.config
     raise SegmenterUnavailable(
         f'The configuration of {weights} is not known from its name. Put it next to the weights '
-        f'as {beside.name}, or name it: a YAML file, or one of {", ".join(PUBLISHED)}.'
+        f'as {beside.name}; sam2 has those of {", ".join(PUBLISHED)}.'
     )
 
 

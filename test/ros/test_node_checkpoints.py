@@ -60,6 +60,7 @@ def faults(tiny_qwen2_vl, tiny_sam2, tmp_path_factory):
     os.truncate(short / 'model.safetensors', 100_000)
     half = short.with_name('half.pt')
     half.write_bytes(tiny_sam2.read_bytes()[:100_000])
+    shutil.copy(tiny_sam2.with_suffix('.yaml'), half.with_suffix('.yaml'))
     return {
         'no weights': (
             'reasoner.model',

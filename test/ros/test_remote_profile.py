@@ -128,7 +128,7 @@ WRONG = {
     'no answer': (
         lambda request: request.stream([piece('I see nothing.'), piece(finish='stop')]),
         Result.MALFORMED_ANSWER,
-        'cannot be read',
+        'cannot be parsed',
     ),
 }
 
