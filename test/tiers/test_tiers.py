@@ -44,12 +44,13 @@ for module in pkgutil.walk_packages(segzero_ros.__path__, 'segzero_ros.'):
 print(json.dumps(found))
 """
 # By extra, what has to be importable with it alone; where ROS is, `ros` too.
-ROOMS = {
-    '': ('cli', 'doctor', 'drawing', 'evaluation', 'extras', 'following', 'loading', 'pipeline',
-         'profiles', 'programs', 'simulation', 'spatial', 'speech.listening', 'speech.microphone',
-         'speech.wav_source', 'speech.whisper_recogniser', 'wire'),
+IMPORTABLE = {
+    '': ('cli', 'config', 'conversions', 'doctor', 'evaluation', 'extras', 'loading', 'overlay',
+         'pipeline', 'programs', 'rgbd', 'simulation', 'spatial', 'speech.microphone',
+         'speech.recogniser_loop', 'speech.wav_source', 'speech.whisper_recogniser',
+         'tracking.catch_up', 'tracking.classical_tracker'),
     'bags': ('replay',),
-    'models': ('reasoning.transformers_reasoner', 'segmentation', 'onednn'),
+    'models': ('reasoning.transformers_reasoner', 'segmentation', 'tracking', 'onednn'),
     'openai': ('reasoning.openai_reasoner',),
     'voice': ('speech',),
 }  # fmt: skip
@@ -110,8 +111,10 @@ def test_every_module_is_imported_or_names_its_extra(tiers, extra):
         assert re.search('install_models|ROS 2 is needed', said), f'{module}: {said}'
         # What this very extra is to bring cannot be what is missing.
         assert not extra or f'install_models {extra}.' not in said, f'{module}: {said}'
-    for room in {*ROOMS[''], *ROOMS.get(extra, ())}:
-        name = f'segzero_ros.{room}'
+    for part in {*IMPORTABLE[''], *IMPORTABLE.get(extra, ())}:
+        name = f'segzero_ros.{part}'
+        path = ROOT / 'segzero_ros' / part.replace('.', '/')
+        assert path.is_dir() or path.with_suffix('.py').is_file(), name
         missing = {each for each in failed if each == name or each.startswith(f'{name}.')}
         allowed = set() if extra == 'bags' else {'segzero_ros.evaluation.bag_truth'}
         assert missing <= allowed, {each: failed[each] for each in missing}
@@ -294,12 +297,14 @@ def test_with_voice_a_recording_is_heard(tiers, tmp_path):
     path = write_wav(tmp_path / 'said.wav', samples, rate)
     code = (
         'import sys; from pathlib import Path\n'
-        'from segzero_ros.speech.listening import Hearers, Listening, Wake\n'
+        'from segzero_ros.speech.recogniser_loop import (\n'
+        '    RecogniserLoop, SpeechCallbacks, WakePhrase\n'
+        ')\n'
         'from segzero_ros.speech.pocketsphinx_recogniser import PocketsphinxRecogniser\n'
         'from segzero_ros.speech.wav_source import WavSource\n'
-        'hearers = Hearers(print, lambda text: None, lambda *why: None)\n'
+        'callbacks = SpeechCallbacks(print, lambda text: None, lambda *why: None)\n'
         'source = WavSource(Path(sys.argv[1]), real_time=False)\n'
-        'Listening(PocketsphinxRecogniser(), Wake()).run(source, hearers)\n'
+        'RecogniserLoop(PocketsphinxRecogniser(), WakePhrase()).run(source, callbacks)\n'
     )
     done = tiers('voice').run('-c', code, str(path))
     assert done.stdout.splitlines() == ['both yellow plates'], done.stderr

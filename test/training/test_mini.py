@@ -323,8 +323,8 @@ def test_the_recipe_is_not_repeated_where_it_is_done(made: tuple[Recipe, Path]) 
 def test_a_further_round_begins_with_the_weights_of_the_last(
     made: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipes, '_FITTING', 2)
-    monkeypatch.setattr(recipes, '_FITTED_AT_ONCE', 2)
+    monkeypatch.setattr(recipes, '_HEAD_STEPS', 2)
+    monkeypatch.setattr(recipes, '_HEAD_BATCH', 2)
     recipe, start = made
     other = replace(recipe, folder=tmp_path, start=str(start), first=1)
     again = make(
@@ -357,8 +357,8 @@ def test_words_can_be_taught_anew_on_trained_eyes(
 def test_heads_learn_to_read_a_tower_that_stays_as_it_is(
     model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(recipes, '_FITTING', 12)
-    monkeypatch.setattr(recipes, '_FITTED_AT_ONCE', 2)
+    monkeypatch.setattr(recipes, '_HEAD_STEPS', 12)
+    monkeypatch.setattr(recipes, '_HEAD_BATCH', 2)
     seen = make_scenes(tmp_path, SEED, 2, 1)
     tower, heads = FastVisionTower(model.model.visual), dense_heads.Heads()
     view = dense_heads.unaugmented(seen.pictures, seen.names, seen.places)
