@@ -32,6 +32,17 @@ def kind_of(path: Path) -> str:
     return 'models' if _MODELS.search(text) else 'unit'
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m unit`, do not import what needs ROS or a model library: it takes a minute."""
+    if 'unit' not in config.option.markexpr.split():
+        return None
+    if collection_path.is_dir():
+        return collection_path.name in _ROS_FOLDERS or None
+    return (
+        collection_path.name.startswith('test_') and kind_of(collection_path) != 'unit'
+    ) or None
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark each test by what it needs."""
     item.add_marker(kind_of(item.path))

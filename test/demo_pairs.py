@@ -4,7 +4,7 @@ from types import ModuleType
 from typing import Any
 
 from segzero_ros.cli.demo_questions import Question, QUESTIONS
-from segzero_ros.ros.camera_sources import open_source
+from segzero_ros.ros.camera_sim.sources import open_source
 from segzero_ros.simulation import make_scene
 from segzero_ros.types import Box, Status
 

@@ -13,7 +13,7 @@ from demo_pairs import demo_pairs
 import pytest
 from real_servers import ask, environment, installed
 
-from segzero_ros.cli.children import choose_domain
+from segzero_ros.cli.child_processes import choose_domain
 from segzero_ros.loading import load_pipeline, ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.types import Answer, Frame, Grounding, Query

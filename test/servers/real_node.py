@@ -13,7 +13,7 @@ from typing import Any
 
 from real_servers import PATIENCE
 
-from segzero_ros.cli.children import executable, installed
+from segzero_ros.cli.child_processes import executable, installed
 from segzero_ros.ros.client import NoNode, PerceptionClient
 from segzero_ros.types import Answer
 
