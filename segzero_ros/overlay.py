@@ -111,16 +111,27 @@ def _draw_segments(
         _outline(canvas, _enlarged(segment, scale), object_colour(segment.id), style)
     boxes = [Roi(*(value * scale for value in segment.box)) for segment in segments]
     for segment, box in zip(segments, boxes, strict=True):
+        if not box.width:
+            continue
         _draw_box(canvas, box, object_colour(segment.id), style)
     for segment in segments:
-        if segment.pose is not None and camera is not None:
+        if segment.pose is not None and any(segment.pose.size) and camera is not None:
             corners = project_box(segment.pose, camera)
             _draw_edges(canvas, corners, scale, object_colour(segment.id), style)
     for segment in segments:
         for point in segment.points:
             centre = scale_point(point, scale)
             _draw_point(canvas, centre, object_colour(segment.id), style)
-    _draw_labels(canvas, segments, boxes, style)
+    anchors = [_anchor(segment, box, scale) for segment, box in zip(segments, boxes, strict=True)]
+    _draw_labels(canvas, segments, anchors, style)
+
+
+def _anchor(segment: Segment, box: Roi, scale: int) -> Roi:
+    """Return the rectangle that a label stands beside: the box, or the first point."""
+    if box.width or not segment.points:
+        return box
+    x, y = segment.points[0]
+    return Roi(int(x * scale), int(y * scale), 1, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,6 +311,9 @@ def _caption_texts(answer: Answer) -> list[str]:
     texts = [answer.message, answer.reasoning]
     if answer.status == Status.OK:
         texts.reverse()
+    if answer.count is not None:
+        texts.insert(0, f'Number of objects: {answer.count}')
+    texts.insert(0, answer.answer)
     texts = [' '.join(text.split()) for text in texts if text.strip()]
     return list(dict.fromkeys(texts))
 

@@ -14,32 +14,35 @@ import math
 import time
 from typing import Any
 
-import numpy as np
-
 from segzero_ros import spatial
 from segzero_ros.background_thread import BackgroundThread
 from segzero_ros.cancellation import Check
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText, Reasoner
+from segzero_ros.reasoning.router import route_by_rules, Router
 from segzero_ros.segmentation.base import Segmenter
+from segzero_ros.segments import (
+    clean,
+    dropped_masks_warning,
+    make_segment,
+    max_mask_pixels,
+    without_mask,
+)
 from segzero_ros.types import (
     Answer,
     Cancelled,
     Frame,
-    GroundedObject,
     Grounding,
     MalformedAnswer,
-    Pose3D,
-    PoseStatus,
     Query,
     ReasonerTimeout,
-    Roi,
     Segment,
-    SegmentedMask,
     SegmenterTimeout,
     SegZeroError,
     Stage,
     Status,
+    Task,
     Timing,
+    UnsupportedTask,
 )
 
 OnStage = Callable[[Stage], None]
@@ -48,15 +51,6 @@ _Encoding = Future[tuple[Any, float]]
 
 # Interval for checking for a cancel while waiting for the encoder, in seconds.
 CANCEL_POLL = 0.02
-
-# Limits for an answer: a model may generate any number of objects, points and characters.
-MAX_OBJECTS = 200
-MAX_POINTS = 100
-MAX_LABEL_LENGTH = 200
-# Limit for the pixels of all cropped masks of an answer (the result contains a byte for each):
-# this number or this many full images, whichever is larger.
-MAX_MASK_PIXELS = 2**28
-MAX_MASK_IMAGES = 4
 
 _logger = logging.getLogger(__name__)
 
@@ -77,14 +71,20 @@ class Pipeline:
         reasoner: grounds the query; enforces its own time limit.
         segmenter: segments the grounded objects.
         time_limit: seconds that an answer may take, including its masks; 0 for no limit.
+        router: chooses the task of a query that leaves it open.
     """
 
     def __init__(
-        self, reasoner: Reasoner, segmenter: Segmenter[Any], time_limit: float = 0.0
+        self,
+        reasoner: Reasoner,
+        segmenter: Segmenter[Any],
+        time_limit: float = 0.0,
+        router: Router = route_by_rules,
     ) -> None:
         self.reasoner = reasoner
         self.segmenter = segmenter
         self.time_limit = time_limit
+        self.router = router
         # If two OpenMP teams have more threads than there are processors, OpenMP makes waiting
         # threads sleep instead of spin, permanently, and a token takes 1.7 times as long (measured
         # on two cores with 92 M parameters). SAM 2's steps are long enough not to suffer, so it
@@ -127,6 +127,8 @@ class Pipeline:
             answer = attempt.failed(Status.TIMEOUT, str(error), error.raw_answer)
         except MalformedAnswer as error:
             answer = attempt.failed(Status.MALFORMED_ANSWER, str(error), error.raw_answer)
+        except UnsupportedTask as error:
+            answer = attempt.failed(Status.REJECTED, str(error))
         except SegZeroError as error:
             answer = attempt.failed(Status.ERROR, str(error))
         except (Exception, SystemExit) as error:
@@ -201,13 +203,16 @@ class _Attempt:
         self._tokens = 0
         self._text: list[str] = []
         self._stage = Stage.QUEUED
+        self._task = query.task or Task.SEGMENT
 
     def run(self) -> Answer:
-        """Reason, segment and lift to 3-D; errors are raised."""
+        """Reason, segment and lift to 3-D, as the task wants; errors are raised."""
         self._stop_if_cancelled()
         self._stage = Stage.REASONING
         self._listeners.on_stage(Stage.REASONING)
-        encoding = self._pipeline.begin_encoding(self._frame)
+        self._choose_task()
+        masks = self._task is Task.SEGMENT
+        encoding = self._pipeline.begin_encoding(self._frame) if masks else None
         grounding = None
         try:
             grounding = self._reason()
@@ -215,26 +220,45 @@ class _Attempt:
             if encoding is not None and not (grounding and grounding.objects):
                 encoding.cancel()
         self._stop_if_cancelled(grounding.raw_answer)
-        if not grounding.objects:
-            return self._answer(
-                Status.NOT_FOUND,
-                grounding.note or 'Nothing in the image matches the query.',
-                grounding,
-            )
+        if self._task is Task.ANSWER:
+            return self._in_words(grounding)
+        if not grounding.objects and not grounding.count:
+            note = grounding.note or 'Nothing in the image matches the query.'
+            return self._answer(Status.NOT_FOUND, note, grounding)
         # From here on, failures are not the reasoner's.
         self._stage = Stage.SEGMENTING
         usable, warning = clean(grounding, self._frame.width, self._frame.height)
-        if not usable.objects:
+        if grounding.objects and not usable.objects:
             raise MalformedAnswer(warning, grounding.raw_answer)
-        self._listeners.on_stage(Stage.SEGMENTING)
-        segments, mask_warning = self._segment(encoding, usable)
-        self._stop_if_cancelled(grounding.raw_answer)
+        mask_warning = ''
+        if masks:
+            self._listeners.on_stage(Stage.SEGMENTING)
+            segments, mask_warning = self._segment(encoding, usable)
+            self._stop_if_cancelled(grounding.raw_answer)
+        else:
+            segments = tuple(
+                without_mask(number, found, self._frame)
+                for number, found in enumerate(usable.objects, start=1)
+            )
         has_pose = any(segment.pose is not None for segment in segments)
         distortion = spatial.rectification_warning(self._frame) if has_pose else ''
         missing = spatial.missing_pose_warning(self._frame, segments)
-        warnings = (grounding.note, warning, mask_warning, distortion, missing)
+        counted = count_warning(grounding) if self._task is Task.COUNT else ''
+        warnings = (grounding.note, warning, counted, mask_warning, distortion, missing)
         message = ' '.join(text for text in warnings if text)
         return replace(self._answer(Status.OK, message, grounding), segments=segments)
+
+    def _choose_task(self) -> None:
+        if self._query.task is not None:
+            self._task = self._query.task
+            return
+        self._task = self._pipeline.router(self._query.text, self._cancelled)
+        self._query = replace(self._query, task=self._task)
+
+    def _in_words(self, grounding: Grounding) -> Answer:
+        if not grounding.answer:
+            raise MalformedAnswer('it is empty', grounding.raw_answer)
+        return self._answer(Status.OK, grounding.note, grounding)
 
     def failed(self, status: Status, message: str, raw_answer: str = '') -> Answer:
         """Return the answer for a failed query."""
@@ -291,7 +315,7 @@ class _Attempt:
             if segment.mask_roi != mask.roi:
                 dropped.append(number)
         self._segmenting_time = time.perf_counter() - started
-        return tuple(segments), _dropped_masks_warning(dropped, max_pixels)
+        return tuple(segments), dropped_masks_warning(dropped, max_pixels)
 
     def _on_text(self, text: str) -> None:
         self._text.append(text)
@@ -312,6 +336,7 @@ class _Attempt:
             )
 
     def _answer(self, status: Status, message: str, grounding: Grounding) -> Answer:
+        answered = status in (Status.OK, Status.NOT_FOUND)
         return Answer(
             query=self._query,
             status=status,
@@ -321,73 +346,23 @@ class _Attempt:
             raw_answer=grounding.raw_answer,
             reasoner=self._pipeline.reasoner.name,
             segmenter=self._pipeline.segmenter.name,
+            task=self._task,
+            answer=grounding.answer,
+            count=number_of(grounding) if answered and self._task is Task.COUNT else None,
         )
 
 
-def clean(grounding: Grounding, width: int, height: int) -> tuple[Grounding, str]:
-    """Clip boxes to the image, and drop invalid boxes and points.
-
-    Args:
-        grounding: from the reasoner.
-        width: columns of the image.
-        height: rows of the image.
-
-    Returns:
-        The grounding with integer boxes of at least one pixel, limited to MAX_OBJECTS, MAX_POINTS
-        per object and MAX_LABEL_LENGTH; and a warning that counts what was dropped, or an empty
-        text.
-    """
-    objects = []
-    points_dropped = 0
-    for grounded in grounding.objects[:MAX_OBJECTS]:
-        box = clip_box(grounded, width, height)
-        if box is None:
-            continue
-        given = grounded.points[:MAX_POINTS]
-        points = tuple((x, y) for x, y in given if 0 <= x <= width and 0 <= y <= height)
-        points_dropped += len(given) - len(points)
-        label = _truncated(grounded.label)
-        objects.append(replace(grounded, box=box, points=points, label=label))
-    warnings = []
-    excess = max(0, len(grounding.objects) - MAX_OBJECTS)
-    if excess:
-        warnings.append(f'{excess} objects dropped: at most {MAX_OBJECTS} are segmented.')
-    boxes_dropped = len(grounding.objects) - excess - len(objects)
-    if boxes_dropped:
-        warnings.append(
-            f'{boxes_dropped} of {len(grounding.objects)} boxes dropped: not a number, inverted, '
-            'empty or outside the image.'
-        )
-    if points_dropped:
-        warnings.append(f'{points_dropped} points dropped: outside the image.')
-    return replace(grounding, objects=tuple(objects)), ' '.join(warnings)
+def number_of(grounding: Grounding) -> int:
+    """Return the number that the model wrote, or of the objects that it gave."""
+    return len(grounding.objects) if grounding.count is None else grounding.count
 
 
-def _truncated(label: str) -> str:
-    return label if len(label) <= MAX_LABEL_LENGTH else f'{label[: MAX_LABEL_LENGTH - 1]}…'
-
-
-def clip_box(
-    grounded: GroundedObject, width: int, height: int
-) -> tuple[float, float, float, float] | None:
-    """Clip an object's box to the image.
-
-    Args:
-        grounded: the object.
-        width: columns of the image.
-        height: rows of the image.
-
-    Returns:
-        The box in integer pixels; None if it is invalid or outside the image.
-    """
-    x1, y1, x2, y2 = grounded.box
-    if not all(map(math.isfinite, grounded.box)) or x2 <= x1 or y2 <= y1:
-        return None
-    left, right = (min(max(round(x), 0), width) for x in (x1, x2))
-    top, bottom = (min(max(round(y), 0), height) for y in (y1, y2))
-    if right <= left or bottom <= top:
-        return None
-    return float(left), float(top), float(right), float(bottom)
+def count_warning(grounding: Grounding) -> str:
+    """Return a warning if the model wrote another number than it gave objects; else nothing."""
+    given = len(grounding.objects)
+    if grounding.count in (None, given):
+        return ''
+    return f'The model wrote the number {grounding.count}, but gave {given} objects.'
 
 
 def describe_error(error: BaseException) -> str:
@@ -395,49 +370,3 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, Exception):
         return f'{type(error).__name__}: {error}'
     return f'A model tried to end the program ({type(error).__name__}: {error}).'
-
-
-def max_mask_pixels(frame: Frame) -> int:
-    """Return the limit for the pixels of all masks of an answer about a frame."""
-    return max(MAX_MASK_PIXELS, MAX_MASK_IMAGES * frame.width * frame.height)
-
-
-def _dropped_masks_warning(dropped: list[int], max_pixels: int) -> str:
-    if not dropped:
-        return ''
-    return (
-        f'The masks of objects {", ".join(map(str, dropped))} were dropped, because all masks '
-        f'together would have more than {max_pixels // 10**6} million pixels; their boxes and '
-        'poses are included.'
-    )
-
-
-def make_segment(
-    number: int, grounded: GroundedObject, mask: SegmentedMask, frame: Frame, max_pixels: int
-) -> Segment:
-    """Combine a grounded object and its mask, and lift it to 3-D if there is depth.
-
-    Args:
-        number: the object's id.
-        grounded: the object.
-        mask: its mask.
-        frame: the frame.
-        max_pixels: limit for its cropped mask; a larger one is dropped.
-    """
-    x1, y1, x2, y2 = (int(value) for value in grounded.box)
-    pose: Pose3D | None = None
-    pose_status = PoseStatus.NO_DEPTH
-    if frame.depth is not None:
-        pose, pose_status = spatial.lift(mask.mask, frame)
-    fits = mask.roi.width * mask.roi.height <= max_pixels
-    return Segment(
-        id=number,
-        label=grounded.label,
-        score=mask.score,
-        box=Roi(x1, y1, x2 - x1, y2 - y1),
-        points=grounded.points,
-        mask_roi=mask.roi if fits else Roi(0, 0, 0, 0),
-        mask=mask.cropped if fits else np.zeros((0, 0), np.bool_),
-        pose=pose,
-        pose_status=pose_status,
-    )

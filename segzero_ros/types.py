@@ -77,6 +77,10 @@ class ReasonerUnavailable(SegZeroError):
     """The reasoning model cannot be loaded or reached; the text gives the reason and a hint."""
 
 
+class UnsupportedTask(SegZeroError):
+    """There is no such task, or the reasoner cannot do it; the text names those it can do."""
+
+
 class SegmenterUnavailable(SegZeroError):
     """The segmenter cannot be loaded; the text gives the reason and a hint."""
 
@@ -134,19 +138,70 @@ class Frame:
         return int(self.image.shape[1])
 
 
+class Task(IntEnum):
+    """What is wanted of a query; the values of SegmentationResult.task."""
+
+    SEGMENT = 0
+    DETECT = 1
+    COUNT = 2
+    ANSWER = 3
+    POINT = 4
+
+
+# The task of a query that leaves the choice to the router.
+AUTO = 'auto'
+TASK_NAMES = (*(task.name.lower() for task in Task), AUTO)
+
+
+def task_named(name: str) -> Task | None:
+    """Return the task of a name, in any case; None for `auto`.
+
+    Args:
+        name: one of TASK_NAMES; empty: `segment`.
+
+    Raises:
+        UnsupportedTask: there is no such task.
+    """
+    wanted = name.strip().lower()
+    if wanted == AUTO:
+        return None
+    try:
+        return Task[wanted.upper()] if wanted else Task.SEGMENT
+    except KeyError:
+        raise UnsupportedTask(
+            f'There is no task {name[:40]!r}; there are {", ".join(TASK_NAMES)}.'
+        ) from None
+
+
 @dataclass(frozen=True)
 class Query:
-    """A natural-language query with an id."""
+    """A natural-language query with an id.
+
+    Attributes:
+        text: the query.
+        id: returned with the answer.
+        task: what is wanted; None leaves the choice to the router.
+        candidates: boxes of another detector to choose among, in pixels of the image; empty: any
+            object.
+    """
 
     text: str
     id: str = ''
+    task: Task | None = Task.SEGMENT
+    candidates: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)
 class GroundedObject:
-    """An object as given by the reasoning model: in source pixels, not clipped, without a mask."""
+    """An object as given by the reasoning model: in source pixels, not clipped, without a mask.
 
-    box: Box
+    Attributes:
+        box: None if the model gave points only.
+        points: inside the object; at least one without a box.
+        label: its name; empty if the model gave none.
+    """
+
+    box: Box | None
     points: tuple[Point, ...] = ()
     label: str = ''
 
@@ -161,6 +216,8 @@ class Grounding:
         raw_answer: its complete output.
         generated_tokens: number of generated tokens; 0 for reasoners without tokens.
         note: for the user: why there are no objects, or what was repaired in the answer.
+        answer: the answer in words, for the task ANSWER; empty for the others.
+        count: the number that the model wrote, for the task COUNT; None if it wrote none.
     """
 
     reasoning: str
@@ -168,6 +225,8 @@ class Grounding:
     raw_answer: str = ''
     generated_tokens: int = 0
     note: str = ''
+    answer: str = ''
+    count: int | None = None
 
 
 class Roi(NamedTuple):
@@ -313,12 +372,16 @@ class Segment:
         id: its value in the label image, from 1.
         label: the object's name, from the model or the query.
         score: the segmenter's estimate of the mask's IoU; NaN if it has none.
-        box: the reasoning model's box, clipped to the image, in integer pixels.
+        box: the reasoning model's box, clipped to the image, in integer pixels; the mask's
+            bounding box if the model gave points only.
         points: the reasoning model's points.
-        mask_roi: the mask's bounding box; width and height 0 for an empty mask.
+        mask_roi: the mask's bounding box; width and height 0 for an empty mask or none.
         mask: (mask_roi.height, mask_roi.width) bool.
-        pose: the object's 3-D box, if pose_status is POSE_OK.
+        pose: the object's 3-D box, if pose_status is POSE_OK. Without a mask (the tasks DETECT,
+            COUNT and POINT) it is the place on its surface at its first point, or in the middle
+            of its box, with size 0.
         pose_status: whether there is a pose, or why not.
+        box_from_mask: whether the model gave points only.
     """
 
     id: int
@@ -330,6 +393,7 @@ class Segment:
     mask: Mask
     pose: Pose3D | None = None
     pose_status: PoseStatus = PoseStatus.NO_DEPTH
+    box_from_mask: bool = False
 
     def full_mask(self, height: int, width: int) -> Mask:
         """Return the mask at the source image's size, (height, width) bool."""
@@ -403,6 +467,9 @@ class Answer:
         timing: durations of the stages.
         failed_in: the stage that failed: REASONING for the reasoner, its server and its time
             limit, SEGMENTING for the segmenter, QUEUED before either; None if none failed.
+        task: what was done; SEGMENT if the query failed before the router chose.
+        answer: the answer in words, for the task ANSWER.
+        count: the number of objects, for the task COUNT; None for the others.
     """
 
     query: Query
@@ -416,3 +483,6 @@ class Answer:
     segmenter: str = ''
     timing: Timing = field(default_factory=Timing)
     failed_in: Stage | None = None
+    task: Task = Task.SEGMENT
+    answer: str = ''
+    count: int | None = None

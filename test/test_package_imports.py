@@ -19,6 +19,7 @@ ALLOWED = {
     'extras': set(),
     'programs': {'extras', 'ros'},
     'spatial': {'quantiles', 'rotations', 'types'},
+    'segments': {'spatial', 'types'},
     'cancellation': set(),
     'gpus': {'types'},
     'hub': {'types'},
@@ -35,6 +36,7 @@ ALLOWED = {
     'loading': {'extras', 'gpus', 'pipeline', 'reasoning', 'segmentation', 'tracking', 'types'},
     'config': {'conversions', 'loading', 'pipeline', 'types'},
     'pipeline': {
+        'segments',
         'cancellation',
         'reasoning',
         'segmentation',

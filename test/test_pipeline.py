@@ -7,15 +7,8 @@ import weakref
 import numpy as np
 import pytest
 
-from segzero_ros.pipeline import (
-    clean,
-    clip_box,
-    Listeners,
-    MAX_LABEL_LENGTH,
-    MAX_OBJECTS,
-    MAX_POINTS,
-    Pipeline,
-)
+from segzero_ros.pipeline import Listeners, Pipeline
+from segzero_ros.segments import clean, clip_box, MAX_LABEL_LENGTH, MAX_OBJECTS, MAX_POINTS
 from segzero_ros.types import (
     Cancelled,
     Frame,
@@ -418,8 +411,8 @@ def test_a_time_limit_holds_for_the_masks_too():
 
 
 def test_masks_that_would_be_too_large_together_are_left_out_and_named(ask, monkeypatch):
-    monkeypatch.setattr('segzero_ros.pipeline.MAX_MASK_PIXELS', 1000)
-    monkeypatch.setattr('segzero_ros.pipeline.MAX_MASK_IMAGES', 0)
+    monkeypatch.setattr('segzero_ros.segments.MAX_MASK_PIXELS', 1000)
+    monkeypatch.setattr('segzero_ros.segments.MAX_MASK_IMAGES', 0)
     small = GroundedObject((0.0, 0.0, 10.0, 10.0), label='spoon')
     answer = ask(grounding(CUP, CUP, CUP, small))
     assert answer.status is Status.OK
@@ -429,7 +422,7 @@ def test_masks_that_would_be_too_large_together_are_left_out_and_named(ask, monk
     assert left_out.mask_roi == Roi(0, 0, 0, 0)
     assert (left_out.label, left_out.box, left_out.score) == ('cup', Roi(10, 5, 20, 20), 0.5)
     # A large image has room for a few masks of its own size.
-    monkeypatch.setattr('segzero_ros.pipeline.MAX_MASK_IMAGES', 4)
+    monkeypatch.setattr('segzero_ros.segments.MAX_MASK_IMAGES', 4)
     assert ask(grounding(CUP, CUP, CUP, small)).message == ''
 
 
@@ -513,7 +506,7 @@ NAN = float('nan')
     ],
 )
 def test_boxes_are_clipped_or_refused(box, clipped):
-    assert clip_box(GroundedObject(box), 60, 40) == clipped
+    assert clip_box(box, 60, 40) == clipped
 
 
 def test_dropped_boxes_and_points_are_counted(ask):

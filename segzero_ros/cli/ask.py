@@ -10,7 +10,7 @@ import time
 from typing import Any, TYPE_CHECKING
 
 from segzero_ros.conversions.text import printable
-from segzero_ros.types import RgbImage, Segment, SegZeroError, Stage, Status
+from segzero_ros.types import RgbImage, Segment, SegZeroError, Stage, Status, TASK_NAMES
 
 if TYPE_CHECKING:
     from segzero_ros.ros.client import PerceptionClient, Progress, Reply
@@ -30,6 +30,7 @@ examples:
   segzero ask "the red cup"
   segzero ask "the largest book" --image table.png --output answer.png
   segzero ask "both eggs" --json | jq '.objects[].mask_pixels'
+  segzero ask "how many mugs are there?" --task auto
 """
 
 
@@ -42,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--image', type=Path, help='query this image file instead of the latest camera frame'
+    )
+    parser.add_argument(
+        '--task',
+        choices=TASK_NAMES,
+        default='segment',
+        help='what is wanted; auto: the node decides by the sentence (default: %(default)s)',
     )
     parser.add_argument('--output', type=Path, help='save the overlay image to this file')
     parser.add_argument(
@@ -72,12 +79,14 @@ def run(options: argparse.Namespace) -> int:
         client.wait_for_node(options.wait)
         stream = None if options.json else ReasoningStream()
         on_progress = stream.show if stream else ignore
-        reply = client.ask(options.query, image, on_progress, options.timeout)
+        reply = client.ask(options.query, image, on_progress, options.timeout, task=options.task)
         # Node and camera may just be starting.
         if reply.answer.status is Status.NO_IMAGE and client.wait_for_image(
             deadline - time.monotonic()
         ):
-            reply = client.ask(options.query, image, on_progress, options.timeout)
+            reply = client.ask(
+                options.query, image, on_progress, options.timeout, task=options.task
+            )
         if stream:
             stream.finish(reply.answer.reasoning)
         if options.json:
@@ -123,6 +132,8 @@ def show(reply: Reply, image_topics: list[str]) -> None:
     console, answer = Console(highlight=False), reply.answer
     if answer.segments:
         console.print(object_table(reply))
+    if answer.answer or answer.count is not None:
+        console.print(printable(answer.answer or str(answer.count)), style='bold', markup=False)
     colour = {Status.OK: 'green', Status.NOT_FOUND: 'yellow'}.get(answer.status, 'red')
     console.print(f'[bold {colour}]{answer.status.name}[/]', end=' ')
     message = printable(answer.message)
@@ -163,7 +174,10 @@ def as_dictionary(reply: Reply) -> dict[str, Any]:
     return {
         'query_id': answer.query.id,
         'query': answer.query.text,
+        'task': answer.task.name.lower(),
         'status': answer.status.name,
+        'answer': answer.answer,
+        'count': answer.count,
         'message': answer.message,
         'reasoning': answer.reasoning,
         'reasoner': answer.reasoner,

@@ -15,7 +15,7 @@ DETECTIONS_3D = 'vision_msgs/msg/Detection3DArray'
 
 
 def detections(make: Make, answer: Answer) -> Any:
-    """Return the objects' boxes as a vision_msgs/Detection2DArray.
+    """Return the objects' boxes as a vision_msgs/Detection2DArray; mere points are left out.
 
     Args:
         make: creates the messages.
@@ -24,6 +24,8 @@ def detections(make: Make, answer: Answer) -> Any:
     header = header_of(make, answer)
     messages = []
     for segment in answer.segments:
+        if not segment.box.width:
+            continue
         # Pixel centres are at integers: the box of the single pixel 3 spans 2.5 to 3.5.
         centre = make(
             'vision_msgs/msg/Point2D',

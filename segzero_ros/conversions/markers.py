@@ -19,13 +19,15 @@ _BOX_ALPHA = 0.45
 _TEXT_HEIGHT = 0.04
 _TEXT_GAP = 0.02
 _MIN_SCALE = 0.001
+# Diameter of the ball at a point, metres.
+_BALL = 0.02
 # Constants of visualization_msgs/Marker.
-_CUBE, _TEXT_VIEW_FACING = 1, 9
+_CUBE, _SPHERE, _TEXT_VIEW_FACING = 1, 2, 9
 _ADD, _DELETEALL = 0, 3
 
 
 def markers(make: Make, answer: Answer) -> Any:
-    """Return the 3-D boxes and their labels, in the overlay's colours.
+    """Return the 3-D boxes, balls at mere points, and their labels, in the overlay's colours.
 
     The first marker deletes those of the previous answer. Objects without a pose have no marker.
 
@@ -37,19 +39,21 @@ def markers(make: Make, answer: Answer) -> Any:
     messages = [_marker(make, header, action=_DELETEALL)]
     for segment in answer.segments:
         if segment.pose is not None:
-            messages.append(_box(make, segment, segment.pose, header))
+            messages.append(_body(make, segment, segment.pose, header))
             messages.append(_label(make, segment, segment.pose, header))
     return make(MARKERS, markers=messages)
 
 
-def _box(make: Make, segment: Segment, pose: Pose3D, header: Any) -> Any:
-    x, y, z = (max(length, _MIN_SCALE) for length in pose.size)
+def _body(make: Make, segment: Segment, pose: Pose3D, header: Any) -> Any:
+    """Return the object's box, or a ball at its place on the surface if it has no mask."""
+    has_size = any(pose.size)
+    x, y, z = (max(length, _MIN_SCALE) for length in pose.size) if has_size else (_BALL,) * 3
     return _marker(
         make,
         header,
         ns='boxes',
         id=segment.id,
-        type=_CUBE,
+        type=_CUBE if has_size else _SPHERE,
         pose=to_pose(make, pose),
         scale=to_vector(make, (x, y, z)),
         color=_colour(make, segment, _BOX_ALPHA),

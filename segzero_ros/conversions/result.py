@@ -40,6 +40,8 @@ class Make(Protocol):
 # Pose and size fields of an object without a pose: ROS's default values.
 NO_POSE = Pose3D((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
 _MASK_ENCODING = 'mono8'
+# SegmentationResult.count where none was asked for.
+NO_COUNT = -1
 
 
 def to_time(make: Make, stamp_ns: int) -> Any:
@@ -71,9 +73,12 @@ def to_result(make: Make, answer: Answer) -> Any:
         header=header,
         query_id=clean_text(answer.query.id),
         query=clean_text(answer.query.text),
+        task=int(answer.task),
         status=int(answer.status),
         message=clean_text(answer.message),
         reasoning=clean_text(answer.reasoning),
+        answer=clean_text(answer.answer),
+        count=NO_COUNT if answer.count is None else answer.count,
         raw_answer=clean_text(answer.raw_answer),
         reasoner=clean_text(answer.reasoner),
         segmenter=clean_text(answer.segmenter),
@@ -97,9 +102,10 @@ def to_object(make: Make, segment: Segment, header: Any) -> Any:
         id=segment.id,
         label=clean_text(segment.label),
         score=float(segment.score),
-        bbox=_to_region(make, segment.box),
+        bbox=to_region(make, segment.box),
+        bbox_from_mask=segment.box_from_mask,
         points=[make('segzero_ros/msg/Pixel', x=float(x), y=float(y)) for x, y in segment.points],
-        mask_roi=_to_region(make, segment.mask_roi),
+        mask_roi=to_region(make, segment.mask_roi),
         mask=_image(make, segment.mask.astype(np.uint8) * np.uint8(255), _MASK_ENCODING, header),
         pose_status=int(segment.pose_status),
         pose=to_pose(make, segment.pose or NO_POSE),
@@ -189,11 +195,14 @@ def answer_from(result: Any, frame: Frame | None = None) -> Answer:
             f'{frame.width}x{frame.height}.'
         )
     return Answer(
-        query=types.Query(result.query, result.query_id),
+        query=types.Query(result.query, result.query_id, types.Task(result.task)),
+        task=types.Task(result.task),
         status=types.Status(result.status),
         message=result.message,
         frame=frame,
         reasoning=result.reasoning,
+        answer=result.answer,
+        count=None if result.count == NO_COUNT else result.count,
         raw_answer=result.raw_answer,
         segments=segments_from(result),
         reasoner=result.reasoner,
@@ -223,7 +232,8 @@ def _image(make: Make, pixels: NDArray[Any], encoding: str, header: Any) -> Any:
     )
 
 
-def _to_region(make: Make, roi: Roi) -> Any:
+def to_region(make: Make, roi: Roi) -> Any:
+    """Return a rectangle of pixels as a sensor_msgs/RegionOfInterest."""
     x, y, width, height = map(int, roi)
     return make(
         'sensor_msgs/msg/RegionOfInterest',
@@ -277,6 +287,7 @@ def _segment_from(message: Any, result: Any) -> Segment:
         label=message.label,
         score=message.score,
         box=_roi_from(message.bbox),
+        box_from_mask=message.bbox_from_mask,
         points=tuple((point.x, point.y) for point in message.points),
         mask_roi=roi,
         mask=mask_from(message),

@@ -81,7 +81,7 @@ def make_record(
     valid = [] if failure in (Failure.ANSWER, Failure.CRASH) else objects
     prediction = Prediction(
         mask=None if failure is not Failure.NONE else _union(answer, height, width),
-        boxes=tuple(found.box for found in valid),
+        boxes=tuple(found.box for found in valid if found.box is not None),
         points=tuple(point for found in valid for point in found.points),
         failure=failure,
         words=len(answer.reasoning.split()),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 import json
 import re
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from segzero_ros.reasoning.base import ignore, OnObject, OnText
 from segzero_ros.reasoning.stream_parser import (
@@ -60,6 +60,37 @@ class Increment(NamedTuple):
     objects: tuple[GroundedObject, ...]
 
 
+class Reader(Protocol):
+    """Parses one answer, fed in any pieces."""
+
+    @property
+    def text(self) -> str:
+        """All text fed so far."""
+        ...
+
+    @property
+    def streamed(self) -> str:
+        """What `feed` returned as words so far."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is closed; further text cannot change it."""
+        ...
+
+    def feed(self, delta: str) -> Increment:
+        """Parse a further piece of the text; return what it added."""
+        ...
+
+    def finish(self, generated_tokens: int = 0) -> Grounding:
+        """Return the result of the whole text.
+
+        Raises:
+            MalformedAnswer: it cannot be parsed; the error carries the text.
+        """
+        ...
+
+
 class AnswerReader:
     """Parses one answer, fed in any pieces; the result does not depend on how it is split."""
 
@@ -98,6 +129,11 @@ class AnswerReader:
     def reasoning(self) -> str:
         """The reasoning so far."""
         return ''.join(self._reasoning_text.pieces)
+
+    @property
+    def streamed(self) -> str:
+        """What `feed` returned as reasoning so far."""
+        return self.reasoning
 
     @property
     def complete(self) -> bool:
@@ -233,7 +269,7 @@ class StreamReporter:
     """Reports an answer to callbacks while it is streamed: each word and object once."""
 
     def __init__(
-        self, reader: AnswerReader, on_text: OnText = ignore, on_object: OnObject = ignore
+        self, reader: Reader, on_text: OnText = ignore, on_object: OnObject = ignore
     ) -> None:
         self._reader = reader
         self._on_text = on_text
@@ -261,9 +297,10 @@ class StreamReporter:
         Raises:
             MalformedAnswer: it cannot be read; the error carries the text.
         """
-        reported = len(self._reader.reasoning)
+        reported = len(self._reader.streamed)
         grounding = self._reader.finish(generated_tokens)
-        self._report(grounding.reasoning[reported:], grounding.objects[self._objects_reported :])
+        objects = grounding.objects[self._objects_reported :]
+        self._report(self._reader.streamed[reported:], objects)
         return grounding
 
     def _report(self, words: str, objects: tuple[GroundedObject, ...]) -> None:

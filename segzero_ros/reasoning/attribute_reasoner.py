@@ -95,7 +95,7 @@ class _ReasoningWriter:
         reasoning = ' '.join(self._sentences)
         answer = [
             {
-                'bbox_2d': [round(value) for value in found.box],
+                'bbox_2d': [round(value) for value in found.box or ()],
                 'point_2d': [round(value) for value in found.points[0]],
             }
             for found in objects

@@ -71,19 +71,22 @@ class Reasoner(Protocol):
         cancelled: IsCancelled = never,
         on_object: OnObject = ignore,
     ) -> Grounding:
-        """Find the objects in the frame that the query means.
+        """Find the objects in the frame that the query means, or answer it in words.
 
         Args:
             frame: the image, with depth where there is one.
-            query: the text.
-            on_text: called with each further piece of the reasoning while it is generated.
+            query: the text and the task.
+            on_text: called with each further piece of the reasoning while it is generated; for
+                the task ANSWER with that of the answer, too.
             cancelled: polled at least once per generated token; True stops the model.
             on_object: called with each object as soon as it is complete.
 
         Returns:
-            The reasoning and the objects, in pixels of the source image.
+            The reasoning and the objects, in pixels of the source image; for the task ANSWER the
+            words, for the task COUNT the number if the model wrote one.
 
         Raises:
+            UnsupportedTask: it cannot do the query's task.
             MalformedAnswer: the answer cannot be parsed; the error carries its text.
             Cancelled: `cancelled` became True.
             ReasonerTimeout: the time limit was exceeded.

@@ -19,7 +19,7 @@ from segzero_ros.reasoning.answers import AnswerParser, StreamReporter
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
 from segzero_ros.reasoning.chat_messages import user_message
 from segzero_ros.reasoning.chat_stream import Reply, take
-from segzero_ros.reasoning.dialects import dialect_named
+from segzero_ros.reasoning.dialects import Dialect, dialect_named
 from segzero_ros.reasoning.guided_decoding import answer_format, is_honoured
 from segzero_ros.reasoning.preprocessing import resize_for_model
 from segzero_ros.reasoning.resize_check import ResizeCheck
@@ -40,6 +40,7 @@ from segzero_ros.types import (
     ReasonerTimeout,
     ReasonerUnavailable,
     RgbImage,
+    Task,
 )
 
 # Seconds between checks of a running query for cancellation and timeout.
@@ -107,6 +108,7 @@ class OpenAIReasoner:
             )
         self._key_env = api_key_env
         self._time_limit = time_limit
+        self._constrain_answer = constrain_answer
         self._parser = cast(AnswerParser, answer_parser)
         try:
             self._dialect = dialect_named(dialect)
@@ -140,8 +142,7 @@ class OpenAIReasoner:
             self._model, owner = self._loop.run_until_complete(self._served(model))
             self._request['model'] = self._model
             if constrain_answer:
-                constraint = self._loop.run_until_complete(self._constraint())
-                self._request['response_format'] = constraint
+                self._loop.run_until_complete(self._require_constraint())
             self._resizing = ResizeCheck(self._dialect, self._url, owner, self._count_tokens)
         except BaseException:
             self.close()
@@ -166,13 +167,16 @@ class OpenAIReasoner:
         on_object: OnObject = ignore,
     ) -> Grounding:
         """Query the server; see `Reasoner.reason`."""
-        reader = self._dialect.reader(frame.width, frame.height, self._parser, query.text)
+        dialect = self._dialect.for_task(query.task or Task.SEGMENT)
+        reader = dialect.reader(frame.width, frame.height, self._parser, query.text)
         most = MAX_CHARACTERS_PER_TOKEN * self._request['max_tokens']
         reply = Reply(StreamReporter(reader, on_text, on_object), most)
         self._response = None
         self._connection_error = ''
         return self._loop.run_until_complete(
-            self._run_with_limits(self._complete(frame, query, reply, cancelled), reply, cancelled)
+            self._run_with_limits(
+                self._complete(frame, query, dialect, reply, cancelled), reply, cancelled
+            )
         )
 
     def close(self) -> None:
@@ -234,14 +238,25 @@ class OpenAIReasoner:
             )
 
     async def _complete(
-        self, frame: Frame, query: Query, reply: Reply, cancelled: IsCancelled
+        self, frame: Frame, query: Query, dialect: Dialect, reply: Reply, cancelled: IsCancelled
     ) -> Grounding:
-        """Send the query and read the stream until the answer is complete."""
-        seen = resize_for_model(self._dialect, frame.image)
-        prompt = self._dialect.prompt(query.text)
+        """Send the query and read the stream until the answer is complete.
+
+        Args:
+            frame: the image.
+            query: the text.
+            dialect: for the query's task.
+            reply: takes the answer.
+            cancelled: polled with each chunk.
+        """
+        seen = resize_for_model(dialect, frame.image)
+        prompt = dialect.prompt(query.text)
         started = time.monotonic()
         try:
-            async with await self._create_completion(user_message(seen, prompt)) as stream:
+            content: dict[str, Any] = {'messages': user_message(seen, prompt)}
+            if self._constrain_answer and dialect.schema is not None:
+                content['response_format'] = answer_format(dialect)
+            async with await self._create_completion(content) as stream:
                 async for chunk in stream:
                     if cancelled():
                         raise Cancelled(reply.reporter.text)
@@ -267,8 +282,7 @@ class OpenAIReasoner:
 
     async def _count_tokens(self, image: RgbImage, text: str) -> int | None:
         """Return the prompt tokens of a text with an image; None if the server reports none."""
-        fixed = {key: value for key, value in self._request.items() if key != 'response_format'}
-        request = fixed | {'messages': user_message(image, text), 'max_tokens': 1}
+        request = self._request | {'messages': user_message(image, text), 'max_tokens': 1}
         whole = {key: value for key, value in request.items() if not key.startswith('stream')}
         asked = [request, whole] if 'stream_options' in request else [whole]
         for one in asked:
@@ -294,18 +308,22 @@ class OpenAIReasoner:
                 charged = getattr(chunk.usage, 'prompt_tokens', None) or charged
         return charged
 
-    async def _create_completion(self, messages: Any) -> Any:
-        """Start the completion, again without stream_options if the server rejects these."""
+    async def _create_completion(self, content: dict[str, Any]) -> Any:
+        """Start the completion, again without stream_options if the server rejects these.
+
+        Args:
+            content: what the request has beside the fixed options.
+        """
         try:
             return await self._with_retries(
-                lambda: self._client.chat.completions.create(messages=messages, **self._request)
+                lambda: self._client.chat.completions.create(**content, **self._request)
             )
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             refused = 'stream_options' in f'{error.message} {error.body}'
             if not refused or 'stream_options' not in self._request:
                 raise
             del self._request['stream_options']
-        return await self._create_completion(messages)
+        return await self._create_completion(content)
 
     async def _with_retries(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Call, and retry with growing delays while the connection fails."""
@@ -389,15 +407,15 @@ class OpenAIReasoner:
         finally:
             task.cancel()
 
-    async def _constraint(self) -> dict[str, Any]:
-        """Return the `response_format` for guided decoding, after a probe of the server."""
+    async def _require_constraint(self) -> None:
+        """Raise ReasonerUnavailable unless the server holds answers to a format."""
         try:
-            constraint = answer_format(self._dialect)
+            answer_format(self._dialect)
         except ValueError as error:
             raise ReasonerUnavailable(str(error)) from error
         try:
             if await asyncio.wait_for(is_honoured(self._constrained), CONSTRAINT_LIMIT):
-                return constraint
+                return
             cause = 'it writes something else'
         except asyncio.TimeoutError:
             cause = f'no answer within {CONSTRAINT_LIMIT:g} s'

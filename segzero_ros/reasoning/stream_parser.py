@@ -81,14 +81,19 @@ class ThinkAnswerSplitter:
             at, marker = min(found)
             piece, self._pending = self._pending[:at], self._pending[at + len(marker) :]
             return piece, marker
-        held = _beginning_of(markers, self._pending)
+        held = held_back(markers, self._pending)
         cut = len(self._pending) - held
         piece, self._pending = self._pending[:cut], self._pending[cut:]
         return piece, ''
 
 
-def _beginning_of(markers: tuple[str, ...], text: str) -> int:
-    """Return how many characters at the text's end may be the beginning of a marker."""
+def held_back(markers: tuple[str, ...], text: str) -> int:
+    """Return how many characters at the text's end may be the beginning of a marker.
+
+    Args:
+        markers: the texts that mark a stage.
+        text: not containing a whole marker.
+    """
     longest = max(map(len, markers), default=1) - 1
     for length in range(min(longest, len(text)), 0, -1):
         if any(mark.startswith(text[-length:]) for mark in markers):

@@ -53,6 +53,7 @@ from segzero_ros.types import (
     ReasonerUnavailable,
     RgbImage,
     SegZeroError,
+    Task,
 )
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class TransformersReasoner:
         """Find the queried objects; see `base.Reasoner`."""
         if self._model is None:
             raise ReasonerUnavailable('The reasoner was closed.')
-        reader = self._dialect.reader(
+        reader = self._dialect.for_task(query.task or Task.SEGMENT).reader(
             frame.width, frame.height, self._options.answer_parser, query.text
         )
         answer = PartialAnswer(
@@ -358,7 +359,8 @@ class TransformersReasoner:
 
     def _chat(self, query: Query) -> str:
         """Return the whole prompt as text, with one image placeholder."""
-        return chat_text(self._processor, self._dialect.prompt(query.text, self._control_tokens))
+        dialect = self._dialect.for_task(query.task or Task.SEGMENT)
+        return chat_text(self._processor, dialect.prompt(query.text, self._control_tokens))
 
     def _finish(self, answer: PartialAnswer) -> Grounding:
         try:

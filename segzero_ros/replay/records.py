@@ -20,6 +20,7 @@ from segzero_ros.types import (
     Segment,
     SegZeroError,
     Status,
+    Task,
     Timing,
 )
 
@@ -72,9 +73,12 @@ def to_line(record: Record) -> str:
         'frame_id': record.frame_id,
         'query_id': answer.query.id,
         'query': answer.query.text,
+        'task': answer.task.name,
         'status': answer.status.name,
         'message': answer.message,
         'reasoning': answer.reasoning,
+        'answer': answer.answer,
+        'count': answer.count,
         'raw_answer': answer.raw_answer,
         'reasoner': answer.reasoner,
         'segmenter': answer.segmenter,
@@ -96,11 +100,16 @@ def from_line(line: str) -> Record:
     try:
         fields = json.loads(line)
         height, width = fields['image_size']
+        # Files of earlier releases have no tasks.
+        task = Task[fields.get('task', Task.SEGMENT.name)]
         answer = Answer(
-            query=Query(fields['query'], fields['query_id']),
+            query=Query(fields['query'], fields['query_id'], task),
+            task=task,
             status=Status[fields['status']],
             message=fields['message'],
             reasoning=fields['reasoning'],
+            answer=fields.get('answer', ''),
+            count=fields.get('count'),
             raw_answer=fields['raw_answer'],
             segments=tuple(_segment(found) for found in fields['objects']),
             reasoner=fields['reasoner'],
@@ -124,6 +133,7 @@ def _object(segment: Segment, size: tuple[int, int]) -> dict[str, Any]:
         'label': segment.label,
         'score': _number(segment.score),
         'box': list(map(int, segment.box)),
+        'box_from_mask': segment.box_from_mask,
         'points': [[float(x), float(y)] for x, y in segment.points],
         'mask_roi': list(map(int, segment.mask_roi)),
         'mask': {'size': list(size), 'counts': to_rle(segment.full_mask(*size))},
@@ -147,6 +157,7 @@ def _segment(found: dict[str, Any]) -> Segment:
         label=found['label'],
         score=_or_nan(found['score']),
         box=Roi(*found['box']),
+        box_from_mask=found.get('box_from_mask', False),
         points=tuple((x, y) for x, y in found['points']),
         mask_roi=roi,
         mask=from_rle(found['mask']['counts'], height, width)[roi.slices].copy(),

@@ -29,6 +29,8 @@ STOPPED_NS, STOPPED_PERIODS = 1_000_000_000, 3
 MAX_BYTES = 256 * 2**20
 IMAGES_WITHOUT_DEPTH = 6
 INFOS = 8
+# A stamp that went through a float, such as a number of seconds in JSON, is off by this much.
+STAMP_TOLERANCE_NS = 1_000
 # Number of pairs whose offsets give the usual one, and tolerance as a share of the shorter period.
 PAIRS = 30
 JITTER = 1 / 6
@@ -176,6 +178,18 @@ class RgbdBuffer:
                 return paired
             newest = self._images.newest
             return None if newest is None else self._pair(newest)
+
+    def at(self, time_ns: int) -> RgbdMessages | None:
+        """Return the buffered image with a stamp, and what belongs to it; None if there is none.
+
+        Args:
+            time_ns: its stamp, or within STAMP_TOLERANCE_NS of it.
+        """
+        with self._lock:
+            image = nearest(time_ns, self._images.messages)
+            if image is None or abs(image.time_ns - time_ns) > STAMP_TOLERANCE_NS:
+                return None
+            return self._pair(image)
 
     def latest_paired(self) -> RgbdMessages | None:
         """Return what `latest` returns if its image has matched depth, otherwise None."""

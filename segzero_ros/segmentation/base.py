@@ -46,7 +46,8 @@ class Segmenter(Protocol[Encoding]):
         Args:
             encoding: from `encode` for the frame.
             grounding: its boxes are clipped to the image, with integer corners, at least one pixel
-                wide and high; its points are inside the image.
+                wide and high; its points are inside the image. An object has a box, points or
+                both.
             check: called at least before each object, and before each layer of a model; an
                 exception it raises, on a cancel or a timeout, aborts the segmentation.
 

@@ -24,11 +24,11 @@ from segzero_ros.segmentation.depth_layers import (
     OBJECT,
     PROBABLY_OBJECT,
 )
+from segzero_ros.segmentation.point_region import box_around
 from segzero_ros.types import (
     Box,
     DepthImage,
     Frame,
-    GroundedObject,
     Grounding,
     Mask,
     Point,
@@ -90,8 +90,9 @@ class GrabCutSegmenter:
 
         Args:
             encoding: from `encode`.
-            grounding: boxes in integer pixels inside the image; the points of the other objects
-                count as background.
+            grounding: boxes in integer pixels inside the image; for an object without a box, one
+                around the region of its points is used. The points of the other objects count as
+                background.
             check: called before each object; an exception it raises aborts the segmentation.
 
         Returns:
@@ -107,8 +108,9 @@ class GrabCutSegmenter:
                 if other is not grounded
                 for point in other.points
             ]
-            x, y = int(grounded.box[0]), int(grounded.box[1])
-            window = segment_box(encoding, grounded, others)
+            box = grounded.box or box_around(encoding.lab, encoding.depth, grounded.points)
+            window = segment_box(encoding, box, grounded.points, others)
+            x, y = int(box[0]), int(box[1])
             size = (encoding.lab.shape[0], encoding.lab.shape[1])
             masks.append(SegmentedMask.from_window(window, x, y, size, math.nan))
         return masks
@@ -117,25 +119,28 @@ class GrabCutSegmenter:
         """Do nothing: there is no memory to free."""
 
 
-def segment_box(frame: FrameColours, grounded: GroundedObject, others: list[Point]) -> Mask:
+def segment_box(
+    frame: FrameColours, box: Box, points: tuple[Point, ...], others: list[Point]
+) -> Mask:
     """Return an object's mask inside its box.
 
     Args:
         frame: from `encode`.
-        grounded: the object's box and points.
+        box: of the object.
+        points: inside it.
         others: points of other objects.
 
     Returns:
         (box height, box width) bool; the whole box if GrabCut fails.
     """
     lab = frame.lab
-    crop = Crop.around(grounded.box, lab.shape[1], lab.shape[0])
+    crop = Crop.around(box, lab.shape[1], lab.shape[0])
     small = crop.shrink(lab)
-    labels = initial_labels(small, crop, grounded.box, grounded.points, others)
+    labels = initial_labels(small, crop, box, points, others)
     if frame.depth is not None:
-        apply_depth(labels, crop.sample(frame.depth), crop, grounded)
+        apply_depth(labels, crop.sample(frame.depth), crop, box, points)
     inside = np.zeros(labels.shape, np.bool_)
-    inside[crop.inner(grounded.box)] = True
+    inside[crop.inner(box)] = True
     if not ((labels == cv2.GC_BGD) | (labels == cv2.GC_PR_BGD)).any():
         # The box is the whole image, but GrabCut needs some background.
         labels[[0, -1]] = cv2.GC_PR_BGD
@@ -145,11 +150,11 @@ def segment_box(frame: FrameColours, grounded: GroundedObject, others: list[Poin
         small, labels, UNUSED_RECTANGLE, background, foreground, ITERATIONS, cv2.GC_INIT_WITH_MASK
     )
     mask = main_components(
-        (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD), crop, grounded.points, others
+        (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD), crop, points, others
     )
     if mask.sum() < MIN_FILL * inside.sum():
         mask = inside
-    return crop.enlarge(mask, grounded.box)
+    return crop.enlarge(mask, box)
 
 
 @dataclass(frozen=True)
@@ -245,7 +250,11 @@ def initial_labels(
 
 
 def apply_depth(
-    labels: NDArray[np.uint8], depth: DepthImage, crop: Crop, grounded: GroundedObject
+    labels: NDArray[np.uint8],
+    depth: DepthImage,
+    crop: Crop,
+    box: Box,
+    points: tuple[Point, ...],
 ) -> None:
     """Update GrabCut's probable labels by depth; certain ones stay.
 
@@ -253,9 +262,10 @@ def apply_depth(
         labels: (height, width) uint8, changed in place.
         depth: (height, width) metres at the crop's working size.
         crop: its window.
-        grounded: the object.
+        box: of the object.
+        points: inside it.
     """
-    layers = depth_layers(depth, crop.inner(grounded.box), crop.inside(grounded.points))
+    layers = depth_layers(depth, crop.inner(box), crop.inside(points))
     if layers is None:
         return
     probable = (labels == cv2.GC_PR_BGD) | (labels == cv2.GC_PR_FGD)

@@ -24,9 +24,11 @@ from segzero_ros import gpus, onednn
 from segzero_ros.cancellation import cancellable, Check
 from segzero_ros.segmentation.sam2_checkpoint import build_model, find_checkpoint
 from segzero_ros.types import (
+    Box,
     Frame,
     GroundedObject,
     Grounding,
+    Point,
     RgbImage,
     SegmentedMask,
     SegmenterUnavailable,
@@ -211,7 +213,7 @@ class Sam2Segmenter:
     def _segment(
         self, encoding: Sam2Encoding, objects: list[GroundedObject], check: Check | None
     ) -> Iterator[SegmentedMask]:
-        """Decode objects with the same number of points."""
+        """Decode objects with the same kind of prompt."""
         with self.autocast():
             logits, scores = self._decode(encoding, *self._prompts(encoding, objects))
         scores = scores.float()
@@ -229,14 +231,18 @@ class Sam2Segmenter:
     def _prompts(
         self, encoding: Sam2Encoding, objects: list[GroundedObject]
     ) -> tuple[Tensor, Tensor]:
-        """Return coordinates (n, 2 + points, 2), in pixels of the model's image, and labels."""
-        corners = [(grounded.box[:2], grounded.box[2:], *grounded.points) for grounded in objects]
-        coordinates = torch.tensor(corners, dtype=torch.float32, device=self.device)
+        """Return coordinates, in pixels of the model's image, and labels.
+
+        Both are (n, prompts, …): two corners of the box if there is one, then the points.
+        """
+        prompts = [(*_corners(grounded.box), *grounded.points) for grounded in objects]
+        coordinates = torch.tensor(prompts, dtype=torch.float32, device=self.device)
         coordinates[..., 0] /= encoding.width
         coordinates[..., 1] /= encoding.height
         coordinates *= self.model.image_size
+        box_labels = () if objects[0].box is None else BOX_LABELS
         labels = torch.tensor(
-            [*BOX_LABELS, *[POINT_LABEL] * len(objects[0].points)],
+            [*box_labels, *[POINT_LABEL] * len(objects[0].points)],
             dtype=torch.int32,
             device=self.device,
         )
@@ -305,15 +311,20 @@ def upsample(logits: Tensor, height: int, width: int) -> Tensor:
 def batches(objects: tuple[GroundedObject, ...]) -> Iterator[list[int]]:
     """Yield the objects' indices in batches for the decoder.
 
-    A batch has objects with the same number of points: padding a shorter prompt adds tokens that
-    the decoder attends to, which changes the masks.
+    A batch has objects that all have a box or none, and the same number of points: padding a
+    shorter prompt adds tokens that the decoder attends to, which changes the masks.
     """
-    groups: dict[int, list[int]] = {}
+    groups: dict[tuple[bool, int], list[int]] = {}
     for index, grounded in enumerate(objects):
-        groups.setdefault(len(grounded.points), []).append(index)
+        kind = grounded.box is None, len(grounded.points)
+        groups.setdefault(kind, []).append(index)
     for indices in groups.values():
         for start in range(0, len(indices), MAX_BATCH):
             yield indices[start : start + MAX_BATCH]
+
+
+def _corners(box: Box | None) -> tuple[Point, ...]:
+    return () if box is None else (box[:2], box[2:])
 
 
 def choose_device(name: str) -> torch.device:

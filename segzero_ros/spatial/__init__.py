@@ -3,8 +3,9 @@
 from segzero_ros.spatial.lifting import (
     fitting_intrinsics,
     lift,
+    locate,
     missing_pose_warning,
     rectification_warning,
 )
 
-__all__ = ['fitting_intrinsics', 'lift', 'missing_pose_warning', 'rectification_warning']
+__all__ = ['fitting_intrinsics', 'lift', 'locate', 'missing_pose_warning', 'rectification_warning']

@@ -9,14 +9,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 import math
 
-from segzero_ros.quantiles import quantile
-from segzero_ros.types import Frame, Intrinsics, Mask, Pose3D, PoseStatus, Segment
+import numpy as np
+
+from segzero_ros.quantiles import median, quantile
+from segzero_ros.types import (
+    Box,
+    Frame,
+    Intrinsics,
+    Mask,
+    Point,
+    Pose3D,
+    PoseStatus,
+    Segment,
+)
 
 # Limits of a plausible calibration: the tangent of the angle between an image border and the
 # optical axis, and the focal length in pixels. Larger values come from a corrupt calibration.
 _MAX_TANGENT, _MAX_FOCAL_LENGTH = 1e3, 1e8
 # Points lower than this above the plane, in metres, may belong to the plane.
 _PLANE_MARGIN = 0.006
+# Half the side of the square around a point whose depth is measured, as a share of the image's
+# width: three pixels of VGA, so that a hole of the depth camera is bridged and an edge seldom hit.
+_POINT_RADIUS = 3 / 640
 
 
 def lift(mask: Mask, frame: Frame) -> tuple[Pose3D | None, PoseStatus]:
@@ -55,6 +69,45 @@ def lift(mask: Mask, frame: Frame) -> tuple[Pose3D | None, PoseStatus]:
     if body.reliable.sum() < MIN_PIXELS:
         return None, PoseStatus.DEPTH_TOO_SPARSE
     return supported_box(body.smooth_points(), plane), PoseStatus.POSE_OK
+
+
+def locate(
+    box: Box | None, points: Sequence[Point], frame: Frame
+) -> tuple[Pose3D | None, PoseStatus]:
+    """Return the place on an object's surface, for an object without a mask.
+
+    It is measured around the object's first point; without points, in the middle of its box.
+
+    Args:
+        box: in pixels of the frame.
+        points: likewise; at least one without a box.
+        frame: with depth and intrinsics; otherwise the status names what is missing.
+
+    Returns:
+        The position in the frame's optical frame with its axes and size 0, and POSE_OK; or None
+        and the reason.
+    """
+    if frame.depth is None:
+        return None, PoseStatus.NO_DEPTH
+    intrinsics = fitting_intrinsics(frame)
+    if intrinsics is None:
+        return None, PoseStatus.NO_INTRINSICS
+    if points:
+        x, y = points[0]
+        half_width = half_height = max(1.0, _POINT_RADIUS * frame.width)
+    else:
+        assert box is not None
+        x, y = (box[0] + box[2] - 1) / 2, (box[1] + box[3] - 1) / 2
+        half_width, half_height = (box[2] - box[0]) / 6, (box[3] - box[1]) / 6
+    rows = slice(max(0, round(y - half_height)), round(y + half_height) + 1)
+    columns = slice(max(0, round(x - half_width)), round(x + half_width) + 1)
+    window = frame.depth[rows, columns]
+    measured = window[np.isfinite(window) & (window > 0)]
+    if not measured.size:
+        return None, PoseStatus.DEPTH_TOO_SPARSE
+    z = float(median(measured))
+    position = (x - intrinsics.cx) / intrinsics.fx * z, (y - intrinsics.cy) / intrinsics.fy * z, z
+    return Pose3D(position, (0.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0)), PoseStatus.POSE_OK
 
 
 def fitting_intrinsics(frame: Frame) -> Intrinsics | None:
@@ -113,7 +166,7 @@ def missing_pose_warning(frame: Frame, segments: Sequence[Segment]) -> str:
         if len(sparse) < len(segments):
             objects = f'object {", ".join(str(segment.id) for segment in sparse)}'
         return (
-            f'There is no pose of {objects}: too little depth was measured inside the mask '
+            f'There is no pose of {objects}: too little depth was measured there '
             '(objects that are too near, too far, shiny, black or transparent have none).'
         )
     given = frame.intrinsics

@@ -123,7 +123,8 @@ def predicted_boxes(dialect: Dialect, row: Row, text: str) -> list[Box] | None:
     """Return the boxes of an answer in the square's pixels; None if it cannot be parsed."""
     side = row.image.shape[0]
     try:
-        return [found.box for found in dialect.parse(text, side, side).objects]
+        objects = dialect.parse(text, side, side).objects
+        return [found.box for found in objects if found.box is not None]
     except MalformedAnswer:
         return None
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 import math
 from typing import Any, Literal
 
-from segzero_ros.reasoning.answers import AnswerParser, AnswerReader, Grammar, Scale
+from segzero_ros.reasoning.answers import AnswerParser, AnswerReader, Grammar, Reader, Scale
 from segzero_ros.reasoning.control_tokens import plain_question
-from segzero_ros.types import BadImage, GroundedObject, Grounding
+from segzero_ros.reasoning.words import WordsReader
+from segzero_ros.types import BadImage, GroundedObject, Grounding, Task, UnsupportedTask
 
 # Side of the square to which the published code of Seg-Zero and VisionReasoner resizes every
 # image.
@@ -33,6 +34,23 @@ QWEN_ARCHITECTURES = ('qwen2_5_vl', 'qwen2_vl')
 TAG_INSTRUCTION = (
     'Output the thinking process in <think> </think> and final answer in <answer> </answer> tags.'
 )
+
+
+@dataclass(frozen=True)
+class TaskFormat:
+    """How a family does a task other than `segment`.
+
+    Attributes:
+        prompt_prefix: the prompt before the question.
+        prompt_suffix: the prompt after the question.
+        grammar: how answers are parsed; None for answers in words.
+        schema: the answer's JSON schema, as in Dialect.
+    """
+
+    prompt_prefix: str = ''
+    prompt_suffix: str = ''
+    grammar: Grammar | None = None
+    schema: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,9 @@ class Dialect:
             `patch_position_codes`); 0 for none.
         min_pixels: least area of images that keep their aspect ratio, pixels.
         max_pixels: largest area of these, pixels.
+        tasks: the tasks other than `segment`, each with its format; None for the same prompt and
+            grammar as for `segment`.
+        in_words: whether answers are words instead of objects.
     """
 
     name: str
@@ -76,6 +97,34 @@ class Dialect:
     position_code_cell: int = 0
     min_pixels: int = _MIN_PIXELS
     max_pixels: int = _MAX_PIXELS
+    tasks: Mapping[Task, TaskFormat | None] = field(default_factory=dict, hash=False)
+    in_words: bool = False
+
+    def for_task(self, task: Task) -> Dialect:
+        """Return the dialect with a task's prompt, grammar and schema.
+
+        Raises:
+            UnsupportedTask: the family was not trained on it.
+        """
+        if task is Task.SEGMENT:
+            return self
+        if task not in self.tasks:
+            known = ', '.join(each.name.lower() for each in (Task.SEGMENT, *self.tasks))
+            raise UnsupportedTask(
+                f'Models of the dialect {self.name} cannot do the task {task.name.lower()!r}; '
+                f'they can do {known}.'
+            )
+        form = self.tasks[task]
+        if form is None:
+            return self
+        return replace(
+            self,
+            prompt_prefix=form.prompt_prefix,
+            prompt_suffix=form.prompt_suffix,
+            grammar=form.grammar or self.grammar,
+            schema=form.schema,
+            in_words=form.grammar is None,
+        )
 
     @property
     def max_image_tokens(self) -> int:
@@ -144,7 +193,7 @@ class Dialect:
 
     def reader(
         self, width: int, height: int, parser: AnswerParser = 'repair', label: str = ''
-    ) -> AnswerReader:
+    ) -> Reader:
         """Return a reader for one answer.
 
         Args:
@@ -153,6 +202,8 @@ class Dialect:
             parser: `repair`, or `strict`, which accepts only what the published code accepts.
             label: for objects to which the model gives no label.
         """
+        if self.in_words:
+            return WordsReader()
         return AnswerReader(self.grammar, self.scale(width, height), parser, label)
 
     def parse(

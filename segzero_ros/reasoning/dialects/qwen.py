@@ -7,8 +7,15 @@ import json
 from typing import Any
 
 from segzero_ros.reasoning.answers import Grammar, Scale
-from segzero_ros.reasoning.dialects.base import Dialect, grounded_object, number, pair, scaled
-from segzero_ros.types import GroundedObject
+from segzero_ros.reasoning.dialects.base import (
+    Dialect,
+    grounded_object,
+    number,
+    pair,
+    scaled,
+    TaskFormat,
+)
+from segzero_ros.types import GroundedObject, Task
 
 
 def _truncated(values: list[Any], scale: Scale) -> list[float]:
@@ -51,6 +58,8 @@ def _read_fenced(text: str, scale: Scale) -> list[GroundedObject]:
 
 _GRAMMAR = Grammar(_read_fenced, _labelled_box, tagged=False)
 
+_TASKS = {Task.DETECT: None, Task.COUNT: None, Task.ANSWER: TaskFormat()}
+
 # The published baseline takes the boxes for source pixels; here they are scaled from the resized
 # image, in which the model answers.
 QWEN2_5_VL = Dialect(
@@ -60,6 +69,7 @@ QWEN2_5_VL = Dialect(
     grammar=_GRAMMAR,
     architectures=('qwen2_5_vl',),
     resampling='bicubic',
+    tasks=_TASKS,
 )
 # Qwen2-VL answers in thousandths of the image's sides.
 QWEN2_VL = Dialect(
@@ -74,4 +84,5 @@ QWEN2_VL = Dialect(
     architectures=('qwen2_vl',),
     resampling='bicubic',
     frame='thousandths',
+    tasks=_TASKS,
 )

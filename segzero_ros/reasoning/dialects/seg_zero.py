@@ -20,7 +20,7 @@ from segzero_ros.reasoning.dialects.base import (
     SQUARE,
     TAG_INSTRUCTION,
 )
-from segzero_ros.types import GroundedObject
+from segzero_ros.types import GroundedObject, Task
 
 _THINK = re.compile(r'<think>([^<]+)</think>')
 
@@ -89,4 +89,5 @@ SEG_ZERO = Dialect(
     lowercase=True,
     square=SQUARE,
     schema=coordinates_schema(bbox=4, points_1=2, points_2=2),
+    tasks={Task.DETECT: None, Task.POINT: None},
 )

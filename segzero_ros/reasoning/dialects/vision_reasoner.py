@@ -16,8 +16,9 @@ from segzero_ros.reasoning.dialects.base import (
     scaled,
     SQUARE,
     TAG_INSTRUCTION,
+    TaskFormat,
 )
-from segzero_ros.types import GroundedObject
+from segzero_ros.types import GroundedObject, Task
 
 
 def _half_up(values: list[Any], scale: Scale) -> list[float]:
@@ -70,4 +71,6 @@ VISION_REASONER = Dialect(
     lowercase=True,
     square=SQUARE,
     schema={'type': 'array', 'items': coordinates_schema(bbox_2d=4, point_2d=2)},
+    # Its published code detects, counts and segments with one prompt, and asks in bare words.
+    tasks={Task.DETECT: None, Task.COUNT: None, Task.POINT: None, Task.ANSWER: TaskFormat()},
 )

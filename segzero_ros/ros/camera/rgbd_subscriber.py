@@ -160,6 +160,19 @@ class RgbdSubscriber:
             f'{self.topic} was taken {age:.1f} s ago; {self._stale_reason(newest, age, max_age)}'
         )
 
+    def not_buffered_reason(self, stamp_ns: int) -> str:
+        """Return why there is no image with this stamp to query."""
+        newest = self.buffer.newest()
+        if newest is None:
+            return f'There is no image: {self._image.no_message_reason()}'
+        age = (newest.time_ns - stamp_ns) / S_TO_NS
+        when = f'{age:.3f} s before' if age >= 0 else f'{-age:.3f} s after'
+        return (
+            f'There is no image with the stamp {stamp_ns / S_TO_NS:.9f} on {self.topic}; it is '
+            f'{when} the newest, and images are kept for about half a second. Send the image with '
+            'the query (action segment), or leave the stamp at zero for the newest.'
+        )
+
     def _stale_reason(self, newest: StoredMessage, age: float, max_age: float) -> str:
         """Return why the newest image is too old: the camera has stopped, or two clocks differ."""
         if age > MAX_CLOCK_DIFFERENCE:

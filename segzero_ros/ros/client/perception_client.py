@@ -7,21 +7,23 @@ NumPy arrays, in OpenCV's channel order with `bgr8`.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 import math
 import os
 import queue
 import threading
 import time
 from typing import Any
+import uuid
 
 from lifecycle_msgs.srv import GetState
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import String
 
 from segzero_ros.action import Segment
 from segzero_ros.conversions.text import single_line
-from segzero_ros.msg import SegmentationResult
+from segzero_ros.msg import Query, SegmentationResult
 from segzero_ros.ros.background_node import (
     BackgroundNode,
     ThreadSafeActionClient,
@@ -44,7 +46,7 @@ from segzero_ros.ros.client.types import (
 from segzero_ros.ros.message_factory import to_ns
 from segzero_ros.ros.opencv_images import from_message, Order, Pixels, to_message
 from segzero_ros.srv import SegmentOnce
-from segzero_ros.types import SegZeroError, Stage
+from segzero_ros.types import Roi, SegZeroError, Stage
 
 # Seconds that the node may take to cancel a goal.
 _CANCEL_TIMEOUT = 5.0
@@ -76,6 +78,7 @@ class PerceptionClient:
         self._service = node.create_client(SegmentOnce, 'segment_once')
         self._states = node.create_client(GetState, 'perception/get_state')
         self._queries = node.create_publisher(String, 'query', deep)
+        self._typed_queries = node.create_publisher(Query, 'typed_query', deep)
         self._topic_events: _Events | None = None
         node.create_subscription(SegmentationResult, 'result', self._put_topic_event, deep)
         node.create_subscription(String, 'reasoning', self._on_reasoning, deep)
@@ -118,6 +121,7 @@ class PerceptionClient:
                 and self._service.service_is_ready()
                 and self._states.service_is_ready()
                 and self._queries.get_subscription_count()
+                and self._typed_queries.get_subscription_count()
                 and self._node.count_publishers('result')
             )
 
@@ -165,6 +169,9 @@ class PerceptionClient:
         on_progress: OnProgress = ignore,
         timeout: float = 120.0,
         order: Order = 'rgb8',
+        *,
+        task: str = '',
+        candidates: Sequence[Roi] = (),
     ) -> Reply:
         """Query by the action `segment`.
 
@@ -176,6 +183,8 @@ class PerceptionClient:
             on_progress: called in this thread with each feedback of the node.
             timeout: seconds until the goal is cancelled.
             order: of the image's channels; `bgr8` for what cv2.imread and cv_bridge return.
+            task: one of types.TASK_NAMES; empty: segment.
+            candidates: boxes of another detector to choose among; empty: any object.
 
         Returns:
             The node's answer, whatever its status.
@@ -187,7 +196,12 @@ class PerceptionClient:
             SegZeroError: a message of the node cannot be interpreted; the goal was cancelled.
         """
         self._reset()
-        goal = Segment.Goal(query=text, image=_message(image, order))
+        goal = Segment.Goal(
+            query=text,
+            task=task,
+            candidates=[_region(box) for box in candidates],
+            image=_message(image, order),
+        )
         events: _Events = queue.SimpleQueue()
 
         def on_feedback(message: Any) -> None:
@@ -214,17 +228,24 @@ class PerceptionClient:
         return reply_from(result.result().result.result, image, order)
 
     def ask_by_topic(
-        self, text: str, on_progress: OnProgress = ignore, timeout: float = 120.0
+        self,
+        text: str,
+        on_progress: OnProgress = ignore,
+        timeout: float = 120.0,
+        *,
+        task: str = '',
     ) -> Reply:
-        """Publish a query on `query` and wait for its result on `result`.
+        """Publish a query and wait for its result on `result`.
 
-        Results on the topic are matched by the query's text, and `reasoning` not at all. So the
-        reply may belong to another client that sends the same text; use the action to be sure.
+        With a task it is published on `typed_query`, and its result is matched by its id. Without
+        one it is published on `query`, and matched by its text: the reply may then belong to
+        another client that sends the same text. `reasoning` is not matched at all.
 
         Args:
             text: the query.
             on_progress: called in this thread with each piece of the reasoning.
             timeout: seconds.
+            task: one of types.TASK_NAMES; empty: segment.
 
         Raises:
             NoNode: the node has left the graph.
@@ -235,13 +256,19 @@ class PerceptionClient:
         self._topic_events = events
         deadline = time.monotonic() + timeout
         published = single_line(text)
-        self._queries.publish(String(data=text))
+        wanted_id = uuid.uuid4().hex if task else ''
+        if task:
+            self._typed_queries.publish(Query(id=wanted_id, text=text, task=task))
+        else:
+            self._queries.publish(String(data=text))
         try:
             while True:
                 event = self._next_event(events, deadline)
                 if isinstance(event, Progress):
                     on_progress(event)
-                elif event is not None and event.query == published:
+                elif event is None:
+                    continue
+                elif event.query_id == wanted_id or (not task and event.query == published):
                     return reply_from(event, None)
         except queue.Empty:
             raise self._no_answer(text, timeout) from None
@@ -254,10 +281,18 @@ class PerceptionClient:
         image: Pixels | None = None,
         timeout: float = 120.0,
         order: Order = 'rgb8',
+        *,
+        task: str = '',
+        candidates: Sequence[Roi] = (),
     ) -> Reply:
         """Query by the service `segment_once`; arguments and errors as for `ask`."""
         self._reset()
-        request = SegmentOnce.Request(query=text, image=_message(image, order))
+        request = SegmentOnce.Request(
+            query=text,
+            task=task,
+            candidates=[_region(box) for box in candidates],
+            image=_message(image, order),
+        )
         future = self._service.call_async(request)
         self._wait(future, timeout, text)
         return reply_from(future.result().result, image, order)
@@ -359,6 +394,10 @@ class PerceptionClient:
             f'{self.namespace} did not answer {text!r} within {timeout:g} s. Check its state on '
             '/diagnostics, or use a larger timeout.'
         )
+
+
+def _region(box: Roi) -> RegionOfInterest:
+    return RegionOfInterest(x_offset=box.x, y_offset=box.y, width=box.width, height=box.height)
 
 
 def _message(image: Pixels | None, order: Order) -> Image:

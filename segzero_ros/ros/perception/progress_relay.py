@@ -1,4 +1,4 @@
-"""Progress of one answer, relayed to the topic `reasoning` and to the client."""
+"""Progress of one answer, relayed to the topics of its reasoning and to the client."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ class ProgressRelay:
         listeners: to be called by the pipeline.
 
     Args:
+        query_id: of the query.
         client: the client's listeners.
-        publishers: with the topic `reasoning`.
+        publishers: with the topics `reasoning` and `reasoning_stream`.
     """
 
-    def __init__(self, client: Listeners, publishers: ResultPublishers) -> None:
+    def __init__(self, query_id: str, client: Listeners, publishers: ResultPublishers) -> None:
+        self._query_id = query_id
         self._client = client
         self._publishers = publishers
         self._wrote = self._closed = False
@@ -31,18 +33,18 @@ class ProgressRelay:
         self.listeners = Listeners(self._on_stage, self._on_text, client.on_object)
 
     def close(self) -> None:
-        """Relay nothing more, and end the published reasoning with a newline.
+        """Relay nothing more, and end the published reasoning.
 
         May be called from any thread and does not wait for a hung one, because abandoned models
         may go on writing.
         """
+        if self._closed:
+            return
         self._closed = True
         if not self._lock.acquire(timeout=PUBLISH_TIMEOUT):
             return
         try:
-            if self._wrote:
-                self._wrote = False
-                self._publishers.publish_reasoning('\n')
+            self._publishers.end_reasoning(self._query_id, wrote=self._wrote)
         finally:
             self._lock.release()
 
@@ -55,5 +57,5 @@ class ProgressRelay:
             if self._closed:
                 return
             self._wrote = True
-            self._publishers.publish_reasoning(piece)
+            self._publishers.publish_reasoning(self._query_id, piece)
         self._client.on_text(piece)

@@ -6,8 +6,10 @@ thread that answers, so the executor's thread never blocks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import logging
 import time
+from typing import Any
 
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionServer, CancelResponse
@@ -19,20 +21,24 @@ from rclpy.task import Future
 from std_msgs.msg import String
 
 from segzero_ros.action import Segment
-from segzero_ros.msg import SegmentationResult
+from segzero_ros.msg import Query, SegmentationResult
 from segzero_ros.pipeline import Listeners
-from segzero_ros.ros.message_factory import clean_text
+from segzero_ros.ros.message_factory import clean_text, to_ns
+from segzero_ros.ros.perception.compact_answer import compact
 from segzero_ros.ros.perception.query_queue import PendingQuery
 from segzero_ros.ros.perception.query_server import Deliver, QueryServer
 from segzero_ros.ros.perception.result_publishers import BURST_DEPTH, RESULT_DEPTH
-from segzero_ros.srv import SegmentOnce
-from segzero_ros.types import Stage, Status
+from segzero_ros.srv import Ask, SegmentOnce
+from segzero_ros.types import Answer, Stage, Status
 
 # ROS's default depth of 10 loses requests in a burst.
 REQUEST_QOS = QoSProfile(depth=BURST_DEPTH)
 RESULT_QOS = QoSProfile(depth=RESULT_DEPTH)
 # How long a goal's result is kept for its client, seconds; short, because it holds masks.
 RESULT_TIMEOUT = 10
+
+# Makes a reply of a result and the answer it was made from.
+Convert = Callable[[SegmentationResult, Answer], Any]
 
 _logger = logging.getLogger(__name__)
 
@@ -49,13 +55,17 @@ class PendingReplies:
         """Number of replies that are not sent yet."""
         return len(self._awaited)
 
-    def begin(self) -> tuple[Future, Deliver]:
-        """Return a future to await, and a function that sets its result from any thread."""
+    def begin(self, convert: Convert = lambda result, _: result) -> tuple[Future, Deliver]:
+        """Return a future to await, and a function that sets its result from any thread.
+
+        Args:
+            convert: makes the reply; called in the thread that answers.
+        """
         future = Future()
         self._awaited.add(future)
 
-        def resolve(message: SegmentationResult) -> None:
-            future.set_result(message)
+        def resolve(message: SegmentationResult, answer: Answer) -> None:
+            future.set_result(convert(message, answer))
             # rclpy checks an awaited future only when something wakes its executor.
             executor = self._node.executor
             if executor is not None:
@@ -69,14 +79,23 @@ class PendingReplies:
 
 
 class QuerySubscription:
-    """Subscribes to `query`; the results are published on `result` only."""
+    """Subscribes to `query` and `typed_query`; the results are published on `result` only."""
 
     def __init__(self, node: Node, query_server: QueryServer) -> None:
         self._query_server = query_server
         node.create_subscription(String, 'query', self._on_query, REQUEST_QOS)
+        node.create_subscription(Query, 'typed_query', self._on_typed_query, REQUEST_QOS)
 
     def _on_query(self, message: String) -> None:
         self._query_server.submit(message.data)
+
+    def _on_typed_query(self, message: Query) -> None:
+        self._query_server.submit(
+            message.text,
+            query_id=message.id,
+            task=message.task,
+            stamp_ns=to_ns(message.stamp),
+        )
 
 
 class SegmentOnceService:
@@ -99,11 +118,44 @@ class SegmentOnceService:
     ) -> SegmentOnce.Response:
         future, resolve = self._replies.begin()
         try:
-            self._query_server.submit(request.query, resolve, image=request.image)
+            self._query_server.submit(
+                request.query,
+                resolve,
+                task=request.task,
+                candidates=request.candidates,
+                image=request.image,
+            )
             response.result = await future
         finally:
             self._replies.end(future)
         return response
+
+
+class AskService:
+    """Serves `ask`: compact answers without masks."""
+
+    def __init__(self, node: Node, query_server: QueryServer, replies: PendingReplies) -> None:
+        self._query_server = query_server
+        self._replies = replies
+        node.create_service(
+            Ask,
+            'ask',
+            self._serve,
+            qos_profile=REQUEST_QOS,
+            callback_group=ReentrantCallbackGroup(),
+        )
+
+    async def _serve(self, request: Ask.Request, response: Ask.Response) -> Ask.Response:
+        def convert(result: SegmentationResult, answer: Answer) -> Ask.Response:
+            return compact(result, answer if request.with_overlay else None)
+
+        future, resolve = self._replies.begin(convert)
+        try:
+            self._query_server.submit(request.query, resolve, task=request.task)
+            reply: Ask.Response = await future
+        finally:
+            self._replies.end(future)
+        return reply
 
 
 class SegmentActionServer:
@@ -146,6 +198,8 @@ class SegmentActionServer:
             goal.request.query,
             resolve,
             query_id=bytes(goal.goal_id.uuid).hex(),
+            task=goal.request.task,
+            candidates=goal.request.candidates,
             image=goal.request.image,
             listeners=Listeners(on_stage=feedback.stage, on_text=feedback.text),
         )

@@ -15,7 +15,8 @@ import time
 from typing import Any
 
 from segzero_ros.pipeline import Listeners
-from segzero_ros.types import Answer, Query, Status, Timing
+from segzero_ros.rgbd.buffer import RgbdMessages
+from segzero_ros.types import Answer, Query, Status, Task, Timing
 
 SILENT = Listeners()
 
@@ -42,7 +43,9 @@ class PendingQuery:
 
     Attributes:
         query: the text and its id.
-        image: the image message to query, undecoded; None for the newest camera frame.
+        image: the image message to query, undecoded; None for a camera frame.
+        stamp_ns: stamp of the camera frame to query; 0 for the newest.
+        rgbd: that frame's messages, taken from the buffer when the query is accepted.
         listeners: callbacks for stages, reasoning and objects.
         accepted_ns: time of submission by the node's clock, nanoseconds.
         started_at: when processing began, seconds of the monotonic clock; None before.
@@ -56,6 +59,7 @@ class PendingQuery:
         query: the text and its id.
         deliver: called once with the answer.
         image: see above.
+        stamp_ns: see above.
         listeners: see above.
         accepted_ns: see above.
         low_priority: see above.
@@ -67,6 +71,7 @@ class PendingQuery:
         deliver: Callable[[Answer], None],
         *,
         image: Any = None,
+        stamp_ns: int = 0,
         listeners: Listeners = SILENT,
         accepted_ns: int = 0,
         low_priority: bool = False,
@@ -74,6 +79,8 @@ class PendingQuery:
         self.query = query
         self.low_priority = low_priority
         self.image = image
+        self.stamp_ns = stamp_ns
+        self.rgbd: RgbdMessages | None = None
         self.listeners = listeners
         self.accepted_ns = accepted_ns
         self.started_at: float | None = None
@@ -124,7 +131,8 @@ class PendingQuery:
     def failed(self, status: Status, message: str) -> Answer:
         """Return an answer without results, for a query that never reaches the models."""
         timing = Timing(queued=self.elapsed, total=self.elapsed)
-        return Answer(self.query, status, message, timing=timing)
+        task = self.query.task or Task.SEGMENT
+        return Answer(self.query, status, message, timing=timing, task=task)
 
 
 class QueryQueue:

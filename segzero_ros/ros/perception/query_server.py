@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 import logging
@@ -11,7 +11,7 @@ import threading
 import uuid
 
 from rclpy.clock import Clock
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, RegionOfInterest
 
 from segzero_ros.conversions.text import read_query
 from segzero_ros.msg import SegmentationResult
@@ -26,9 +26,20 @@ from segzero_ros.ros.perception.query_queue import PendingQuery, QueryQueue, SIL
 from segzero_ros.ros.perception.query_stats import QueryStats
 from segzero_ros.ros.perception.result_publishers import ResultPublishers
 from segzero_ros.ros.perception.worker import Worker
-from segzero_ros.types import Answer, BadImage, Query, S_TO_NS, Status
+from segzero_ros.types import (
+    Answer,
+    BadImage,
+    Box,
+    Query,
+    S_TO_NS,
+    Status,
+    Task,
+    task_named,
+    UnsupportedTask,
+)
 
-Deliver = Callable[[SegmentationResult], None]
+# Takes a result and the answer it was made from.
+Deliver = Callable[[SegmentationResult, Answer], None]
 
 _logger = logging.getLogger(__name__)
 
@@ -94,7 +105,10 @@ class QueryServer:
         deliver: Deliver | None = None,
         *,
         query_id: str = '',
+        task: str = '',
+        candidates: Sequence[RegionOfInterest] = (),
         image: Image | None = None,
+        stamp_ns: int = 0,
         listeners: Listeners = SILENT,
         low_priority: bool = False,
     ) -> PendingQuery:
@@ -104,15 +118,24 @@ class QueryServer:
             text: the query as received.
             deliver: called once with the result, from this thread or the worker's.
             query_id: id of the query; empty: a new one.
+            task: its name; empty: segment.
+            candidates: boxes to choose among, in pixels of the image; empty: any object.
             image: the image to query; None or an empty one: the newest camera frame.
+            stamp_ns: stamp of the buffered camera frame to query; 0: the newest.
             listeners: called with the progress, from the worker's thread.
             low_priority: whether any query of a client cancels this one.
         """
         tidied, rejection = read_query(text)
+        try:
+            wanted = task_named(task)
+        except UnsupportedTask as error:
+            wanted, rejection = Task.SEGMENT, rejection or str(error)
+        boxes = tuple(map(_box_of, candidates))
         pending = PendingQuery(
-            Query(tidied, query_id or uuid.uuid4().hex),
+            Query(tidied, query_id or uuid.uuid4().hex, wanted, boxes),
             lambda answer: self._deliver(pending, answer, deliver),
             image=None if image is None or is_empty(image) else image,
+            stamp_ns=stamp_ns,
             listeners=listeners,
             accepted_ns=self._clock.now().nanoseconds,
             low_priority=low_priority,
@@ -162,9 +185,14 @@ class QueryServer:
 
     def _no_image_reason(self, pending: PendingQuery) -> str:
         """Return why there is no image to query; an inactive node is reported by the queue."""
-        if self.camera is None or pending.image is not None:
+        camera = self.camera
+        if camera is None or pending.image is not None:
             return ''
-        return self.camera.no_image_reason(self.max_image_age)
+        if not pending.stamp_ns:
+            return camera.no_image_reason(self.max_image_age)
+        # Now, because the buffer drops it soon.
+        pending.rgbd = camera.buffer.at(pending.stamp_ns)
+        return '' if pending.rgbd else camera.not_buffered_reason(pending.stamp_ns)
 
     def _serve_next(self) -> None:
         """Answer the next query, if one still waits, then track; in the worker's thread."""
@@ -212,14 +240,15 @@ class QueryServer:
         if answer.status is Status.CANCELED and pending.cancel_reason:
             return replace(answer, message=pending.cancel_reason)
         self.stats.record_timing(answer.timing)
-        if answer.status is Status.OK and pending.image is None:
+        has_masks = answer.task is Task.SEGMENT
+        if answer.status is Status.OK and has_masks and pending.image is None:
             self.tracking.start(answer, taken.time_ns)
         return replace(answer, message=f'{answer.message} {taken.warning}'.strip())
 
     def _run_pipeline(
         self, pipeline: Pipeline, pending: PendingQuery, taken: CameraFrame, queued: float
     ) -> Answer:
-        self._relay = relay = ProgressRelay(pending.listeners, self._publishers)
+        self._relay = relay = ProgressRelay(pending.query.id, pending.listeners, self._publishers)
         frame_age = (pending.accepted_ns - taken.time_ns) / S_TO_NS if taken.time_ns else math.nan
         try:
             with pool_large_blocks():
@@ -242,7 +271,7 @@ class QueryServer:
         if camera is None:
             raise NoImage('There is no image: the node was deactivated.')
         self.tracking.buffer_frames(camera)
-        return camera.take()
+        return camera.take() if pending.rgbd is None else camera.decode(pending.rgbd)
 
     def _deliver(self, pending: PendingQuery, answer: Answer, deliver: Deliver | None) -> None:
         """Publish the result and send it to the client, even if one of the two fails."""
@@ -250,7 +279,7 @@ class QueryServer:
             message = self._publish_result(answer)
             self.stats.record_result(message)
             if deliver is not None:
-                deliver(message)
+                deliver(message, answer)
         except Exception:
             _logger.exception('The result of query %s cannot be delivered', answer.query.id)
         finally:
@@ -271,6 +300,11 @@ class QueryServer:
             with suppress(Exception):
                 self._publishers.publish_result(message)
         return message
+
+
+def _box_of(region: RegionOfInterest) -> Box:
+    left, top = float(region.x_offset), float(region.y_offset)
+    return left, top, left + region.width, top + region.height
 
 
 def is_empty(image: Image) -> bool:

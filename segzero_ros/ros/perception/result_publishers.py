@@ -18,7 +18,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
 
-from segzero_ros.msg import SegmentationResult
+from segzero_ros.msg import ReasoningDelta, SegmentationResult
 from segzero_ros.overlay import draw_overlay
 from segzero_ros.ros import message_factory
 from segzero_ros.ros.perception import display_messages
@@ -55,6 +55,7 @@ class ResultPublishers:
         self._result = self._publisher(SegmentationResult, 'result', RESULT_DEPTH)
         self._tracked = self._publisher(SegmentationResult, 'tracked', IMAGE_DEPTH)
         self._reasoning = self._publisher(String, 'reasoning', BURST_DEPTH)
+        self._reasoning_stream = self._publisher(ReasoningDelta, 'reasoning_stream', BURST_DEPTH)
         self._on_demand: list[tuple[Publisher, MakeMessage]] = [
             (self._publisher(Image, 'label_image', IMAGE_DEPTH), message_factory.label_image),
             (self._publisher(Image, 'overlay', IMAGE_DEPTH), _overlay),
@@ -70,9 +71,22 @@ class ResultPublishers:
         """Publish an answer's objects as tracked in a later frame."""
         self._tracked.publish(message_factory.to_result(answer))
 
-    def publish_reasoning(self, piece: str) -> None:
-        """Publish the next piece of the reasoning."""
-        self._reasoning.publish(String(data=message_factory.clean_text(piece)))
+    def publish_reasoning(self, query_id: str, piece: str) -> None:
+        """Publish the next piece of a query's reasoning."""
+        text = message_factory.clean_text(piece)
+        self._reasoning.publish(String(data=text))
+        self._reasoning_stream.publish(ReasoningDelta(query_id=query_id, text=text))
+
+    def end_reasoning(self, query_id: str, *, wrote: bool) -> None:
+        """Publish the end of a query's reasoning.
+
+        Args:
+            query_id: of the query.
+            wrote: whether there was any, to be ended with a newline on `reasoning`.
+        """
+        if wrote:
+            self._reasoning.publish(String(data='\n'))
+        self._reasoning_stream.publish(ReasoningDelta(query_id=query_id, final=True))
 
     def publish_displays(self, answer: Answer) -> None:
         """Publish images, markers and detections of an answer on topics with subscribers."""
