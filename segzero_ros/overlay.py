@@ -5,6 +5,7 @@ The node publishes it as `overlay`, `segzero ask` saves it and the demo displays
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 import math
 
@@ -26,6 +27,7 @@ from segzero_ros.overlay_layout import (
 )
 from segzero_ros.types import (
     Answer,
+    Box,
     Intrinsics,
     Mask,
     Point,
@@ -76,6 +78,33 @@ def draw_overlay(answer: Answer) -> RgbImage:
     else:
         _draw_segments(canvas, answer.segments, answer.frame.intrinsics, scale, style)
     return np.ascontiguousarray(np.vstack([canvas, _caption(answer, canvas.shape[1], style)]))
+
+
+def draw_marks(image: RgbImage, boxes: Sequence[Box]) -> RgbImage:
+    """Draw boxes with their numbers, from 1, into a copy of an image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        boxes: with integer corners inside the image.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    canvas: RgbImage = image.copy()
+    style = Style.fitting(canvas)
+    occupied: list[Roi] = []
+    for number, (x1, y1, x2, y2) in enumerate(boxes, start=1):
+        colour, text = object_colour(number), str(number)
+        box = Roi(int(x1), int(y1), int(x2 - x1), int(y2 - y1))
+        corner = box.x + box.width - 1, box.y + box.height - 1
+        for thickness, tone in ((style.line + 2, DARK), (style.line, colour)):
+            cv2.rectangle(canvas, (box.x, box.y), corner, tone, thickness)
+        width = round(style.text_drawing.width(text, style.text, bold=True)) + 2 * style.pad
+        size = width, round(style.text * 1.25) + style.pad
+        label = place_label(box, size, canvas.shape[:2], occupied)
+        occupied.append(label)
+        _draw_label(canvas, label, [text], colour, style)
+    return canvas
 
 
 def _canvas(answer: Answer) -> tuple[RgbImage, int]:

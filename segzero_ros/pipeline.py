@@ -14,7 +14,7 @@ import math
 import time
 from typing import Any
 
-from segzero_ros import spatial
+from segzero_ros import candidates, spatial
 from segzero_ros.background_thread import BackgroundThread
 from segzero_ros.cancellation import Check
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText, Reasoner
@@ -127,7 +127,7 @@ class Pipeline:
             answer = attempt.failed(Status.TIMEOUT, str(error), error.raw_answer)
         except MalformedAnswer as error:
             answer = attempt.failed(Status.MALFORMED_ANSWER, str(error), error.raw_answer)
-        except UnsupportedTask as error:
+        except (UnsupportedTask, candidates.BadCandidates) as error:
             answer = attempt.failed(Status.REJECTED, str(error))
         except SegZeroError as error:
             answer = attempt.failed(Status.ERROR, str(error))
@@ -281,12 +281,30 @@ class _Attempt:
     def _reason(self) -> Grounding:
         started = time.perf_counter()
         try:
-            grounding = self._pipeline.reasoner.reason(
-                self._frame, self._query, self._on_text, self._cancelled, self._listeners.on_object
-            )
+            grounding = self._choose() if self._query.candidates else self._ground()
         finally:
             self._reasoning_time = time.perf_counter() - started
         self._tokens = grounding.generated_tokens
+        return grounding
+
+    def _ground(self) -> Grounding:
+        return self._pipeline.reasoner.reason(
+            self._frame, self._query, self._on_text, self._cancelled, self._listeners.on_object
+        )
+
+    def _choose(self) -> Grounding:
+        """Choose among the query's candidates."""
+        boxes = candidates.clipped(self._query.candidates, self._frame)
+        if self._task is Task.ANSWER or not self._pipeline.reasoner.reads_marks:
+            return candidates.matched(self._ground(), boxes)
+        frame = candidates.marked(self._frame, boxes)
+        question = candidates.question(self._query.text, len(boxes))
+        query = replace(self._query, text=question, task=Task.ANSWER)
+        reason = self._pipeline.reasoner.reason
+        words = reason(frame, query, self._on_text, self._cancelled)
+        grounding = candidates.chosen(words, boxes, self._query.text)
+        for found in grounding.objects:
+            self._listeners.on_object(found)
         return grounding
 
     def _segment(

@@ -20,6 +20,7 @@ ALLOWED = {
     'programs': {'extras', 'ros'},
     'spatial': {'quantiles', 'rotations', 'types'},
     'segments': {'spatial', 'types'},
+    'candidates': {'overlay', 'segments', 'types'},
     'cancellation': set(),
     'gpus': {'types'},
     'hub': {'types'},
@@ -36,6 +37,7 @@ ALLOWED = {
     'loading': {'extras', 'gpus', 'pipeline', 'reasoning', 'segmentation', 'tracking', 'types'},
     'config': {'conversions', 'loading', 'pipeline', 'types'},
     'pipeline': {
+        'candidates',
         'segments',
         'cancellation',
         'reasoning',

@@ -36,6 +36,7 @@ class ScriptedReasoner:
 
     name = 'scripted'
     leaves_processors_free = False
+    reads_marks = False
 
     def __init__(self, outcome, before=lambda cancelled: None):
         self.outcome = outcome

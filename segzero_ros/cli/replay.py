@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from segzero_ros import hub
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
 from segzero_ros.conversions.text import printable
-from segzero_ros.types import Answer
+from segzero_ros.types import Answer, TASK_NAMES
 
 if TYPE_CHECKING:
     from segzero_ros.replay.output import ReplayOutput
@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     asking.add_argument(
         '--every', type=float, metavar='S', help='with --query: only one frame every S seconds'
+    )
+    asking.add_argument(
+        '--task', choices=TASK_NAMES, help='with --query: what is wanted; default: segment'
     )
     asking.add_argument('--queries', type=Path, metavar='FILE', help='YAML file with queries')
     asking.add_argument('--query-topic', default='', help='topic of recorded queries')
@@ -155,6 +158,8 @@ def _plan(options: argparse.Namespace) -> QueryPlan | None:
         raise BadArgument('Give either --query-topic, or --query or --queries, not both.')
     if options.every is not None and not (options.query and options.every > 0):
         raise BadArgument('--every needs --query TEXT and a time above 0.')
+    if options.task and not options.query:
+        raise BadArgument('--task needs --query TEXT; in a file, each query has its own task.')
     if options.workers < 0:
         raise BadArgument('--workers must not be negative.')
     if options.rate < 0 or not 0 <= options.iou <= 1:
@@ -163,7 +168,9 @@ def _plan(options: argparse.Namespace) -> QueryPlan | None:
         return QueryPlan(asks=read_queries(options.queries))
     if options.query:
         return QueryPlan(
-            texts=tuple(options.query), every_ns=round((options.every or 0) * S_TO_NS)
+            texts=tuple(options.query),
+            every_ns=round((options.every or 0) * S_TO_NS),
+            task=options.task or '',
         )
     return None
 

@@ -80,7 +80,7 @@ class BagWithTruth:
                 self._warn(bag, topics)
                 frames = BagFrames(bag, topics)
                 jobs = QuerySchedule(
-                    topics, QueryPlan(asks=asks), _LIMITS, bag.span_ns[0], lambda _: ''
+                    topics, QueryPlan(asks=asks), _LIMITS, bag.span_ns[0], lambda _: TimedQuery('')
                 )
                 for job in jobs.run(bag.messages(jobs.topics)):
                     if job.rgbd is None:

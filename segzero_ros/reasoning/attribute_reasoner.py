@@ -25,6 +25,7 @@ class AttributeReasoner:
     name = 'attributes'
     # It runs for milliseconds, and without objects a segmenter on the CPU need not run at all.
     leaves_processors_free = False
+    reads_marks = False
 
     def __init__(self) -> None:
         self._seen: tuple[Frame, View] | None = None

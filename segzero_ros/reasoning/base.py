@@ -51,6 +51,7 @@ class Reasoner(Protocol):
     Attributes:
         name: the model, as published in SegmentationResult.reasoner.
         leaves_processors_free: whether this machine's CPU stays free for others meanwhile.
+        reads_marks: whether it answers in words about numbers drawn into the image.
     """
 
     @property
@@ -61,6 +62,11 @@ class Reasoner(Protocol):
     @property
     def leaves_processors_free(self) -> bool:
         """Whether it runs on a GPU or a server, not on this machine's CPU."""
+        ...
+
+    @property
+    def reads_marks(self) -> bool:
+        """Whether it can choose among numbered marks."""
         ...
 
     def reason(

@@ -158,6 +158,11 @@ class OpenAIReasoner:
         """True: the model runs on the server."""
         return True
 
+    @property
+    def reads_marks(self) -> bool:
+        """Whether the dialect answers in words."""
+        return Task.ANSWER in self._dialect.tasks
+
     def reason(
         self,
         frame: Frame,

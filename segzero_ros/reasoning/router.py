@@ -21,6 +21,8 @@ from segzero_ros.types import Task
 # Takes a query's text, and is cancelled like a reasoner.
 Router = Callable[[str, IsCancelled], Task]
 
+# What stands around a sentence: quotes of any kind and marks.
+_AROUND = ' .,;:!?"\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb'
 _POLITE = re.compile(
     r'^(?:(?:hey|hi|hello|ok|okay|robot|please|now|and|so|then|well|also|just|'
     r'(?:can|could|would|will) you(?: please)?(?! see| find any| tell| read| spot)|'
@@ -64,6 +66,6 @@ def route_by_rules(text: str, cancelled: IsCancelled = never) -> Task:
         text: the query.
         cancelled: unused, as it takes microseconds.
     """
-    sentence = ' '.join(re.sub('[\u2018\u2019]', "'", text.lower()).split()).strip(' .!?"')
+    sentence = ' '.join(text.lower().replace('\u2019', "'").split()).strip(_AROUND)
     sentence = _POLITE.sub('', sentence)
     return next((task for task, rule in _RULES if rule.search(sentence)), Task.SEGMENT)

@@ -128,6 +128,11 @@ class TransformersReasoner:
         """Whether the model is on a GPU."""
         return bool(self._device.type != 'cpu')
 
+    @property
+    def reads_marks(self) -> bool:
+        """Whether the dialect answers in words."""
+        return Task.ANSWER in self._dialect.tasks
+
     def reason(
         self,
         frame: Frame,

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from segzero_ros.types import S_TO_NS, SegZeroError
+from segzero_ros.types import S_TO_NS, SegZeroError, task_named, UnsupportedTask
 
 
 class QueriesError(SegZeroError):
@@ -24,12 +24,14 @@ class TimedQuery:
         id: of the answer; empty for its number.
         at_ns: time since the bag's start; None with `stamp_ns`.
         stamp_ns: stamp of the image to query.
+        task: its name, one of types.TASK_NAMES; empty: segment.
     """
 
     text: str
     id: str = ''
     at_ns: int | None = None
     stamp_ns: int | None = None
+    task: str = ''
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class QueryPlan:
 
     Attributes:
         texts: queries for every frame.
+        task: of `texts`; empty: segment.
         every_ns: minimum time between queried frames; 0 for every frame.
         asks: timed queries.
         recorded: whether to use the recorded queries at their times.
@@ -47,10 +50,11 @@ class QueryPlan:
     every_ns: int = 0
     asks: tuple[TimedQuery, ...] = ()
     recorded: bool = False
+    task: str = ''
 
 
 def read_queries(path: Path) -> tuple[TimedQuery, ...]:
-    """Read a YAML file: a list of {at: seconds | stamp: nanoseconds, query: text, id: name}.
+    """Read a YAML file: a list of {at: seconds | stamp: nanoseconds, query: text, id, task}.
 
     Raises:
         QueriesError: the file is invalid.
@@ -72,10 +76,10 @@ def read_queries(path: Path) -> tuple[TimedQuery, ...]:
 def _read_entry(entry: Any, where: str) -> TimedQuery:
     if not isinstance(entry, dict):
         raise QueriesError(f'{where}: {entry!r} is not {{at: seconds, query: text}}.')
-    if unknown := set(entry) - {'at', 'stamp', 'query', 'id'}:
+    if unknown := set(entry) - {'at', 'stamp', 'query', 'id', 'task'}:
         raise QueriesError(
             f'{where}: unknown {", ".join(map(repr, sorted(map(str, unknown))))}; valid keys are '
-            'at, stamp, query and id.'
+            'at, stamp, query, id and task.'
         )
     at, stamp, text, name = (entry.get(key) for key in ('at', 'stamp', 'query', 'id'))
     if not isinstance(text, str):
@@ -86,5 +90,10 @@ def _read_entry(entry: Any, where: str) -> TimedQuery:
         raise QueriesError(f"{where}: at must be seconds from the bag's start, but is {at!r}.")
     if stamp is not None and type(stamp) is not int:
         raise QueriesError(f'{where}: stamp must be integer nanoseconds, but is {stamp!r}.')
+    task = '' if entry.get('task') is None else str(entry['task'])
+    try:
+        task_named(task)
+    except UnsupportedTask as error:
+        raise QueriesError(f'{where}: {error}') from error
     at_ns = None if at is None else round(at * S_TO_NS)
-    return TimedQuery(text, '' if name is None else str(name), at_ns, stamp)
+    return TimedQuery(text, '' if name is None else str(name), at_ns, stamp, task)

@@ -103,6 +103,10 @@ def _differences(expected: Record | None, actual: Record | None, min_iou: float)
         message = f' ({after.message})' if after.message else ''
         yield f'status is {after.status.name}{message}, was {before.status.name}'
         return
+    if before.answer != after.answer:
+        yield f'the answer is {after.answer!r}, was {before.answer!r}'
+    if before.count != after.count:
+        yield f'the count is {after.count}, was {before.count}'
     if len(before.segments) != len(after.segments):
         yield f'{len(after.segments)} objects, were {len(before.segments)}'
     if expected.size != actual.size:

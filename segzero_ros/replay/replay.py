@@ -21,11 +21,11 @@ from typing import Any
 from segzero_ros.config import load_pipeline, reasoner_options, segmenter_options
 from segzero_ros.loading import described
 from segzero_ros.replay.answer_log import AnswerLog
-from segzero_ros.replay.bag import BagReader
+from segzero_ros.replay.bag import BagMessage, BagReader
 from segzero_ros.replay.bag_frames import BagFrames
 from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
-from segzero_ros.replay.query_file import QueryPlan
+from segzero_ros.replay.query_file import QueryPlan, TimedQuery
 from segzero_ros.replay.records import from_line
 from segzero_ros.replay.report import write_report
 from segzero_ros.replay.results_bag import write_bag
@@ -37,7 +37,7 @@ from segzero_ros.replay.workers import count_workers, WorkerPool
 from segzero_ros.types import S_TO_NS, SegZeroError
 
 # Increase it when the same bag and models give other bytes, so that old replays are not resumed.
-_FORMAT = 3
+_FORMAT = 4
 # Overlays that are cached for the video; others are read from their files.
 _RECENT = 4
 OUTPUTS = ('bag', 'originals', 'overlays', 'video', 'report')
@@ -130,7 +130,7 @@ def replay(
         manifest = _manifest(bag, topics, plan, parameters)
         done = folder.begin(manifest, restart=replay_options.restart)
         schedule = QuerySchedule(
-            topics, plan, _limits(parameters), bag.span_ns[0], lambda m: str(bag.parse(m).data)
+            topics, plan, _limits(parameters), bag.span_ns[0], partial(_recorded_query, bag)
         )
         expected = _expected(bag, topics, plan)
         wanted = 1 if replay_options.rate else replay_options.workers
@@ -217,6 +217,14 @@ def _recorded(bag: BagReader, topics: Topics) -> QueryPlan:
             f'{bag.path} has no recorded queries: use --query TEXT or --queries FILE.'
         )
     return QueryPlan(recorded=True)
+
+
+def _recorded_query(bag: BagReader, message: BagMessage) -> TimedQuery:
+    """Return a query recorded on `query` or `typed_query`."""
+    parsed = bag.parse(message)
+    if hasattr(parsed, 'data'):
+        return TimedQuery(str(parsed.data))
+    return TimedQuery(str(parsed.text), str(parsed.id), task=str(parsed.task))
 
 
 def _limits(parameters: Mapping[str, Any]) -> ScheduleLimits:

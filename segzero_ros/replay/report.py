@@ -42,6 +42,7 @@ article { display: flex; gap: 1.2rem; flex-wrap: wrap; }
 article img { width: 30rem; max-width: 100%; align-self: flex-start; border-radius: 4px; }
 article div { flex: 1; min-width: 16rem; } .faint { color: var(--faint); }
 .status { font-weight: 600; padding: .05rem .5rem; border-radius: .6rem; }
+.answer { font-weight: 600; }
 .status { color: #fff; background: #b34700; }
 .OK { background: #00714f; } .NOT_FOUND { background: #8a5a00; }
 .reasoning { white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -147,6 +148,8 @@ def _entry(record: Record, since_ns: int, total: float | None, image: str) -> st
         f'at {since_ns / S_TO_NS:.3f} s{stamp}{took}</span>',
         _safe(answer.message),
         f'<div class="reasoning">{_safe(answer.reasoning)}</div>' if answer.reasoning else '',
+        f'<div class="answer">{_safe(answer.answer)}</div>' if answer.answer else '',
+        '' if answer.count is None else f'<div class="answer">Number: {answer.count}</div>',
         _objects(record),
     ]
     return f'<article>{image}<div>{"<br>".join(filter(None, parts))}</div></article>'

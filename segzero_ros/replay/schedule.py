@@ -20,7 +20,7 @@ from segzero_ros.replay.query_file import QueryPlan, TimedQuery
 from segzero_ros.replay.topics import Topics
 from segzero_ros.rgbd.buffer import INFOS, pair, RgbdBuffer, RgbdMessages
 from segzero_ros.rgbd.message_buffer import JUMP_NS, read_stamp, StoredMessage
-from segzero_ros.types import Query, S_TO_NS
+from segzero_ros.types import Query, S_TO_NS, Task, task_named, UnsupportedTask
 
 # Maximum delay of depth and intrinsics after their image, by the recorder's clock.
 MAX_WAIT_NS = S_TO_NS // 2
@@ -71,7 +71,7 @@ class QuerySchedule:
         plan: the queries.
         limits: of the node.
         start_ns: the bag's start time, for `TimedQuery.at_ns`.
-        text_of: returns the text of a recorded query.
+        query_of: returns a recorded query; only its text, id and task count.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class QuerySchedule:
         plan: QueryPlan,
         limits: ScheduleLimits,
         start_ns: int,
-        text_of: Callable[[BagMessage], str],
+        query_of: Callable[[BagMessage], TimedQuery],
     ) -> None:
         self._topics = topics
         self._plan = plan
         self._limits = limits
         self._start_ns = self._now_ns = start_ns
-        self._text_of = text_of
+        self._query_of = query_of
         timed = [ask for ask in plan.asks if ask.at_ns is not None]
         self._timed = deque(sorted(timed, key=lambda ask: ask.at_ns or 0))
         self._stamped = [ask for ask in plan.asks if ask.stamp_ns is not None]
@@ -123,14 +123,14 @@ class QuerySchedule:
             no_image = (
                 f'The bag has no image with the stamp {ask.stamp_ns} on {self._topics.image}.'
             )
-            self._add(ask.text, ask.id, self._now_ns, None, no_image)
+            self._add(ask, self._now_ns, None, no_image)
         yield from self._complete(lambda pending: True)
 
     def _receive(self, message: BagMessage) -> Iterator[ScheduledQuery]:
         if self._plan.recorded and message.topic == self._topics.queries:
             no_image = '' if self._newest else 'There is no image: none was recorded before.'
-            text, rgbd = self._text_of(message), self._buffer.latest_paired()
-            self._add(text, '', message.stamp_ns, self._newest, no_image, rgbd)
+            ask, rgbd = self._query_of(message), self._buffer.latest_paired()
+            self._add(ask, message.stamp_ns, self._newest, no_image, rgbd)
             return
         if self._plan.recorded:
             self._store(message)
@@ -163,13 +163,14 @@ class QuerySchedule:
             self._first_ns = image.arrived_ns
             self._add_timed(image.arrived_ns)
         for ask in [ask for ask in self._stamped if ask.stamp_ns == image.stamp_ns]:
-            self._add(ask.text, ask.id, image.arrived_ns, image)
+            self._add(ask, image.arrived_ns, image)
             self._stamped.remove(ask)
         period = self._period_of(image.arrived_ns - self._first_ns)
         if period > self._last_period:
             self._last_period = period
             for text in self._plan.texts:
-                self._add(text, '', image.arrived_ns, image)
+                ask = TimedQuery(text, task=self._plan.task)
+                self._add(ask, image.arrived_ns, image)
 
     def _period_of(self, since_ns: int) -> int:
         """Return the index of the query period at a time since the first image."""
@@ -188,7 +189,7 @@ class QuerySchedule:
                     f'{self._limits.max_image_age_ns / S_TO_NS:g} s: the newest on '
                     f'{self._topics.image} was received {age_ns / S_TO_NS:.1f} s before.'
                 )
-            self._add(ask.text, ask.id, time_ns, None if no_image else self._newest, no_image)
+            self._add(ask, time_ns, None if no_image else self._newest, no_image)
 
     def _time_of(self, ask: TimedQuery) -> int:
         return self._start_ns + (ask.at_ns or 0)
@@ -198,17 +199,21 @@ class QuerySchedule:
 
     def _add(
         self,
-        text: str,
-        name: str,
+        ask: TimedQuery,
         time_ns: int,
         image: StoredMessage | None,
         no_image: str = '',
         rgbd: RgbdMessages | None = None,
     ) -> None:
         """Add a query about an image, or about complete messages."""
-        tidied, error = read_query(text, self._limits.max_query_length)
+        tidied, error = read_query(ask.text, self._limits.max_query_length)
         self._count += 1
-        query = Query(tidied, name or f'{self._count:06d}')
+        task: Task | None = Task.SEGMENT
+        try:
+            task = task_named(ask.task)
+        except UnsupportedTask as unsupported:
+            error = error or str(unsupported)
+        query = Query(tidied, ask.id or f'{self._count:06d}', task)
         if error or no_image:
             image = rgbd = None
         scheduled = ScheduledQuery(query, time_ns, rgbd, error, no_image)

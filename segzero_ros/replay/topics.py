@@ -37,6 +37,9 @@ __all__ = [
 
 INFO = 'sensor_msgs/msg/CameraInfo'
 TEXT = 'std_msgs/msg/String'
+QUERY = 'segzero_ros/msg/Query'
+# The last part of the names of the topics with queries, by type.
+_QUERY_NAMES = {TEXT: 'query', QUERY: 'typed_query'}
 # Instead of a topic's name: do not use any.
 NONE = 'none'
 
@@ -365,12 +368,12 @@ def _choose_queries(bag: BagReader, requested: str) -> str:
     if requested == NONE:
         return ''
     if requested:
-        return _require_topic(bag, requested, (TEXT,), 'queries')
+        return _require_topic(bag, requested, (TEXT, QUERY), 'queries')
     counts = bag.counts
     named = [
         name
         for name, kind in bag.topics.items()
-        if kind == TEXT and counts[name] and name.rsplit('/', 1)[-1] == 'query'
+        if counts[name] and name.rsplit('/', 1)[-1] == _QUERY_NAMES.get(kind)
     ]
     if len(named) > 1:
         raise NoTopic(

@@ -45,7 +45,9 @@ def film(count: int, *, depth_late=5 * MS, info_late=1 * MS) -> list[BagMessage]
 
 def run(messages, plan, topics=CAMERA, limits=LIMITS):
     """Return (text, image, depth, info) of the jobs, stamps in milliseconds from the start."""
-    jobs = QuerySchedule(topics, plan, limits, START, lambda message: message.data.decode())
+    jobs = QuerySchedule(
+        topics, plan, limits, START, lambda message: TimedQuery(message.data.decode())
+    )
     done = list(jobs.run(sorted(messages, key=lambda message: message.stamp_ns)))
     return [
         (job.query.text, *(milliseconds(part) for part in (job.rgbd or [None] * 3)[:3]))

@@ -4,6 +4,7 @@ The query is the script: `count to 20` writes twenty words, `count for ever` wri
 cancelled, `get stuck` hears nothing any more, `stammer` writes what is no text, `provoke` what a
 terminal would obey, `collect` how much Python's collector leaves alone, `take blocks` where the C
 library has memory from; `explode`, `babble`, `dawdle` and `run out of memory` fail;
+`seven` counts wrong;
 `quit`, `interrupt` and `close the generator` raise what ends programs and threads,
 `write on regardless` writes for ever whatever it is told, `many` finds a hundred objects that take
 their time; `segment for ever`, `quit later` and `run out of memory later` are the segmenter's,
@@ -41,6 +42,7 @@ from segzero_ros.types import (
     ReasonerUnavailable,
     Segment,
     SegmentedMask,
+    Task,
     Track,
 )
 
@@ -66,6 +68,7 @@ class ScriptedReasoner:
 
     name = 'scripted'
     leaves_processors_free = False
+    reads_marks = False
 
     def reason(
         self,
@@ -111,6 +114,15 @@ class ScriptedReasoner:
             raise MalformedAnswer('no box in it', 'blah blah')
         elif query.text == 'dawdle':
             raise ReasonerTimeout('took longer than it may')
+        if query.task is Task.ANSWER:
+            on_text('It is red.')
+            return Grounding('', (), 'It is red.', 3, answer='It is red.')
+        if query.task is Task.POINT:
+            middle = frame.width / 2, frame.height / 2
+            return Grounding('done', (GroundedObject(None, (middle,), query.text),))
+        if query.text == 'seven':
+            box = (1.0, 1.0, 9.0, 9.0)
+            return Grounding('done', (GroundedObject(box), GroundedObject(box)), count=7)
         box = (frame.width / 4, frame.height / 4, 3 * frame.width / 4, 3 * frame.height / 4)
         return Grounding('done', (GroundedObject(box, label=query.text),), generated_tokens=1)
 

@@ -20,7 +20,7 @@ from segzero_ros.cli.main import main
 from segzero_ros.msg import SegmentationResult, SegmentedObject, Timing
 from segzero_ros.replay.bag import BagMessage, BagReader
 from segzero_ros.replay.bag_frames import BagFrames
-from segzero_ros.replay.query_file import QueryPlan
+from segzero_ros.replay.query_file import QueryPlan, TimedQuery
 from segzero_ros.replay.schedule import QuerySchedule, ScheduleLimits
 from segzero_ros.replay.topics import find_topics
 from segzero_ros.ros.camera.rgbd_subscriber import RgbdSubscriber
@@ -238,7 +238,11 @@ def test_recorded_queries_take_the_node_s_frames_however_late_depth_is(
         taken = play_to(camera, bag, client, topics)
         limits = ScheduleLimits(50 * MS, 5_000 * MS, 100)
         jobs = QuerySchedule(
-            topics, QueryPlan(recorded=True), limits, bag.span_ns[0], lambda m: bag.parse(m).data
+            topics,
+            QueryPlan(recorded=True),
+            limits,
+            bag.span_ns[0],
+            lambda m: TimedQuery(bag.parse(m).data),
         )
         frames = BagFrames(bag, topics)
         messages = bag.messages(jobs.topics)
