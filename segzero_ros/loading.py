@@ -13,6 +13,7 @@ from segzero_ros.extras import lacking
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.reasoning.base import Companion, Reasoner
 from segzero_ros.reasoning.credentials import masked
+from segzero_ros.reasoning.router import route_by_rules, Router
 from segzero_ros.segmentation.base import Segmenter
 from segzero_ros.tracking.base import Tracker
 from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable
@@ -42,6 +43,7 @@ class ReasonerOptions:
             the tokens are the same either way.
         base_url: of an OpenAI-compatible server.
         api_key_env: the environment variable that holds the server's key.
+        router: a text model that chooses the task of queries that leave it open; empty: rules.
         constrain_answer: have the server hold the answer to its JSON schema (vLLM, SGLang).
     """
 
@@ -60,6 +62,7 @@ class ReasonerOptions:
     base_url: str = ''
     api_key_env: str = 'OPENAI_API_KEY'
     constrain_answer: bool = False
+    router: str = ''
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,28 @@ def load_pipeline(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pip
     """
     loaded = load_reasoner(reasoner, _companion(segmenter))
     try:
-        return Pipeline(loaded, load_segmenter(segmenter), reasoner.time_limit)
+        router = load_router(reasoner)
+        return Pipeline(loaded, load_segmenter(segmenter), reasoner.time_limit, router)
     except BaseException:
         loaded.close()
         raise
+
+
+def load_router(options: ReasonerOptions) -> Router:
+    """Return what chooses the task of queries that leave it open.
+
+    Raises:
+        ReasonerUnavailable: the model cannot be had.
+    """
+    if not options.router:
+        return route_by_rules
+    try:
+        from segzero_ros.reasoning.model_router import ModelRouter
+    except ImportError as error:
+        raise ReasonerUnavailable(
+            f'{lacking("The router needs", error, "models")}, or leave reasoner.router empty.'
+        ) from error
+    return ModelRouter(options.router, options.device, offline=options.offline)
 
 
 def _companion(segmenter: SegmenterOptions) -> Companion | None:
