@@ -32,11 +32,11 @@ def result_bytes(definitions: Definitions, query: str = 'the red cup') -> bytes:
     )
     pixel = types['segzero_ros/msg/Pixel'](5.0, 6.0)
     thing = types['segzero_ros/msg/SegmentedObject'](
-        1, 'cup', 0.9, roi, [pixel], roi, image, 0, pose, vector
+        1, 'cup', 0.9, roi, False, [pixel], roi, image, 0, pose, vector
     )
     timing = types['segzero_ros/msg/Timing'](0.0, 0.1, 0.2, 0.3, 0.6, 0.05, 7)
     message = types[RESULT](
-        header, 'q1', query, 0, '', 'because', '{}', 'r', 's', 480, 640, [thing], timing
+        header, 'q1', query, 0, 0, '', 'because', '', -1, '{}', 'r', 's', 480, 640, [thing], timing
     )
     return bytes(store.serialize_cdr(message, RESULT))
 

@@ -9,13 +9,13 @@ def test_a_list_of_queries_is_read(tmp_path):
     path = tmp_path / 'q.yaml'
     path.write_text(
         '- {at: 0, query: the cup}\n'
-        '- {at: 1.5, query: das Häuschen, id: house}\n'
+        '- {at: 1.5, query: das Häuschen, id: house, task: count}\n'
         '- {stamp: 1700000000123456789, query: "the bowl", id: 7}\n',
         encoding='utf-8',
     )
     assert read_queries(path) == (
         TimedQuery('the cup', '', 0),
-        TimedQuery('das Häuschen', 'house', 1_500_000_000),
+        TimedQuery('das Häuschen', 'house', 1_500_000_000, task='count'),
         TimedQuery('the bowl', '7', None, 1700000000123456789),
     )
 
@@ -35,6 +35,7 @@ def test_a_list_of_queries_is_read(tmp_path):
         ('[{at: 1}]', 'entry 1: query must be text'),
         ('[{at: 1, query: 5}]', 'entry 1: query must be text'),
         ('[{at: 1, query: a, topic: b}]', "entry 1: unknown 'topic'"),
+        ('[{at: 1, query: a, task: dance}]', "entry 1: There is no task 'dance'"),
         ('[{at: 1, query: a, id: x}, {at: 1, query: a, id: x}]', "id 'x' is used 2 times"),
         ('[{', 'cannot be read'),
     ],
