@@ -9,7 +9,7 @@ asked about each scene, without caching of frames between queries. Depth has noi
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 import json
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,18 @@ from segzero_ros.evaluation.runner import answer_sample
 from segzero_ros.evaluation.tabletop import report, SCENES, SEED, Tabletop
 from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
+from segzero_ros.simulation.affordances import KIND
+from segzero_ros.simulation.sentences import KINDS
 from segzero_ros.types import Status
 
 
-def outcomes_of(dataset: Tabletop) -> Iterator[SampleRecord]:
-    """Return the offline default's answers to all sentences."""
+def outcomes_of(dataset: Tabletop, kinds: Collection[str] = ()) -> Iterator[SampleRecord]:
+    """Return the offline default's answers to all sentences, or to those of some kinds."""
     pipeline = Pipeline(load_reasoner(ReasonerOptions()), load_segmenter(SegmenterOptions()))
     try:
         for index, sample in dataset.read(range(len(dataset))):
-            yield answer_sample(pipeline, None, index, sample)
+            if not kinds or sample.group[0].removeprefix('kind: ') in kinds:
+                yield answer_sample(pipeline, None, index, sample)
     finally:
         pipeline.close()
 
@@ -74,13 +77,18 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=SEED, help='of the first scene')
     parser.add_argument('--per-kind', type=int, default=1, help='sentences of each kind per scene')
     parser.add_argument('--without-depth', action='store_true', help='use colour images only')
+    parser.add_argument(
+        '--kind', choices=(*KINDS, KIND), action='append', default=[],
+        help='only sentences of this kind; repeatable; default: all but "use"',
+    )  # fmt: skip
     parser.add_argument('--output', type=Path, help='JSON file for figures and outcomes')
     parser.add_argument('--failures', action='store_true', help='print every wrong answer')
     options = parser.parse_args()
     depth = not options.without_depth
-    # Without affordances, which need world knowledge.
-    dataset = Tabletop(options.scenes, options.seed, options.per_kind, depth, uses=False)
-    rows = list(outcomes_of(dataset))
+    # The published figures are without affordances, which need world knowledge.
+    uses = KIND in options.kind
+    dataset = Tabletop(options.scenes, options.seed, options.per_kind, depth, uses)
+    rows = list(outcomes_of(dataset, options.kind))
     outcomes = [as_outcome(row) for row in rows]
     if options.failures:
         for outcome in outcomes:

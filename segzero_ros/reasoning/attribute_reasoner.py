@@ -47,6 +47,8 @@ class AttributeReasoner:
             writer.write(reason)
             return writer.grounding((), reason)
         writer.write(f'I look for {", and ".join(map(prose.target_of, request.phrases))}.')
+        if request.ignored:
+            writer.write(prose.ignored(request))
         view = self._look(frame, writer)
         writer.write(prose.overview(view))
         objects: list[GroundedObject] = []
@@ -121,7 +123,7 @@ def _grounded_region(region: Region, label: str) -> GroundedObject:
 
 def _note(request: Request, matches: list[Match], view: View, writer: _ReasoningWriter) -> str:
     """Return the note for the user, and write the count if the query asks for one."""
-    notes = []
+    notes = [prose.ignored(request)]
     if request.counting:
         count = prose.counted(matches, view)
         writer.write(count)

@@ -366,8 +366,8 @@ def test_the_tabletop_is_evaluated_by_kind_of_sentence(tmp_path):
     groups = summary_of(tmp_path)['groups']
     assert {'all', 'kind: colour', 'kind: none', 'difficulty: easy'} <= set(groups)
     assert groups['all']['giou'] > 0.5
-    # What things are for is beyond a grammar, which says so instead of guessing.
-    assert groups['difficulty: knowledge']['missed'] == 1.0
+    # What things are for is known of everyday shapes.
+    assert groups['difficulty: knowledge']['missed'] < 0.5
     for row in groups.values():
         if row['giou'] is not None:
             assert row['giou_low'] <= row['giou'] <= row['giou_high']

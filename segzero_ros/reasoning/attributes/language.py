@@ -11,12 +11,15 @@ from functools import lru_cache
 
 from segzero_ros.reasoning.attributes.phrases import Phrase, Pick, Quality, Relation, Request
 from segzero_ros.reasoning.attributes.scanner import scan, Token
+from segzero_ros.reasoning.attributes.uses import take_use, Use
+from segzero_ros.reasoning.attributes.words import singular_of
 
 _MAX_DEPTH = 4
 _MAX_WORDS = 150
 _JOINTS = ('and', 'or', 'comma', 'but')
 _QUALITIES = ('shape', 'size', 'place')
 _HEADS = ('relation', 'except')
+# Nouns that name no object.
 _NOBODYS = ('everything', 'stuff', 'anything', 'something', 'one', 'ones')
 _WHERE = ('in ', 'on ', 'at ', 'to ', 'towards ', 'toward ', 'near ')
 
@@ -32,10 +35,13 @@ def parse_query(text: str) -> Request:
     Returns:
         The request; with `unknown` or `problem` set where it cannot be answered.
     """
-    tokens = scan(text)
+    use, tokens = take_use(scan(text))
     unknown = tuple(dict.fromkeys(token.text for token in tokens if token.part.role == 'unknown'))
+    unknown += use.unknown if use else ()
     if unknown:
         return Request(unknown=unknown)
+    if use and use.problem:
+        return Request(problem=use.problem)
     if len(tokens) > _MAX_WORDS:
         return Request(problem=f'The sentence has more than {_MAX_WORDS} words.')
     counting = any(token.part.role == 'count' for token in tokens)
@@ -43,9 +49,27 @@ def parse_query(text: str) -> Request:
         phrases = _Parser(tokens, counting).phrases()
     except _TooDeep:
         return Request(problem=f'The sentence nests more than {_MAX_DEPTH} relations.')
+    if use is not None:
+        first = phrases[0] if phrases else Phrase('thing', count=0)
+        phrases = (_for_use(first, use, tokens), *phrases[1:])
+        return Request(phrases, counting, ignored=use.ignored)
     if not phrases:
         return Request(problem='The sentence names nothing that I could look for.')
     return Request(phrases, counting)
+
+
+def _for_use(phrase: Phrase, use: Use, tokens: list[Token]) -> Phrase:
+    """Return a phrase of objects that serve; all of them unless one is asked for."""
+    if phrase.kind and any(phrase.kind in tier.split() for tier in use.kinds):
+        # "The mug that I drink from": the noun says it.
+        return phrase
+    quality = Quality('use', use.kinds, use.purpose)
+    article = next((token.text for token in tokens if token.part.role == 'article'), '')
+    told = any(token.part.role == 'number' for token in tokens)
+    one = (article == 'the' and phrase.count == 1) or told or phrase.picks or phrase.plural
+    text = f'{phrase.text} {use.purpose}'
+    count = phrase.count if one else 0
+    return replace(phrase, text=text, qualities=(*phrase.qualities, quality), count=count)
 
 
 class _TooDeep(Exception):
@@ -332,17 +356,6 @@ def _joined(draft: _Draft, plural: bool) -> tuple[Quality, ...]:
 
 
 def _singular(noun: Token | None) -> str:
-    if noun is None or noun.text in (
-        'everything',
-        'stuff',
-        'anything',
-        'something',
-        'one',
-        'ones',
-    ):
+    if noun is None or noun.text in _NOBODYS:
         return 'thing'
-    if not noun.part.plural:
-        return noun.text
-    return (
-        noun.text[:-2] if noun.text.endswith(('xes', 'shes', 'ches', 'sses')) else noun.text[:-1]
-    )
+    return singular_of(noun.text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import math
 
 from segzero_ros.reasoning.attributes.measures import (
@@ -123,7 +123,7 @@ class _Search:
 
     def _in_order(self, qualities: tuple[Quality, ...]) -> list[Quality]:
         """Order: properties (colour, shape) before comparisons among those that have them."""
-        order = ('colour', 'shape', 'size', 'place')
+        order = ('colour', 'use', 'shape', 'size', 'place')
         return sorted(qualities, key=lambda quality: order.index(quality.kind))
 
     def _keep(
@@ -149,6 +149,10 @@ class _Search:
             self._apply_place(quality)
             return
 
+        if quality.kind == 'use':
+            self._apply_use(quality)
+            return
+
         def fit(region: Region) -> float:
             if quality.kind == 'place':
                 best = max(position_fit(region, name) for name in quality.names)
@@ -161,6 +165,16 @@ class _Search:
         self._keep(quality, quality.kind, fit)
         if quality.kind == 'colour' and not self._remaining:
             self._try_parts(quality)
+
+    def _apply_use(self, quality: Quality) -> None:
+        """Keep the regions of the first shape that serves and is there."""
+        for rank, tier in enumerate(quality.names):
+            fits = {c.region: max(map(c.region.shape.fit, tier.split())) for c in self._remaining}
+            if any(fit >= FITS for fit in fits.values()):
+                found = replace(quality, names=(tier,))
+                self._keep(found, 'second use' if rank else 'use', fits.__getitem__)
+                return
+        self._keep(quality, 'use', lambda region: 0.0)
 
     @property
     def _means_one(self) -> bool:
@@ -183,7 +197,8 @@ class _Search:
 
     def _try_parts(self, quality: Quality) -> None:
         """If no region has the colour, try parts of regions, unless a noun names the shape."""
-        if self._phrase.kind or quality.negated or len(self._steps) > 1:
+        named = self._phrase.kind or any(q.kind == 'use' for q in self._phrase.qualities)
+        if named or quality.negated or len(self._steps) > 1:
             return
         parts = [part for name in quality.names for part in self._view.parts(name)]
         self._remaining = [Candidate(part, part.colour.fit(quality.names[0])) for part in parts]

@@ -15,8 +15,9 @@ class Quality:
     """A property that a thing has or lacks.
 
     Attributes:
-        kind: `colour`, `shape`, `size` or `place`.
-        names: alternatives; keys of the kind's own table.
+        kind: `colour`, `shape`, `size`, `place` or `use`.
+        names: alternatives; keys of the kind's own table. For `use` shapes, best first: the next
+            one counts only where there is none of the one before.
         word: the query's word.
         negated: the thing must not have it.
     """
@@ -90,8 +91,9 @@ class Phrase:
     @property
     def label(self) -> str:
         """The label of its objects: "dark red ball"."""
-        words = [q.word for q in self.qualities if q.kind != 'place' and not q.negated]
-        return ' '.join([*words, self.noun])
+        told = [q for q in self.qualities if q.kind != 'place' and not q.negated]
+        words = [q.word for q in told if q.kind != 'use']
+        return ' '.join([*words, self.noun, *(q.word for q in told if q.kind == 'use')])
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Request:
         phrases: the answer holds the matches of all of them.
         counting: whether the query asks how many there are.
         unknown: the unknown content words, in order.
+        ignored: unknown words that do not decide what is meant, in order.
         problem: why the query cannot be answered although its words are known, else empty.
     """
 
@@ -109,3 +112,4 @@ class Request:
     counting: bool = False
     unknown: tuple[str, ...] = field(default=())
     problem: str = ''
+    ignored: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from segzero_ros.reasoning.attributes.affordances import SHAPES
 from segzero_ros.reasoning.attributes.matching import Match, Step
 from segzero_ros.reasoning.attributes.phrases import Phrase, Pick, Quality, Relation, Request
 from segzero_ros.reasoning.attributes.regions import Region, View
@@ -16,7 +17,7 @@ from segzero_ros.reasoning.attributes.words import number_word, plural_of
 
 CAN_READ = (
     'I can read colours, shapes, sizes, positions, relations such as "left of the blue box", '
-    'ordinals and counts.'
+    'ordinals and counts, and what everyday shapes are for, such as "something to drink from".'
 )
 _THINGS = {
     'stick': 'stick-shaped thing', 'sheet': 'flat sheet', 'can': 'cylinder', 'book': 'flat box',
@@ -51,11 +52,21 @@ def unreadable(request: Request) -> str:
     """Return why a query cannot be answered."""
     if request.problem:
         return f'{request.problem} {CAN_READ}'
-    named = [f'"{_shortened(word)}"' for word in request.unknown[:_MAX_WORDS]]
-    more = len(request.unknown) - len(named)
+    return f'I do not know {_words(request.unknown)}. {CAN_READ}'
+
+
+def _words(unknown: Sequence[str]) -> str:
+    named = [f'"{_shortened(word)}"' for word in unknown[:_MAX_WORDS]]
+    more = len(unknown) - len(named)
     listed = ', '.join(named) + (f' and {more} more' if more else '')
-    words = 'word' if len(request.unknown) == 1 else 'words'
-    return f'I do not know the {words} {listed}. {CAN_READ}'
+    return f'the {"word" if len(unknown) == 1 else "words"} {listed}'
+
+
+def ignored(request: Request) -> str:
+    """Return which words were not used; empty if all were."""
+    if not request.ignored:
+        return ''
+    return f'I do not know {_words(request.ignored)} and go by the rest.'
 
 
 def overview(view: View) -> str:
@@ -153,6 +164,8 @@ def _finding(step: Step, view: View) -> str:
 
 def _quality(step: Step, quality: Quality, view: View) -> str:
     word = f'not {quality.word}' if quality.negated else quality.word
+    if quality.kind == 'use':
+        return _use(step, quality, view)
     if step.kind == 'part':
         named = [f'one {_where(region.region)}' for region in step.remaining[:_MAX_LISTED]]
         count = len(step.remaining)
@@ -167,6 +180,22 @@ def _quality(step: Step, quality: Quality, view: View) -> str:
     if quality.kind == 'colour' and not step.remaining and not quality.negated:
         return f'{_share(step, word, word)}; by colour, I see {_colours(view)}.'
     return f'{_share(step, word, word)}{_listed(step, view, quality)}.'
+
+
+def _use(step: Step, quality: Quality, view: View) -> str:
+    """Return which shape serves, or which would have."""
+    kinds = [kind for tier in quality.names for kind in tier.split()]
+    if not step.remaining:
+        wanted = ' or '.join(_article(_THINGS[kind]) for kind in kinds)
+        serves = f'by shape {wanted}'
+        return f'Something {quality.word}: {_share(step, serves, serves)}.'
+    shapes = ' or '.join(SHAPES[kind] for kind in kinds)
+    one = ' or '.join(_article(_THINGS[kind]) for kind in kinds)
+    many = ' or '.join(plural_of(_THINGS[kind]) for kind in kinds)
+    better = ', as nothing that serves better is there' if step.kind == 'second use' else ''
+    found = _share(step, f'by shape {one}', f'by shape {many}')
+    what = f'{shapes}: something {quality.word}{better}'
+    return f'{found}{_listed(step, view)}. By shape that is {what}.'
 
 
 def _place(word: str) -> str:

@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 import unicodedata
 
+from segzero_ros.reasoning.attributes.affordances import use_words
 from segzero_ros.reasoning.attributes.words import Part, words
 
 
@@ -41,6 +42,7 @@ _IDIOMS: tuple[tuple[str, Part], ...] = (
      r'as well(?! as)|all right|thank you|(?:in|of) (?:colou?r|shape|size)|for me|to me|'
      r'i would like|at all',
      Part('skip')),
+    (r'can(?= (?:ACTIVITY|hold|go|put|be)(?: |$))', Part('skip')),
     (r'(?:farthest|furthest|most distant)(?: away)? from the (?P<away>SIDE)EDGE?(?: of CONTEXT)?',
      Part('extreme')),
     (r'MUCHTO (?P<side>SIDE)EDGE(?: of CONTEXT)?', Part('extreme')),
@@ -69,7 +71,7 @@ _IDIOMS: tuple[tuple[str, Part], ...] = (
      Part('place', 'edge')),
     (r'(?:in|at) (?:the )?(?:front|foreground)(?! of)', Part('place', 'front')),
     (r'(?:in|at) (?:the )?(?:back|background)(?! of)', Part('place', 'back')),
-    (r'(?:lying |standing |sitting )?(?:on top of|on|in|of|at|from|across|over|within|inside) '
+    (r'(?:lying |standing |sitting )?(?:on top of|on|in|of|at|from|across|over|within|inside|off) '
      r'CONTEXT',
      Part('skip')),
     (r'(?:(?:of |in |with |has |have )?the )?same colou?r (?:as|like)',
@@ -134,8 +136,11 @@ def _patterns() -> tuple[tuple[re.Pattern[str], Part], ...]:
         'CONTEXT': _CONTEXT, 'SIDE': _SIDE, 'EDGE': _EDGE, 'VIEWER': _VIEWER, 'MUCH': _MUCH,
         'TO': _TO, 'END': _END,
     }  # fmt: skip
+    uses = use_words()
+    pieces['ACTIVITY'] = '|'.join(word for word, (role, _) in uses.items() if role == 'activity')
+    idioms = tuple((word, Part(*use)) for word, use in uses.items() if ' ' in word)
     compiled = []
-    for pattern, part in _IDIOMS:
+    for pattern, part in (*idioms, *_IDIOMS):
         for name, piece in pieces.items():
             pattern = pattern.replace(name, piece)
         compiled.append((re.compile(rf'(?:{pattern})(?:(?<= )|(?= |$))'), part))

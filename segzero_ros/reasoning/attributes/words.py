@@ -8,6 +8,8 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
+from segzero_ros.reasoning.attributes.affordances import use_words
+
 
 class Part(NamedTuple):
     """The role of a word or an idiom.
@@ -15,7 +17,8 @@ class Part(NamedTuple):
     Attributes:
         role: `skip`, `article`, `all`, `number`, `ordinal`, `colour`, `tone`, `shape`, `noun`,
             `size`, `extreme`, `place`, `from`, `relation`, `not`, `except`, `but`, `and`, `or`,
-            `comma`, `count`, `in`, `of` or `unknown`.
+            `comma`, `count`, `in`, `of`, `activity`, `content`, `part`, `group`, `aside` (see
+            `affordances`) or `unknown`.
         name: which of its role.
         sign: for measures 1 for the largest and -1 for the smallest; the value of a number.
         plural: whether the word is plural.
@@ -69,12 +72,12 @@ _NOUNS = {
     'box': 'box cube block carton brick package parcel case packet cuboid',
     'can': 'can tin cylinder',
     'cone': 'cone pyramid',
-    'mug': 'mug cup',
+    'mug': 'mug cup teacup beaker tumbler goblet',
     'bowl': 'bowl basin',
     'plate': 'plate saucer dish coaster',
-    'bottle': 'bottle flask',
-    'book': 'book notebook booklet paperback',
-    'stick': 'stick pen pencil marker rod bar crayon straw chopstick skewer baton',
+    'bottle': 'bottle flask carafe',
+    'book': 'book notebook booklet paperback novel hardback textbook',
+    'stick': 'stick pen pencil biro ballpoint marker rod bar crayon straw chopstick skewer baton',
     'round': 'circle disc disk',
     'square': 'square',
     'rectangular': 'rectangle',
@@ -155,7 +158,8 @@ _SMALL = {
 @cache
 def words() -> dict[str, Part]:
     """Return every known single word, lower-case, with its role."""
-    table = {word: Part('skip') for word in _SKIPPED.split()}
+    table = {word: Part(*use) for word, use in use_words().items() if ' ' not in word}
+    table |= {word: Part('skip') for word in _SKIPPED.split()}
     for role, spelt in _SMALL.items():
         table |= {word: Part(role) for word in spelt.split()}
     for kind, spelt in _NOUNS.items():
@@ -179,8 +183,23 @@ def words() -> dict[str, Part]:
 
 
 def plural_of(noun: str) -> str:
-    """Return the plural of one of the nouns known here."""
+    """Return the plural of a noun, by its ending."""
+    if noun.endswith('y') and noun[-2:-1] not in tuple('aeiou'):
+        return f'{noun[:-1]}ies'
     return noun + ('es' if noun.endswith(('s', 'x', 'sh', 'ch')) else 's')
+
+
+def singular_of(noun: str) -> str:
+    """Return the singular of a noun: a noun known here, or by the ending where it is not."""
+    part = words().get(noun)
+    known = part is not None and part.role == 'noun'
+    if noun in ('everything', 'stuff') or (known and part is not None and not part.plural):
+        return noun
+    if noun.endswith(('xes', 'shes', 'ches', 'sses')):
+        return noun[:-2]
+    if noun.endswith('ies') and len(noun) > 4:
+        return f'{noun[:-3]}y'
+    return noun[:-1] if noun.endswith('s') and not noun.endswith(('ss', 'us', 'is')) else noun
 
 
 def number_word(value: int) -> str:
