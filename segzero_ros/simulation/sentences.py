@@ -83,7 +83,7 @@ def _any_object(d: Describer, rng: Rng) -> int:
     return int(rng.integers(len(d.objects)))
 
 
-def _describe(d: Describer, rng: Rng, generic: float = 0.3) -> Phrase:
+def describe(d: Describer, rng: Rng, generic: float = 0.3) -> Phrase:
     """Return a phrase that is true for some object: a noun, a colour, a shape, or both."""
     index = _any_object(d, rng)
     nouns = d.nouns_of(index)
@@ -98,7 +98,7 @@ def _category(d: Describer, rng: Rng) -> Phrase:
     """Return a phrase that may be true for several objects."""
     if rng.random() < 0.35:
         return d.noun(_pick(rng, list(ANYTHING)))
-    return _describe(d, rng, generic=0.4)
+    return describe(d, rng, generic=0.4)
 
 
 def _colour(d: Describer, rng: Rng) -> Sentence | None:
@@ -179,7 +179,7 @@ def _anchored(d: Describer, rng: Rng, phrase: Phrase, name: str) -> tuple[str, T
     """Return a relation's text and truth to one or two unambiguous reference objects."""
     anchors: list[Phrase] = []
     for _ in range(2 if name == 'between' else 1):
-        anchor = _describe(d, rng)
+        anchor = describe(d, rng)
         if not anchor.unique or any(anchor.targets == other.targets for other in anchors):
             return None
         anchors.append(anchor)
@@ -207,7 +207,7 @@ def _ordinal(d: Describer, rng: Rng) -> Sentence | None:
 
 
 def _plural(d: Describer, rng: Rng) -> Sentence | None:
-    phrase = _describe(d, rng, generic=0.45)
+    phrase = describe(d, rng, generic=0.45)
     count = len(phrase.targets)
     if not phrase.sure or count < 2:
         return None
@@ -251,12 +251,13 @@ def _depth(d: Describer, rng: Rng) -> Sentence | None:
 
 
 def _none(d: Describer, rng: Rng) -> Sentence | None:
-    make = (_no_colour, _no_combination, _no_combination, _no_class, _no_relation, _no_ordinal)
+    make = (no_colour, no_combination, no_combination, no_class, _no_relation, _no_ordinal)
     text = make[int(rng.integers(len(make)))](d, rng)
     return None if text is None else _sentence(text, (), 0)
 
 
-def _no_colour(d: Describer, rng: Rng) -> str | None:
+def no_colour(d: Describer, rng: Rng) -> str | None:
+    """Return a generic noun with a colour that nothing in the image has, or None."""
     word = _pick(rng, list(COLOUR_WORDS))
     phrase = d.coloured(word, d.noun(_pick(rng, list(ANYTHING))))
     name = COLOUR_WORDS[word][0]
@@ -269,7 +270,8 @@ def _no_colour(d: Describer, rng: Rng) -> str | None:
     return phrase.one
 
 
-def _no_combination(d: Describer, rng: Rng) -> str | None:
+def no_combination(d: Describer, rng: Rng) -> str | None:
+    """Return a colour and a noun that no one object has together, or None."""
     index, other = _any_object(d, rng), _any_object(d, rng)
     nouns = d.nouns_of(other)
     if not nouns:
@@ -278,7 +280,8 @@ def _no_combination(d: Describer, rng: Rng) -> str | None:
     return None if phrase.truth.any() else phrase.one
 
 
-def _no_class(d: Describer, rng: Rng) -> str | None:
+def no_class(d: Describer, rng: Rng) -> str | None:
+    """Return a noun of an absent class, or None."""
     if rng.random() < 0.4:
         return _pick(rng, _STRANGERS)
     phrase = d.noun(_pick(rng, list(NOUNS)))
@@ -286,7 +289,7 @@ def _no_class(d: Describer, rng: Rng) -> str | None:
 
 
 def _no_relation(d: Describer, rng: Rng) -> str | None:
-    phrase, name = _describe(d, rng), _pick(rng, ('left', 'right', 'behind', 'front'))
+    phrase, name = describe(d, rng), _pick(rng, ('left', 'right', 'behind', 'front'))
     if not phrase.unique:
         return None
     found = _anchored(d, rng, phrase, name)
@@ -296,7 +299,7 @@ def _no_relation(d: Describer, rng: Rng) -> str | None:
 
 
 def _no_ordinal(d: Describer, rng: Rng) -> str | None:
-    phrase = _describe(d, rng)
+    phrase = describe(d, rng)
     number = len(phrase.targets) + 1
     if not phrase.sure or not 2 <= number <= 5:
         return None
