@@ -15,21 +15,21 @@ from rich.console import Console
 from rich.table import Table
 
 from segzero_ros.reasoning.attribute_reasoner import AttributeReasoner
-from segzero_ros.reasoning.attributes.questions import parse_question
+from segzero_ros.reasoning.router import route_by_rules
 from segzero_ros.simulation.questions import make_questions, SceneQuestion
 from segzero_ros.simulation.scenes import make_scene
-from segzero_ros.types import Frame, Query
+from segzero_ros.types import Frame, Query, Task
 
 
 def is_right(reasoner: AttributeReasoner, frame: Frame, question: SceneQuestion) -> bool:
-    """Return whether the reasoner's answer is the truth."""
-    asked = parse_question(question.text)
-    if asked.kind != ('count' if question.kind == 'count' else 'exists'):
+    """Return whether the router's task and the reasoner's answer are right."""
+    task = route_by_rules(question.text)
+    if task is not (Task.COUNT if question.kind == 'count' else Task.ANSWER):
         return False
-    found = len(reasoner.reason(frame, Query(asked.phrase)).objects)
+    grounding = reasoner.reason(frame, Query(question.text, task=task))
     if question.kind == 'count':
-        return found == question.number
-    return bool(found) == bool(question.number)
+        return len(grounding.objects) == question.number
+    return grounding.answer.startswith('Yes, ' if question.number else 'No, ')
 
 
 def main() -> None:
@@ -53,8 +53,9 @@ def main() -> None:
             if options.failures and not good:
                 print(f'{seed} {question.kind} {question.number}: {question.text!r}', flush=True)
     table = Table('question', 'count', 'right')
-    for kind, count in asked.items():
-        table.add_row(kind, str(count), f'{100 * right[kind] / count:.1f} %')
+    for kind, count in (*asked.items(), ('all', asked.total())):
+        good = right[kind] if kind in right else right.total()
+        table.add_row(kind, str(count), f'{100 * good / count:.1f} %')
     Console().print(table)
 
 

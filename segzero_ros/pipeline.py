@@ -256,6 +256,9 @@ class _Attempt:
         self._query = replace(self._query, task=self._task)
 
     def _in_words(self, grounding: Grounding) -> Answer:
+        if not grounding.answer and grounding.note:
+            # The reasoner says why it has no answer.
+            return self._answer(Status.NOT_FOUND, grounding.note, grounding)
         if not grounding.answer:
             raise MalformedAnswer('it is empty', grounding.raw_answer)
         return self._answer(Status.OK, grounding.note, grounding)

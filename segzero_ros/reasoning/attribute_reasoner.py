@@ -3,20 +3,29 @@
 The query is parsed into conditions (`attributes.language`), the frame is segmented into regions
 (`attributes.regions`), the conditions select regions (`attributes.matching`), and
 `attributes.prose` writes the reasoning. For a query with unknown words it names them and returns
-no object; it never guesses one.
+no object; it never guesses one. Questions that count, ask yes or no or ask where
+(`attributes.questions`) are also answered in words.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 import json
+import math
 
 from segzero_ros.reasoning.attributes import prose
 from segzero_ros.reasoning.attributes.language import parse_query
 from segzero_ros.reasoning.attributes.matching import find, Match
 from segzero_ros.reasoning.attributes.phrases import Request
+from segzero_ros.reasoning.attributes.questions import (
+    answer_sentence,
+    parse_question,
+    position_in_image,
+    Question,
+)
 from segzero_ros.reasoning.attributes.regions import find_regions, Region, View
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
-from segzero_ros.types import Cancelled, Frame, GroundedObject, Grounding, Query
+from segzero_ros.types import Cancelled, Frame, GroundedObject, Grounding, Query, Task
 
 
 class AttributeReasoner:
@@ -40,10 +49,14 @@ class AttributeReasoner:
     ) -> Grounding:
         """See Reasoner.reason; raises only Cancelled."""
         writer = _ReasoningWriter(on_text, cancelled)
-        request = parse_query(query.text)
+        question = parse_question(query.text)
+        request = _request(query, question)
+        in_words = query.task is Task.ANSWER
         writer.checkpoint()
         if request.unknown or request.problem:
             reason = prose.unreadable(request)
+            if in_words and question.kind == 'exists':
+                return writer.answer(f'No, none that I can tell. {reason}')
             writer.write(reason)
             return writer.grounding((), reason)
         writer.write(f'I look for {", and ".join(map(prose.target_of, request.phrases))}.')
@@ -60,7 +73,10 @@ class AttributeReasoner:
                 writer.write(sentence)
             for found in _grounded(match, objects):
                 objects.append(found)
-                on_object(found)
+                if not in_words:
+                    on_object(found)
+        if in_words:
+            return writer.answer(_in_words(question, matches, frame, view), prose.ignored(request))
         return writer.grounding(tuple(objects), _note(request, matches, view, writer))
 
     def close(self) -> None:
@@ -92,6 +108,13 @@ class _ReasoningWriter:
         self._on_text(f' {sentence}' if self._sentences else sentence)
         self._sentences.append(sentence)
 
+    def answer(self, words: str, note: str = '') -> Grounding:
+        """Write the answer in words, and return it."""
+        reasoning = ' '.join(self._sentences)
+        self.write(words)
+        raw = f'<think>{reasoning}</think><answer>{words}</answer>'
+        return Grounding(reasoning, (), raw, note=note, answer=words)
+
     def grounding(self, objects: tuple[GroundedObject, ...], note: str) -> Grounding:
         """Return the answer, in VisionReasoner's format."""
         self.checkpoint()
@@ -105,6 +128,42 @@ class _ReasoningWriter:
         ]
         raw = f'<think>{reasoning}</think><answer>{json.dumps(answer)}</answer>'
         return Grounding(reasoning, objects, raw, note=note)
+
+
+def _request(query: Query, question: Question) -> Request:
+    """Return the parsed query, as its task wants it."""
+    request = parse_query(query.text)
+    framed = question.kind in ('count', 'exists', 'where')
+    if framed and (query.task is not Task.SEGMENT or request.unknown or request.problem):
+        phrase = parse_query(question.phrase)
+        if phrase.phrases or not request.phrases:
+            request = phrase
+    counting = query.task is Task.COUNT or (query.task is Task.ANSWER and framed)
+    if not counting or question.kind == 'where':
+        return request
+    # All of them count, also of "a mug".
+    phrases = (replace(p, count=p.count if p.picks else 0) for p in request.phrases)
+    return replace(request, phrases=tuple(phrases), counting=query.task is Task.COUNT)
+
+
+def _in_words(question: Question, matches: list[Match], frame: Frame, view: View) -> str:
+    """Return the answer to a question in words."""
+    chosen = [region for match in matches for region in match.chosen]
+    regions = list(dict.fromkeys(chosen))
+    positions = [
+        position_in_image(
+            region.box,
+            frame.width,
+            frame.height,
+            region.distance if math.isfinite(region.distance) else None,
+        )
+        for region in regions
+    ]
+    if question.kind == 'find':
+        # "What colour is the box?"
+        named = (prose.name_of(region, view) for region in regions)
+        positions = [f'{name} {where}' for name, where in zip(named, positions, strict=True)]
+    return answer_sentence(question, len(regions), positions)
 
 
 def _grounded(match: Match, before: list[GroundedObject]) -> list[GroundedObject]:

@@ -48,7 +48,7 @@ _RULES = tuple(
         (Task.DETECT, r'^(?:detect\b|(?:draw |give |put )?(?:a |the )?(?:bounding )?boxe?s?\b)'),
         (
             Task.ANSWER,
-            r'^(?:is|are|was|were|does|do|did|has|have|can|could|will|would|should|am)\b'
+            r'^(?:whether|if|is|are|was|were|does|do|did|has|have|can|could|will|would|should|am)\b'
             r'|^(?:why|who|whose|when|how)\b'
             r'|^what(?:\x27s| is| are| was| do| does| did| colou?r| kind| type| size| shape| '
             r'time| material| brand| happens| happened| would happen| else)\b(?! the best thing)'

@@ -5,6 +5,7 @@ import time
 from hypothesis import given, settings, strategies
 import pytest
 
+from segzero_ros.pipeline import Pipeline
 from segzero_ros.reasoning.attribute_reasoner import AttributeReasoner
 from segzero_ros.reasoning.attributes.language import parse_query
 from segzero_ros.reasoning.attributes.questions import (
@@ -13,8 +14,9 @@ from segzero_ros.reasoning.attributes.questions import (
     position_in_image,
     Question,
 )
+from segzero_ros.segmentation.grabcut_segmenter import GrabCutSegmenter
 from segzero_ros.simulation import make_scene
-from segzero_ros.types import Query
+from segzero_ros.types import Query, Status, Task
 
 QUESTIONS = {
     'how many mugs are there?': ('count', 'mugs'),
@@ -156,6 +158,73 @@ def test_a_position_in_the_image_is_told_with_its_distance():
     far = position_in_image((600, 0, 640, 40), 640, 480, 0.62)
     assert far == 'at the top right of the image, 0.6 m away'
     assert position_in_image((300, 220, 340, 260), 640, 480) == 'in the middle of the image'
+
+
+@pytest.mark.parametrize(
+    ('text', 'task', 'kind'),
+    [
+        ('how many {}s are there?', Task.ANSWER, 'count'),
+        ('is there a {}?', Task.ANSWER, 'exists'),
+        ('where is the {}?', Task.ANSWER, 'where'),
+    ],
+)
+def test_the_reasoner_answers_in_words_when_asked_to(text, task, kind):
+    scene = make_scene(41_003, sentences=False)
+    reasoner = AttributeReasoner()
+    there = [item.kind for item in scene.objects if not item.clutter and item.area]
+    for noun in ('mug', 'bowl', 'bottle', 'ball', 'cone'):
+        objects, told = [], []
+        query = Query(text.format(noun), task=task)
+        grounding = reasoner.reason(scene.frame, query, told.append, on_object=objects.append)
+        assert not objects and not grounding.objects
+        assert grounding.answer
+        assert ''.join(told).endswith(grounding.answer)
+        count = there.count(noun)
+        words = {0: 'no', 1: 'one', 2: 'two', 3: 'three', 4: 'four'}[count]
+        if kind == 'exists':
+            assert grounding.answer.startswith('Yes, ' if count else 'No, ')
+        elif kind == 'count':
+            assert f' {words} {noun}' in grounding.answer
+        else:
+            assert ('of the image' in grounding.answer) == bool(count)
+
+
+def test_a_question_about_a_colour_is_answered_with_it():
+    scene, item = next(
+        (scene, item)
+        for scene in (make_scene(seed, sentences=False) for seed in range(41_003, 41_020))
+        for item in scene.objects
+        if item.kind in ('mug', 'bowl', 'ball', 'cone') and item.visible > 0.95
+        if [other.kind for other in scene.objects].count(item.kind) == 1
+    )
+    query = Query(f'what colour is the {item.kind}?', task=Task.ANSWER)
+    assert item.colour in AttributeReasoner().reason(scene.frame, query).answer
+
+
+def test_the_task_count_counts_all_of_them_however_they_are_named():
+    scene = make_scene(41_003, sentences=False)
+    there = sum(item.kind == 'ball' and item.area > 0 for item in scene.objects)
+    assert there > 1
+    for text in ('the ball', 'how many balls are there', 'is there a ball?'):
+        grounding = AttributeReasoner().reason(scene.frame, Query(text, task=Task.COUNT))
+        assert len(grounding.objects) == there
+
+
+def test_yes_or_no_about_what_it_cannot_know_is_no_with_the_reason():
+    scene = make_scene(41_003, sentences=False)
+    query = Query('is there a banana?', task=Task.ANSWER)
+    grounding = AttributeReasoner().reason(scene.frame, query)
+    assert grounding.answer.startswith('No, none that I can tell.')
+    assert '"banana"' in grounding.answer
+
+
+def test_a_question_without_an_answer_is_not_found_and_says_why():
+    scene = make_scene(41_003, sentences=False)
+    pipeline = Pipeline(AttributeReasoner(), GrabCutSegmenter())
+    answer = pipeline.answer(scene.frame, Query('why is the sky up?', task=Task.ANSWER))
+    pipeline.close()
+    assert answer.status == Status.NOT_FOUND
+    assert '"why", "sky"' in answer.message
 
 
 def test_counts_and_yes_or_no_are_right_on_a_scene():

@@ -27,6 +27,7 @@ SENTENCES = {
         'Please tell me what is written on the sign.',
         'who is sitting on the chair?',
         'Is the drawer open?',
+        'tell me whether there is a cup',
     ),
     Task.POINT: (
         'Point to the handle.',

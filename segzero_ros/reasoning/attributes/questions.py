@@ -172,7 +172,8 @@ def answer_sentence(question: Question, found: int, positions: Sequence[str] = (
     """
     phrase = question.phrase
     if question.kind == 'find':
-        return f'I found {_number(found, "object")}.'
+        listed = f': {"; ".join(positions)}' if positions else ''
+        return f'I found {_number(found, "object")}{listed}.'
     if question.kind == 'place':
         if not positions:
             return 'I see no place for it.'
