@@ -21,6 +21,7 @@ from segzero_ros.reasoning.stream_parser import (
     ReasoningText,
     ThinkAnswerSplitter,
 )
+from segzero_ros.reasoning.written_counts import written_count
 from segzero_ros.types import GroundedObject, Grounding, MalformedAnswer
 
 AnswerParser = Literal['repair', 'strict']
@@ -45,12 +46,17 @@ class Grammar:
         read_object: parses one JSON object, leniently but with the published numbers.
         tagged: reasoning is in `<think>`, the answer in `<answer>`.
         single: the answer is one object, not a list.
+        thinks: reasoning of any length may come before the answer, and `</think>` ends it; the
+            opening tag may be missing.
+        begins: what an answer may begin with, where `thinks`.
     """
 
     read: Callable[[str, Scale], list[GroundedObject]]
     read_object: Callable[[Mapping[str, Any], Scale], GroundedObject]
     tagged: bool = True
     single: bool = False
+    thinks: bool = False
+    begins: tuple[str, ...] = ('```', '[', '{')
 
 
 class Increment(NamedTuple):
@@ -95,7 +101,13 @@ class AnswerReader:
     """Parses one answer, fed in any pieces; the result does not depend on how it is split."""
 
     def __init__(
-        self, grammar: Grammar, scale: Scale, parser: AnswerParser = 'repair', label: str = ''
+        self,
+        grammar: Grammar,
+        scale: Scale,
+        parser: AnswerParser = 'repair',
+        label: str = '',
+        *,
+        counts: bool = False,
     ) -> None:
         """Start an empty answer.
 
@@ -104,6 +116,7 @@ class AnswerReader:
             scale: source pixels per answered unit, (x, y).
             parser: `repair` or `strict`.
             label: for objects to which the model gives no label.
+            counts: whether to read the number that the model wrote beside the objects.
         """
         if parser not in ('repair', 'strict'):
             raise ValueError(f"The answer parser is 'repair' or 'strict', not {parser!r}")
@@ -111,6 +124,7 @@ class AnswerReader:
         self._scale = scale
         self._strict = parser == 'strict'
         self._label = label
+        self._counts = counts
         self._text: list[str] = []
         self._splitter = ThinkAnswerSplitter(grammar.tagged)
         self._reasoning_text = ReasoningText()
@@ -160,19 +174,29 @@ class AnswerReader:
             MalformedAnswer: it cannot be parsed; the error carries the text.
         """
         self._take(self._splitter.flush())
-        text = self.text
+        count = written_count(self.text) if self._counts else None
+        try:
+            objects, note = self._finished()
+        except MalformedAnswer:
+            # "There are three cups." answers how many there are, also without a list.
+            if count is None or any(mark in self.text for mark in '[{'):
+                raise
+            objects, note = [], 'The model wrote a number and gave no objects.'
+        return Grounding(
+            self.reasoning, tuple(objects), self.text, generated_tokens, note, count=count
+        )
+
+    def _finished(self) -> tuple[list[GroundedObject], str]:
+        """Return the objects of the whole text and the note on what was repaired."""
         reason = ''
         published: list[GroundedObject] = []
         try:
-            published = self._read_published(text)
+            published = self._read_published(self.text)
         except Unreadable as error:
             reason = str(error)
             if self._strict:
-                raise MalformedAnswer(reason, text) from None
-        objects, note = published, ''
-        if not self._strict:
-            objects, note = self._repaired(published, reason)
-        return Grounding(self.reasoning, tuple(objects), text, generated_tokens, note)
+                raise MalformedAnswer(reason, self.text) from None
+        return (published, '') if self._strict else self._repaired(published, reason)
 
     def _take(self, pieces: list[tuple[str, str]]) -> tuple[str, list[GroundedObject]]:
         words, objects = '', []

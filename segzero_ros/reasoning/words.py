@@ -13,12 +13,19 @@ _TAGS = ('<think>', _END_OF_THINKING, '<answer>', '</answer>')
 class WordsReader:
     """Takes all text as it comes; what follows the last `</think>` is the answer.
 
-    The opening tag may be missing: templates of thinking models write it into the prompt.
+    The opening tag may be missing: templates of thinking models write it into the prompt. Where
+    there is `<answer>`, what is in it is the answer.
     """
 
     complete = False
 
-    def __init__(self) -> None:
+    def __init__(self, thinking: bool = False) -> None:
+        """Start an empty answer.
+
+        Args:
+            thinking: whether the prompt ends inside the reasoning.
+        """
+        self._thinking = thinking
         self._text: list[str] = []
         self._pending = ''
         self._words = ReasoningText()
@@ -53,7 +60,10 @@ class WordsReader:
         self._pending = ''
         text = self.text
         reasoning, end, answer = text.rpartition(_END_OF_THINKING)
-        if not end and text.lstrip().startswith('<think>'):
+        before, tag, tagged = answer.rpartition('<answer>')
+        if tag:
+            reasoning, answer = f'{reasoning} {before}', tagged.partition('</answer>')[0]
+        if not (end or tag) and (self._thinking or text.lstrip().startswith('<think>')):
             raise MalformedAnswer('it ends before the reasoning does', text)
         answer = _without_tags(answer)
         if not answer:

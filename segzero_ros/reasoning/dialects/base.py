@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import math
 from typing import Any, Literal
 
+from segzero_ros.reasoning.after_thinking import AfterThinking
 from segzero_ros.reasoning.answers import AnswerParser, AnswerReader, Grammar, Reader, Scale
 from segzero_ros.reasoning.control_tokens import plain_question
 from segzero_ros.reasoning.words import WordsReader
@@ -20,7 +21,8 @@ from segzero_ros.types import BadImage, GroundedObject, Grounding, Task, Unsuppo
 # Side of the square to which the published code of Seg-Zero and VisionReasoner resizes every
 # image.
 SQUARE = 840
-# Qwen's vision towers take multiples of this: patches of 14 pixels, merged two by two.
+# The vision towers of Qwen2-VL and Qwen2.5-VL take multiples of this: patches of 14 pixels, merged
+# two by two.
 GRID = 28
 # The lower bound is that of the published image processors, the upper one that of the examples in
 # Qwen's model cards; the processors' own would allow 16384 tokens per image.
@@ -68,17 +70,22 @@ class Dialect:
         square: side of the square that images are resized to, pixels; 0 keeps their aspect ratio.
         resampling: Pillow's filter, as in the published code.
         frame: coordinates are pixels of the resized image, or thousandths of its sides.
-        max_new_tokens: most tokens of an answer in the published code.
+        max_new_tokens: most tokens of an answer in the published code; of thinking models, what
+            an answer needs with its reasoning.
         schema: the answer's JSON schema, for guided decoding; None where answers are not tagged
             or no schema is known.
         recipe: the command that makes a checkpoint, where none is published.
         position_code_cell: side of the patches that carry a position code, pixels (see
             `patch_position_codes`); 0 for none.
+        grid: side of the cells that become one image token each, pixels; images that keep their
+            aspect ratio have multiples of it.
         min_pixels: least area of images that keep their aspect ratio, pixels.
         max_pixels: largest area of these, pixels.
         tasks: the tasks other than `segment`, each with its format; None for the same prompt and
             grammar as for `segment`.
         in_words: whether answers are words instead of objects.
+        counts: whether the number that the model wrote beside the objects is read.
+        template_options: what the chat template is given beside the messages.
     """
 
     name: str
@@ -95,10 +102,13 @@ class Dialect:
     schema: Mapping[str, Any] | None = field(default=None, hash=False)
     recipe: str = ''
     position_code_cell: int = 0
+    grid: int = GRID
     min_pixels: int = _MIN_PIXELS
     max_pixels: int = _MAX_PIXELS
     tasks: Mapping[Task, TaskFormat | None] = field(default_factory=dict, hash=False)
     in_words: bool = False
+    counts: bool = field(default=False, compare=False)
+    template_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def for_task(self, task: Task) -> Dialect:
         """Return the dialect with a task's prompt, grammar and schema.
@@ -115,10 +125,12 @@ class Dialect:
                 f'they can do {known}.'
             )
         form = self.tasks[task]
+        counts = task is Task.COUNT
         if form is None:
-            return self
+            return replace(self, counts=True) if counts else self
         return replace(
             self,
+            counts=counts,
             prompt_prefix=form.prompt_prefix,
             prompt_suffix=form.prompt_suffix,
             grammar=form.grammar or self.grammar,
@@ -130,9 +142,9 @@ class Dialect:
     def max_image_tokens(self) -> int:
         """The most tokens that one image takes."""
         if self.square:
-            return (self.square // (self.position_code_cell or GRID)) ** 2
+            return (self.square // (self.position_code_cell or self.grid)) ** 2
         # Enlarged images exceed the lower bound, since both sides are rounded up to multiples.
-        return math.ceil(max(self.max_pixels, 2 * self.min_pixels) / GRID**2)
+        return math.ceil(max(self.max_pixels, 2 * self.min_pixels) / self.grid**2)
 
     def bounded(self, min_pixels: int | None, max_pixels: int | None) -> Dialect:
         """Return the dialect with a checkpoint's own bounds on the area of images.
@@ -177,7 +189,7 @@ class Dialect:
         """
         if self.square:
             return self.square, self.square
-        return native_size(width, height, self.min_pixels, self.max_pixels)
+        return native_size(width, height, self.min_pixels, self.max_pixels, self.grid)
 
     def scale(self, width: int, height: int) -> Scale:
         """Return source pixels per answered unit, (x, y).
@@ -192,7 +204,13 @@ class Dialect:
         return width / seen_width, height / seen_height
 
     def reader(
-        self, width: int, height: int, parser: AnswerParser = 'repair', label: str = ''
+        self,
+        width: int,
+        height: int,
+        parser: AnswerParser = 'repair',
+        label: str = '',
+        *,
+        thinking: bool = False,
     ) -> Reader:
         """Return a reader for one answer.
 
@@ -201,10 +219,14 @@ class Dialect:
             height: rows of it.
             parser: `repair`, or `strict`, which accepts only what the published code accepts.
             label: for objects to which the model gives no label.
+            thinking: whether the prompt ends inside the reasoning, so that the answer has no
+                `<think>`.
         """
         if self.in_words:
-            return WordsReader()
-        return AnswerReader(self.grammar, self.scale(width, height), parser, label)
+            return WordsReader(thinking)
+        scale = self.scale(width, height)
+        answer = AnswerReader(self.grammar, scale, parser, label, counts=self.counts)
+        return AfterThinking(answer, self.grammar, thinking) if self.grammar.thinks else answer
 
     def parse(
         self, text: str, width: int, height: int, parser: AnswerParser = 'repair', label: str = ''
@@ -227,18 +249,24 @@ class Dialect:
 
 
 def native_size(
-    width: int, height: int, min_pixels: int = _MIN_PIXELS, max_pixels: int = _MAX_PIXELS
+    width: int,
+    height: int,
+    min_pixels: int = _MIN_PIXELS,
+    max_pixels: int = _MAX_PIXELS,
+    grid: int = GRID,
 ) -> tuple[int, int]:
-    """Return the (width, height) to which Qwen2-VL and Qwen2.5-VL resize an image.
+    """Return the (width, height) to which Qwen's models resize an image.
 
-    Both sides are the nearest multiples of 28. An image outside the bounds is enlarged or shrunk;
-    its aspect ratio is kept as well as the multiples allow (`smart_resize` in transformers).
+    Both sides are the nearest multiples of the grid. An image outside the bounds is enlarged or
+    shrunk; its aspect ratio is kept as well as the multiples allow (`smart_resize` in transformers
+    for a grid of 28, in Qwen's own tools for one of 32).
 
     Args:
         width: columns of the source image.
         height: rows of it.
         min_pixels: lower bound of the area.
         max_pixels: upper bound of the area.
+        grid: side of a cell, pixels.
 
     Raises:
         BadImage: one side is more than 200 times the other.
@@ -248,15 +276,17 @@ def native_size(
             f'An image of {width} by {height} is too long and thin for the model: one side '
             f'may be at most {_MAX_ASPECT_RATIO} times the other.'
         )
-    fitted = [round(side / GRID) * GRID for side in (width, height)]
+    # A side of less than half a cell is 0 in transformers, and the image is enlarged.
+    least = 0 if grid == GRID else 1
+    fitted = [max(round(side / grid), least) * grid for side in (width, height)]
     area = fitted[0] * fitted[1]
     if area > max_pixels:
         shrink = math.sqrt(width * height / max_pixels)
-        sides = (math.floor(side / shrink / GRID) for side in (width, height))
-        fitted = [max(1, side) * GRID for side in sides]
+        sides = (math.floor(side / shrink / grid) for side in (width, height))
+        fitted = [max(1, side) * grid for side in sides]
     elif area < min_pixels:
         grow = math.sqrt(min_pixels / (width * height))
-        fitted = [math.ceil(side * grow / GRID) * GRID for side in (width, height)]
+        fitted = [math.ceil(side * grow / grid) * grid for side in (width, height)]
     return fitted[0], fitted[1]
 
 
@@ -265,6 +295,28 @@ def number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f'{value!r} is not a number')
     return value
+
+
+def numbers(values: Any, count: int) -> list[float]:
+    """Return a list of `count` finite numbers as it is.
+
+    Raises:
+        TypeError: it is no list, or holds something that is not a number.
+        ValueError: it has another length, or a number is not finite.
+    """
+    if not isinstance(values, list):
+        raise TypeError(f'{values!r} is not a list')
+    if len(values) != count:
+        raise ValueError(f'{len(values)} numbers instead of {count}')
+    found = [number(value) for value in values]
+    if not all(map(math.isfinite, found)):
+        raise ValueError(f'{found} are not all finite')
+    return found
+
+
+def in_source(values: list[float], scale: Scale) -> tuple[float, ...]:
+    """Return alternating x and y values in pixels of the source image, not rounded."""
+    return tuple(float(value * factor) for value, factor in scaled(values, scale))
 
 
 def numbers_of_key(item: Mapping[str, Any], part: str, count: int) -> list[float]:
