@@ -1,4 +1,4 @@
-"""Make small Qwen2-VL and Qwen2.5-VL checkpoints that have memorised a few answers.
+"""Make small checkpoints of Qwen's vision models that have memorised a few answers.
 
 They have the published architectures, processors, chat template, prompts and file layout, to test
 code for published checkpoints without one. About twenty seconds each on one core.
@@ -27,13 +27,19 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 
 from segzero_ros.reasoning.dialects import dialect_named
 from segzero_ros.reasoning.preprocessing import resize_for_model
 from segzero_ros.types import RgbImage
 
-ARCHITECTURES = ('qwen2_5_vl', 'qwen2_vl')
+ARCHITECTURES = ('qwen2_5_vl', 'qwen2_vl', 'qwen3_vl', 'qwen3_5')
 SPECIAL_TOKENS = [
     '<|endoftext|>',
     '<|im_start|>',
@@ -43,10 +49,11 @@ SPECIAL_TOKENS = [
     '<|image_pad|>',
     '<|video_pad|>',
 ]
-# As the published checkpoints' template, for messages with images, videos and text.
-CHAT_TEMPLATE = (
+_SYSTEM = (
     "{% if messages[0]['role'] != 'system' %}"
     '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}'
+)
+_MESSAGES = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}"
@@ -54,8 +61,21 @@ CHAT_TEMPLATE = (
     "{% elif part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
     "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
     '<|im_end|>\n{% endfor %}'
-    '{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}'
 )
+_REPLY = '{% if add_generation_prompt %}<|im_start|>assistant\n'
+# As the published checkpoints' templates, for messages with images, videos and text. Qwen3-VL's
+# writes no system message; Qwen3.5's opens the reasoning, or closes it at once.
+CHAT_TEMPLATE = _SYSTEM + _MESSAGES + _REPLY + '{% endif %}'
+_QWEN3_VL_TEMPLATE = _MESSAGES + _REPLY + '{% endif %}'
+THINKING_TEMPLATE = _MESSAGES + _REPLY + '<think>\n{% endif %}'
+_QWEN3_5_TEMPLATE = (
+    _MESSAGES
+    + _REPLY
+    + '{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n'
+    '{% else %}<think>\n{% endif %}{% endif %}'
+)
+# Those whose image processor and answers are Qwen3-VL's, with their templates.
+_QWEN3 = {'qwen3_vl': _QWEN3_VL_TEMPLATE, 'qwen3_5': _QWEN3_5_TEMPLATE}
 _WIDTH = 64
 # Large enough that the random vision tower distinguishes images and training is fast.
 _SPREAD = 0.15
@@ -125,6 +145,32 @@ def example_pairs() -> list[Pair]:
     ]
 
 
+def qwen3_pairs(dialect: str) -> list[Pair]:
+    """Return pairs about two scenes in Qwen3-VL's format: two objects, one, none, a point.
+
+    Args:
+        dialect: `qwen3_vl` or `qwen3_5`.
+    """
+    red, blue = (80, 150, 240, 330), (400, 180, 560, 380)
+    left = scene(640, 480, (*red, 'red'), (*blue, 'blue'))
+    right = scene(640, 480, (*blue, 'red'))
+
+    def fenced(*boxes: tuple[int, int, int, int]) -> str:
+        scale = np.array([1000 / 640, 1000 / 480] * 2)
+        items = [
+            {'bbox_2d': [int(value) for value in np.rint(np.array(box) * scale)], 'label': 'box'}
+            for box in boxes
+        ]
+        return f'```json\n{json.dumps(items)}\n```'
+
+    return [
+        Pair(left, 'the red box', fenced(red), dialect),
+        Pair(right, 'the red box', fenced(blue), dialect),
+        Pair(left, 'all boxes', fenced(red, blue), dialect),
+        Pair(right, 'a zebra', fenced(), dialect),
+    ]
+
+
 def make_tiny_qwen(
     folder: Path | str,
     architecture: str = 'qwen2_5_vl',
@@ -135,8 +181,8 @@ def make_tiny_qwen(
 
     Args:
         folder: is created.
-        architecture: `qwen2_5_vl` or `qwen2_vl`.
-        pairs: the answers; default: `example_pairs()`.
+        architecture: one of ARCHITECTURES.
+        pairs: the answers; default: `example_pairs()`, or `qwen3_pairs()`.
         seed: for the weights.
 
     Returns:
@@ -145,7 +191,9 @@ def make_tiny_qwen(
     Raises:
         RuntimeError: training did not converge.
     """
-    pairs = list(pairs if pairs is not None else example_pairs())
+    if pairs is None:
+        pairs = qwen3_pairs(architecture) if architecture in _QWEN3 else example_pairs()
+    pairs = list(pairs)
     processor = make_processor(architecture, pairs)
     threads = torch.get_num_threads()
     # More threads do not speed up a model of this size.
@@ -164,6 +212,18 @@ def make_tiny_qwen(
 
 def make_processor(architecture: str, pairs: Sequence[Pair]) -> Any:
     """Return a processor with the published image processing and a tokenizer for the pairs."""
+    if architecture in _QWEN3:
+        return Qwen3VLProcessor(
+            image_processor=Qwen2VLImageProcessor(
+                patch_size=16,
+                image_mean=[0.5] * 3,
+                image_std=[0.5] * 3,
+                size={'shortest_edge': 65_536, 'longest_edge': 16_777_216},
+            ),
+            tokenizer=_tokenizer(pairs),
+            video_processor=Qwen3VLVideoProcessor(),
+            chat_template=_QWEN3[architecture],
+        )
     kind = {'qwen2_5_vl': Qwen2_5_VLProcessor, 'qwen2_vl': Qwen2VLProcessor}[architecture]
     return kind(
         image_processor=Qwen2VLImageProcessor(),
@@ -234,11 +294,13 @@ def _model(architecture: str, tokenizer: Any) -> Any:
         'tie_word_embeddings': False,
         'initializer_range': _SPREAD,
     }
-    if architecture == 'qwen2_5_vl':
+    if architecture in _QWEN3:
+        model: Any = _qwen3(architecture, text, vision, named_ids)
+    elif architecture == 'qwen2_5_vl':
         vision |= {'hidden_size': 48, 'intermediate_size': 96, 'out_hidden_size': _WIDTH}
         vision |= {'fullatt_block_indexes': [2], 'window_size': 112}
         config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **named_ids)
-        model: Any = Qwen2_5_VLForConditionalGeneration(config)
+        model = Qwen2_5_VLForConditionalGeneration(config)
     else:
         vision |= {'embed_dim': 48, 'hidden_size': _WIDTH, 'mlp_ratio': 2}
         config = Qwen2VLConfig(text_config=text, vision_config=vision, **named_ids)
@@ -247,6 +309,32 @@ def _model(architecture: str, tokenizer: Any) -> Any:
     model.generation_config.pad_token_id = ids['<|endoftext|>']
     model.generation_config.bos_token_id = None
     return model
+
+
+def _qwen3(
+    architecture: str, text: dict[str, Any], vision: dict[str, Any], named_ids: dict[str, Any]
+) -> Any:
+    """Return a Qwen3-VL with deepstack, or a Qwen3.5 with a layer of each kind of attention."""
+    vision |= {'hidden_size': 48, 'intermediate_size': 96, 'out_hidden_size': _WIDTH}
+    vision |= {'num_position_embeddings': 64}
+    rope = {'rope_type': 'default', 'rope_theta': 10_000.0, 'mrope_interleaved': True}
+    text |= {'head_dim': 32, 'rope_parameters': rope | {'mrope_section': [6, 5, 5]}}
+    if architecture == 'qwen3_vl':
+        vision |= {'deepstack_visual_indexes': [0, 1]}
+        return Qwen3VLForConditionalGeneration(
+            Qwen3VLConfig(text_config=text, vision_config=vision, **named_ids)
+        )
+    text |= {
+        'rope_parameters': rope | {'mrope_section': [4, 2, 2], 'partial_rotary_factor': 0.5},
+        'layer_types': ['linear_attention', 'full_attention'],
+        'linear_num_key_heads': 2,
+        'linear_num_value_heads': 4,
+        'linear_key_head_dim': 16,
+        'linear_value_head_dim': 16,
+    }
+    return Qwen3_5ForConditionalGeneration(
+        Qwen3_5Config(text_config=text, vision_config=vision, **named_ids)
+    )
 
 
 @dataclass(frozen=True)
@@ -295,7 +383,10 @@ def _lesson(model: Any, processor: Any, pair: Pair) -> _Lesson:
     dialect = dialect_named(pair.dialect)
     content = [{'type': 'image'}, {'type': 'text', 'text': dialect.prompt(pair.query)}]
     prompt = processor.apply_chat_template(
-        [{'role': 'user', 'content': content}], tokenize=False, add_generation_prompt=True
+        [{'role': 'user', 'content': content}],
+        tokenize=False,
+        add_generation_prompt=True,
+        **dialect.template_options,
     )
     answer = f'{pair.answer}<|im_end|>'
     image = resize_for_model(dialect, pair.image).copy()

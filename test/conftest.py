@@ -77,6 +77,20 @@ def tiny_qwen2_vl(make_tiny_checkpoints, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope='session')
+def tiny_qwen3_vl(make_tiny_checkpoints, tmp_path_factory) -> Path:
+    """Folder of a small Qwen3-VL with deepstack that knows the answers of `qwen3_pairs`."""
+    folder = tmp_path_factory.mktemp('tiny') / 'qwen3_vl'
+    return make_tiny_checkpoints.make_tiny_qwen(folder, 'qwen3_vl')
+
+
+@pytest.fixture(scope='session')
+def tiny_qwen3_5(make_tiny_checkpoints, tmp_path_factory) -> Path:
+    """Folder of a small Qwen3.5, one layer of it recurrent, that knows `qwen3_pairs`."""
+    folder = tmp_path_factory.mktemp('tiny') / 'qwen3_5'
+    return make_tiny_checkpoints.make_tiny_qwen(folder, 'qwen3_5')
+
+
+@pytest.fixture(scope='session')
 def tiny_sam2(tmp_path_factory) -> Path:
     """Path of a SAM 2 with random weights; its configuration lies beside it, suffix .yaml."""
     return script('make_tiny_sam2').make_tiny_sam2(tmp_path_factory.mktemp('tiny_sam2'))

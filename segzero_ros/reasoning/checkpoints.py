@@ -17,6 +17,7 @@ from typing import Any
 
 from segzero_ros import hub
 from segzero_ros.reasoning.dialects import Dialect
+from segzero_ros.reasoning.dialects.fitting import hint_for_architecture, speakers_of
 from segzero_ros.types import ReasonerUnavailable
 
 ELSEWHERE = (
@@ -185,9 +186,8 @@ def open_checkpoint(folder: Path, dialect: Dialect) -> Checkpoint:
     architecture = config.get('model_type')
     if architecture not in dialect.architectures:
         raise ReasonerUnavailable(
-            f'The checkpoint in {folder} is a {architecture!r}, but the dialect {dialect.name} is '
-            f'spoken by {" and ".join(dialect.architectures)}. Choose the dialect that the '
-            'checkpoint was trained on, or another checkpoint.'
+            f'The checkpoint in {folder} is a {architecture!r}, but '
+            f'{speakers_of(dialect)}. {hint_for_architecture(str(architecture))}'
         )
     if (folder / _SINGLE_FILE).is_file() and (folder / _INDEX).is_file():
         _logger.warning(

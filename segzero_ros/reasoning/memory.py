@@ -68,9 +68,9 @@ def needs_of(
     """
     text = checkpoint.text_config
     heads = text['num_attention_heads']
-    width = text['hidden_size']
-    cache = 2 * text['num_hidden_layers'] * text.get('num_key_value_heads', heads)
-    cache *= width // heads * tokens * weight_bytes
+    head_width = text.get('head_dim') or text['hidden_size'] // heads
+    cache = 2 * _attention_layers(text) * text.get('num_key_value_heads', heads)
+    cache *= head_width * tokens * weight_bytes
     vision = checkpoint.config.get('vision_config', {})
     activations = max(
         _activations(text, tokens, weight_bytes),
@@ -78,6 +78,12 @@ def needs_of(
     )
     overhead = int(_GPU_OVERHEAD) if on_gpu else 0
     return Needs(_weights(checkpoint, weight_bytes, quantization), cache, activations + overhead)
+
+
+def _attention_layers(text: dict[str, Any]) -> int:
+    """Return how many layers keep keys and values; linear attention keeps a small state."""
+    kinds = text.get('layer_types') or ()
+    return sum(kind != 'linear_attention' for kind in kinds) or int(text['num_hidden_layers'])
 
 
 def _weights(checkpoint: Checkpoint, weight_bytes: int, quantization: str) -> int:

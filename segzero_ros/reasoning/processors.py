@@ -7,6 +7,7 @@ here; any other is an error before the weights are loaded.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 import json
 import logging
@@ -30,7 +31,7 @@ _configs: Any = transformers.AutoConfig
 # The end-of-turn and padding tokens of both families.
 _TURN_END, _PADDING = '<|im_end|>', '<|endoftext|>'
 # The upper bound of the published image processors.
-_PUBLISHED_PIXELS = 16384 * 28 * 28
+_PUBLISHED_TOKENS = 16384
 _IMAGES = 'preprocessor_config.json'
 _FETCH = 'Take the files of the model that it was trained from, or fetch the checkpoint again.'
 # An arbitrary question for the checks.
@@ -72,7 +73,7 @@ def load_processor(checkpoint: Checkpoint, dialect: Dialect) -> LoadedProcessor:
         # A wrong value in a JSON file raises many kinds of errors in transformers.
         raise _processor_error(checkpoint, 'cannot be read', one_line(error)) from error
     if getattr(processor, 'image_processor', None) is None:
-        why = 'there is a tokenizer, but no image processor of Qwen2-VL or Qwen2.5-VL'
+        why = 'there is a tokenizer, but no image processor of a Qwen with vision'
         raise _processor_error(checkpoint, 'is incomplete', why)
     end_tokens = _set_special_tokens(processor.tokenizer)
     if processor.chat_template is None:
@@ -112,18 +113,27 @@ def _named_class(file: Path) -> str | None:
     return named
 
 
-def chat_text(processor: Any, prompt: str) -> str:
+def chat_text(processor: Any, prompt: str, options: Mapping[str, Any] | None = None) -> str:
     """Apply the chat template: one image placeholder, then the prompt.
 
     Args:
         processor: of transformers.
         prompt: the dialect's.
+        options: what the template is given beside the message: `Dialect.template_options`.
     """
     content = [{'type': 'image'}, {'type': 'text', 'text': prompt}]
     text: str = processor.apply_chat_template(
-        [{'role': 'user', 'content': content}], tokenize=False, add_generation_prompt=True
+        [{'role': 'user', 'content': content}],
+        tokenize=False,
+        add_generation_prompt=True,
+        **(options or {}),
     )
     return text
+
+
+def opens_reasoning(prompt: str) -> bool:
+    """Return whether a prompt ends inside the reasoning, as those of thinking models do."""
+    return prompt.rstrip().endswith('<think>')
 
 
 def one_line(error: BaseException) -> str:
@@ -189,7 +199,7 @@ def _check_prompt(
         )
     prompt = dialect.prompt(_QUESTION, control_tokens(processor))
     try:
-        text = chat_text(processor, prompt)
+        text = chat_text(processor, prompt, dialect.template_options)
     except Exception as error:
         # Templates are programs and may raise any error.
         why = f'it fails on a question about an image, with {one_line(error)}'
@@ -213,9 +223,8 @@ def _bounded(checkpoint: Checkpoint, image_processor: Any, dialect: Dialect) -> 
     min_pixels = _bound(size, 'shortest_edge', 'min_pixels')
     max_pixels = _bound(size, 'longest_edge', 'max_pixels')
     smallest = (image_processor.patch_size * image_processor.merge_size) ** 2
-    image_processor.size = type(size)(
-        shortest_edge=smallest, longest_edge=max(max_pixels or 0, _PUBLISHED_PIXELS)
-    )
+    largest = max(max_pixels or 0, _PUBLISHED_TOKENS * dialect.grid**2)
+    image_processor.size = type(size)(shortest_edge=smallest, longest_edge=largest)
     if not image_processor.do_resize:
         return dialect
     if dialect.square:

@@ -1,4 +1,4 @@
-"""Reasoning by Qwen2-VL or Qwen2.5-VL in this process, through transformers.
+"""Reasoning by one of Qwen's vision models in this process, through transformers.
 
 A reasoner is created, queried and closed in one thread, the pipeline's worker: compiled decoding
 records CUDA graphs, which belong to the thread that recorded them.
@@ -40,11 +40,17 @@ from segzero_ros.reasoning.devices import (
     refuse_if_it_cannot_compute,
 )
 from segzero_ros.reasoning.dialects import Dialect, dialect_named
+from segzero_ros.reasoning.dialects.fitting import warn_of_few_tokens, warn_of_other_name
 from segzero_ros.reasoning.partial_answer import PartialAnswer, StopWithAnswer
 from segzero_ros.reasoning.preprocessing import resize_for_model
-from segzero_ros.reasoning.processors import chat_text, load_processor, LoadedProcessor
+from segzero_ros.reasoning.processors import (
+    chat_text,
+    load_processor,
+    LoadedProcessor,
+    opens_reasoning,
+)
 from segzero_ros.reasoning.resize_like_pillow import resize_like_pillow
-from segzero_ros.reasoning.weights import load_model
+from segzero_ros.reasoning.weights import load_model, make_greedy
 from segzero_ros.types import (
     Frame,
     Grounding,
@@ -84,7 +90,7 @@ class TransformersOptions:
 
 
 class TransformersReasoner:
-    """A Qwen2-VL or Qwen2.5-VL on this machine's GPU or CPU."""
+    """A Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Qwen3.5 on this machine's GPU or CPU."""
 
     def __init__(self, options: TransformersOptions, beside: Companion | None = None) -> None:
         """Load a model and warm it up.
@@ -113,6 +119,8 @@ class TransformersReasoner:
         self._frame: Frame | None = None
         self._seen: tuple[torch.Tensor, torch.Tensor] | None = None
         self._decoder: Decoder | None = None
+        if opens_reasoning(self._chat(Query('the red cup'))):
+            warn_of_few_tokens(self.name, options.max_new_tokens, self._dialect)
         if options.fast_decoding:
             with gpus.current(self._device):
                 self._use_fast_path(loaded.placement)
@@ -145,7 +153,11 @@ class TransformersReasoner:
         if self._model is None:
             raise ReasonerUnavailable('The reasoner was closed.')
         reader = self._dialect.for_task(query.task or Task.SEGMENT).reader(
-            frame.width, frame.height, self._options.answer_parser, query.text
+            frame.width,
+            frame.height,
+            self._options.answer_parser,
+            query.text,
+            thinking=opens_reasoning(self._chat(query)),
         )
         answer = PartialAnswer(
             StreamReporter(reader, on_text, on_object),
@@ -365,7 +377,8 @@ class TransformersReasoner:
     def _chat(self, query: Query) -> str:
         """Return the whole prompt as text, with one image placeholder."""
         dialect = self._dialect.for_task(query.task or Task.SEGMENT)
-        return chat_text(self._processor, dialect.prompt(query.text, self._control_tokens))
+        prompt = dialect.prompt(query.text, self._control_tokens)
+        return chat_text(self._processor, prompt, dialect.template_options)
 
     def _finish(self, answer: PartialAnswer) -> Grounding:
         try:
@@ -396,6 +409,7 @@ class _Loaded:
 
 def _load(options: TransformersOptions, dialect: Dialect, beside: Companion | None) -> _Loaded:
     """Find, check and load a model; raise ReasonerUnavailable at the first obstacle."""
+    warn_of_other_name(options.model, dialect)
     folder = checkpoints.local_folder(options.model, dialect.recipe)
     if folder is None:
         _refuse_download(options)
@@ -417,7 +431,7 @@ def _load(options: TransformersOptions, dialect: Dialect, beside: Companion | No
     )
     quantised = quantization_config(options.quantization, checkpoint, dtype)
     model = load_model(checkpoint, processor, dtype, device_map=placement.device_map, **quantised)
-    _make_greedy(model)
+    make_greedy(model)
     if options.quantization or checkpoint.quantized:
         refuse_if_it_cannot_compute(model, options.quantization, checkpoint)
     return _Loaded(model.eval(), processor, placement)
@@ -433,21 +447,6 @@ def _refuse_download(options: TransformersOptions) -> None:
         )
     if options.offline:
         raise ReasonerUnavailable(f'{missing} The hub is not asked, since offline is set.')
-
-
-def _make_greedy(model: Any) -> None:
-    """Remove the sampling settings: the published code decodes greedily.
-
-    A repetition penalty stays, because the published code leaves it to the checkpoint as well.
-    """
-    config = model.generation_config
-    config.do_sample = False
-    config.temperature = config.top_p = config.top_k = None
-    if config.repetition_penalty not in (None, 1.0):
-        _logger.info(
-            "The checkpoint's generation_config penalises repetition by %s",
-            config.repetition_penalty,
-        )
 
 
 def _as_set(value: int | list[int] | None) -> frozenset[int]:

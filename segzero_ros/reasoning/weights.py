@@ -130,3 +130,18 @@ def complete_generation(folder: Path, settings: Any, loaded: LoadedProcessor) ->
     if settings.pad_token_id is None:
         padding = loaded.processor.tokenizer.pad_token_id
         settings.pad_token_id = ends[0] if padding is None else padding
+
+
+def make_greedy(model: Any) -> None:
+    """Remove the sampling settings: the published code decodes greedily.
+
+    A repetition penalty stays, because the published code leaves it to the checkpoint as well.
+    """
+    config = model.generation_config
+    config.do_sample = False
+    config.temperature = config.top_p = config.top_k = None
+    if config.repetition_penalty not in (None, 1.0):
+        _logger.info(
+            "The checkpoint's generation_config penalises repetition by %s",
+            config.repetition_penalty,
+        )
