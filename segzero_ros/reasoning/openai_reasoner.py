@@ -20,8 +20,15 @@ from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnT
 from segzero_ros.reasoning.chat_messages import user_message
 from segzero_ros.reasoning.chat_stream import Reply, take
 from segzero_ros.reasoning.dialects import Dialect, dialect_named
+from segzero_ros.reasoning.dialects.fitting import (
+    is_thinking_by_name,
+    warn_of_few_tokens,
+    warn_of_other_name,
+)
+from segzero_ros.reasoning.event_loop import CLOSE_LIMIT, settle
 from segzero_ros.reasoning.guided_decoding import answer_format, is_honoured
 from segzero_ros.reasoning.preprocessing import resize_for_model
+from segzero_ros.reasoning.request_options import drop_refused, request_options
 from segzero_ros.reasoning.resize_check import ResizeCheck
 from segzero_ros.reasoning.server_address import parse_address, read_api_key, secrets_of
 from segzero_ros.reasoning.server_errors import (
@@ -45,8 +52,6 @@ from segzero_ros.types import (
 
 # Seconds between checks of a running query for cancellation and timeout.
 POLL = 0.05
-# Seconds to wait for a cancelled stream to close.
-CLOSE_LIMIT = 0.1
 # Seconds to connect, and to list the models; the answer's own limit is an option.
 CONNECT_LIMIT = 5.0
 LISTING_LIMIT = 10.0
@@ -115,13 +120,7 @@ class OpenAIReasoner:
             self._dialect.reader(1, 1, self._parser)
         except ValueError as error:
             raise ReasonerUnavailable(str(error)) from error
-        self._request: dict[str, Any] = {
-            'stream': True,
-            'max_tokens': max_new_tokens,
-            'temperature': 0.0,
-            'seed': seed,
-            'stream_options': {'include_usage': True},
-        }
+        self._request = request_options(self._dialect, max_new_tokens, seed)
         key = read_api_key(api_key_env, address, self._url)
         self._secrets = secrets_of(key, address)
         self._loop = asyncio.new_event_loop()
@@ -141,6 +140,10 @@ class OpenAIReasoner:
         try:
             self._model, owner = self._loop.run_until_complete(self._served(model))
             self._request['model'] = self._model
+            warn_of_other_name(self._model, self._dialect)
+            self._is_thinking = is_thinking_by_name(self._model, self._dialect)
+            if self._is_thinking:
+                warn_of_few_tokens(self._model, max_new_tokens, self._dialect)
             if constrain_answer:
                 self._loop.run_until_complete(self._require_constraint())
             self._resizing = ResizeCheck(self._dialect, self._url, owner, self._count_tokens)
@@ -173,7 +176,9 @@ class OpenAIReasoner:
     ) -> Grounding:
         """Query the server; see `Reasoner.reason`."""
         dialect = self._dialect.for_task(query.task or Task.SEGMENT)
-        reader = dialect.reader(frame.width, frame.height, self._parser, query.text)
+        reader = dialect.reader(
+            frame.width, frame.height, self._parser, query.text, thinking=self._is_thinking
+        )
         most = MAX_CHARACTERS_PER_TOKEN * self._request['max_tokens']
         reply = Reply(StreamReporter(reader, on_text, on_object), most)
         self._response = None
@@ -192,12 +197,12 @@ class OpenAIReasoner:
 
     async def _end(self) -> None:
         await self._client.close()
-        await _settle()
+        await settle()
         await self._loop.shutdown_asyncgens()
-        await _settle()
+        await settle()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
-        await _settle()
+        await settle()
 
     async def _run_with_limits(
         self, work: Coroutine[Any, Any, T], reply: Reply, cancelled: IsCancelled
@@ -222,7 +227,7 @@ class OpenAIReasoner:
         finally:
             task.cancel()
             await asyncio.wait({task}, timeout=CLOSE_LIMIT)
-            await _settle()
+            await settle()
 
     async def _note(self, response: Any) -> None:
         """Record each response before its body is read."""
@@ -314,7 +319,7 @@ class OpenAIReasoner:
         return charged
 
     async def _create_completion(self, content: dict[str, Any]) -> Any:
-        """Start the completion, again without stream_options if the server rejects these.
+        """Start the completion, again without optional fields if the server rejects these.
 
         Args:
             content: what the request has beside the fixed options.
@@ -324,10 +329,8 @@ class OpenAIReasoner:
                 lambda: self._client.chat.completions.create(**content, **self._request)
             )
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            refused = 'stream_options' in f'{error.message} {error.body}'
-            if not refused or 'stream_options' not in self._request:
+            if not drop_refused(self._request, f'{error.message} {error.body}', self._url):
                 raise
-            del self._request['stream_options']
         return await self._create_completion(content)
 
     async def _with_retries(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -444,19 +447,3 @@ class OpenAIReasoner:
         )
         choices = getattr(reply, 'choices', None)
         return (choices[0].message.content or '') if choices else ''
-
-
-async def _settle() -> None:
-    """Let the tasks that a stream left in the event loop finish.
-
-    A dropped generator is closed in a task of its own, which then drops the generator below it.
-    Tasks that are pending when the loop stops would be destroyed with a warning.
-    """
-    deadline = time.monotonic() + CLOSE_LIMIT
-    quiet = 0
-    while quiet < 2 and time.monotonic() < deadline:
-        quiet += 1
-        if rest := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(rest, timeout=CLOSE_LIMIT)
-            quiet = 0
-        await asyncio.sleep(0)

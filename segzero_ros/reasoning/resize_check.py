@@ -1,8 +1,10 @@
-"""Detect a server that resizes images again before its model sees them.
+"""Detect a server that resizes images again, or whose model is of another family.
 
 Checkpoints answer in pixels of the resized image. A server that resizes it again shifts every box,
 and the answer does not show it. The prompt tokens do: Qwen's vision towers make one token of 28 by
 28 pixels, so the counts of the same text with two images must differ by the difference of these.
+They also tell Qwen3-VL and its kin, which see 32 by 32 pixels as one token and answer in
+thousandths: read in a dialect of the others, their boxes would look plausible and be off.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import secrets
 
 import numpy as np
 
-from segzero_ros.reasoning.dialects import Dialect, GRID
+from segzero_ros.reasoning.dialects import Dialect, DIALECTS, GRID
 from segzero_ros.types import ReasonerUnavailable, RgbImage
 
 Size = tuple[int, int]
@@ -48,6 +50,9 @@ _DEFAULT_HINT = (
 )
 # A question has at most as many tokens as bytes, and may merge a few with the template.
 _SLACK = 8
+# The cells that a token may be of, and sides of squares that are multiples of both.
+_CELLS = (28, 32)
+_ON_BOTH_GRIDS = (896, 448)
 _MAX_FAILURES = 3
 # Range of tokens per character of the published prompts; short prompts are skipped, because the
 # chat template dominates their count.
@@ -79,8 +84,12 @@ class ResizeCheck:
             owner: the model's `owned_by`, such as `vllm`; '' if unknown.
             count: returns the server's prompt token count.
         """
-        # mini's own processor resizes every image to one size.
+        # Every dialect that answers in pixels has the same grid. mini's own processor resizes
+        # every image to one size.
         self._shifts = dialect.frame == 'pixels' and not dialect.position_code_cell
+        self._dialect = dialect
+        # Thousandths of a model with another grid are no less wrong.
+        self._checks_cells = dialect.frame == 'thousandths' and dialect.grid != GRID
         self._template = len(dialect.prompt('').encode())
         self._server = server
         self._owner = owner
@@ -100,8 +109,12 @@ class ResizeCheck:
             charged: prompt tokens that the server reported; None if none.
 
         Raises:
-            ReasonerUnavailable: it did; the text names the cause and a hint.
+            ReasonerUnavailable: it did, or its model is of another family; the text names the
+                cause and a hint.
         """
+        if self._checks_cells:
+            await self._refuse_other_cells(prompt)
+            self._checks_cells = False
         if not self._shifts or self._failures >= _MAX_FAILURES:
             return
         if size in self._known_costs:
@@ -152,11 +165,42 @@ class ResizeCheck:
         if model is not None:
             self._compare(size, prompt, own, charged, found, model)
             return
+        await self._refuse_other_cells(prompt)
         equal = all(cost == own for cost in found.values())
         if self._owner in _HINTS and (_is_implausible(size, prompt, own) if equal else found):
             raise self._resized(size, found, own)
         self._failures = _MAX_FAILURES
         self._warn('counts images otherwise than Qwen2-VL and Qwen2.5-VL do')
+
+    async def _refuse_other_cells(self, prompt: str) -> None:
+        """Raise ReasonerUnavailable if the model's tokens are of cells of another dialect's."""
+        costs = []
+        for side in _ON_BOTH_GRIDS:
+            cost = await self._count(plain_image((side, side)), prompt)
+            if cost is None:
+                return
+            costs.append(cost)
+        large, small = _ON_BOTH_GRIDS
+        others = [
+            cell
+            for cell in _CELLS
+            if cell != self._dialect.grid
+            and costs[0] - costs[1] == (large // cell) ** 2 - (small // cell) ** 2
+        ]
+        if others:
+            raise self._of_another_family(others[0])
+
+    def _of_another_family(self, cell: int) -> ReasonerUnavailable:
+        name, grid = self._dialect.name, self._dialect.grid
+        right = ' or '.join(
+            each.name for each in DIALECTS.values() if each.grid == cell and each.architectures
+        )
+        return ReasonerUnavailable(
+            f'The model at {self._server} sees {cell}x{cell} pixels as one token, and models of '
+            f'the dialect {name} see {grid}x{grid}: it is of another family, whose boxes would be '
+            f'read wrongly. Set reasoner.dialect to {right}, or serve a model of {name} '
+            '(docs/serving.md).'
+        )
 
     def _compare(
         self,
