@@ -56,6 +56,13 @@ ARGUMENTS = [
     ),
     Argument('reasoner_model', 'Hub name, local folder or served name of the reasoning model.'),
     Argument('segmenter_model', 'Hub name or local checkpoint of the segmenter.'),
+    Argument(
+        'fast_lane',
+        'SAM 3 answers plain noun phrases ("red mug") without the reasoner, and makes the masks; '
+        '`segmenter_model` is its checkpoint.',
+        '',
+        ['', *SWITCH],
+    ),
     Argument('device', 'Where the models run: auto, cpu, cuda, cuda:1 …'),
     Argument('base_url', 'The OpenAI-compatible server, such as http://server:8000/v1.'),
     Argument(
@@ -246,6 +253,8 @@ def parameters(given: dict[str, str]) -> dict[str, Any]:
     """Return the node's parameters that were given as arguments, in their own types."""
     texts = {name: given[argument] for argument, name in TEXT_PARAMETERS.items()}
     switches = {name: is_on(given[name]) for name in SWITCHES if given[name]}
+    if is_on(given['fast_lane']):
+        texts['segmenter.backend'] = 'sam3_fast_lane'
     return {name: text for name, text in texts.items() if text} | switches
 
 

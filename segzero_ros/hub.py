@@ -40,6 +40,10 @@ class DiskFull(DownloadError):
     """There is not enough disk space."""
 
 
+class Gated(DownloadError):
+    """The files are given only to those who asked for them on the hub."""
+
+
 class BrokenOff(DownloadError):
     """The connection was lost during a download."""
 
@@ -115,6 +119,7 @@ def fetch(
 
     Raises:
         DiskFull: there is not enough disk space.
+        Gated: access has to be asked for.
         DownloadError: the hub cannot be reached, does not have the files, or the connection was
             lost.
     """
@@ -137,6 +142,8 @@ def fetch(
         # huggingface_hub raises errors of several HTTP libraries.
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             _check_disk_space(name, tracker.total - tracker.complete + _MIN_FREE)
+        if _is_gated(error):
+            raise Gated(_reason(name, error)) from error
         if tracker.total:
             raise BrokenOff(
                 f'The download of {name} was interrupted after {_size(tracker.done)} of '
@@ -336,6 +343,12 @@ def _reason(name: str, error: Exception) -> str:
         f'{name} cannot be downloaded from the hub ({constants.ENDPOINT}; {_cause(error)}): '
         'check the network.'
     )
+
+
+def _is_gated(error: Exception) -> bool:
+    from huggingface_hub.errors import GatedRepoError
+
+    return any(isinstance(each, GatedRepoError) for each in _chain(error))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

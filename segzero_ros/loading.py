@@ -19,7 +19,8 @@ from segzero_ros.tracking.base import Tracker
 from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable
 
 REASONERS = ('transformers', 'openai', 'attributes')
-SEGMENTERS = ('sam2', 'grabcut')
+SEGMENTERS = ('sam2', 'sam3', 'sam3_fast_lane', 'grabcut')
+SAM3 = ('sam3', 'sam3_fast_lane')
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,11 @@ class SegmenterOptions:
     """What a segmenter is made from.
 
     Attributes:
-        backend: one of SEGMENTERS.
-        model: a hub name or a local checkpoint file; unused by `grabcut`.
-        config: name or path of the checkpoint's configuration; empty: known from the model's name.
+        backend: one of SEGMENTERS; with `sam3_fast_lane` SAM 3 also answers plain noun phrases,
+            without the reasoner.
+        model: a hub name or a local checkpoint: a file for `sam2`, a folder for SAM 3; unused
+            by `grabcut`.
+        config: name or path of SAM 2's configuration; empty: known from the model's name.
         device: `auto`, `cpu`, `cuda`, `cuda:1` …
         dtype: `auto` (16 bits by autocast on a GPU), `bfloat16`, `float16` or `float32`.
         offline: never ask the hub.
@@ -104,7 +107,9 @@ def load_pipeline(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pip
     loaded = load_reasoner(reasoner, _companion(segmenter))
     try:
         router = load_router(reasoner)
-        return Pipeline(loaded, load_segmenter(segmenter), reasoner.time_limit, router)
+        masks = load_segmenter(segmenter)
+        finder: Any = masks if segmenter.backend == 'sam3_fast_lane' else None
+        return Pipeline(loaded, masks, reasoner.time_limit, router, phrase_finder=finder)
     except BaseException:
         loaded.close()
         raise
@@ -129,10 +134,12 @@ def load_router(options: ReasonerOptions) -> Router:
 
 def _companion(segmenter: SegmenterOptions) -> Companion | None:
     """Return what a reasoner has to leave room for."""
-    if segmenter.backend != 'sam2':
+    if segmenter.backend == 'sam2':
+        from segzero_ros.segmentation.sam2_checkpoint import bytes_needed
+    elif segmenter.backend in SAM3:
+        from segzero_ros.segmentation.sam3_checkpoint import bytes_needed
+    else:
         return None
-    from segzero_ros.segmentation.sam2_checkpoint import bytes_needed
-
     return Companion(segmenter.device, bytes_needed(segmenter.model))
 
 
@@ -211,13 +218,32 @@ def load_segmenter(options: SegmenterOptions) -> Segmenter[Any]:
         return Sam2Segmenter(
             options.model, options.config, options.device, options.dtype, options.offline
         )
+    if options.backend in SAM3:
+        try:
+            from segzero_ros.segmentation.sam3_segmenter import Sam3Segmenter
+        except ImportError as error:
+            raise SegmenterUnavailable(
+                f'{lacking(f"The segmenter {options.backend} needs", error, "models")}, or take '
+                'the segmenter grabcut.'
+            ) from error
+        return Sam3Segmenter(
+            options.model,
+            options.device,
+            options.dtype,
+            options.offline,
+            phrases=options.backend == 'sam3_fast_lane',
+        )
     raise SegmenterUnavailable(
         f'There is no segmenter {options.backend!r}; there are {", ".join(SEGMENTERS)}.'
     )
 
 
 def load_tracker(options: SegmenterOptions, segmenter: Segmenter[Any]) -> Tracker:
-    """Return the tracker that goes with a loaded segmenter; SAM 2's runs on the same weights."""
+    """Return the tracker that goes with a loaded segmenter.
+
+    SAM 2's runs on the same weights. SAM 3 has none here, because transformers' keeps every frame:
+    its objects are tracked without weights.
+    """
     if options.backend == 'sam2':
         from segzero_ros.segmentation.sam2_segmenter import Sam2Segmenter
         from segzero_ros.tracking.sam2_tracker import Sam2Tracker

@@ -19,7 +19,8 @@ from segzero_ros.background_thread import BackgroundThread
 from segzero_ros.cancellation import Check
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText, Reasoner
 from segzero_ros.reasoning.router import route_by_rules, Router
-from segzero_ros.segmentation.base import Segmenter
+from segzero_ros.segmentation.base import PhraseFinder, Segmenter
+from segzero_ros.segmentation.noun_phrase import noun_phrase
 from segzero_ros.segments import (
     clean,
     dropped_masks_warning,
@@ -49,6 +50,9 @@ OnStage = Callable[[Stage], None]
 # The segmenter's encoding of a frame, and the seconds it took.
 _Encoding = Future[tuple[Any, float]]
 
+# The tasks of the fast lane, and its name in results.
+FAST_TASKS = (Task.SEGMENT, Task.DETECT, Task.COUNT)
+FAST_LANE = 'sam3'
 # Interval for checking for a cancel while waiting for the encoder, in seconds.
 CANCEL_POLL = 0.02
 
@@ -72,6 +76,7 @@ class Pipeline:
         segmenter: segments the grounded objects.
         time_limit: seconds that an answer may take, including its masks; 0 for no limit.
         router: chooses the task of a query that leaves it open.
+        phrase_finder: the segmenter, if it shall answer plain noun phrases without the reasoner.
     """
 
     def __init__(
@@ -80,9 +85,11 @@ class Pipeline:
         segmenter: Segmenter[Any],
         time_limit: float = 0.0,
         router: Router = route_by_rules,
+        phrase_finder: PhraseFinder[Any] | None = None,
     ) -> None:
         self.reasoner = reasoner
         self.segmenter = segmenter
+        self.phrase_finder = phrase_finder
         self.time_limit = time_limit
         self.router = router
         # If two OpenMP teams have more threads than there are processors, OpenMP makes waiting
@@ -204,6 +211,7 @@ class _Attempt:
         self._text: list[str] = []
         self._stage = Stage.QUEUED
         self._task = query.task or Task.SEGMENT
+        self._encoding: _Encoding | None = None
 
     def run(self) -> Answer:
         """Reason, segment and lift to 3-D, as the task wants; errors are raised."""
@@ -212,13 +220,15 @@ class _Attempt:
         self._listeners.on_stage(Stage.REASONING)
         self._choose_task()
         masks = self._task is Task.SEGMENT
-        encoding = self._pipeline.begin_encoding(self._frame) if masks else None
+        phrase = self._fast_phrase()
+        if masks or phrase:
+            self._encoding = self._pipeline.begin_encoding(self._frame)
         grounding = None
         try:
-            grounding = self._reason()
+            grounding = self._reason(phrase)
         finally:
-            if encoding is not None and not (grounding and grounding.objects):
-                encoding.cancel()
+            if self._encoding is not None and not (grounding and grounding.objects):
+                self._encoding.cancel()
         self._stop_if_cancelled(grounding.raw_answer)
         if self._task is Task.ANSWER:
             return self._in_words(grounding)
@@ -233,7 +243,7 @@ class _Attempt:
         mask_warning = ''
         if masks:
             self._listeners.on_stage(Stage.SEGMENTING)
-            segments, mask_warning = self._segment(encoding, usable)
+            segments, mask_warning = self._segment(usable)
             self._stop_if_cancelled(grounding.raw_answer)
         else:
             segments = tuple(
@@ -281,14 +291,48 @@ class _Attempt:
             generated_tokens=self._tokens,
         )
 
-    def _reason(self) -> Grounding:
+    def _fast_phrase(self) -> str:
+        """Return the phrase for the fast lane; empty if the query is the reasoner's."""
+        fast = self._pipeline.phrase_finder is not None and self._task in FAST_TASKS
+        return noun_phrase(self._query.text) if fast and not self._query.candidates else ''
+
+    def _reason(self, phrase: str) -> Grounding:
         started = time.perf_counter()
         try:
-            grounding = self._choose() if self._query.candidates else self._ground()
+            found = self._find(phrase) if phrase else None
+            if found is not None:
+                grounding = found
+            elif self._query.candidates:
+                grounding = self._choose()
+            else:
+                grounding = self._ground()
         finally:
             self._reasoning_time = time.perf_counter() - started
         self._tokens = grounding.generated_tokens
         return grounding
+
+    def _find(self, phrase: str) -> Grounding | None:
+        """Answer in the fast lane; None if it finds nothing, so that the reasoner is asked."""
+        assert self._pipeline.phrase_finder is not None
+        check = partial(self._stop_if_cancelled_or_late, '')
+        found = self._pipeline.phrase_finder.find(self._encoded(check), phrase, check)
+        if not found:
+            return None
+        number = f'{len(found)} objects' if len(found) > 1 else 'one object'
+        reasoning = f'SAM 3 finds {number} for "{phrase}"; the reasoner was not asked.'
+        self._on_text(reasoning)
+        for each in found:
+            self._listeners.on_object(each)
+        return Grounding(reasoning, found, reasoner=FAST_LANE)
+
+    def _encoded(self, check: Check) -> Any:
+        """Return the segmenter's encoding of the frame."""
+        if self._encoding is None:
+            self._encoding = self._pipeline.encode_here(self._frame, check)
+        while wait([self._encoding], timeout=CANCEL_POLL).not_done:
+            check()
+        encoded, self._encoding_time = self._encoding.result()
+        return encoded
 
     def _ground(self) -> Grounding:
         return self._pipeline.reasoner.reason(
@@ -310,18 +354,11 @@ class _Attempt:
             self._listeners.on_object(found)
         return grounding
 
-    def _segment(
-        self, encoding: _Encoding | None, grounding: Grounding
-    ) -> tuple[tuple[Segment, ...], str]:
+    def _segment(self, grounding: Grounding) -> tuple[tuple[Segment, ...], str]:
         """Return the segments, and a warning about dropped masks, if any."""
         started = time.perf_counter()
         check = partial(self._stop_if_cancelled_or_late, grounding.raw_answer)
-        if encoding is None:
-            encoding = self._pipeline.encode_here(self._frame, check)
-        while wait([encoding], timeout=CANCEL_POLL).not_done:
-            check()
-        encoded, self._encoding_time = encoding.result()
-        masks = self._pipeline.segmenter.segment(encoded, grounding, check)
+        masks = self._pipeline.segmenter.segment(self._encoded(check), grounding, check)
         max_pixels = max_mask_pixels(self._frame)
         remaining = max_pixels
         segments: list[Segment] = []
@@ -365,7 +402,7 @@ class _Attempt:
             frame=self._frame,
             reasoning=grounding.reasoning,
             raw_answer=grounding.raw_answer,
-            reasoner=self._pipeline.reasoner.name,
+            reasoner=grounding.reasoner or self._pipeline.reasoner.name,
             segmenter=self._pipeline.segmenter.name,
             task=self._task,
             answer=grounding.answer,

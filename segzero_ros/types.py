@@ -218,6 +218,7 @@ class Grounding:
         note: for the user: why there are no objects, or what was repaired in the answer.
         answer: the answer in words, for the task ANSWER; empty for the others.
         count: the number that the model wrote, for the task COUNT; None if it wrote none.
+        reasoner: what found the objects, if it was not the reasoner that was asked.
     """
 
     reasoning: str
@@ -227,6 +228,7 @@ class Grounding:
     note: str = ''
     answer: str = ''
     count: int | None = None
+    reasoner: str = ''
 
 
 class Roi(NamedTuple):

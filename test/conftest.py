@@ -20,7 +20,7 @@ TEST = Path(__file__).resolve().parent
 SCRIPTS = TEST.parent / 'scripts'
 _ROS_FOLDERS = {'install', 'ros', 'servers', 'tiers'}
 _ROS = re.compile(r'\brclpy\b|segzero_ros\.(ros|msg|srv|action)\b|\b(sensor|std)_msgs\.msg\b')
-_MODELS = re.compile(r'\btorch\b|\btiny_|\btransformers_server\b|\bload_reasoner\b|\bSam2')
+_MODELS = re.compile(r'\btorch\b|\btiny_|\btransformers_server\b|\bload_reasoner\b|\bSam[23]')
 
 
 @cache
@@ -94,6 +94,12 @@ def tiny_qwen3_5(make_tiny_checkpoints, tmp_path_factory) -> Path:
 def tiny_sam2(tmp_path_factory) -> Path:
     """Path of a SAM 2 with random weights; its configuration lies beside it, suffix .yaml."""
     return script('make_tiny_sam2').make_tiny_sam2(tmp_path_factory.mktemp('tiny_sam2'))
+
+
+@pytest.fixture(scope='session')
+def tiny_sam3(tmp_path_factory) -> Path:
+    """Folder of a SAM 3 with random weights, in the published layout."""
+    return script('make_tiny_sam3').make_tiny_sam3(tmp_path_factory.mktemp('tiny') / 'sam3')
 
 
 @pytest.fixture(scope='session')

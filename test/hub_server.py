@@ -27,7 +27,12 @@ class _Request(BaseHTTPRequestHandler):
         listed = re.fullmatch(
             r'/api/(models|datasets)/(\w+/[\w.-]+)(/tree/.*|/revision/.*)?', path
         )
-        if found and found[1] == self.server.repository and found[3] in self.server.files:
+        if found and self.server.gated:
+            self.send_response(403)
+            self.send_header('X-Error-Code', 'GatedRepo')
+            self.send_header('Content-Length', '0')
+            self.end_headers()
+        elif found and found[1] == self.server.repository and found[3] in self.server.files:
             self._send_file(found[3], with_body=with_body)
         elif listed and listed[2] == self.server.repository:
             self._send_json(self.server.tree() if 'tree' in (listed[3] or '') else self._info())
@@ -84,6 +89,7 @@ class HubServer(ThreadingHTTPServer):
         files: its files' contents.
         cut: how many bytes of a file are sent before the connection is closed.
         hold: files whose connection is kept open, after what was sent of them, until `release`.
+        gated: whether its files are refused until access was granted.
         sent: which files were asked for, and from which byte on.
     """
 
@@ -95,6 +101,7 @@ class HubServer(ThreadingHTTPServer):
         self.files = files
         self.cut: dict[str, int] = {}
         self.hold: set[str] = set()
+        self.gated = False
         self.release = threading.Event()
         self.sent: list[tuple[str, int]] = []
 

@@ -215,6 +215,17 @@ def test_a_hub_that_gives_nothing_is_told_in_a_sentence(
     assert server.sent == []
 
 
+def test_files_that_are_given_on_request_are_told_as_such(
+    server: HubServer, tmp_path: Path
+) -> None:
+    server.gated = True
+    done = run(FETCH, tmp_path, server.url)
+    assert re.fullmatch(r'Gated .*accepting its terms.*hf auth login\.\n', done.stdout), (
+        done.stderr
+    )
+    assert not server.sent
+
+
 def test_a_terminal_shows_one_line_that_is_written_over(server: HubServer, tmp_path: Path) -> None:
     code = f"""
 import logging

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from segzero_ros import config, loading
-from segzero_ros.loading import load_pipeline, ReasonerOptions, SegmenterOptions
+from segzero_ros.loading import (
+    load_pipeline,
+    load_segmenter,
+    ReasonerOptions,
+    SAM3,
+    SegmenterOptions,
+)
 from segzero_ros.reasoning.attribute_reasoner import AttributeReasoner
 from segzero_ros.reasoning.base import Companion
 from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable
@@ -62,6 +68,8 @@ def test_node_and_command_line_load_by_the_same_function() -> None:
     [
         (SegmenterOptions('grabcut'), None),
         (SegmenterOptions('sam2', device='cuda:1'), 'cuda:1'),
+        (SegmenterOptions('sam3', 'facebook/sam3', device='cuda:1'), 'cuda:1'),
+        (SegmenterOptions('sam3_fast_lane', 'facebook/sam3', device='cpu'), 'cpu'),
     ],
 )
 def test_a_reasoner_is_told_what_comes_beside_it(
@@ -79,3 +87,12 @@ def test_a_reasoner_is_told_what_comes_beside_it(
     (beside,) = told
     assert (beside and beside.device) == room
     assert beside is None or beside.size > 10**9
+
+
+def test_every_segmenter_has_a_name_and_another_is_told_the_names() -> None:
+    with pytest.raises(SegmenterUnavailable, match='sam2, sam3, sam3_fast_lane, grabcut'):
+        load_segmenter(SegmenterOptions('sam1'))
+    for backend in SAM3:
+        # The checkpoint of the profiles is SAM 2's: which one to set is said in a sentence.
+        with pytest.raises(SegmenterUnavailable, match=r'set segmenter\.model to facebook/sam3'):
+            load_segmenter(SegmenterOptions(backend, device='cpu', offline=True))

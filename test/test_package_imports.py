@@ -64,7 +64,7 @@ HEAVY = {
     'cv_bridge': {'ros'},
     'torch': {'doctor', 'gpus', 'onednn', 'reasoning', 'segmentation', 'tracking', 'training'},
     'torchvision': {'reasoning', 'segmentation', 'training'},
-    'transformers': {'reasoning', 'training'},
+    'transformers': {'reasoning', 'segmentation', 'training'},
     'accelerate': {'reasoning', 'training'},
     'sam2': {'segmentation', 'tracking'},
     'openai': {'reasoning'},

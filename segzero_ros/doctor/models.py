@@ -19,7 +19,7 @@ import urllib.request
 from segzero_ros import gpus, hub
 from segzero_ros.doctor.checks import Check, fail, ok, warn
 from segzero_ros.extras import install_command
-from segzero_ros.loading import ReasonerOptions, SegmenterOptions
+from segzero_ros.loading import ReasonerOptions, SAM3, SegmenterOptions
 from segzero_ros.types import SegZeroError
 
 # The packages that each backend needs, and the extra that installs them.
@@ -27,6 +27,7 @@ _NEEDS = {
     'transformers': (('torch', 'transformers', 'accelerate'), 'models'),
     'openai': (('openai',), 'openai'),
     'sam2': (('torch', 'sam2'), 'models'),
+    **dict.fromkeys(SAM3, (('torch', 'torchvision', 'transformers'), 'models')),
 }
 _ALTERNATIVES = 'profile:=remote uses a model server instead, profile:=offline needs neither'
 _TIMEOUT = 3.0
@@ -54,7 +55,7 @@ def check_models(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Iter
         yield from weights
     elif reasoner.backend == 'openai':
         yield from _server(reasoner)
-    if segmenter.backend == 'sam2':
+    if segmenter.backend in ('sam2', *SAM3):
         yield _segmenter_weights(segmenter)
 
 
@@ -141,13 +142,20 @@ def _free_space() -> Check:
 
 
 def _segmenter_weights(segmenter: SegmenterOptions) -> Check:
-    from segzero_ros.segmentation.sam2_checkpoint import find_checkpoint
+    from segzero_ros.segmentation import sam2_checkpoint
 
     try:
-        checkpoint = find_checkpoint(segmenter.model, segmenter.config, offline=True)
+        if segmenter.backend in SAM3:
+            from segzero_ros.segmentation import sam3_checkpoint
+
+            name = sam3_checkpoint.find_checkpoint(segmenter.model, offline=True).name
+        else:
+            name = sam2_checkpoint.find_checkpoint(
+                segmenter.model, segmenter.config, offline=True
+            ).name
     except SegZeroError as error:
         return fail('weights of the segmenter', str(error))
-    return ok('weights of the segmenter', checkpoint.name)
+    return ok('weights of the segmenter', name)
 
 
 def _server(reasoner: ReasonerOptions) -> Iterator[Check]:

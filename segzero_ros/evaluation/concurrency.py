@@ -14,8 +14,8 @@ from typing import Any
 from segzero_ros.cancellation import Check
 from segzero_ros.loading import load_pipeline, load_reasoner, ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
-from segzero_ros.segmentation.base import Segmenter
-from segzero_ros.types import Frame, Grounding, SegmentedMask, SegZeroError
+from segzero_ros.segmentation.base import PhraseFinder, Segmenter
+from segzero_ros.types import Frame, GroundedObject, Grounding, SegmentedMask, SegZeroError
 
 _REMOTE = 'openai'
 
@@ -25,12 +25,18 @@ class ConcurrencyError(SegZeroError):
 
 
 class SharedSegmenter:
-    """A segmenter for several pipelines, one call at a time; its creator closes it."""
+    """A segmenter for several pipelines, one call at a time; its creator closes it.
 
-    def __init__(self, segmenter: Segmenter[Any]) -> None:
+    Args:
+        segmenter: the segmenter.
+        finder: the same, if it answers plain noun phrases.
+    """
+
+    def __init__(self, segmenter: Segmenter[Any], finder: PhraseFinder[Any] | None = None) -> None:
         self.name = segmenter.name
         self.takes_all_processors = segmenter.takes_all_processors
         self._segmenter = segmenter
+        self._finder = finder
         self._lock = threading.Lock()
 
     def encode(self, frame: Frame, check: Check | None = None) -> Any:
@@ -44,6 +50,14 @@ class SharedSegmenter:
         """Segment the objects, after waiting for other calls."""
         with self._lock:
             return self._segmenter.segment(encoding, grounding, check)
+
+    def find(
+        self, encoding: Any, phrase: str, check: Check | None = None
+    ) -> tuple[GroundedObject, ...] | None:
+        """Find what a phrase names, after waiting for other calls."""
+        assert self._finder is not None
+        with self._lock:
+            return self._finder.find(encoding, phrase, check)
 
     def close(self) -> None:
         """Do nothing: other pipelines may still use it."""
@@ -77,10 +91,12 @@ def load_pipelines(
         if count == 1:
             yield [first]
             return
-        shared = SharedSegmenter(first.segmenter)
+        shared = SharedSegmenter(first.segmenter, first.phrase_finder)
+        finder = shared if first.phrase_finder is not None else None
         limit = first.time_limit
-        pipelines = [Pipeline(first.reasoner, shared, limit)]
+        pipelines = [Pipeline(first.reasoner, shared, limit, phrase_finder=finder)]
         for _ in range(count - 1):
-            pipelines.append(Pipeline(load_reasoner(reasoner), shared, limit))
+            other = Pipeline(load_reasoner(reasoner), shared, limit, phrase_finder=finder)
+            pipelines.append(other)
             stack.callback(pipelines[-1].close)
         yield pipelines

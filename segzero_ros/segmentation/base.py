@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Protocol, TypeVar
 
 from segzero_ros.cancellation import Check
-from segzero_ros.types import Frame, Grounding, SegmentedMask
+from segzero_ros.types import Frame, GroundedObject, Grounding, SegmentedMask
 
 Encoding = TypeVar('Encoding')
+# What a `PhraseFinder` takes, and does not give.
+GivenEncoding = TypeVar('GivenEncoding', contravariant=True)
 
 
 class Segmenter(Protocol[Encoding]):
@@ -58,4 +60,23 @@ class Segmenter(Protocol[Encoding]):
 
     def close(self) -> None:
         """Free the model's memory; the segmenter is not used again."""
+        ...
+
+
+class PhraseFinder(Protocol[GivenEncoding]):
+    """A segmenter that also finds what a plain noun phrase names: the fast lane."""
+
+    def find(
+        self, encoding: GivenEncoding, phrase: str, check: Check | None = None
+    ) -> tuple[GroundedObject, ...] | None:
+        """Return all objects that a phrase names, the best first.
+
+        Args:
+            encoding: from the segmenter's `encode` for the frame.
+            phrase: from `noun_phrase`.
+            check: called before each layer; an exception it raises aborts the search.
+
+        Returns:
+            Their boxes, which may reach beyond the image; None if it cannot read the phrase.
+        """
         ...

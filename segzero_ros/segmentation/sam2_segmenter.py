@@ -111,7 +111,7 @@ class Sam2Segmenter:
             self._mean = torch.tensor(MEAN, device=self.device).view(3, 1, 1)
             self._std = torch.tensor(STD, device=self.device).view(3, 1, 1)
         # A separate stream lets encoding use the gaps that the reasoner's decoding leaves.
-        self._stream = _new_stream(self.device)
+        self._stream = new_stream(self.device)
         self._name = checkpoint.name
 
     @property
@@ -216,17 +216,7 @@ class Sam2Segmenter:
         """Decode objects with the same kind of prompt."""
         with self.autocast():
             logits, scores = self._decode(encoding, *self._prompts(encoding, objects))
-        scores = scores.float()
-        # torch's argmax returns the first of equal scores; the published code uses the last.
-        best = scores.shape[1] - 1 - scores.flip(1).argmax(1)
-        row = torch.arange(len(objects), device=self.device)
-        chosen = scores[row, best].tolist()
-        size = (encoding.height, encoding.width)
-        for small in torch.split(logits[row, best].float(), upsampling_batch(*size)):
-            if check is not None:
-                check()
-            for mask in (upsample(small, *size) > 0).cpu().numpy():
-                yield SegmentedMask(mask, chosen.pop(0))
+        yield from best_masks(logits, scores, encoding.height, encoding.width, check)
 
     def _prompts(
         self, encoding: Sam2Encoding, objects: list[GroundedObject]
@@ -280,6 +270,30 @@ class Sam2Segmenter:
         return logits, scores
 
 
+def best_masks(
+    logits: Tensor, scores: Tensor, height: int, width: int, check: Check | None
+) -> Iterator[SegmentedMask]:
+    """Yield the mask with the highest score of each object, at the source image's size.
+
+    Args:
+        logits: (n, 3, h, w) of three masks for each object.
+        scores: (n, 3) their scores.
+        height: of the image.
+        width: of the image.
+        check: called before masks are upsampled.
+    """
+    scores = scores.float()
+    # torch's argmax returns the first of equal scores; the published code uses the last.
+    best = scores.shape[1] - 1 - scores.flip(1).argmax(1)
+    row = torch.arange(len(scores), device=scores.device)
+    chosen = scores[row, best].tolist()
+    for small in torch.split(logits[row, best].float(), upsampling_batch(height, width)):
+        if check is not None:
+            check()
+        for mask in (upsample(small, height, width) > 0).cpu().numpy():
+            yield SegmentedMask(mask, chosen.pop(0))
+
+
 def upsampling_batch(height: int, width: int) -> int:
     """Return the number of masks to upsample at a time for an image of this size."""
     groups = MAX_UPSAMPLED_PIXELS // (MASKS_PER_UPSAMPLING * height * width)
@@ -327,10 +341,14 @@ def _corners(box: Box | None) -> tuple[Point, ...]:
     return () if box is None else (box[:2], box[2:])
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, model: str = 'SAM 2') -> torch.device:
     """Return the device for a name; `auto` without a GPU is the CPU, with a warning.
 
     `auto` and `cuda` select the GPU with the most free memory.
+
+    Args:
+        name: `auto`, `cpu`, `cuda`, `cuda:1` …
+        model: what runs there, for messages.
 
     Raises:
         SegmenterUnavailable: there is no such device.
@@ -338,31 +356,36 @@ def choose_device(name: str) -> torch.device:
     if name in ('auto', 'cuda') and torch.cuda.is_available():
         return torch.device('cuda', gpus.find_gpu(name))
     if name == 'auto':
-        _logger.warning('torch finds no GPU: SAM 2 runs on the CPU and takes seconds per frame')
+        _logger.warning(
+            'torch finds no GPU: %s runs on the CPU and takes seconds per frame', model
+        )
         return torch.device('cpu')
     if re.fullmatch(r'cpu|cuda(:\d+)?', name) is None:
         raise SegmenterUnavailable(f'There is no device {name!r}: use auto, cpu, cuda or cuda:1.')
     device = torch.device(name)
     if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
         raise SegmenterUnavailable(
-            f'SAM 2 cannot run on {name}: torch finds {torch.cuda.device_count()} GPUs. '
+            f'{model} cannot run on {name}: torch finds {torch.cuda.device_count()} GPUs. '
             'Check the driver, name an existing GPU, or set the device to cpu or auto.'
         )
     return device
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+def choose_dtype(name: str, device: torch.device, model: str = 'SAM 2') -> torch.dtype:
     """Return the dtype for a name in DTYPES: a 16-bit type for autocast, or float32.
 
     Args:
         name: one of DTYPES.
         device: of the model.
+        model: what it is for, for messages.
 
     Raises:
         SegmenterUnavailable: the name is not in DTYPES.
     """
     if name not in DTYPES:
-        raise SegmenterUnavailable(f'SAM 2 has no dtype {name!r}: use one of {", ".join(DTYPES)}.')
+        raise SegmenterUnavailable(
+            f'{model} has no dtype {name!r}: use one of {", ".join(DTYPES)}.'
+        )
     if name != 'auto':
         chosen: torch.dtype = getattr(torch, name)
         return chosen
@@ -370,18 +393,19 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.float32
     if gpus.has_bfloat16(device.index or 0):
         return torch.bfloat16
-    _logger.info('This GPU has no bfloat16: SAM 2 computes in float16')
+    _logger.info('This GPU has no bfloat16: %s computes in float16', model)
     return torch.float16
 
 
-def _new_stream(device: torch.device) -> torch.cuda.Stream | None:
+def new_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """Return a stream of a GPU's own; None on a CPU."""
     if device.type != 'cuda':
         return None
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def model_context(action: str, device: torch.device) -> Iterator[None]:
+def model_context(action: str, device: torch.device, model: str = 'SAM 2') -> Iterator[None]:
     """Enable oneDNN and select the device; turn a full GPU into SegmenterUnavailable.
 
     The reasoner, which runs in parallel, disables oneDNN if it can, and may use another GPU.
@@ -389,6 +413,7 @@ def model_context(action: str, device: torch.device) -> Iterator[None]:
     Args:
         action: a verb for the error message.
         device: of the model.
+        model: its name for the error message.
     """
     try:
         with onednn.needed(), gpus.current(device):
@@ -396,7 +421,7 @@ def model_context(action: str, device: torch.device) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         raise SegmenterUnavailable(
-            f'{device} has too little free memory to {action} with SAM 2. Use a smaller '
+            f'{device} has too little free memory to {action} with {model}. Use a smaller '
             'checkpoint (facebook/sam2-hiera-tiny), another device, or a remote reasoner. '
             f'({error})'
         ) from error

@@ -42,6 +42,7 @@ CHOICES = {
     'profile': ['robot', 'remote', 'offline', 'mini'],
     'image_transport': ['', 'raw', 'compressed'],
     'log_level': ['debug', 'info', 'warn', 'error', 'fatal'],
+    'fast_lane': ['', 'true', 'false', 'True', 'False'],
     'track': ['', 'true', 'false', 'True', 'False'],
     'autostart': ['', 'true', 'false', 'True', 'False'],
     'use_sim_time': ['', 'true', 'false', 'True', 'False'],
@@ -67,6 +68,7 @@ ARGUMENTS = [
     'image_transport',
     'reasoner_model',
     'segmenter_model',
+    'fast_lane',
     'device',
     'base_url',
     'serve',
@@ -209,6 +211,12 @@ def test_arguments_set_the_parameters_of_the_node(launch_file: ModuleType) -> No
         'device': 'cpu',
         'track': True,
     }
+    lane = launch_file.parameters(given(fast_lane='true', segmenter_model='facebook/sam3'))
+    assert lane == {
+        'segmenter.backend': 'sam3_fast_lane',
+        'segmenter.model': 'facebook/sam3',
+    }
+    assert launch_file.parameters(given(fast_lane='false')) == {}
     assert set(launch_file.TEXT_PARAMETERS.values()) < set(BY_NAME)
 
 
