@@ -15,6 +15,7 @@ from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, re
 from segzero_ros.config import reasoner_options, segmenter_options
 from segzero_ros.conversions.text import printable
 from segzero_ros.loading import described, ReasonerOptions, SegmenterOptions
+from segzero_ros.types import TASK_NAMES
 
 if TYPE_CHECKING:
     from segzero_ros.evaluation.records import SampleRecord
@@ -30,16 +31,20 @@ sources:
   reasonseg_test, refcoco_testA ...  a published set, from the Hugging Face Hub or its cache
   owner/name                         another set on the Hub in the same layout
   FOLDER, FILE.parquet               the same layout on this machine
-  FOLDER                             ReasonSeg as first published, or labelme: images and .json
+  FOLDER                             ReasonSeg as first published, or labelme: images and .json;
+                                     RefSpatial-Bench, Where2Place, ConverSeg, HalluSegBench
   FILE.json                          your own data in COCO layout, with one text per annotation
   BAG --truth FILE                   a bag, and accepted answers about it
   tabletop                           generated scenes with published seeds; needs no data
   merge FOLDER FOLDER ...            merge shards that ran separately; needs --output
 
 examples:
+  segzero evaluate --list
   segzero evaluate tabletop --profile offline
   segzero evaluate reasonseg_test --profile robot --strict
   segzero evaluate reasonseg_test --profile remote --concurrency 16
+  segzero evaluate refspatial_placement --profile remote
+  segzero evaluate mine.json --task detect --profile robot
   segzero evaluate reasonseg_test --shard 2/8 -o run_2
   segzero evaluate kitchen_bag --truth accepted.jsonl --profile robot
   segzero evaluate merge run_1 run_2 -o run
@@ -52,7 +57,7 @@ same command again to resume)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = EPILOG
-    parser.add_argument('source', help='the data set; see below')
+    parser.add_argument('source', nargs='?', default='', help='the data set; see below')
     parser.add_argument('folders', nargs='*', type=Path, help=argparse.SUPPRESS)
     parser.add_argument(
         '-o', '--output', type=Path, help='output folder; default: evaluation/<source>'
@@ -66,6 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='parallel queries, for models behind a server; default: %(default)s',
     )
     parser.add_argument(
+        '--task',
+        choices=TASK_NAMES,
+        default='',
+        help='what is asked of the model; default: what the set asks for',
+    )
+    parser.add_argument(
+        '--list',
+        action='store_true',
+        help='list the published sets, what they measure and their licences',
+    )
+    parser.add_argument(
         '--strict',
         action='store_true',
         help='parse answers strictly, as the published code; default: repair small errors',
@@ -74,6 +90,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument('--limit', type=int, metavar='N', help='only the first N samples')
     data.add_argument('--shard', default='1/1', metavar='I/N', help='only shard I of N, I from 1')
     data.add_argument('--offline', action='store_true', help='use only cached data')
+    data.add_argument(
+        '--published-prompt',
+        action='store_true',
+        help="of points sets, the paper's whole prompt for models that point; default: the bare "
+        'question',
+    )
     data.add_argument(
         '--pictures', type=Path, help='folder that the file names in a JSON file are relative to'
     )
@@ -98,6 +120,11 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate; return 1 if other shards are missing."""
     from segzero_ros.evaluation.runner import merge, RunFolder, Shard
 
+    if options.list:
+        _list_sets()
+        return 0
+    if not options.source:
+        raise BadArgument('Give a data set; segzero evaluate --list names the published ones.')
     if options.source == 'merge':
         if not options.folders or options.output is None:
             raise BadArgument('merge needs the folders of the shards and --output.')
@@ -118,6 +145,25 @@ def run(options: argparse.Namespace) -> int:
     return _finish(folder, options)
 
 
+def _list_sets() -> None:
+    """Print the published sets as a table."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from segzero_ros.evaluation.hub import PUBLISHED
+
+    table = Table('set', 'task', 'samples', 'measures', 'licence', 'on the Hub', box=box.SIMPLE)
+    for name, one in PUBLISHED.items():
+        licence = one.licence or 'see the Hub'
+        samples = str(one.samples or '')
+        table.add_row(name, one.task.name.lower(), samples, one.measures, licence, one.repository)
+    console = Console()
+    # A file or a pipe has no width: lines are not broken there.
+    console.width = console.width if console.is_terminal else 200
+    console.print(table)
+
+
 def _evaluate(options: argparse.Namespace, folder: RunFolder, shard: Shard) -> None:
     from segzero_ros.evaluation.concurrency import load_pipelines
     from segzero_ros.evaluation.runner import run as run_samples
@@ -133,7 +179,7 @@ def _evaluate(options: argparse.Namespace, folder: RunFolder, shard: Shard) -> N
         load_pipelines(reasoner, segmenter, options.concurrency) as pipelines,
         _progress(len(shard.indices(total)), quiet=options.quiet) as on_row,
     ):
-        run_samples(dataset, pipelines, folder, shard, options.limit, on_row)
+        run_samples(dataset, pipelines, folder, shard, options.limit, on_row, options.task)
 
 
 def _open(options: argparse.Namespace) -> Dataset:
@@ -147,6 +193,7 @@ def _open(options: argparse.Namespace) -> Dataset:
             pictures=options.pictures,
             truth=options.truth,
             image=options.image,
+            published_prompt=options.published_prompt,
         )
     scenes = SCENES if options.scenes is None else options.scenes
     seed = SEED if options.seed is None else options.seed
@@ -169,6 +216,8 @@ def _manifest(
             'published': published_name(options.source),
             'indices': len(dataset),
             'limit': options.limit,
+            'task': options.task,
+            'published_prompt': options.published_prompt,
         },
         'models': {
             'reasoner': described(reasoner),

@@ -30,11 +30,15 @@ _UNREADABLE = (KeyError, IndexError, TypeError, ValueError, AttributeError, Over
 
 
 class _Question(NamedTuple):
-    """A query about an image: the image's record in the file, the text, the annotations."""
+    """A query about an image: the image's record in the file, the text, the annotations.
+
+    `category` is the id of the category that the query names; empty if it has a text of its own.
+    """
 
     image: dict[str, Any]
     text: str
     annotations: list[dict[str, Any]]
+    category: str = ''
 
 
 class CocoJson:
@@ -111,8 +115,11 @@ def _questions(content: Any) -> list[_Question]:
                 'remove the annotation.'
             )
         annotated.add(image)
-        for text in _texts(annotation, name) or [_category(annotation, categories, name)]:
-            question = found.setdefault((image, text), _Question(images[image], text, []))
+        texts = _texts(annotation, name)
+        category = '' if texts else str(annotation.get('category_id'))
+        for text in texts or [_category(annotation, categories, name)]:
+            new = _Question(images[image], text, [], category)
+            question = found.setdefault((image, text), new)
             question.annotations.append(annotation)
     for image, record in images.items():
         if image not in annotated:
@@ -232,7 +239,15 @@ def _sample(image: RgbImage, question: _Question) -> Sample:
         count=None if count is None else int(count),
         image_id=str(question.image['id']),
         ann_id=str(first.get('id', '')),
+        category=question.category,
+        crowds=_crowd_boxes(crowds, height, width),
     )
+
+
+def _crowd_boxes(crowds: list[dict[str, Any]], height: int, width: int) -> tuple[Box, ...]:
+    objects = filter(None, (_object(one, height, width) for one in crowds))
+    boxes = (found.box or _box_around(found.mask) for found in objects)
+    return tuple(box for box in boxes if box is not None)
 
 
 def _ignored(crowd: dict[str, Any], height: int, width: int) -> Mask:

@@ -15,7 +15,7 @@ from segzero_ros.evaluation.measurements import Prediction
 from segzero_ros.evaluation.metrics import Convention, score
 from segzero_ros.evaluation.records import SampleRecord
 from segzero_ros.evaluation.samples import Sample
-from segzero_ros.types import Box, Mask, RgbImage
+from segzero_ros.types import Box, Mask, Point, RgbImage
 
 # Maximum number of images in the file, and their width in pixels; about 25 kB each.
 MAX_ENTRIES = 300
@@ -24,6 +24,8 @@ _QUALITY = 80
 # Distinguishable also with red-green colour blindness.
 _FOUND, _MISSED, _WRONG = (0, 114, 178), (230, 159, 0), (204, 60, 160)
 _BOX = (255, 255, 255)
+# Of a point, in pixels.
+_RADIUS = 4
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --faint: #777; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; }
@@ -48,7 +50,8 @@ sought.addEventListener('input', () => {
 def draw_comparison(sample: Sample, prediction: Prediction) -> bytes:
     """Return a JPEG with the truth and the answer drawn on the image.
 
-    True positives are blue, false negatives orange, false positives pink, predicted boxes white.
+    True positives are blue, false negatives orange, false positives pink, predicted boxes and
+    points white.
     If the truth is boxes only, they are orange, and the predicted mask is blue.
     """
     height, width = sample.image.shape[:2]
@@ -68,6 +71,7 @@ def draw_comparison(sample: Sample, prediction: Prediction) -> bytes:
     ):
         _tint(image, where, colour)
     _outline(image, prediction.boxes, scale, _BOX)
+    _dot(image, prediction.points, scale, _BOX)
     quality = (cv2.IMWRITE_JPEG_QUALITY, _QUALITY)
     _, data = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
     return data.tobytes()
@@ -80,6 +84,16 @@ def _outline(
         if all(map(math.isfinite, box)):
             x1, y1, x2, y2 = (round(max(-1e4, min(1e4, value * scale))) for value in box)
             cv2.rectangle(image, (x1, y1), (x2, y2), colour, 1, cv2.LINE_AA)
+
+
+def _dot(
+    image: RgbImage, points: Sequence[Point], scale: float, colour: tuple[int, int, int]
+) -> None:
+    for point in points:
+        if all(map(math.isfinite, point)):
+            x, y = (round(max(-1e4, min(1e4, value * scale))) for value in point)
+            cv2.circle(image, (x, y), _RADIUS, (0, 0, 0), -1, cv2.LINE_AA)
+            cv2.circle(image, (x, y), _RADIUS - 1, colour, -1, cv2.LINE_AA)
 
 
 def _downscaled(mask: Mask | None, size: tuple[int, int]) -> Mask:
@@ -122,6 +136,8 @@ def write_gallery(
 def _iou(row: SampleRecord, convention: Convention) -> float:
     if _is_correctly_empty(row):
         return 1.0
+    if row.item.is_pointed and not row.item.failure.value:
+        return row.item.points_on_target / max(row.item.points, 1)
     scored = score([row.item], convention)
     return scored[0].iou if scored and not row.item.failure.value else -1.0
 
@@ -162,6 +178,8 @@ def _entry(row: SampleRecord, iou: float, path: Path) -> str:
     verdict = (
         'correctly empty'
         if _is_correctly_empty(row)
+        else f'{row.item.points_on_target} of {row.item.points} points'
+        if row.item.is_pointed and not row.item.failure.value
         else f'IoU {iou:.3f}'
         if iou >= 0
         else row.item.failure.value or 'not scored'

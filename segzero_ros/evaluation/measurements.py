@@ -12,11 +12,12 @@ from enum import Enum
 import math
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.evaluation.samples import Sample
-from segzero_ros.types import Box, Mask, Point, Roi
+from segzero_ros.types import Box, Mask, Point, Roi, Task
 
 IOU_OF_A_HIT = 0.5
 
@@ -40,6 +41,10 @@ class Prediction:
         points: its points (x, y).
         failure: why there is no answer.
         words: number of words of the reasoning.
+        task: what was asked.
+        has_masks: whether the task gives masks; without them only boxes, points and counts are
+            measured.
+        count: the answered number, for the task COUNT; None for the others.
     """
 
     mask: Mask | None
@@ -47,6 +52,9 @@ class Prediction:
     points: tuple[Point, ...] = ()
     failure: Failure = Failure.NONE
     words: int = 0
+    task: Task = Task.SEGMENT
+    has_masks: bool = True
+    count: int | None = None
 
 
 class Overlap(NamedTuple):
@@ -64,7 +72,8 @@ class Measurement:
     Attributes:
         failure: why there is no answer.
         same_size: whether the masks could be compared.
-        whole: overlap with ignored pixels as part of the target; None without a true mask.
+        whole: overlap with ignored pixels as part of the target; None without a true mask, or if
+            the task gives no masks.
         valid: overlap without the ignored pixels.
         boxes: number of predicted boxes.
         true_boxes: number of boxes in the data set.
@@ -73,11 +82,18 @@ class Measurement:
         box_hit_merged: the same by the rule since then: also the union of all predicted boxes, and
             against the true mask's box if the data set has no boxes.
         points: number of predicted points.
-        points_on_target: how many of them lie on the true mask.
+        points_on_target: how many of them lie on the true mask, or in a true box if the data set
+            has only boxes.
         count: number of targets; None if unknown.
         words: number of words of the reasoning.
         wrong_object: whether the marked objects differ from the targets; None if the data set has
             no instance labels.
+        is_pointed: whether the points metric counts it: something is meant, and the query asks
+            for points, or the data set does and the answer has masks.
+        box_iou: IoU of the first predicted box with the true one, the best of several; 0 without
+            a predicted box, None without a true one.
+        answered_count: the number answered for the task COUNT; None for the others.
+        distracted: overlap with the distractor; None without one, or after a failure.
     """
 
     failure: Failure
@@ -93,6 +109,10 @@ class Measurement:
     count: int | None
     words: int
     wrong_object: bool | None = None
+    is_pointed: bool = False
+    box_iou: float | None = None
+    answered_count: int | None = None
+    distracted: Overlap | None = None
 
 
 def measure(sample: Sample, prediction: Prediction) -> Measurement:
@@ -106,11 +126,15 @@ def measure(sample: Sample, prediction: Prediction) -> Measurement:
         whole = valid = _overlap(compared, target)
         if sample.ignore is not None:
             valid = _valid_overlap(compared, true, sample.ignore)
+    distracted = None
+    if sample.distractor is not None and prediction.failure is Failure.NONE:
+        distracted = _overlap(compared, sample.distractor)
+    means_something = bool(sample.boxes) if true is None else bool(true.any())
     return Measurement(
         failure=prediction.failure,
         same_size=same_size,
-        whole=whole,
-        valid=valid,
+        whole=whole if prediction.has_masks else None,
+        valid=valid if prediction.has_masks else None,
         boxes=len(prediction.boxes),
         true_boxes=len(sample.boxes),
         # The published script fails on masks of different sizes, and then counts no box.
@@ -121,10 +145,23 @@ def measure(sample: Sample, prediction: Prediction) -> Measurement:
             and _hits_merged(prediction.boxes, sample.boxes, target)
         ),
         points=len(prediction.points),
-        points_on_target=0 if true is None else _points_on(prediction.points, true),
+        points_on_target=(
+            _points_in(prediction.points, sample.boxes)
+            if true is None
+            else _points_on(prediction.points, true)
+        ),
         count=sample.count,
         words=prediction.words,
+        is_pointed=means_something and _is_pointed(sample, prediction),
+        box_iou=_best_iou(prediction.boxes, sample.boxes),
+        answered_count=prediction.count,
+        distracted=distracted if prediction.has_masks else None,
     )
+
+
+def _is_pointed(sample: Sample, prediction: Prediction) -> bool:
+    asked = prediction.task is Task.POINT
+    return asked or (sample.task is Task.POINT and prediction.has_masks)
 
 
 def _overlap(mask: Mask | None, true: Mask) -> Overlap:
@@ -148,6 +185,14 @@ def box_iou(first: Sequence[float], second: Sequence[float]) -> float:
     for x1, y1, x2, y2 in (first, second):
         union += (x2 - x1) * (y2 - y1)
     return both / union if union else 0.0
+
+
+def _best_iou(boxes: Sequence[Box], true: Sequence[Box]) -> float | None:
+    if not true:
+        return None
+    if not boxes or not all(map(math.isfinite, boxes[0])):
+        return 0.0
+    return max(box_iou(boxes[0], one) for one in true)
 
 
 def _hits(boxes: Sequence[Box], true: Sequence[Box]) -> bool:
@@ -178,6 +223,28 @@ def _points_on(points: Sequence[Point], mask: Mask) -> int:
     finite = (point for point in points if all(map(math.isfinite, point)))
     pixels = [(math.floor(x + 0.5), math.floor(y + 0.5)) for x, y in finite]
     return sum(0 <= x < width and 0 <= y < height and bool(mask[y, x]) for x, y in pixels)
+
+
+def _points_in(points: Sequence[Point], boxes: Sequence[Box]) -> int:
+    """Return how many points lie in a box, edges included as in the published scripts."""
+    return sum(any(x1 <= x <= x2 and y1 <= y <= y2 for x1, y1, x2, y2 in boxes) for x, y in points)
+
+
+def innermost_point(mask: Mask) -> Point | None:
+    """Return the pixel of a mask that is farthest from its outside; None for an empty mask.
+
+    Outside the image is outside the mask.
+
+    Args:
+        mask: (H, W) bool.
+    """
+    if not mask.any():
+        return None
+    distances = cv2.distanceTransform(
+        np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    )
+    y, x = np.unravel_index(int(distances.argmax()), distances.shape)
+    return float(x - 1), float(y - 1)
 
 
 def wrong_object(

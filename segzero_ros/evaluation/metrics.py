@@ -1,7 +1,8 @@
 """Metrics: gIoU, cIoU, box AP, point accuracy, counts and "no target" accuracy.
 
 Published procedures give different figures for the same answers. `Convention` holds what they
-differ in; `CONVENTIONS` has those of Seg-Zero's two scripts, VisionReasoner's and LISA's.
+differ in; `CONVENTIONS` has those of Seg-Zero's two scripts, VisionReasoner's, LISA's and
+ConverSeg's.
 """
 
 from __future__ import annotations
@@ -86,6 +87,14 @@ CONVENTIONS = {
         epsilon=1e-5,
         sum_epsilon=1e-10,
     ),
+    'converseg': Convention(
+        'ConverSeg, eval.py',
+        ignored_are_target=True,
+        answer_failed=Outcome.PENALISED,
+        segmenter_failed=Outcome.PENALISED,
+        other_size=Outcome.PENALISED,
+        empty_union=Outcome.ONE,
+    ),
 }
 
 
@@ -141,6 +150,7 @@ def figures(items: Sequence[Measurement], convention: Convention) -> dict[str, f
         samples, scored, failed (of all), dropped, giou, ciou, bbox_ap (rule before 2025-08-29),
         bbox_ap_merged (rule since then), with_box, point_accuracy (fraction of the predicted
         points on the true mask; not published), points, words (mean length of the reasoning);
+        predicted_boxes; with true boxes box_iou (mean IoU of the first predicted box);
         with conventions that keep empty truths n_acc, without_target, giou_no_target (an empty
         answer without a target has gIoU 1); with LISA's convention giou_meter; with counted
         objects count_mae, count_rmse, count_accuracy, counted; with instance labels wrong_object.
@@ -158,6 +168,7 @@ def figures(items: Sequence[Measurement], convention: Convention) -> dict[str, f
         'ciou': _ratio(scored, convention),
         **_box_figures([*(one.item for one in scored), *boxed]),
         'boxes_alone': len(boxed),
+        'predicted_boxes': sum(item.boxes for item in items),
         **_point_figures(scored),
     }
     if convention.empty_union is not Outcome.DROPPED:
@@ -165,6 +176,9 @@ def figures(items: Sequence[Measurement], convention: Convention) -> dict[str, f
     if convention.epsilon:
         # LISA's meter divides by n + 1e-5 when it reduces over its processes.
         found['giou_meter'] = float(np.sum([one.iou for one in scored])) / (len(scored) + 1e-5)
+    ious = [item.box_iou for item in items if item.box_iou is not None]
+    if ious:
+        found['box_iou'] = _mean(ious)
     found.update(_count_figures(items))
     found['words'] = _mean([item.words for item in items if item.words])
     wrong = [item.wrong_object for item in items if item.wrong_object is not None]
@@ -227,11 +241,7 @@ def _point_figures(scored: Sequence[Scored]) -> dict[str, float]:
 
 def _count_figures(items: Sequence[Measurement]) -> dict[str, float]:
     # In the published script a crash counts as 1, an unparsable answer as 0.
-    errors = [
-        (1 if item.failure is Failure.CRASH else item.boxes) - item.count
-        for item in items
-        if item.count is not None
-    ]
+    errors = [_counted(item) - item.count for item in items if item.count is not None]
     if not errors:
         return {}
     return {
@@ -240,6 +250,55 @@ def _count_figures(items: Sequence[Measurement]) -> dict[str, float]:
         'count_accuracy': _mean([error == 0 for error in errors]),
         'counted': len(errors),
     }
+
+
+def _counted(item: Measurement) -> int:
+    if item.failure is Failure.CRASH:
+        return 1
+    return item.boxes if item.answered_count is None else item.answered_count
+
+
+class PointScore(NamedTuple):
+    """The points metric: the mean, over samples, of the share of points on the target.
+
+    Attributes:
+        samples: number of samples.
+        unreadable: how many answers cannot be read.
+        left_out: the mean without those; NaN without any other.
+        left_out_between: its 95 % bootstrap interval.
+        counted: the mean with those as 0.
+        counted_between: its 95 % bootstrap interval.
+    """
+
+    samples: int
+    unreadable: int
+    left_out: float
+    left_out_between: tuple[float, float]
+    counted: float
+    counted_between: tuple[float, float]
+
+
+def point_score(items: Sequence[Measurement]) -> PointScore:
+    """Return the points metric, with both denominators that are in use.
+
+    RoboRefer's and FlagEval's scripts leave an answer out that cannot be read; others count it as
+    0. An answer in which nothing is found, and one that never came, count as 0 in both.
+    """
+    pointed = [item for item in items if item.is_pointed]
+    shares = [_share(item.points_on_target, item.points) for item in pointed]
+    read = [
+        share
+        for item, share in zip(pointed, shares, strict=True)
+        if item.failure is not Failure.ANSWER
+    ]
+    return PointScore(
+        samples=len(pointed),
+        unreadable=len(pointed) - len(read),
+        left_out=_mean(read),
+        left_out_between=bootstrap(read),
+        counted=_mean(shares),
+        counted_between=bootstrap(shares),
+    )
 
 
 def intervals(

@@ -12,6 +12,7 @@ import numpy as np
 
 from segzero_ros.evaluation.measurements import (
     Failure,
+    innermost_point,
     measure,
     Measurement,
     Overlap,
@@ -20,7 +21,7 @@ from segzero_ros.evaluation.measurements import (
 )
 from segzero_ros.evaluation.samples import DataError, Sample
 from segzero_ros.replay.coco_rle import to_rle
-from segzero_ros.types import Answer, GroundedObject, Mask, Stage, Status
+from segzero_ros.types import Answer, Box, GroundedObject, Mask, Point, Stage, Status, Task
 
 _STAGES = ('reasoning', 'encoding', 'segmenting', 'total')
 
@@ -45,6 +46,13 @@ class SampleRecord:
         mask: the union of the predicted masks as COCO RLE; None after a failure.
         seconds: by stage.
         tokens: number of generated tokens.
+        task: the name of what was asked.
+        answer: the answer in words, for the task ANSWER.
+        size: (width, height) of the image.
+        category: id of the targets' category; empty without categories.
+        true_boxes: the true boxes.
+        crowds: boxes of crowds.
+        points_from_masks: whether the points are the masks' innermost, as the model gave none.
     """
 
     index: int
@@ -62,10 +70,22 @@ class SampleRecord:
     mask: dict[str, Any] | None
     seconds: dict[str, float]
     tokens: int
+    task: str = Task.SEGMENT.name
+    answer: str = ''
+    size: tuple[int, int] = (0, 0)
+    category: str = ''
+    true_boxes: tuple[Box, ...] = ()
+    crowds: tuple[Box, ...] = ()
+    points_from_masks: bool = False
 
 
 def make_record(
-    index: int, sample: Sample, answer: Answer, objects: list[GroundedObject]
+    index: int,
+    sample: Sample,
+    answer: Answer,
+    objects: list[GroundedObject],
+    *,
+    routed: bool = False,
 ) -> tuple[SampleRecord, Prediction]:
     """Measure an answer.
 
@@ -74,20 +94,29 @@ def make_record(
         sample: the sample.
         answer: the answer to it.
         objects: the reasoner's objects, before their boxes were clipped.
+        routed: whether the router chose the task.
     """
     height, width = sample.image.shape[:2]
     failure = _failure(answer)
     # Objects that were generated before a failure do not count.
     valid = [] if failure in (Failure.ANSWER, Failure.CRASH) else objects
+    points = tuple(point for found in valid for point in found.points)
+    inner: tuple[Point, ...] = ()
+    if sample.task is Task.POINT and not points and failure is Failure.NONE:
+        inner = _innermost(answer, height, width)
     prediction = Prediction(
         mask=None if failure is not Failure.NONE else _union(answer, height, width),
         boxes=tuple(found.box for found in valid if found.box is not None),
-        points=tuple(point for found in valid for point in found.points),
+        points=points or inner,
         failure=failure,
         words=len(answer.reasoning.split()),
+        task=answer.task,
+        # A router that chose a task without masks has missed the target.
+        has_masks=answer.task is Task.SEGMENT or routed,
+        count=answer.count,
     )
     item = measure(sample, prediction)
-    if sample.labels is not None:
+    if sample.labels is not None and prediction.has_masks:
         wrong = wrong_object(_masks(answer, height, width), sample.labels, sample.targets)
         item = Measurement(**{**vars(item), 'wrong_object': wrong})
     row = SampleRecord(
@@ -106,6 +135,13 @@ def make_record(
         mask=_coded(prediction.mask),
         seconds={stage: getattr(answer.timing, stage) for stage in _STAGES},
         tokens=answer.timing.generated_tokens,
+        task=answer.task.name,
+        answer=answer.answer,
+        size=(width, height),
+        category=sample.category,
+        true_boxes=sample.boxes,
+        crowds=sample.crowds,
+        points_from_masks=bool(inner),
     )
     return row, prediction
 
@@ -130,6 +166,11 @@ def _union(answer: Answer, height: int, width: int) -> Mask:
     return union
 
 
+def _innermost(answer: Answer, height: int, width: int) -> tuple[Point, ...]:
+    points = (innermost_point(mask) for mask in _masks(answer, height, width))
+    return tuple(point for point in points if point is not None)
+
+
 def _numbers(values: tuple[float, ...]) -> tuple[float | None, ...]:
     return tuple(float(value) if math.isfinite(value) else None for value in values)
 
@@ -148,14 +189,15 @@ def from_line(line: str) -> SampleRecord:
     try:
         fields = json.loads(line)
         item = fields['item']
-        for name in ('whole', 'valid'):
+        for name in ('whole', 'valid', 'distracted'):
             item[name] = None if item[name] is None else Overlap(*item[name])
         item['failure'] = Failure(item['failure'])
         fields['item'] = Measurement(**item)
         fields['status'] = Status[fields['status']]
-        for name in ('boxes', 'points'):
+        for name in ('boxes', 'points', 'true_boxes', 'crowds'):
             fields[name] = tuple(tuple(numbers) for numbers in fields[name])
         fields['group'] = tuple(fields['group'])
+        fields['size'] = tuple(fields['size'])
         return SampleRecord(**fields)
     except (ValueError, LookupError, TypeError) as error:
         raise DataError(f'{line[:80]!r} … is not a valid line of results: {error!r}') from error

@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 
 from segzero_ros.evaluation import tabletop
+from segzero_ros.evaluation.coco_ap import coco_ap
+from segzero_ros.evaluation.counterfactual import counterfactual_figures
 from segzero_ros.evaluation.gallery import MAX_ENTRIES, write_gallery
 from segzero_ros.evaluation.hub import PUBLISHED
-from segzero_ros.evaluation.metrics import CONVENTIONS, figures, intervals
+from segzero_ros.evaluation.measurements import IOU_OF_A_HIT
+from segzero_ros.evaluation.metrics import CONVENTIONS, figures, intervals, point_score
 from segzero_ros.evaluation.published import ABLATIONS, TABLES
 from segzero_ros.evaluation.records import SampleRecord
 from segzero_ros.evaluation.runner import RunFolder
+from segzero_ros.types import Task
 
 # The convention of a checkpoint, by its dialect.
 _OWN_CONVENTION = {'seg_zero': 'seg_zero', 'vision_reasoner': 'vision_reasoner'}
@@ -52,7 +56,8 @@ def summarise(rows: Sequence[SampleRecord], manifest: Mapping[str, Any]) -> dict
     summary: dict[str, Any] = {
         'dataset': manifest['dataset'],
         'models': manifest['models'],
-        'statuses': _statuses(rows),
+        'tasks': _counts(sorted(row.task for row in rows)),
+        'statuses': _counts([status.name for status in sorted(row.status for row in rows)]),
         'conventions': {
             name: {
                 'source': convention.source,
@@ -67,20 +72,39 @@ def summarise(rows: Sequence[SampleRecord], manifest: Mapping[str, Any]) -> dict
             for stage in ('reasoning', 'encoding', 'segmenting', 'total')
         },
     }
-    if any(row.group for row in rows):
+    if any(item.is_pointed for item in items):
+        summary['points'] = _point_scores(rows)
+    elif any(item.distracted is not None for item in items):
+        summary['counterfactual'] = counterfactual_figures(rows)
+    elif any(row.group for row in rows) and all(row.task == Task.SEGMENT.name for row in rows):
         groups = tabletop.report(rows)
         times = {
             name: {k: row.pop(k) for k in ('p50_ms', 'p95_ms')} for name, row in groups.items()
         }
         summary['groups'] = groups
         summary['timing']['groups'] = times
+    if any(row.task == Task.DETECT.name for row in rows) and (found := coco_ap(rows)):
+        summary['coco'] = found
     cleaned: dict[str, Any] = _without_nan(summary)
     return cleaned
 
 
-def _statuses(rows: Sequence[SampleRecord]) -> dict[str, int]:
-    names = sorted(row.status for row in rows)
-    return {status.name: names.count(status) for status in dict.fromkeys(names)}
+def _point_scores(rows: Sequence[SampleRecord]) -> dict[str, Any]:
+    """Return the points metric over all answers and per group."""
+    groups = {'all': list(rows)}
+    for name in dict.fromkeys(name for row in rows for name in row.group):
+        groups[name] = [row for row in rows if name in row.group]
+    return {
+        name: {
+            **point_score([row.item for row in chosen])._asdict(),
+            'from_masks': sum(row.points_from_masks for row in chosen),
+        }
+        for name, chosen in groups.items()
+    }
+
+
+def _counts(names: Sequence[str]) -> dict[str, int]:
+    return {name: names.count(name) for name in dict.fromkeys(names)}
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
@@ -126,7 +150,10 @@ def write_report(folder: RunFolder, max_entries: int = MAX_ENTRIES) -> dict[str,
 
 
 def leading(manifest: Mapping[str, Any]) -> str:
-    """Return the convention that the models of a run were published with."""
+    """Return the convention of a run's data set, or the one its models were published with."""
+    published = PUBLISHED.get(manifest['dataset']['published'])
+    if published and published.convention:
+        return published.convention
     return _OWN_CONVENTION.get(manifest['models']['reasoner']['dialect'], 'vision_reasoner')
 
 
@@ -155,6 +182,7 @@ def markdown(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     published = TABLES.get(manifest['dataset']['published'])
     if published:
         parts.append(_compared_with_published(summary, manifest, published))
+    parts += [_points(summary), _counterfactual(summary), _coco(summary), _boxes(summary)]
     parts += [_conventions(summary), _counting(summary), _timing(summary)]
     return '\n\n'.join(filter(None, parts)) + '\n'
 
@@ -165,11 +193,102 @@ def _about(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     lines = [f'{samples} answers: {statuses or "none"}.']
     if not summary['complete']:
         lines.append('**Unfinished**: run the same command again to resume.')
+    if set(summary['tasks']) - {Task.SEGMENT.name}:
+        lines.append(f'Asked to {_named_tasks(summary["tasks"])}.')
     name = manifest['dataset']['published']
     expected = PUBLISHED[name].samples if name in PUBLISHED else 0
     if expected and expected != samples:
         lines.append(f'The papers use {expected} samples: the figures are not comparable.')
     return ' '.join(lines)
+
+
+def _named_tasks(tasks: Mapping[str, int]) -> str:
+    if len(tasks) == 1:
+        return next(iter(tasks)).lower()
+    return ', '.join(f'{name.lower()} ({count})' for name, count in tasks.items())
+
+
+def _points(summary: Mapping[str, Any]) -> str:
+    if 'points' not in summary:
+        return ''
+    lines = [['samples', 'count', 'unreadable', 'left out', 'counted as 0']]
+    for name, row in summary['points'].items():
+        scores = (
+            f'{_percent(row[key])} ({_percent(row[f"{key}_between"][0])} to '
+            f'{_percent(row[f"{key}_between"][1])})'
+            for key in ('left_out', 'counted')
+        )
+        lines.append([name, str(row['samples']), str(row['unreadable']), *scores])
+    note = (
+        'Mean share of the predicted points that lie on the target, in percent: with unreadable '
+        'answers left out, and with them counted as 0.'
+    )
+    if inner := summary['points']['all']['from_masks']:
+        note += (
+            f' In {inner} answers the model gave masks only: the innermost point of each mask '
+            'counts.'
+        )
+    return f'## Points on target\n\n{_table(lines)}\n\n{note}'
+
+
+def _counterfactual(summary: Mapping[str, Any]) -> str:
+    found = summary.get('counterfactual')
+    if not found:
+        return ''
+    lines = [
+        ['image', 'IoU', 'ΔIoU', 'confusion mask score', 'NOT_FOUND is right'],
+        *(
+            [
+                kind,
+                _percent(found[f'iou_{kind}']),
+                _percent(found[f'delta_iou_{delta}']),
+                _decimal(found[f'confusion_{kind}']),
+                _percent(found[f'not_found_{kind}']),
+            ]
+            for kind, delta in (('factual', 'textual'), ('counterfactual', 'visual'))
+        ),
+    ]
+    note = (
+        'IoU of the label that belongs to the image. The rest is about the other label: ΔIoU is '
+        'the IoU in the factual image minus that of what is marked wrongly (high is good), the '
+        'confusion mask score is 0 if nothing is marked.'
+    )
+    return f'## Counterfactual images\n\n{_table(lines)}\n\n{note}'
+
+
+def _coco(summary: Mapping[str, Any]) -> str:
+    found = summary.get('coco')
+    if not found:
+        return ''
+    figures_of = ('ap', 'ap_50', 'ap_75', 'ar_100')
+    lines = [
+        ['AP', 'AP 0.5', 'AP 0.75', 'AR 100', 'boxes', 'true boxes'],
+        [
+            *(_percent(found[key]) for key in figures_of),
+            str(found['boxes']),
+            str(found['true_boxes']),
+        ],
+    ]
+    note = (
+        "pycocotools' box AP. The score of a box is its area over the image's, as in "
+        "VisionReasoner's script."
+    )
+    return f'## COCO\n\n{_table(lines)}\n\n{note}'
+
+
+def _boxes(summary: Mapping[str, Any]) -> str:
+    found = next(iter(summary['conventions'].values()))['figures']
+    if not (found.get('boxes_alone') and found['predicted_boxes']) or 'coco' in summary:
+        return ''
+    lines = [
+        ['samples', 'IoU of the first box', f'IoU above {IOU_OF_A_HIT}'],
+        [str(found['with_box']), _percent(found['box_iou']), _percent(found['bbox_ap'])],
+    ]
+    return f'## Boxes\n\n{_table(lines)}'
+
+
+def _decimal(value: float | None) -> str:
+    return _DASH if value is None else f'{value:.3f}'
 
 
 def _compared_with_published(
@@ -199,6 +318,9 @@ def _ablations(manifest: Mapping[str, Any]) -> str:
 
 
 def _conventions(summary: Mapping[str, Any]) -> str:
+    first = next(iter(summary['conventions'].values()))['figures']
+    if 'points' in summary and not first['scored'] and not first.get('predicted_boxes'):
+        return ''
     lines = [['convention', *_HEADINGS.values(), 'scored', 'failed', 'dropped']]
     for name, one in summary['conventions'].items():
         found = one['figures']
@@ -211,8 +333,7 @@ def _conventions(summary: Mapping[str, Any]) -> str:
         counts = (str(found[key]) for key in ('scored', 'failed', 'dropped'))
         lines.append([f'{name} ({one["source"]})', *(cell.strip() for cell in cells), *counts])
     note = 'In percent, with 95 % bootstrap intervals. The conventions: docs/evaluation.md.'
-    boxed = next(iter(summary['conventions'].values()))['figures'].get('boxes_alone')
-    if boxed:
+    if boxed := first.get('boxes_alone'):
         note += f' {boxed} samples have true boxes but no masks: they count only in bbox AP.'
     return f'## By convention\n\n{_table(lines)}\n\n{note}'
 

@@ -27,10 +27,10 @@ from segzero_ros.evaluation.records import from_line, make_record, SampleRecord,
 from segzero_ros.evaluation.samples import Dataset, Sample
 from segzero_ros.pipeline import Listeners, Pipeline
 from segzero_ros.reasoning.base import IsCancelled, never
-from segzero_ros.types import GroundedObject, Query, SegZeroError
+from segzero_ros.types import Answer, GroundedObject, Query, SegZeroError, Status, Task, task_named
 
 # Increase it when the format of the lines changes, so that old runs are not resumed.
-_FORMAT = 2
+_FORMAT = 3
 # After this many crashes in a row, the models are assumed to be broken.
 MAX_CRASHES = 5
 # Samples per pipeline to read ahead.
@@ -170,6 +170,7 @@ def run(
     shard: Shard = Shard(),
     limit: int | None = None,
     on_row: OnRow = lambda *_: None,
+    task: str = '',
 ) -> None:
     """Answer the samples that have no answer in the folder yet.
 
@@ -180,6 +181,8 @@ def run(
         shard: part of the data set.
         limit: use only this many indices of the data set; None for all.
         on_row: called for each new answer, with the number of finished indices of the shard.
+        task: name of the task of all queries, one of types.TASK_NAMES; empty: what the data set
+            asks for, and `segment` where the model cannot do that.
 
     Raises:
         RunError: the models failed several times in a row.
@@ -196,7 +199,7 @@ def run(
         lines.seek(valid_bytes)
         crashes: list[SampleRecord] = []
         samples = dataset.read(range(begin, indices.stop))
-        with closing(answer_all(samples, pipelines, folder)) as answered:
+        with closing(answer_all(samples, pipelines, folder, task)) as answered:
             for row in answered:
                 crashes = _write_or_hold(lines, row, crashes)
                 on_row(row.index + 1 - indices.start, row)
@@ -241,7 +244,10 @@ def _write(lines: BinaryIO, texts: Iterable[str]) -> None:
 
 
 def answer_all(
-    samples: Iterator[tuple[int, Sample]], pipelines: Sequence[Pipeline], folder: RunFolder | None
+    samples: Iterator[tuple[int, Sample]],
+    pipelines: Sequence[Pipeline],
+    folder: RunFolder | None,
+    task: str = '',
 ) -> Generator[SampleRecord, None, None]:
     """Yield the answers in the order of the samples, from all pipelines in parallel.
 
@@ -249,6 +255,7 @@ def answer_all(
         samples: with their indices; a few are read ahead.
         pipelines: answer one query at a time each.
         folder: for images of the answers; None for no images.
+        task: of all queries, see `run`.
     """
     free: SimpleQueue[Pipeline] = SimpleQueue()
     for pipeline in pipelines:
@@ -258,7 +265,7 @@ def answer_all(
     def work(index: int, sample: Sample) -> SampleRecord:
         pipeline = free.get()
         try:
-            return answer_sample(pipeline, folder, index, sample, stop.is_set)
+            return answer_sample(pipeline, folder, index, sample, stop.is_set, task)
         finally:
             free.put(pipeline)
 
@@ -285,6 +292,7 @@ def answer_sample(
     index: int,
     sample: Sample,
     cancelled: IsCancelled = never,
+    task: str = '',
 ) -> SampleRecord:
     """Answer one sample, without cached data of the sample before.
 
@@ -294,13 +302,23 @@ def answer_sample(
         index: of the sample.
         sample: the sample.
         cancelled: returns True to cancel the query.
+        task: of the query, see `run`.
     """
     objects: list[GroundedObject] = []
-    pipeline.forget_frame()
-    query = Query(sample.text, str(index))
-    listeners = Listeners(on_object=objects.append)
-    answer = pipeline.answer(sample.frame, query, listeners, cancelled)
-    row, prediction = make_record(index, sample, answer, objects)
+    wanted = task_named(task) if task else sample.task
+
+    def answered(as_task: Task | None) -> Answer:
+        objects.clear()
+        pipeline.forget_frame()
+        query = Query(sample.text, str(index), as_task)
+        listeners = Listeners(on_object=objects.append)
+        return pipeline.answer(sample.frame, query, listeners, cancelled)
+
+    answer = answered(wanted)
+    if answer.status is Status.REJECTED and not task and wanted is not Task.SEGMENT:
+        # A model that cannot do what the set asks for takes part with its masks and boxes.
+        answer = answered(Task.SEGMENT)
+    row, prediction = make_record(index, sample, answer, objects, routed=wanted is None)
     if folder is not None:
         _draw(folder, index, sample, prediction)
     return row

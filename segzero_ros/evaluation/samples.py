@@ -7,11 +7,24 @@ from dataclasses import dataclass
 import math
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from segzero_ros.conversions.image_file import decode_file
-from segzero_ros.types import Box, DepthImage, Frame, Intrinsics, Mask, RgbImage, SegZeroError
+from segzero_ros.types import (
+    Box,
+    DepthImage,
+    Frame,
+    Intrinsics,
+    Mask,
+    RgbImage,
+    SegZeroError,
+    Task,
+)
+
+# How a JPEG file begins.
+_JPEG = b'\xff\xd8'
 
 
 class DataError(SegZeroError):
@@ -38,6 +51,11 @@ class Sample:
         depth: (H, W) float32 metres; None if the data set has none.
         intrinsics: of the camera; None if the data set has none.
         masks: (H, W) bool for each target, if the data set has instance masks.
+        task: what its data set asks for.
+        category: id of the targets' category, for COCO's AP; empty if the set has none.
+        crowds: boxes (x1, y1, x2, y2) of crowds, which COCO's AP ignores.
+        distractor: (H, W) bool, what a model that hallucinates takes for the target; None if the
+            data set marks none.
     """
 
     image: RgbImage
@@ -54,6 +72,10 @@ class Sample:
     depth: DepthImage | None = None
     intrinsics: Intrinsics | None = None
     masks: tuple[Mask, ...] = ()
+    task: Task = Task.SEGMENT
+    category: str = ''
+    crowds: tuple[Box, ...] = ()
+    distractor: Mask | None = None
 
     @property
     def frame(self) -> Frame:
@@ -119,6 +141,28 @@ def decode_labelled_image(
 
 def _size(image: RgbImage) -> tuple[int, int]:
     return image.shape[1], image.shape[0]
+
+
+def decode_mask(data: bytes, where: str) -> Mask:
+    """Return an encoded mask image; every pixel that is not 0 belongs to the target.
+
+    A JPEG is cut at half of the range, because its compression blurs the edge.
+
+    Args:
+        data: the file's content.
+        where: the file, for messages.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        DataError: it is not an image.
+    """
+    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if values is None:
+        raise DataError(f'{where}: the mask is not an image that OpenCV can read.')
+    return np.asarray(values > (127 if data.startswith(_JPEG) else 0), np.bool_)
 
 
 def stated_size(
