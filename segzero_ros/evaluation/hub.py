@@ -102,12 +102,28 @@ PUBLISHED = {
     'refspatial_location': _refspatial('location', 100),
     'refspatial_placement': _refspatial('placement', 100),
     'refspatial_unseen': _refspatial('unseen', 77),
+    'refspatial_expand': HubDataset(
+        'JingkunAn/RefSpatial-Expand-Bench',
+        441,
+        '',
+        Task.POINT,
+        'the same, indoors and outdoors',
+    ),
     'where2place': HubDataset(
         'FlagEval/Where2Place',
         100,
         task=Task.POINT,
         measures='where to place things',
         licence='Apache-2.0',
+    ),
+    'where2place_files': HubDataset(
+        'wentao-yuan/where2place',
+        100,
+        '',
+        Task.POINT,
+        'where to place things',
+        'Apache-2.0',
+        image_files=True,
     ),
     'roboafford_eval': HubDataset(
         'Zray26/roboafford-eval', task=Task.POINT, measures='affordance: object, part, space'

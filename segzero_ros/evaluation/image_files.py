@@ -185,7 +185,7 @@ def _reader(first: Any, index: Path) -> _Entries:
 def _refspatial(fields: _Fields, published_prompt: bool) -> list[_Entry]:
     text = fields.text('object')
     if published_prompt:
-        text = f'{fields.text("prompt")} {fields.text("suffix")}'
+        text = f'{fields.text("prompt")} {fields.optional("suffix")}'.strip()
     step = fields.optional('step')
     return [
         _Entry(

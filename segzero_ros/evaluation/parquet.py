@@ -2,8 +2,8 @@
 
 Columns are `image` (encoded bytes), the query (see `LAYOUTS`), `mask` (rows of booleans, or an
 encoded image), `image_id`, `ann_id`, and in some sets `bbox`, `normalized_bbox`, `count`,
-`cat_id`, `step`, `img_height` and `img_width`. Rows are decoded a few at a time, to need little
-memory.
+`cat_id`, `scene`, `step`, `img_height` and `img_width`. Rows are decoded a few at a time, to need
+little memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BATCH_ROWS = 4
 _ROUNDING = 1.0
 _SIZE = ('img_width', 'img_height')
 _TRUTH = ('mask', 'bbox', 'normalized_bbox', 'count')
-_USED = ('image', *_TRUTH, 'image_id', 'ann_id', 'cat_id', 'step', *_SIZE)
+_USED = ('image', *_TRUTH, 'image_id', 'ann_id', 'cat_id', 'scene', 'step', *_SIZE)
 # A fraction of the image's side above this is no rounding error.
 _MAX_FRACTION = 1.01
 _SPLIT = re.compile(r'(\w+?)-\d{5}-of-\d{5}')
@@ -114,7 +114,9 @@ class ParquetDataset:
 
     def _text(self, row: dict[str, Any], layout: Layout, where: str) -> str:
         if self._published_prompt:
-            return ' '.join(_text(row[name].as_py(), name, where) for name in layout.prompt)
+            first, *more = layout.prompt
+            parts = [_text(row[first].as_py(), first, where), *(row[one].as_py() for one in more)]
+            return ' '.join(str(part) for part in parts if part)
         text = _text(row[layout.text].as_py(), layout.text, where)
         return bare_question(text) if layout.points else text
 
@@ -195,7 +197,7 @@ def _sample(row: dict[str, Any], layout: Layout, text: str, path: Path, where: s
         count=None if count is None else int(count),
         image_id=_name(row, 'image_id'),
         ann_id=_name(row, layout.name),
-        group=_groups(path, step) if layout.points else (),
+        group=_groups(row, path, step) if layout.points else (),
         task=_task(row, layout),
         category=_name(row, 'cat_id'),
     )
@@ -219,11 +221,15 @@ def _task(row: dict[str, Any], layout: Layout) -> Task:
     return Task.COUNT if 'bbox' not in row else Task.SEGMENT
 
 
-def _groups(path: Path, step: float | None) -> tuple[str, ...]:
-    """Return the names of a row's groups: its split, and the number of steps of its query."""
+def _groups(row: dict[str, Any], path: Path, step: float | None) -> tuple[str, ...]:
+    """Return the names of a row's groups: its split, its scene, its number of steps."""
     split = _SPLIT.match(path.name)
-    groups = [f'split: {split[1]}'] if split else []
-    return (*groups, *([] if step is None else [f'steps: {step:g}']))
+    named = {
+        'split': split[1] if split else None,
+        'scene': row['scene'].as_py() if 'scene' in row else None,
+        'steps': None if step is None else f'{step:g}',
+    }
+    return tuple(f'{name}: {value}' for name, value in named.items() if value not in (None, ''))
 
 
 def _scaled(boxes: tuple[Box, ...], image: RgbImage, where: str) -> tuple[Box, ...]:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -104,6 +106,13 @@ class TestParquet:
         (unseen,) = find_split(tmp_path, 'unseen')
         assert unseen.name.startswith('unseen') and len(find_split(tmp_path, '')) == 3
         assert find_split(tmp_path, 'nowhere') == []
+
+    def test_the_scene_is_a_group_and_an_empty_suffix_adds_nothing(self, tmp_path, picture):
+        row = refspatial_row(picture) | {'scene': 'street', 'suffix': ''}
+        path = write(tmp_path / 'own.parquet', [row])
+        assert samples(path)[0].group == ('scene: street', 'steps: 2')
+        (whole,) = samples(path, published_prompt=True)
+        assert whole.text == row['prompt']
 
     @pytest.mark.parametrize(
         ('row', 'text', 'name'),
@@ -280,6 +289,33 @@ class TestImageFiles:
         (tmp_path / 'images' / 'b.png').unlink()
         with pytest.raises(DataError, match=r'b\.png cannot be read'):
             samples(tmp_path)
+
+
+def test_sets_in_the_hubs_cache_are_opened_by_name_and_split(tmp_path, png, monkeypatch):
+    for name in ('BAAI--RefSpatial-Bench', 'aadarsh99--ConverSeg'):
+        (tmp_path / f'datasets--{name}' / 'refs').mkdir(parents=True)
+        (tmp_path / f'datasets--{name}' / 'refs' / 'main').write_text('abc')
+    folder = tmp_path / 'datasets--BAAI--RefSpatial-Bench' / 'snapshots' / 'abc' / 'data'
+    row = refspatial_row(cell(png(IMAGE)))
+    for split, count in (('location', 3), ('unseen', 2)):
+        write(folder / f'{split}-00000-of-00001.parquet', [row] * count)
+    files = tmp_path / 'datasets--aadarsh99--ConverSeg' / 'snapshots' / 'abc'
+    TestImageFiles().write(files, png, a=region(1, 1, 9, 9))
+    line = json.dumps({'image': 'image/a.png', 'mask': 'mask/a.png', 'prompt': 'the stable'})
+    (files / 'data').mkdir()
+    for split, count in (('sam_seeded', 4), ('human_annotated', 1)):
+        (files / 'data' / f'{split}.jsonl').write_text('\n'.join([line] * count))
+    code = (
+        'from segzero_ros.evaluation.datasets import open_dataset as opened\n'
+        'for name in ("refspatial", "refspatial_unseen", "converseg_sam_seeded"):\n'
+        '    data = opened(name, offline=True)\n'
+        '    print(len(data), len(list(data.read(range(9)[:len(data)]))))\n'
+        'opened("refspatial_placement", offline=True)\n'
+    )
+    monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path))
+    found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert found.stdout.split() == ['5', '5', '2', '2', '4', '4'], found.stderr
+    assert 'BAAI/RefSpatial-Bench is not cached on this machine' in found.stderr
 
 
 def test_every_pixel_of_a_mask_that_is_not_0_counts():
