@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 import ctypes
 from functools import cache
 import multiprocessing
+from multiprocessing.pool import Pool
 from pathlib import Path
 import wave
 
@@ -48,18 +48,24 @@ class _Speaker:
 
 
 @cache
-def _speaker() -> _Speaker:
-    return _Speaker()
+def _booth() -> Pool:
+    """Return what gives each sentence a process of its own.
 
-
-@cache
-def _booth() -> ProcessPoolExecutor:
-    """Return a process to speak in: what other libraries do to their process changes the sound."""
-    return ProcessPoolExecutor(1, multiprocessing.get_context('spawn'))
+    What was said before in a process, and what other libraries do to it, changes the sound.
+    """
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['numpy', 'espeakng_loader'])
+    return context.Pool(1, maxtasksperchild=1)
 
 
 def _say(text: str, voice: str, speed: int) -> tuple[NDArray[np.int16], int]:
-    return _speaker().say(text, voice, speed), _speaker().rate
+    speaker = _Speaker()
+    return speaker.say(text, voice, speed), speaker.rate
+
+
+@cache
+def _said(text: str, voice: str, speed: int) -> tuple[NDArray[np.int16], int]:
+    return _booth().apply(_say, (text, voice, speed))
 
 
 def speech(
@@ -75,7 +81,7 @@ def speech(
 
     White noise lies `noise_db` below the power of what is spoken, in the pauses too.
     """
-    spoken, rate = _booth().submit(_say, text, voice, speed).result()
+    spoken, rate = _said(text, voice, speed)
     spoken = spoken.astype(float)
     silence = np.zeros(round(pause * rate))
     power = np.mean(spoken[np.abs(spoken) > 200] ** 2)
