@@ -46,8 +46,12 @@ def server() -> Iterator[HubServer]:
 def run(
     code: str, home: Path, endpoint: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run code that has `hub` at hand; what it prints and logs comes back."""
-    begin = 'import json, logging\nfrom segzero_ros import hub\nlogging.basicConfig()\n'
+    """Run code that has `hub` at hand; what it prints and logs comes back.
+
+    The hub's client does not wait between its attempts, which else takes it up to half a minute.
+    """
+    begin = 'import json, logging, time\nfrom segzero_ros import hub\nlogging.basicConfig()\n'
+    begin += 'time.sleep = lambda _: None\n'
     given = {**os.environ, 'HF_ENDPOINT': endpoint, 'HF_HOME': str(home), **environment}
     if 'HF_HUB_OFFLINE' not in environment:
         given.pop('HF_HUB_OFFLINE', None)
@@ -65,6 +69,7 @@ except hub.DownloadError as error:
 """
 
 
+@pytest.mark.slow
 def test_wanted_files_come_once_and_are_then_found_without_the_hub(
     server: HubServer, tmp_path: Path
 ) -> None:
@@ -85,6 +90,7 @@ def test_wanted_files_come_once_and_are_then_found_without_the_hub(
     assert len(server.sent) == 3
 
 
+@pytest.mark.slow
 def test_a_few_lines_of_the_log_tell_how_far_it_is(server: HubServer, tmp_path: Path) -> None:
     done = run(FETCH, tmp_path, server.url)
     lines = [line for line in done.stderr.splitlines() if f'Downloading {NAME}: ' in line]
@@ -93,6 +99,7 @@ def test_a_few_lines_of_the_log_tell_how_far_it_is(server: HubServer, tmp_path: 
     assert '100% of 28.0 MB, 0 s left' in lines[-1]
 
 
+@pytest.mark.slow
 def test_a_reporter_takes_the_place_of_the_log_and_progress_is_there_to_ask_for(
     server: HubServer, tmp_path: Path
 ) -> None:
@@ -115,6 +122,7 @@ print(json.dumps([seen, hub.progress()]))
     assert 'Downloading' not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_noticed_before_anything_is_fetched(
     server: HubServer, tmp_path: Path
 ) -> None:
@@ -131,6 +139,7 @@ shutil.disk_usage = lambda _: SimpleNamespace(free=105_000_000)
     assert server.sent == []
 
 
+@pytest.mark.slow
 def test_only_what_is_not_here_needs_room(server: HubServer, tmp_path: Path) -> None:
     code = """
 import shutil
@@ -142,6 +151,7 @@ shutil.disk_usage = lambda _: SimpleNamespace(free=104_000_000)
     assert 'takes 25.0 MB more' in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_meanwhile_is_told_as_such(server: HubServer, tmp_path: Path) -> None:
     code = """
 import errno, shutil
@@ -160,6 +170,7 @@ huggingface_hub.hf_hub_download = fill
     assert 'HF_HOME' in done.stdout
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks_is_told_and_the_rest_comes_at_the_next_try(
     server: HubServer, tmp_path: Path
 ) -> None:
@@ -178,6 +189,7 @@ def test_a_connection_that_breaks_is_told_and_the_rest_comes_at_the_next_try(
     assert server.sent == [(second, 0)]
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks_once_goes_on_where_it_was(
     server: HubServer, tmp_path: Path
 ) -> None:
@@ -194,6 +206,7 @@ def test_a_connection_that_breaks_once_goes_on_where_it_was(
     assert '100% of 28.0 MB' in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'environment', 'said'),
     [
@@ -226,6 +239,7 @@ def test_files_that_are_given_on_request_are_told_as_such(
     assert not server.sent
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_one_line_that_is_written_over(server: HubServer, tmp_path: Path) -> None:
     code = f"""
 import logging
