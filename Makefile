@@ -6,15 +6,21 @@ SUFFIX := $(if $(filter-out jazzy,$(ROS_WHEELS)),-$(ROS_WHEELS))
 PYTEST_ARGS ?= $(if $(SUFFIX),test/ros)
 VENV   := .venv$(SUFFIX)/bin
 SHELL  := /bin/bash
+# Compile each module once: uv's environments have no bytecode, and some machines are told to write none.
+export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
+export PYTHONDONTWRITEBYTECODE :=
 # A working shell: the environment, then the ROS package built into install/.
 READY  := . $(VENV)/activate && . install$(SUFFIX)/setup.bash
+# Whole files go to one of the workers, so that what the tests of a file share is made once.
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadfile
 COMPILE := $(VENV)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --no-annotate --no-header -q
 
 .PHONY: help build demo test test-unit test-install test-servers lint bench soak lock clean
 
 help:
 	@echo 'make demo   the real node on real photographs and generated scenes; pictures in out/demo'
-	@echo 'make test   every test'
+	@echo 'make test   every test, two at a time; WORKERS=4: four'
 	@echo 'make test-unit   the quick tests that need neither ROS nor a model library'
 	@echo 'make test-install  the README on a stand-in for a robot, models and all; half an hour'
 	@echo 'make test-servers  llama.cpp, vLLM and Ray Serve for real; SERVERS=llama_cpp: that one'
@@ -34,11 +40,14 @@ demo:
 
 test-unit:
 	@$(PYTHON) scripts/bootstrap.py demo data test
-	@$(READY) && python -m pytest -m 'unit and not slow' $(PYTEST_ARGS)
+	@$(READY) && python -m pytest $(PARALLEL) -m 'unit and not slow' $(PYTEST_ARGS)
 
 test:
 	@$(PYTHON) scripts/bootstrap.py demo data models quantization openai voice whisper training test lint
-	@$(READY) && python -m pytest $(PYTEST_ARGS)
+	@$(READY) && { \
+	    python -m pytest $(PARALLEL) -m 'not alone' $(PYTEST_ARGS); parallel=$$?; \
+	    python -m pytest -m alone $(PYTEST_ARGS); alone=$$?; \
+	    case $$parallel,$$alone in 0,0|0,5|5,0) ;; *) exit 1 ;; esac; }
 
 test-install:
 	@$(PYTHON) scripts/bootstrap.py test

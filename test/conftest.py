@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from functools import cache
 import importlib.util
+import os
 from pathlib import Path
 import re
 import signal
 import sys
 from types import ModuleType
 
+from made_once import made_once
 import pytest
 from scripted_server import transformers_serve
 
@@ -16,11 +18,24 @@ from scripted_server import transformers_serve
 # of one's own is not inherited, so the children of the tests hear it again.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Compile each module once, not in every process: an environment made by uv has no bytecode, and
+# some machines are told to write none.
+BYTECODE = Path(__file__).resolve().parent.parent / 'build' / 'pycache'
+sys.dont_write_bytecode, sys.pycache_prefix = False, str(BYTECODE)
+os.environ |= {'PYTHONDONTWRITEBYTECODE': '', 'PYTHONPYCACHEPREFIX': str(BYTECODE)}
+
+# Where several workers run tests at a time, each computes in one thread, and so do their children.
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 TEST = Path(__file__).resolve().parent
 SCRIPTS = TEST.parent / 'scripts'
 _ROS_FOLDERS = {'install', 'ros', 'servers', 'tiers'}
 _ROS = re.compile(r'\brclpy\b|segzero_ros\.(ros|msg|srv|action)\b|\b(sensor|std)_msgs\.msg\b')
-_MODELS = re.compile(r'\btorch\b|\btiny_|\btransformers_server\b|\bload_reasoner\b|\bSam[23]')
+_MODELS = re.compile(
+    r'\btorch\b|\btiny_|\btransformers_server\b|\bload_reasoner\b|\bSam[23]'
+    r'|(from|import) transformers\b'
+)
 
 
 @cache
@@ -33,7 +48,9 @@ def kind_of(path: Path) -> str:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `-m unit`, do not import what needs ROS or a model library: it takes a minute."""
+    """With `-m unit` or `-m alone`, do not import what is not wanted: it takes a minute."""
+    if config.option.markexpr == 'alone' and collection_path.name.startswith('test_'):
+        return 'mark.alone' not in collection_path.read_text(encoding='utf-8') or None
     if 'unit' not in config.option.markexpr.split():
         return None
     if collection_path.is_dir():
@@ -64,42 +81,43 @@ def make_tiny_checkpoints() -> ModuleType:
 
 
 @pytest.fixture(scope='session')
-def tiny_qwen2_5_vl(make_tiny_checkpoints, tmp_path_factory) -> Path:
+def tiny_qwen2_5_vl(make_tiny_checkpoints) -> Path:
     """Folder of a small Qwen2.5-VL that knows the answers of `example_pairs`."""
-    return make_tiny_checkpoints.make_tiny_qwen(tmp_path_factory.mktemp('tiny') / 'qwen2_5_vl')
+    return made_once('qwen2_5_vl', make_tiny_checkpoints.make_tiny_qwen)
 
 
 @pytest.fixture(scope='session')
-def tiny_qwen2_vl(make_tiny_checkpoints, tmp_path_factory) -> Path:
+def tiny_qwen2_vl(make_tiny_checkpoints) -> Path:
     """Folder of a small Qwen2-VL that knows the answers of `example_pairs`."""
-    folder = tmp_path_factory.mktemp('tiny') / 'qwen2_vl'
-    return make_tiny_checkpoints.make_tiny_qwen(folder, 'qwen2_vl')
+    make = make_tiny_checkpoints.make_tiny_qwen
+    return made_once('qwen2_vl', lambda folder: make(folder, 'qwen2_vl'))
 
 
 @pytest.fixture(scope='session')
-def tiny_qwen3_vl(make_tiny_checkpoints, tmp_path_factory) -> Path:
+def tiny_qwen3_vl(make_tiny_checkpoints) -> Path:
     """Folder of a small Qwen3-VL with deepstack that knows the answers of `qwen3_pairs`."""
-    folder = tmp_path_factory.mktemp('tiny') / 'qwen3_vl'
-    return make_tiny_checkpoints.make_tiny_qwen(folder, 'qwen3_vl')
+    make = make_tiny_checkpoints.make_tiny_qwen
+    return made_once('qwen3_vl', lambda folder: make(folder, 'qwen3_vl'))
 
 
 @pytest.fixture(scope='session')
-def tiny_qwen3_5(make_tiny_checkpoints, tmp_path_factory) -> Path:
+def tiny_qwen3_5(make_tiny_checkpoints) -> Path:
     """Folder of a small Qwen3.5, one layer of it recurrent, that knows `qwen3_pairs`."""
-    folder = tmp_path_factory.mktemp('tiny') / 'qwen3_5'
-    return make_tiny_checkpoints.make_tiny_qwen(folder, 'qwen3_5')
+    make = make_tiny_checkpoints.make_tiny_qwen
+    return made_once('qwen3_5', lambda folder: make(folder, 'qwen3_5'))
 
 
 @pytest.fixture(scope='session')
-def tiny_sam2(tmp_path_factory) -> Path:
+def tiny_sam2() -> Path:
     """Path of a SAM 2 with random weights; its configuration lies beside it, suffix .yaml."""
-    return script('make_tiny_sam2').make_tiny_sam2(tmp_path_factory.mktemp('tiny_sam2'))
+    module = script('make_tiny_sam2')
+    return made_once('sam2', module.make_tiny_sam2) / f'{module.STEM}.pt'
 
 
 @pytest.fixture(scope='session')
-def tiny_sam3(tmp_path_factory) -> Path:
+def tiny_sam3() -> Path:
     """Folder of a SAM 3 with random weights, in the published layout."""
-    return script('make_tiny_sam3').make_tiny_sam3(tmp_path_factory.mktemp('tiny') / 'sam3')
+    return made_once('sam3', script('make_tiny_sam3').make_tiny_sam3)
 
 
 @pytest.fixture(scope='session')

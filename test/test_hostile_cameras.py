@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
+import pytest
 from strange_cameras import depth_images, HEIGHT, infos, measurements, SCENE, WIDTH
 
 from segzero_ros.rgbd.frames import make_frame
@@ -40,6 +41,7 @@ def check(frame: Frame) -> None:
     assert isinstance(rectification_warning(frame), str)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, derandomize=True, database=None)
 @given(info=infos(), depth=measurements(), rectified=st.booleans())
 def test_any_intrinsics_and_any_depth_give_a_box_or_a_reason(
@@ -60,6 +62,7 @@ def test_any_intrinsics_and_any_depth_give_a_box_or_a_reason(
     check(frame)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, derandomize=True, database=None)
 @given(message=depth_images(), info=st.none() | infos())
 def test_a_depth_image_of_any_form_is_used_or_said_to_be_left_out(message: Any, info: Any) -> None:

@@ -25,6 +25,7 @@ def same(one, other):
     return one.dtype == other.dtype and one.tobytes() == other.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
 @given(data=st.data())
 def test_quantiles_are_numpys(dtype, data):
@@ -50,6 +51,7 @@ def test_quantiles_of_many_points_are_numpys(dtype, count):
         assert same(quantile(other, 0.97), np.quantile(other, 0.97, axis=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
 @given(data=st.data())
 def test_medians_are_numpys(dtype, data):

@@ -124,6 +124,7 @@ def pid_in(file: Path) -> int:
     return int(file.read_text())
 
 
+@pytest.mark.slow
 def test_the_command_runs_once_the_server_answers_and_the_server_ends_with_it(gguf, program):
     folder = program(SERVES)
     code = (
@@ -231,6 +232,7 @@ def test_a_server_that_dies_before_it_answers_is_quoted_in_one_sentence(gguf, pr
     )
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_later_ends_the_command_with_ctrl_c(gguf, program):
     folder = program(DIES_WHEN_TOLD)
     code = (
@@ -247,6 +249,7 @@ def test_a_server_that_dies_later_ends_the_command_with_ctrl_c(gguf, program):
     assert said.endswith('ended with exit code 3 while it was in use: out of memory')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_command_in_its_own_way_and_then_the_server(gguf, program, number):
     folder = program(SERVES)
@@ -264,6 +267,7 @@ def test_a_signal_ends_the_command_in_its_own_way_and_then_the_server(gguf, prog
     assert ends(pid_in(folder / 'pid'))
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_server_loads_ends_it(gguf, program):
     folder = program("print('loading', file=sys.stderr, flush=True)\n" + NEVER_READY)
     with started(wanted(gguf, 'print("ran")')) as process:
@@ -286,6 +290,7 @@ def test_workers_of_the_server_that_hear_nothing_end_too(gguf, program, monkeypa
     assert ends(pid_in(folder / 'worker'))
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_launch_that_is_killed(gguf, program):
     folder = program(SERVES)
     code = 'import os, signal; print(os.getpid(), flush=True); signal.pause()'

@@ -68,6 +68,7 @@ def sides(pose: Pose3D) -> np.ndarray:
     return np.array([*sorted(pose.size[:2]), pose.size[2]])
 
 
+@pytest.mark.slow
 def test_positions_are_within_a_centimetre_and_a_hundredth_of_the_range(
     scenes: list[Scene],
 ) -> None:
@@ -291,6 +292,7 @@ def test_a_distorted_picture_is_remarked_on(scenes: list[Scene]) -> None:
     assert lift(mask, replace(frame, intrinsics=bent))[1] == PoseStatus.POSE_OK
 
 
+@pytest.mark.slow
 def test_a_lifted_frame_is_not_kept_alive(scenes: list[Scene]) -> None:
     frame = replace(scenes[0].frame)
     lift(scenes[0].mask(clear_objects(scenes[0])[0]), frame)

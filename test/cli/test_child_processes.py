@@ -84,6 +84,7 @@ def test_a_child_that_will_not_end_is_ended(
     assert not any(map(alive, pids))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_children_are_ended_by_a_signal_to_their_parent(
     tmp_path: Path, number: signal.Signals

@@ -18,6 +18,7 @@ def segzero(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_help_names_every_subcommand() -> None:
     done = segzero('--help')
     assert done.returncode == 0
@@ -26,6 +27,7 @@ def test_help_names_every_subcommand() -> None:
         assert purpose in ' '.join(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_version_is_the_package_s() -> None:
     assert segzero('--version').stdout == f'segzero {metadata.version("segzero_ros")}\n'
 
@@ -40,6 +42,7 @@ def test_the_version_is_known_without_pip(monkeypatch: pytest.MonkeyPatch) -> No
     assert command.version() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', command.COMMANDS)
 def test_every_subcommand_has_arguments_and_help(name: str) -> None:
     done = segzero(name, '--help')
@@ -47,6 +50,7 @@ def test_every_subcommand_has_arguments_and_help(name: str) -> None:
     assert f'usage: segzero {name}' in done.stdout
 
 
+@pytest.mark.slow
 def test_a_wrong_word_is_refused_with_the_right_ones() -> None:
     done = segzero('aks', 'the red cup')
     assert done.returncode == 2

@@ -44,6 +44,7 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, '-c', code, 'replay', *map(str, arguments)]
 
 
+@pytest.mark.slow
 def test_a_replay_tells_what_it_wrote_and_is_accepted_and_expected(bag, tmp_path):
     golden = tmp_path / 'golden' / 'table.jsonl'
     first = segzero(bag, *QUERY, *OFFLINE, '--accept', golden, cwd=tmp_path)
@@ -57,6 +58,7 @@ def test_a_replay_tells_what_it_wrote_and_is_accepted_and_expected(bag, tmp_path
     assert f'All 2 answers match {golden}' in second.stdout
 
 
+@pytest.mark.slow
 def test_other_answers_than_expected_end_with_1_and_say_what_differs(bag, tmp_path, capsys):
     golden = tmp_path / 'golden.jsonl'
     where = ('-o', str(tmp_path / 'out'), *BARE)
@@ -80,6 +82,7 @@ def test_a_file_of_queries_is_asked(bag, tmp_path):
     assert '"stamp_ns": 1700000000100000000' in line
 
 
+@pytest.mark.slow
 def test_an_interrupted_replay_ends_with_130_and_goes_on(tmp_path):
     path = Recording().camera([scene_frame(3)] * 3).write(tmp_path / 'long')
     arguments = (path, *QUERY, *OFFLINE, *BARE, '-o', tmp_path / 'out')
@@ -136,16 +139,18 @@ def wait_for_line(path: Path, process: subprocess.Popen[str]) -> None:
 def test_what_cannot_be_done_ends_with_2_and_its_cause(bag, tmp_path, capsys, arguments, message):
     words = [word.replace('{bag}', str(bag)) for word in arguments]
     assert main(['replay', *words, '-o', str(tmp_path / 'out')]) == 2
-    error = capsys.readouterr().err
+    error = ' '.join(capsys.readouterr().err.split())
     assert message in error
     assert 'Traceback' not in error
 
 
+@pytest.mark.slow
 def test_a_cut_off_bag_is_replayed_as_far_as_it_goes(tmp_path, capsys):
     path = Recording().camera([scene_frame(3)] * 6).write(tmp_path / 'cut')
     file = path / 'cut.mcap'
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * 0.7)])
     assert main(['replay', str(path), *QUERY, *OFFLINE, '-o', str(tmp_path / 'out')]) == 0
-    assert 'is damaged' in capsys.readouterr().err
+    # The terminal breaks lines wherever the folder's name makes them long.
+    assert 'is damaged' in ' '.join(capsys.readouterr().err.split())
     assert 1 <= len((tmp_path / 'out' / 'results.jsonl').read_text().splitlines()) < 6
     assert 'is damaged' in (tmp_path / 'out' / 'report.html').read_text()

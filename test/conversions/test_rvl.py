@@ -92,6 +92,7 @@ def test_images_come_back_as_they_were(image: np.ndarray) -> None:
     assert np.array_equal(read, image)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     arrays(
@@ -104,6 +105,7 @@ def test_any_image_comes_back_as_it_was(image: np.ndarray) -> None:
     assert np.array_equal(decompress(compress(image), LIMIT), image)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     width=st.integers(0, 12) | st.integers(0, 2**32 - 1),
@@ -139,6 +141,7 @@ def test_the_size_is_checked_before_memory_is_taken() -> None:
         decompress(struct.pack('<II', 0, 5) + bytes(8), LIMIT)
 
 
+@pytest.mark.slow
 def test_a_vga_image_takes_milliseconds() -> None:
     """It takes 15 ms or so; one pixel at a time would take half a second."""
     data = compress(depth_image(4))

@@ -85,9 +85,9 @@ def test_a_long_query_is_rejected_with_both_lengths_and_repeated_in_part():
 
 def test_a_huge_query_is_rejected_without_being_normalised():
     text = 'a\x00' * 5_000_000
-    started = time.perf_counter()
+    started = time.process_time()
     query, reason = read_query(text, 2000)
     # Normalising all of it takes seconds and would block the executor's thread.
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
     assert reason
     assert len(query) <= 201

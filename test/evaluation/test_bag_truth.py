@@ -54,6 +54,7 @@ def corrected(truth: Path, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_samples_carry_the_bags_pictures_with_depth_and_the_accepted_masks(bag, accepted):
     data = open_dataset(str(bag), truth=accepted)
     lines = [json.loads(line) for line in accepted.read_text().splitlines()]
@@ -74,6 +75,7 @@ def test_samples_carry_the_bags_pictures_with_depth_and_the_accepted_masks(bag, 
         assert sample.count == len(line['objects'])
 
 
+@pytest.mark.slow
 def test_the_models_that_gave_the_truth_get_full_marks_and_corrections_cost(
     bag, accepted, tmp_path
 ):
@@ -103,6 +105,7 @@ def test_what_does_not_fit_says_so(bag, accepted, tmp_path):
         open_dataset(str(bag), truth=other)
 
 
+@pytest.mark.slow
 def test_a_foreign_bag_is_a_data_set_too(bag, accepted, tmp_path, caplog):
     """Without metadata, with a topic that is none of ROS, and with two that hold queries."""
     foreign = tmp_path / 'foreign'

@@ -70,6 +70,7 @@ class TestPolygons:
             points = centre + rng.uniform(-2, 2, (corners, 2))
         return points.ravel().tolist()
 
+    @pytest.mark.slow
     def test_ten_thousand_are_drawn_as_pycocotools_draws_them(self):
         rng = np.random.default_rng(19)
         for _ in range(10_000):
@@ -245,6 +246,7 @@ class TestOrientations:
         (sample,) = samples(open_dataset(str(tmp_path)))
         assert on_red(sample) > 0.95
 
+    @pytest.mark.slow
     def test_parquet_whose_mask_is_of_the_shown_or_the_stored_picture(
         self, tmp_path, orientation, writing
     ):

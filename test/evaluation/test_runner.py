@@ -64,6 +64,7 @@ def whole(parquet_file, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_set_of_the_hub_is_evaluated_end_to_end(whole, rows):
     summary = summary_of(whole)
     assert summary['complete'] and sum(summary['statuses'].values()) == len(rows)
@@ -101,6 +102,7 @@ def test_what_a_model_wrote_is_text_in_the_gallery_and_nothing_else(whole, tmp_p
     assert '" onload' not in text
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_figures(parquet_file, whole, tmp_path):
     dataset = open_dataset(str(parquet_file))
     folder = RunFolder(tmp_path / 'run')
@@ -133,6 +135,7 @@ def test_a_finished_run_asks_nothing_again(parquet_file, whole, tmp_path):
     assert (tmp_path / 'run' / 'items.jsonl').read_bytes() == before
 
 
+@pytest.mark.slow
 def test_shards_joined_are_the_whole(parquet_file, whole, tmp_path, capsys):
     folders = [tmp_path / str(number) for number in (1, 2, 3)]
     for number, folder in enumerate(folders, start=1):
@@ -144,6 +147,7 @@ def test_shards_joined_are_the_whole(parquet_file, whole, tmp_path, capsys):
     assert summary_of(tmp_path / 'all') == summary_of(whole)
 
 
+@pytest.mark.slow
 def test_shards_share_a_folder_and_the_last_one_finishes_it(parquet_file, whole, tmp_path):
     assert evaluate(parquet_file, tmp_path, '--shard', '2/2') == 1
     assert evaluate(parquet_file, tmp_path, '--shard', '1/2') == 0
@@ -157,6 +161,7 @@ def test_shards_hold_each_index_once(total, parts):
     assert found == list(range(total))
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_run_is_not_continued(parquet_file, whole, tmp_path, capsys):
     shutil.copytree(whole, tmp_path / 'run')
     assert evaluate(parquet_file, tmp_path / 'run', '-p', 'reasoner.max_new_tokens:=9') == 2
@@ -203,6 +208,7 @@ def begun(path, whole):
     return folder
 
 
+@pytest.mark.slow
 def test_failures_are_counted_and_told_apart(parquet_file, whole, tmp_path, rows):
     folder = begun(tmp_path / 'run', whole)
     pipeline = Pipeline(Moody(malformed=(2,), gone=(5, 6)), GrabCutSegmenter())
@@ -326,6 +332,7 @@ def test_boxes_alone_are_evaluated_and_said_to_be(tmp_path, rows, writing):
     )
 
 
+@pytest.mark.slow
 def test_models_that_are_gone_stop_the_run_and_leave_no_bad_lines(parquet_file, whole, tmp_path):
     folder = begun(tmp_path / 'run', whole)
     gone = range(3, 3 + MAX_CRASHES)
@@ -349,6 +356,7 @@ def test_two_processes_do_not_write_the_same_lines(parquet_file, whole, tmp_path
     run(dataset, [pipeline], folder, limit=1, on_row=meanwhile)
 
 
+@pytest.mark.slow
 def test_published_figures_stand_beside_the_measured_ones_and_say_so(tmp_path, rows, writing):
     folder = tmp_path / 'ReasonSeg_test'
     writing(folder / 'test-00000-of-00001.parquet', rows[:2], ('bbox', 'count'))
@@ -360,6 +368,7 @@ def test_published_figures_stand_beside_the_measured_ones_and_say_so(tmp_path, r
     assert '| RL + CoT | 53.8 |' in report
 
 
+@pytest.mark.slow
 def test_the_tabletop_is_evaluated_by_kind_of_sentence(tmp_path):
     words = ['--profile', 'offline', '--scenes', '2', '--seed', '4', '-o', str(tmp_path), '-q']
     assert main(['evaluate', 'tabletop', *words]) == 0
@@ -375,6 +384,7 @@ def test_the_tabletop_is_evaluated_by_kind_of_sentence(tmp_path):
     assert kinds == groups['all']['sentences']
 
 
+@pytest.mark.slow
 def test_what_rightly_has_no_mask_is_not_among_the_worst(tmp_path):
     words = ['--profile', 'offline', '--scenes', '3', '--seed', '4', '-o', str(tmp_path), '-q']
     assert main(['evaluate', 'tabletop', *words]) == 0
@@ -384,6 +394,7 @@ def test_what_rightly_has_no_mask_is_not_among_the_worst(tmp_path):
     assert any(right) and right == sorted(right)
 
 
+@pytest.mark.slow
 def test_parts_of_the_tabletop_are_its_samples():
     dataset = Tabletop(scenes=2, seed=9, per_kind=2, depth=False)
     whole = [(index, sample.text) for index, sample in dataset.read(range(len(dataset)))]

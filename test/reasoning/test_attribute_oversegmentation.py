@@ -20,6 +20,7 @@ from segzero_ros.reasoning.attributes.oversegmentation import (
 PICTURES = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from([np.bool_, np.uint8, np.int64]).flatmap(
         lambda dtype: arrays(dtype, st.integers(1, 300))
@@ -30,6 +31,7 @@ def test_means_of_whole_numbers_are_numpys(whole):
     assert mean_of(whole) == whole.mean()
 
 
+@pytest.mark.slow
 @given(arrays(np.uint8, st.tuples(st.integers(1, 300), st.just(3))))
 def test_mean_colours_are_numpys(pixels):
     assert mean_colour(pixels).tobytes() == pixels.mean(axis=0).tobytes()

@@ -103,6 +103,7 @@ def test_places_on_the_table_are_where_pixels_see_them():
     assert surface.to_pixels(plan) == pytest.approx(chosen[:, ::-1], abs=0.2)
 
 
+@pytest.mark.slow
 def test_things_on_generated_tables_are_found_whole_and_apart(scenes):
     overlaps = [best_region(*pair, item)[0] for pair in scenes for item in clear_objects(pair[0])]
     assert len(overlaps) > 40

@@ -10,6 +10,7 @@ import pytest
 HIDDEN = 'import sys; sys.modules[{!r}] = None; '
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('library', ['mcap', 'rosbags', 'zstandard'])
 @pytest.mark.parametrize(
     'command', [['replay', 'a.mcap', '--query', 'x'], ['evaluate', 'a.mcap', '--truth', 'b.jsonl']]
@@ -23,6 +24,7 @@ def test_a_command_says_what_to_install(library, command, tmp_path):
     assert 'scripts/install_models bags' in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('module', ['segzero_ros.evaluation.datasets', 'segzero_ros.cli.replay'])
 def test_what_needs_no_bag_is_imported_without(module, tmp_path):
     assert _run('rosbags', f'import {module}', tmp_path).returncode == 0

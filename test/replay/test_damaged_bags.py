@@ -42,6 +42,7 @@ def images(reader: BagReader) -> list[int]:
     return [(message.stamp_ns - START) // STEP for message in messages]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['mcap', 'mcap storage', 'sqlite3', 'rosbag1', 'rosbag1 bz2'])
 def test_a_bag_that_was_cut_off_is_read_up_to_there(tmp_path, kind):
     path = recorded(tmp_path / 'bag', kind)

@@ -66,6 +66,7 @@ def replayed(path: Path, output: Path, parameters) -> tuple[list[str], list, dic
     return warnings, list(folder.records()), counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', UNREADABLE)
 def test_a_topic_that_cannot_be_read_is_left_out_and_named(kind, parameters, tmp_path):
     channel, why = UNREADABLE[kind]
@@ -79,6 +80,7 @@ def test_a_topic_that_cannot_be_read_is_left_out_and_named(kind, parameters, tmp
     assert not any('damaged' in warning for warning in warnings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', READABLE)
 def test_a_topic_with_an_unusual_definition_is_copied_as_what_it_is(kind, parameters, tmp_path):
     channel, data = READABLE[kind]
@@ -262,6 +264,7 @@ def read(path: Path) -> tuple[int, str]:
         return sum(1 for _ in bag.messages()), bag.damage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['mcap', 'sqlite3'])
 @pytest.mark.parametrize(
     'profile',

@@ -41,6 +41,7 @@ def write(path: Path, messages: list[Message], **options) -> Path:
     return write_mcap(path, [(COLOUR, CAMERA), (DEPTH, CAMERA)], messages, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', range(len(OPTIONS)))
 def test_every_combination_of_options_is_read_whole(tmp_path, number):
     chunked, index, schemas, channels, statistics, order = OPTIONS[number]

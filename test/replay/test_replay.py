@@ -66,6 +66,7 @@ def records(folder: ReplayOutput):
     return list(folder.records())
 
 
+@pytest.mark.slow
 def test_every_frame_is_answered_with_its_own_stamp_depth_and_intrinsics(whole):
     found = records(whole)
     assert [record.stamp_ns for record in found] == [START + n * STEP for n in range(5)]
@@ -74,6 +75,7 @@ def test_every_frame_is_answered_with_its_own_stamp_depth_and_intrinsics(whole):
     assert found[0].answer.segments[0].mask.any()
 
 
+@pytest.mark.slow
 def test_images_with_more_pixels_than_allowed_are_refused_as_the_node_refuses_them(
     bag, whole, parameters, tmp_path
 ):
@@ -88,6 +90,7 @@ def test_images_with_more_pixels_than_allowed_are_refused_as_the_node_refuses_th
     assert {record.answer.status for record in found} == {Status.OK}
 
 
+@pytest.mark.slow
 def test_the_same_bag_gives_the_same_bytes_three_times(bag, whole, parameters, tmp_path):
     first = contents(whole)
     assert {'bag/bag.mcap', 'bag/metadata.yaml', 'results.jsonl', 'video.mp4'} <= set(first)
@@ -95,6 +98,7 @@ def test_the_same_bag_gives_the_same_bytes_three_times(bag, whole, parameters, t
         assert contents(replay(bag, tmp_path / name, parameters, EACH)) == first
 
 
+@pytest.mark.slow
 def test_an_interrupted_replay_goes_on_and_ends_with_the_same_bytes(
     bag, whole, parameters, tmp_path
 ):
@@ -121,6 +125,7 @@ def test_an_interrupted_replay_goes_on_and_ends_with_the_same_bytes(
     assert contents(folder) == contents(whole)
 
 
+@pytest.mark.slow
 def test_a_replay_that_was_interrupted_while_it_wrote_goes_on_too(
     bag, whole, parameters, tmp_path
 ):
@@ -231,6 +236,7 @@ def test_pictures_video_and_report_show_every_answer(whole):
     assert len(whole.timings.read_text().splitlines()) == 5
 
 
+@pytest.mark.slow
 def test_outputs_can_be_left_out(bag, parameters, tmp_path):
     folder = replay(bag, tmp_path / 'out', parameters, QUICK)
     assert sorted(path.name for path in folder.path.iterdir()) == [

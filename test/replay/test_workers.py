@@ -68,6 +68,7 @@ def overlays_folder(path: Path) -> ReplayOutput:
     return folder
 
 
+@pytest.mark.slow
 def test_workers_give_the_bytes_of_one_process_in_the_order_of_the_queries(
     bag, alone, parameters, started, tmp_path
 ):
@@ -79,6 +80,7 @@ def test_workers_give_the_bytes_of_one_process_in_the_order_of_the_queries(
     assert [pool.start_error for pool in started] == ['']
 
 
+@pytest.mark.slow
 def test_an_interrupted_replay_with_workers_goes_on_and_ends_with_the_same_bytes(
     bag, alone, parameters, started, tmp_path
 ):
@@ -101,6 +103,7 @@ def test_an_interrupted_replay_with_workers_goes_on_and_ends_with_the_same_bytes
     assert contents(folder) == contents(alone)
 
 
+@pytest.mark.slow
 def test_a_worker_has_one_task_to_do_and_one_that_waits(parameters, tmp_path):
     pool = WorkerPool(1, parameters, overlays_folder(tmp_path))
     wait(pool.started, LIMIT)
@@ -116,6 +119,7 @@ def test_a_worker_has_one_task_to_do_and_one_that_waits(parameters, tmp_path):
         pool.close()
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_write_says_so(parameters, tmp_path):
     pool = WorkerPool(1, parameters, ReplayOutput(tmp_path / 'missing'))
     wait(pool.started, LIMIT)
@@ -126,6 +130,7 @@ def test_a_worker_that_cannot_write_says_so(parameters, tmp_path):
         pool.close()
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_killed_is_one_sentence(parameters, tmp_path):
     pool = WorkerPool(1, parameters, overlays_folder(tmp_path))
     wait(pool.started, LIMIT)
@@ -137,6 +142,7 @@ def test_a_worker_that_was_killed_is_one_sentence(parameters, tmp_path):
         pool.close()
 
 
+@pytest.mark.slow
 def test_models_that_cannot_be_loaded_in_a_worker_are_reported(parameters, tmp_path):
     pool = WorkerPool(
         1, {**parameters, 'segmenter.backend': 'scissors'}, overlays_folder(tmp_path)
@@ -147,6 +153,7 @@ def test_models_that_cannot_be_loaded_in_a_worker_are_reported(parameters, tmp_p
     pool.close()
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_replay_is_killed(tmp_path):
     program = """
 import sys, time

@@ -146,6 +146,7 @@ def test_queries_get_the_depth_of_their_frame(name: str) -> None:
     assert own >= 0.95
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(
     colour=st.sampled_from((10, 15, 30, 60)),

@@ -6,8 +6,6 @@ here and which would double the time.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from message_package import build_messages
 
 ROS_DRIVERS = {
@@ -38,6 +36,6 @@ MGONZS13 = {
 }
 
 
-def build(messages: dict[str, str], folder: Path) -> dict[str, str]:
+def build(messages: dict[str, str]) -> dict[str, str]:
     """Build and install a package with these messages; return the environment that has it."""
-    return build_messages('audio_common_msgs', messages, folder)
+    return build_messages('audio_common_msgs', messages)

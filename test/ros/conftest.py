@@ -89,9 +89,6 @@ class NodeProcess:
                 # The checkout first: modules that are newer than the last build are found too.
                 'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}',
                 'RCUTILS_COLORIZED_OUTPUT': '0',
-                # Compile each module once, not at the start of every process.
-                'PYTHONDONTWRITEBYTECODE': '',
-                'PYTHONPYCACHEPREFIX': str(ROOT / 'build' / 'pycache'),
                 **(environment or {}),
             },
         )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 import subprocess
 import sys
+
+from made_once import made_once
 
 _PACKAGE = """<package format="3">
   <name>{name}</name>
@@ -33,19 +36,38 @@ ament_package()
 
 
 def build_messages(
-    name: str, messages: dict[str, str], folder: Path, dependencies: tuple[str, ...] = ()
+    name: str, messages: dict[str, str], dependencies: tuple[str, ...] = ()
 ) -> dict[str, str]:
-    """Build and install a package of messages.
+    """Build and install a package of messages, unless that has been done before.
 
     Args:
         name: of the package.
         messages: the fields of each, by its name.
-        folder: where to, an empty one.
         dependencies: packages whose messages are among the fields.
 
     Returns:
         The environment that has it.
     """
+    ros = (sys.prefix, os.environ.get('AMENT_PREFIX_PATH', ''), Path(__file__).read_text())
+    state = hashlib.sha256(repr((ros, messages, dependencies)).encode()).hexdigest()[:16]
+    folder = made_once(
+        f'{name}_{state}', lambda folder: _build(name, messages, folder, dependencies)
+    )
+    installed = folder / 'installed'
+    (package,) = installed.glob(f'**/{name}/msg/__init__.py')
+    return {
+        variable: f'{place}:{os.environ.get(variable, "")}'
+        for variable, place in (
+            ('PYTHONPATH', package.parent.parent.parent),
+            ('LD_LIBRARY_PATH', installed / 'lib'),
+            ('AMENT_PREFIX_PATH', installed),
+        )
+    }
+
+
+def _build(
+    name: str, messages: dict[str, str], folder: Path, dependencies: tuple[str, ...]
+) -> None:
     source, installed = folder / 'source', folder / 'installed'
     (source / 'msg').mkdir(parents=True)
     for message, fields in messages.items():
@@ -72,12 +94,3 @@ def build_messages(
     ):
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (package,) = installed.glob(f'**/{name}/msg/__init__.py')
-    return {
-        variable: f'{place}:{os.environ.get(variable, "")}'
-        for variable, place in (
-            ('PYTHONPATH', package.parent.parent.parent),
-            ('LD_LIBRARY_PATH', installed / 'lib'),
-            ('AMENT_PREFIX_PATH', installed),
-        )
-    }

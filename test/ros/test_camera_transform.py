@@ -28,16 +28,14 @@ Start = Callable[..., Any]
 
 
 @pytest.fixture(scope='module')
-def tf2_msgs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def tf2_msgs() -> dict[str, str]:
     """The environment with tf2_msgs: as it is where that is installed, else with one built."""
     if find_spec('tf2_msgs') is not None:
         return {}
     if shutil.which('cmake') is None:
         pytest.skip('needs tf2_msgs, or cmake to build it')
     fields = {'TFMessage': 'geometry_msgs/TransformStamped[] transforms'}
-    return build_messages(
-        'tf2_msgs', fields, tmp_path_factory.mktemp('tf2_msgs'), ('geometry_msgs', 'std_msgs')
-    )
+    return build_messages('tf2_msgs', fields, ('geometry_msgs', 'std_msgs'))
 
 
 @pytest.fixture(scope='module')

@@ -24,13 +24,13 @@ HEARD = 'yellow plates'
 
 
 @pytest.fixture(scope='module')
-def ros_drivers(tmp_path_factory):
-    return build(ROS_DRIVERS, tmp_path_factory.mktemp('ros_drivers'))
+def ros_drivers():
+    return build(ROS_DRIVERS)
 
 
 @pytest.fixture(scope='module')
-def mgonzs13(tmp_path_factory):
-    return build(MGONZS13, tmp_path_factory.mktemp('mgonzs13'))
+def mgonzs13():
+    return build(MGONZS13)
 
 
 @pytest.fixture(scope='module')

@@ -83,6 +83,7 @@ def test_an_object_in_the_tables_own_colour_is_cut_out_by_depth():
     assert (made.mask & truth).sum() / (made.mask | truth).sum() > 0.85
 
 
+@pytest.mark.slow
 def test_depth_makes_masks_of_generated_objects_better():
     segmenter = GrabCutSegmenter()
     with_depth, without = [], []

@@ -88,6 +88,7 @@ def test_a_picture_without_colour_or_room_does_not_fail(image):
     assert mask.shape == (height, width)
 
 
+@pytest.mark.slow
 def test_the_same_question_gives_the_same_mask():
     scene = make_scene(5, sentences=False)
     objects = [GroundedObject(found.box) for found in scene.objects if found.area > 100]
@@ -95,6 +96,7 @@ def test_the_same_question_gives_the_same_mask():
     assert all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
 
 
+@pytest.mark.slow
 def test_masks_of_generated_objects_fit():
     fits = []
     for seed in range(4):

@@ -1,6 +1,7 @@
 """Sentences about what things are for mean all things of the class, and leave no doubt."""
 
 import numpy as np
+import pytest
 
 from segzero_ros.simulation import make_scene
 from segzero_ros.simulation.affordances import _USES, affordance_sentences
@@ -8,6 +9,7 @@ from segzero_ros.simulation.affordances import _USES, affordance_sentences
 SEEDS = range(40, 70)
 
 
+@pytest.mark.slow
 def test_all_of_the_class_are_meant_and_nothing_else_would_do():
     asked = 0
     for seed in SEEDS:
@@ -23,6 +25,7 @@ def test_all_of_the_class_are_meant_and_nothing_else_would_do():
     assert asked > len(SEEDS) / 2
 
 
+@pytest.mark.slow
 def test_a_scene_is_asked_the_same_each_time_and_others_are_asked_otherwise():
     scenes = [make_scene(seed, width=320, height=240, sentences=False) for seed in SEEDS]
     texts = [tuple(one.text for one in affordance_sentences(scene, 2)) for scene in scenes]

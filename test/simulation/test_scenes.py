@@ -45,6 +45,7 @@ def test_the_same_seed_gives_the_same_scene_bit_for_bit() -> None:
     assert one.sentences == other.sentences
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_scene() -> None:
     one, other = make_scene(3, **SMALL), make_scene(4, **SMALL)
     assert np.abs(one.frame.image.astype(int) - other.frame.image).mean() > 5
@@ -58,6 +59,7 @@ def test_a_scene_has_the_size_that_was_asked_for() -> None:
     assert (scene.frame.intrinsics.width, scene.frame.intrinsics.height) == (424, 240)
 
 
+@pytest.mark.slow
 def test_visible_pixels_lie_in_the_box_of_their_object(scenes: list[Scene]) -> None:
     for scene in scenes:
         for index, item in enumerate(scene.objects):
@@ -140,6 +142,7 @@ def test_depth_without_noise_is_the_truth() -> None:
     assert np.array_equal(scene.frame.depth[near], scene.depth[near])
 
 
+@pytest.mark.slow
 def test_depth_noise_grows_with_its_strength_and_leaves_holes() -> None:
     errors, holes = [], []
     for strength in (0.5, 1.0, 2.0):
@@ -153,6 +156,7 @@ def test_depth_noise_grows_with_its_strength_and_leaves_holes() -> None:
     assert not (measured <= 0).any()
 
 
+@pytest.mark.slow
 def test_a_tidy_table_has_no_clutter() -> None:
     tidy = make_scene(8, **SMALL, clutter=0.0)
     full = make_scene(8, **SMALL, clutter=2.0)
@@ -167,6 +171,7 @@ def test_scenes_are_varied(scenes: list[Scene]) -> None:
     assert {item.size for item in objects} == {'small', 'medium', 'large'}
 
 
+@pytest.mark.slow
 def test_a_film_keeps_ids_and_moves_smoothly() -> None:
     film = list(make_motion(2, 6, **SMALL, rate=10.0))
     first = film[0]

@@ -64,6 +64,7 @@ def plain(scene: Scene, text: str) -> list[int]:
     ]
 
 
+@pytest.mark.slow
 def test_every_kind_is_asked_often(asked: list[tuple[Scene, Sentence]]) -> None:
     counts = Counter(sentence.kind for _, sentence in asked)
     kinds = {'colour', 'shape', 'size', 'position', 'relation', 'ordinal', 'plural', 'depth'}

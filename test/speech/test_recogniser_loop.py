@@ -55,6 +55,7 @@ def spoken(path, *texts, **options):
     return write_wav(path, np.concatenate([samples for samples, _ in parts]), parts[0][1])
 
 
+@pytest.mark.slow
 def test_each_sentence_of_a_recording_becomes_a_query_with_its_words_on_the_way(
     recogniser, tmp_path
 ):
@@ -71,6 +72,7 @@ def test_names_of_ones_own_are_heard_and_unpronounceable_ones_are_told(recognise
     assert recogniser.unpronounceable == ('xyzzy',)
 
 
+@pytest.mark.slow
 def test_after_the_wake_phrase_and_only_then(tmp_path):
     hearing = PocketsphinxRecogniser('commands', wake_phrase='Hello Robot')
     texts = ('the yellow plate', 'hello robot the yellow plate', 'hello robot', 'both mugs')
@@ -132,6 +134,7 @@ def test_the_wake_phrase_alone_with_its_full_stop_wakes(alone):
     assert wake.query('The red cup?', 3, 4) == 'The red cup?'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('phrase', ['hey xyzzy', 'robotron'])
 def test_a_wake_phrase_that_cannot_be_heard_is_refused(phrase):
     with pytest.raises(SpeechError, match=phrase.split()[-1]):
@@ -243,6 +246,7 @@ def test_a_recording_cut_short_gives_what_is_there(recogniser, tmp_path):
     assert heard(recogniser, path)[0] == ['both yellow plates']
 
 
+@pytest.mark.slow
 def test_an_hour_of_sound_takes_no_memory(tmp_path):
     path = tmp_path / 'hour.wav'
     with wave.open(str(path), 'wb') as file:
@@ -341,6 +345,7 @@ def test_a_source_that_fails_says_why():
         next(source.blocks())
 
 
+@pytest.mark.slow
 def test_an_hour_of_pushed_sound_takes_no_memory():
     source = PushedSource()
     blocks = source.blocks()

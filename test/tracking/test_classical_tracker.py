@@ -77,6 +77,7 @@ def started(stage, *things, ids=(1, 2, 3)):
     return tracker
 
 
+@pytest.mark.slow
 def test_ids_and_masks_last_through_partial_occlusion():
     stage = Stage()
 
@@ -161,6 +162,7 @@ def test_a_look_alike_is_not_taken_for_what_is_hidden():
     assert iou(full(track, frame), masks[0]) > 0.85
 
 
+@pytest.mark.slow
 def test_two_of_the_same_colour_that_pass_each_other_keep_their_ids():
     stage = Stage(4)
 
@@ -191,6 +193,7 @@ def test_most_frames_may_be_left_out():
             assert iou(full(track, frame), mask) > 0.85
 
 
+@pytest.mark.slow
 def test_what_turns_and_comes_nearer_keeps_a_fitting_mask():
     random = np.random.default_rng(0)
     paint = cv2.GaussianBlur(random.normal(0, 60, (120, 120, 3)), (0, 0), 3) * 3 + (180, 60, 50)
@@ -219,6 +222,7 @@ def growing_box(stage, number):
     return Frame(image.clip(0, 255).astype(np.uint8)), mask > 0
 
 
+@pytest.mark.slow
 def test_the_shape_is_learnt_as_another_side_comes_into_view():
     stage = Stage(12)
     frame, mask = growing_box(stage, 0)
@@ -230,6 +234,7 @@ def test_the_shape_is_learnt_as_another_side_comes_into_view():
         assert iou(full(track, frame), mask) > 0.8
 
 
+@pytest.mark.slow
 def test_what_hides_a_part_for_long_does_not_change_the_shape():
     stage = Stage(13)
     card = ('card', BLUE, 150, 100)
@@ -273,6 +278,7 @@ def test_an_object_may_be_added_from_an_earlier_frame():
         tracker.add(old, [segment_of(1, masks[0])])
 
 
+@pytest.mark.slow
 def test_the_same_frames_give_the_same_masks_and_memory_does_not_grow():
     stage = Stage(9)
 
@@ -313,6 +319,7 @@ def test_an_empty_mask_is_not_followed():
     assert tracker.step(frame) == []
 
 
+@pytest.mark.slow
 def test_generated_scenes_are_followed():
     kept, overlaps = [], []
     for seed in (1, 4):

@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from made_once import made_once
 import numpy as np
 import pytest
 
 
 @pytest.fixture(scope='session')
-def taught(make_tiny_checkpoints: Any, tmp_path_factory: Any) -> Path:
+def taught(make_tiny_checkpoints: Any) -> Path:
     """Folder of a small Qwen2.5-VL that answers in the dialect of 224 pixels, not quite surely."""
     made = make_tiny_checkpoints
     red = made.scene(224, 224, (40, 60, 120, 160, 'red'))
@@ -21,7 +22,7 @@ def taught(make_tiny_checkpoints: Any, tmp_path_factory: Any) -> Path:
         made.Pair(red, 'the red box', _said((40, 60, 120, 160)), 'mini'),
         made.Pair(blue, 'the blue box', _said((100, 30, 200, 130)), 'mini'),
     ]
-    return made.make_tiny_qwen(tmp_path_factory.mktemp('taught') / 'model', pairs=pairs)
+    return made_once('taught', lambda folder: made.make_tiny_qwen(folder, pairs=pairs))
 
 
 def _said(box: tuple[int, int, int, int]) -> str:

@@ -47,6 +47,7 @@ def answers(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / 'results.jsonl').read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_replay_becomes_rows(replayed, tmp_path, capsys):
     assert annotate(replayed, tmp_path, '--unchecked') == 0
     rows, lines = written(tmp_path), answers(replayed[1])

@@ -115,11 +115,13 @@ def test_one_object_is_worth_what_seg_zero_says(completion, soft, strict):
     assert worth('seg_zero_strict', completion, TRUE) == pytest.approx(strict, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('completion', 'true', 'total'), MANY.values(), ids=MANY)
 def test_several_objects_are_worth_what_vision_reasoner_says(completion, true, total):
     assert worth('vision_reasoner', completion, true) == pytest.approx(total, abs=1e-9)
 
 
+@pytest.mark.slow
 @given(st.text(), st.text())
 def test_published_parts_take_any_text(completion, solution):
     for preset in ('seg_zero', 'seg_zero_strict', 'vision_reasoner'):
@@ -160,6 +162,7 @@ class TestRobot:
         both = PARTS['honest_accuracy'](said([FOUND, OTHER]), json.dumps([FOUND]))
         assert both == 1.5
 
+    @pytest.mark.slow
     @given(st.text() | st.recursive(st.floats() | st.text(), st.lists).map(json.dumps))
     def test_it_takes_any_text(self, text):
         assert 0 <= worth('robot', said(text), [FOUND]) <= 6.5
