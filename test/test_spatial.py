@@ -83,6 +83,7 @@ def test_positions_are_within_a_centimetre_and_a_hundredth_of_the_range(
     assert np.mean(np.array(errors) < 1) > 0.93
 
 
+@pytest.mark.slow
 def test_extents_of_boxes_are_within_a_tenth_and_their_sides_within_ten_degrees(
     scenes: list[Scene],
 ) -> None:
@@ -100,6 +101,7 @@ def test_extents_of_boxes_are_within_a_tenth_and_their_sides_within_ten_degrees(
     assert max(errors) < 0.1
 
 
+@pytest.mark.slow
 def test_round_things_get_their_whole_width_though_their_back_is_hidden(
     scenes: list[Scene],
 ) -> None:
@@ -144,6 +146,7 @@ def test_what_hangs_in_the_air_is_not_drawn_down_to_the_table() -> None:
         assert off(pose, item.pose) < 0.03
 
 
+@pytest.mark.slow
 def test_what_stands_on_something_starts_there() -> None:
     book = on_a_table(('book', 0.3, (0.0, 0.0, 0.0))).objects[0]
     scene = on_a_table(('book', 0.3, (0.0, 0.0, 0.0)), ('can', 0.0, (0.0, 0.0, book.pose.size[2])))
@@ -153,6 +156,7 @@ def test_what_stands_on_something_starts_there() -> None:
     assert np.abs(np.array(pose.size) / truth.size - 1).max() < 0.1
 
 
+@pytest.mark.slow
 def test_the_upright_axis_is_the_tables_normal(scenes: list[Scene]) -> None:
     for scene in scenes:
         for index in clear_objects(scene):
@@ -160,6 +164,7 @@ def test_the_upright_axis_is_the_tables_normal(scenes: list[Scene]) -> None:
             assert np.degrees(np.arccos(min(upright @ scene.plane[:3], 1))) < 4
 
 
+@pytest.mark.slow
 def test_axes_are_a_right_handed_rotation_and_x_points_right(scenes: list[Scene]) -> None:
     for scene in scenes[:3]:
         for index in clear_objects(scene):
@@ -172,6 +177,7 @@ def test_axes_are_a_right_handed_rotation_and_x_points_right(scenes: list[Scene]
             assert min(pose.size) > 0
 
 
+@pytest.mark.slow
 def test_the_same_mask_gives_the_same_box_whatever_was_lifted_before(
     scenes: list[Scene],
 ) -> None:
@@ -183,6 +189,7 @@ def test_the_same_mask_gives_the_same_box_whatever_was_lifted_before(
     assert forth == back[::-1]
 
 
+@pytest.mark.slow
 def test_a_mask_that_spills_over_its_object_changes_little(scenes: list[Scene]) -> None:
     errors = []
     for scene in scenes[:4]:
@@ -194,6 +201,7 @@ def test_a_mask_that_spills_over_its_object_changes_little(scenes: list[Scene]) 
     assert np.mean(np.array(errors) < 1) > 0.85
 
 
+@pytest.mark.slow
 def test_wild_depth_values_do_not_move_the_box(scenes: list[Scene]) -> None:
     rng = np.random.default_rng(5)
     scene = scenes[1]
@@ -237,6 +245,7 @@ def test_a_patch_of_the_far_wall_in_the_mask_is_left_out() -> None:
     assert max(pose.size) == pytest.approx(0.2, rel=0.06)
 
 
+@pytest.mark.slow
 def test_no_depth_and_no_intrinsics_are_said(scenes: list[Scene]) -> None:
     scene = scenes[0]
     mask = scene.mask(clear_objects(scene)[0])
@@ -247,6 +256,7 @@ def test_no_depth_and_no_intrinsics_are_said(scenes: list[Scene]) -> None:
     assert lift(mask, uncalibrated) == (None, PoseStatus.NO_INTRINSICS)
 
 
+@pytest.mark.slow
 def test_too_little_depth_is_said(scenes: list[Scene]) -> None:
     scene = scenes[0]
     mask = scene.mask(clear_objects(scene)[0])
@@ -260,6 +270,7 @@ def test_too_little_depth_is_said(scenes: list[Scene]) -> None:
     assert lift(mask, replace(scene.frame, depth=depth)) == sparse
 
 
+@pytest.mark.slow
 def test_a_resized_picture_keeps_its_calibration(scenes: list[Scene]) -> None:
     scene = scenes[2]
     frame = scene.frame
@@ -273,6 +284,7 @@ def test_a_resized_picture_keeps_its_calibration(scenes: list[Scene]) -> None:
     assert off(pose, scene.objects[index].pose) < 0.015
 
 
+@pytest.mark.slow
 def test_a_cropped_picture_has_no_calibration(scenes: list[Scene]) -> None:
     frame = scenes[2].frame
     cropped = replace(frame, image=frame.image[:400].copy(), depth=frame.depth[:400].copy())
@@ -280,6 +292,7 @@ def test_a_cropped_picture_has_no_calibration(scenes: list[Scene]) -> None:
     assert lift(scenes[2].mask(0)[:400], cropped) == (None, PoseStatus.NO_INTRINSICS)
 
 
+@pytest.mark.slow
 def test_a_distorted_picture_is_remarked_on(scenes: list[Scene]) -> None:
     frame = scenes[0].frame
     straight = replace(frame.intrinsics, distortion=(0.0,) * 5)

@@ -86,6 +86,7 @@ def test_the_models_that_gave_the_truth_get_full_marks_and_corrections_cost(
     assert changed['conventions']['lisa']['figures']['giou'] < 0.97
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_says_so(bag, accepted, tmp_path):
     with pytest.raises(DataError, match=r'is a bag: .*--truth'):
         open_dataset(str(bag))

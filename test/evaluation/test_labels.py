@@ -272,6 +272,7 @@ def test_a_square_picture_is_read_as_it_is_shown():
     assert np.abs(found.astype(int) - square).mean() < 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('layout', ['coco', 'labelme', 'parquet'])
 def test_a_picture_of_another_size_than_its_labels_is_refused_with_both_sizes(
     tmp_path, layout, writing

@@ -80,6 +80,7 @@ def test_a_set_of_the_hub_is_evaluated_end_to_end(whole, rows):
     )
 
 
+@pytest.mark.slow
 def test_the_gallery_needs_nothing_besides_itself_and_begins_with_the_worst(whole, rows):
     page = (whole / 'gallery.html').read_text()
     assert page.count('data:image/jpeg;base64,') == len(rows)
@@ -128,6 +129,7 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(parquet_file, whole, tmp
     assert lines_of(folder.path) == lines_of(whole)
 
 
+@pytest.mark.slow
 def test_a_finished_run_asks_nothing_again(parquet_file, whole, tmp_path):
     shutil.copytree(whole, tmp_path / 'run')
     before = (tmp_path / 'run' / 'items.jsonl').read_bytes()
@@ -246,6 +248,7 @@ class Exhausted(GrabCutSegmenter):
         raise SegmenterUnavailable('No memory is left on the GPU.')
 
 
+@pytest.mark.slow
 def test_a_reasoner_that_fails_after_its_first_object_is_not_the_segmenter(
     parquet_file, whole, tmp_path, rows
 ):

@@ -148,6 +148,7 @@ def test_labels_are_in_the_sentences_words():
     assert phrase.label == 'small crimson cube'
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(strategies.lists(strategies.sampled_from([*words(), 'left of', 'from the left', 'xyzzy'])))
 def test_any_row_of_known_words_is_read_without_failing(row):
@@ -162,6 +163,7 @@ def test_any_text_is_read_without_failing(text):
     assert request.phrases or request.unknown or request.problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'piece',
     ['left of the ', 'red ', 'a', "'", 'closest to the left ', ', ', 'between the box and '],

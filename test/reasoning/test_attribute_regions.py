@@ -111,12 +111,14 @@ def test_things_on_generated_tables_are_found_whole_and_apart(scenes):
     assert np.mean(np.array(overlaps) > 0.6) > 0.95
 
 
+@pytest.mark.slow
 def test_no_more_things_are_found_than_there_are(scenes):
     for scene, view in scenes:
         assert view.on_surface
         assert len(view.regions) <= sum(item.area > 0 for item in scene.objects) + 1
 
 
+@pytest.mark.slow
 def test_shapes_and_colours_of_generated_things_are_known(scenes):
     kinds = {'pen': 'stick'}
     colours = {'gray': 'grey'}
@@ -133,6 +135,7 @@ def test_shapes_and_colours_of_generated_things_are_known(scenes):
     assert np.mean(right_colours) > 0.95
 
 
+@pytest.mark.slow
 def test_points_lie_inside_their_regions(scenes):
     for scene, view in scenes:
         for region in view.regions:
@@ -140,6 +143,7 @@ def test_points_lie_inside_their_regions(scenes):
             assert full_mask(region, scene.labels.shape)[int(y), int(x)]
 
 
+@pytest.mark.slow
 def test_looking_twice_gives_the_same_regions(scenes):
     scene, view = scenes[0]
     again = find_regions(replace(scene.frame), nothing)

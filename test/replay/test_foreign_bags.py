@@ -142,6 +142,7 @@ def test_an_image_without_pixels_by_its_definition_is_no_camera(tmp_path):
         find_topics(bag)
 
 
+@pytest.mark.slow
 def test_a_camera_with_an_unknown_definition_is_read_by_ours(parameters, tmp_path):
     for number, camera in enumerate((Channel(), Channel(schema_encoding='unknown'))):
         path = tmp_path / f'{number}.mcap'
@@ -157,6 +158,7 @@ def test_the_profile_says_nothing_of_damage(tmp_path, profile):
         assert (bag.counts[COLOUR], bag.damage) == (3, '')
 
 
+@pytest.mark.slow
 def test_ros_1_in_mcap_is_read_like_a_bag_of_ros_1(parameters, tmp_path):
     camera = Channel(IMAGE.replace('/msg/', '/'), 'ros1msg', _of_ros1(IMAGE), 'ros1')
     text = Channel('std_msgs/String', 'ros1msg', b'string data\n', 'ros1', (('latching', '1'),))
@@ -184,6 +186,7 @@ def _of_ros1(kind: str) -> bytes:
     return NOETIC.generate_msgdef(kind, ros_version=1)[0].encode()
 
 
+@pytest.mark.slow
 def test_types_of_ros_1_that_changed_are_left_out_and_named(parameters, tmp_path):
     path = tmp_path / 'bag.bag'
     with Ros1Writer(path) as writer:

@@ -143,6 +143,7 @@ def test_a_replay_that_was_interrupted_while_it_wrote_goes_on_too(
     assert folder.report.exists()
 
 
+@pytest.mark.slow
 def test_a_replay_that_never_began_to_answer_is_in_nobodys_way(bag, parameters, tmp_path):
     broken = {**parameters, 'segmenter.backend': 'scissors'}
     with pytest.raises(SegmenterUnavailable, match='scissors'):
@@ -150,6 +151,7 @@ def test_a_replay_that_never_began_to_answer_is_in_nobodys_way(bag, parameters, 
     assert len(records(replay(bag, tmp_path / 'out', parameters, QUICK))) == 5
 
 
+@pytest.mark.slow
 def test_an_interrupted_replay_of_something_else_is_left_alone(bag, parameters, tmp_path):
     def interrupt(number, answer):
         raise KeyboardInterrupt
@@ -170,6 +172,7 @@ def test_a_folder_that_holds_something_is_not_touched(bag, parameters, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['thesis.tex']
 
 
+@pytest.mark.slow
 def test_the_bag_holds_the_results_beside_the_originals_for_any_reader(bag, whole):
     with AnyReader([whole.bag]) as reader, AnyReader([bag]) as source:
         counts = {topic: info.msgcount for topic, info in reader.topics.items()}
@@ -262,6 +265,7 @@ def test_bags_of_every_kind_give_the_same_answers(kind, whole, parameters, tmp_p
     assert found.answer.segments[0].mask.tolist() == expected.answer.segments[0].mask.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['mcap', 'rosbag1'])
 def test_a_compressed_camera_with_metres_is_replayed_and_copied(kind, parameters, tmp_path):
     frame, recording = scene_frame(3), Recording()
@@ -280,6 +284,7 @@ def test_a_compressed_camera_with_metres_is_replayed_and_copied(kind, parameters
         assert len(reader.topics) == 6 + len(shown_topics())
 
 
+@pytest.mark.slow
 def test_a_replayed_bag_can_be_replayed_again(whole, parameters, tmp_path):
     warnings: list[str] = []
     replay_options = ReplayOptions(EACH.plan, without=frozenset({'video', 'report'}))

@@ -40,6 +40,7 @@ def realsense(name: str = '/camera') -> Recording:
     return recording
 
 
+@pytest.mark.slow
 def test_of_one_camera_the_raw_colour_and_the_aligned_depth_are_taken(find):
     assert find(realsense()) == Topics(
         '/camera/color/image_raw',
@@ -79,6 +80,7 @@ def test_depth_of_another_size_is_left_out_and_said(find):
     assert any('160x120' in warning and '320x240' in warning for warning in found.warnings)
 
 
+@pytest.mark.slow
 def test_what_an_answer_showed_is_no_camera(find, tmp_path):
     from segzero_ros.config import read_profile
     from segzero_ros.replay.query_file import QueryPlan

@@ -209,6 +209,7 @@ FREE_RUNNING = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('colour_hz', 'depth_hz', 'late'), FREE_RUNNING)
 @pytest.mark.parametrize('apart', [0, 13])
 def test_free_running_streams_get_mutually_nearest_pairs(

@@ -68,6 +68,7 @@ def test_visible_pixels_lie_in_the_box_of_their_object(scenes: list[Scene]) -> N
             assert (np.abs(local) <= np.array(item.pose.size) / 2 + 1e-5).all(), item
 
 
+@pytest.mark.slow
 def test_a_visible_box_is_seen_to_its_edges(scenes: list[Scene]) -> None:
     """What is visible of an unhidden box reaches both ends of its three extents."""
     boxes = [

@@ -74,12 +74,14 @@ def test_every_kind_is_asked_often(asked: list[tuple[Scene, Sentence]]) -> None:
     assert difficulties == {'easy', 'relation', 'composed', 'none'}
 
 
+@pytest.mark.slow
 def test_sentences_of_a_scene_differ_and_are_varied(asked: list[tuple[Scene, Sentence]]) -> None:
     texts = [(scene.seed, sentence.kind, sentence.text) for scene, sentence in asked]
     assert len(set(texts)) == len(texts)
     assert len({text for _, _, text in texts}) > 0.8 * len(texts)
 
 
+@pytest.mark.slow
 def test_targets_can_be_seen(asked: list[tuple[Scene, Sentence]]) -> None:
     for scene, sentence in asked:
         assert bool(sentence.targets) == (sentence.kind != 'none')
@@ -90,6 +92,7 @@ def test_targets_can_be_seen(asked: list[tuple[Scene, Sentence]]) -> None:
             assert not item.clutter
 
 
+@pytest.mark.slow
 def test_a_named_colour_is_that_of_the_objects_meant(asked: list[tuple[Scene, Sentence]]) -> None:
     chosen = [pair for kind in ('colour', 'plural') for pair in of_kind(asked, kind)]
     for scene, sentence in chosen:
@@ -100,6 +103,7 @@ def test_a_named_colour_is_that_of_the_objects_meant(asked: list[tuple[Scene, Se
     assert len(chosen) > 80
 
 
+@pytest.mark.slow
 def test_no_colour_is_asked_for_where_another_could_be_meant(
     asked: list[tuple[Scene, Sentence]],
 ) -> None:
@@ -117,6 +121,7 @@ def test_no_colour_is_asked_for_where_another_could_be_meant(
     assert seen > 3
 
 
+@pytest.mark.slow
 def test_a_shade_is_that_of_the_object_meant(asked: list[tuple[Scene, Sentence]]) -> None:
     shades = {'crimson': 'dark', 'navy': 'dark', 'dark': 'dark', 'light': 'light', 'scarlet': ''}
     seen = 0
@@ -128,6 +133,7 @@ def test_a_shade_is_that_of_the_object_meant(asked: list[tuple[Scene, Sentence]]
     assert seen > 5
 
 
+@pytest.mark.slow
 def test_the_largest_covers_most_and_the_smallest_least(
     asked: list[tuple[Scene, Sentence]],
 ) -> None:
@@ -142,6 +148,7 @@ def test_the_largest_covers_most_and_the_smallest_least(
             assert scene.objects[target].area < min(areas) / 1.25, sentence
 
 
+@pytest.mark.slow
 def test_the_utmost_is_the_utmost(asked: list[tuple[Scene, Sentence]]) -> None:
     sides = {
         r'leftmost|far left|left edge': (0, 1), r'rightmost|far right|right edge': (0, -1),
@@ -161,6 +168,7 @@ def test_the_utmost_is_the_utmost(asked: list[tuple[Scene, Sentence]]) -> None:
     assert min(seen[pattern] for pattern in sides) >= 3, seen
 
 
+@pytest.mark.slow
 def test_the_nearest_is_nearest(asked: list[tuple[Scene, Sentence]]) -> None:
     for scene, sentence in of_kind(asked, 'depth'):
         ranges = {i: scene.objects[i].range for i in plain(scene, sentence.text)}
@@ -173,6 +181,7 @@ def test_the_nearest_is_nearest(asked: list[tuple[Scene, Sentence]]) -> None:
         assert nearer == near
 
 
+@pytest.mark.slow
 def test_ordinals_count_from_their_side(asked: list[tuple[Scene, Sentence]]) -> None:
     numbers = {'second': 2, 'third': 3, 'fourth': 4}
     seen = 0
@@ -191,6 +200,7 @@ def test_ordinals_count_from_their_side(asked: list[tuple[Scene, Sentence]]) -> 
     assert seen > 15
 
 
+@pytest.mark.slow
 def test_what_is_left_of_something_lies_left_of_it(asked: list[tuple[Scene, Sentence]]) -> None:
     seen = 0
     for scene, sentence in of_kind(asked, 'relation'):
@@ -206,6 +216,7 @@ def test_what_is_left_of_something_lies_left_of_it(asked: list[tuple[Scene, Sent
     assert seen > 5
 
 
+@pytest.mark.slow
 def test_sentences_about_nothing_fit_nothing(asked: list[tuple[Scene, Sentence]]) -> None:
     simple = 0
     for scene, sentence in of_kind(asked, 'none'):
@@ -221,6 +232,7 @@ def test_sentences_about_nothing_fit_nothing(asked: list[tuple[Scene, Sentence]]
     assert simple > 20
 
 
+@pytest.mark.slow
 def test_there_are_too_few_for_an_ordinal_that_means_nothing(
     asked: list[tuple[Scene, Sentence]],
 ) -> None:

@@ -66,6 +66,7 @@ def test_each_sentence_of_a_recording_becomes_a_query_with_its_words_on_the_way(
     assert len(partial) > len(texts)
 
 
+@pytest.mark.slow
 def test_names_of_ones_own_are_heard_and_unpronounceable_ones_are_told(recogniser, tmp_path):
     path = spoken(tmp_path / 'a.wav', 'where is the teddy bear')
     assert heard(recogniser, path)[0] == ['where is the teddy bear']
@@ -148,6 +149,7 @@ def test_noise_and_silence_are_no_queries(recogniser, tmp_path):
     assert heard(recogniser, path)[0] == []
 
 
+@pytest.mark.slow
 def test_utterances_have_their_beginning_and_their_time(detector):
     samples, rate = speech('the red ball', pause=2.0)
     path_free = np.interp(
@@ -169,6 +171,7 @@ def test_noise_and_silence_are_not_taken_for_speech(detector):
     assert [*ends.feed(noise.tobytes()), *ends.end()] == []
 
 
+@pytest.mark.slow
 def test_a_pause_ends_an_utterance_and_a_moment_does_not(detector):
     def at_16k(text):
         samples, rate = speech(text, pause=0.0)
@@ -186,6 +189,7 @@ def test_a_pause_ends_an_utterance_and_a_moment_does_not(detector):
     assert len(utterances(1.5)) == 2
 
 
+@pytest.mark.slow
 def test_who_never_stops_is_cut_off(detector):
     samples, _ = speech('the red ball next to the green plate', pause=0.0)
     endless = np.tile(samples, 8)

@@ -67,6 +67,7 @@ def test_a_replay_becomes_rows(replayed, tmp_path, capsys):
     assert load_composition('vision_reasoner')(answer, row.solution) == 7
 
 
+@pytest.mark.slow
 def test_the_segmenter_checks_what_it_is_given(replayed, tmp_path):
     assert annotate(replayed, tmp_path / 'a') == 0
     # GrabCut made these masks from their boxes: it finds them again.
@@ -81,6 +82,7 @@ def test_the_segmenter_checks_what_it_is_given(replayed, tmp_path):
     assert len(written(tmp_path / 'b')) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('depth', [np.uint8, np.uint16])
 def test_corrected_masks_count(replayed, tmp_path, capsys, depth):
     corrections = tmp_path / 'masks'
@@ -142,6 +144,7 @@ def test_an_object_that_a_person_rubbed_out_is_taught_as_nothing(tmp_path):
     assert row['solution'] == '[]'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_a_picture_that_the_camera_stored_lying_becomes_a_row_as_it_is_shown(
     tmp_path, orientation

@@ -56,6 +56,7 @@ ROW_COLOURS = {
 }
 
 
+@pytest.mark.slow
 def test_questions_mean_none_one_or_several_and_are_in_known_words() -> None:
     counts = [len(json.loads(row.solution)) for row in ROWS]
     assert {0, 1, 2} <= set(counts)

@@ -129,6 +129,7 @@ def test_published_parts_take_any_text(completion, solution):
 
 
 class TestRobot:
+    @pytest.mark.slow
     def test_an_honest_empty_answer_is_worth_as_much_as_a_perfect_one(self):
         empty = worth('robot', said([]), [])
         assert empty == worth('robot', said([FOUND]), [FOUND]) == 6.5
