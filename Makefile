@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 READY  := . $(VENV)/activate && . install$(SUFFIX)/setup.bash
 # Whole files go to one of the workers, so that what the tests of a file share is made once.
 WORKERS ?= 2
-PARALLEL := -n $(WORKERS) --dist loadfile
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 COMPILE := $(VENV)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --no-annotate --no-header -q
 
 .PHONY: help build demo test test-unit test-install test-servers lint bench soak lock clean

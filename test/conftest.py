@@ -36,6 +36,22 @@ _MODELS = re.compile(
     r'\btorch\b|\btiny_|\btransformers_server\b|\bload_reasoner\b|\bSam[23]'
     r'|(from|import) transformers\b'
 )
+# A minute and more each: begun first, they do not keep one worker busy when the other is done.
+_LONG = {
+    'cli/test_demo.py',
+    'evaluation/test_end_to_end.py',
+    'reasoning/test_fast_path.py',
+    'reasoning/test_transformers_reasoner.py',
+    'ros/test_doctor.py',
+    'ros/test_node_checkpoints.py',
+    'ros/test_remote_profile.py',
+    'ros/test_voice_topic.py',
+    'segmentation/test_sam2_segmenter.py',
+    'test_published_procedure.py',
+    'tiers/test_tiers.py',
+    'training/test_mini.py',
+    'training/test_train.py',
+}
 
 
 @cache
@@ -63,6 +79,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark each test by what it needs."""
     item.add_marker(kind_of(item.path))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let workers begin with the long files; without workers the order stays."""
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        items.sort(key=lambda item: item.path.relative_to(TEST).as_posix() not in _LONG)
 
 
 def script(name: str) -> ModuleType:

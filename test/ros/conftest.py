@@ -8,24 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-import fcntl
 import gc
 import os
 from pathlib import Path
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from typing import Any, IO
+from typing import Any
 import uuid
 
 import numpy as np
 import pytest
+from ros_domain import free_domain
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -33,22 +30,6 @@ NODE = ROOT / 'scripts' / 'perception_node'
 SCRIPTED_NODE = Path(__file__).resolve().parent / 'scripted_node.py'
 # Generous: the machine may be busy with everything else.
 DEADLINE = 40.0
-
-
-def free_domain() -> tuple[int, IO[str]]:
-    """Return a ROS domain that nobody uses, and the lock that keeps other test runs out of it."""
-    for domain in random.sample(range(1, 102), 101):
-        lock = (Path(tempfile.gettempdir()) / f'segzero_ros_domain_{domain}.lock').open('w')
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                # The port of the domain's first participant.
-                probe.bind(('', 7400 + 250 * domain + 10))
-        except OSError:
-            lock.close()
-        else:
-            return domain, lock
-    raise RuntimeError('every ROS domain of this machine is in use')
 
 
 DOMAIN, DOMAIN_LOCK = free_domain()
@@ -414,6 +395,14 @@ def scene(width: int = 320, height: int = 240) -> Any:
         200,
     )
     return picture
+
+
+@pytest.fixture
+def empty_domain() -> Iterator[int]:
+    """Give a ROS domain without nodes."""
+    domain, lock = free_domain()
+    yield domain
+    lock.close()
 
 
 @pytest.fixture(scope='session')

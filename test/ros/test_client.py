@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-import os
 from pathlib import Path
 import subprocess
 import sys
@@ -264,9 +263,9 @@ def test_a_node_that_is_not_active_says_so_itself(scripted_node: Start, new_clie
 
 
 def test_on_an_empty_graph_the_error_says_how_to_start_one(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, empty_domain: int
 ) -> None:
-    monkeypatch.setenv('ROS_DOMAIN_ID', str(101 if os.environ['ROS_DOMAIN_ID'] != '101' else 100))
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(empty_domain))
     with PerceptionClient() as lost, pytest.raises(NoNode) as error:
         lost.wait_for_node(0.2)
     assert 'The graph is empty' in str(error.value)

@@ -15,6 +15,7 @@ import sys
 
 import pytest
 from recordings import Recording, scene_frame
+from ros_domain import free_domain
 from scripted_server import MODEL, running
 from speaking import speech, write_wav
 from tier import extras, installed, NotHere, requirements, ROOT, SITE, Tier
@@ -257,9 +258,11 @@ def ros(tiers, monkeypatch):
     pytest.importorskip('rclpy', reason='needs ROS 2')
     if 'ros-rclpy' not in installed():
         pytest.skip('ROS 2 is no wheel here')
-    monkeypatch.setenv('ROS_DOMAIN_ID', '71')
+    domain, lock = free_domain()
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    return tiers('ros')
+    yield tiers('ros')
+    lock.close()
 
 
 def test_with_ros_alone_a_camera_is_asked_about(ros, tmp_path):

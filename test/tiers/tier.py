@@ -137,7 +137,8 @@ class Tier:
 
     def environment(self) -> dict[str, str]:
         """Return the variables to run its programs with: a shell that has nothing else sourced."""
-        hidden = {'PYTHONPATH', 'VIRTUAL_ENV', 'PYTHONHOME'}
+        # Bytecode lies beside the linked modules, where all these environments find it.
+        hidden = {'PYTHONPATH', 'VIRTUAL_ENV', 'PYTHONHOME', 'PYTHONPYCACHEPREFIX'}
         if ROS not in self._chosen:
             hidden |= {'AMENT_PREFIX_PATH', 'ROS_DISTRO', 'LD_LIBRARY_PATH'}
         kept = {name: value for name, value in os.environ.items() if name not in hidden}
