@@ -23,7 +23,7 @@ help:
 	@echo 'make test   every test, two at a time; WORKERS=4: four'
 	@echo 'make test-unit   the quick tests that need neither ROS nor a model library'
 	@echo 'make test-install  the README on a stand-in for a robot, models and all; half an hour'
-	@echo 'make test-servers  llama.cpp, vLLM and Ray Serve for real; SERVERS=llama_cpp: that one'
+	@echo 'make test-servers  transformers serve, llama.cpp, vLLM and Ray Serve for real; SERVERS=llama_cpp: that one'
 	@echo 'make bench  most figures of docs/measurements'
 	@echo 'make soak   the node for half an hour with faults; figures in out/soak'
 	@echo 'make lint   ruff and mypy'
@@ -54,10 +54,11 @@ test-install:
 	@. $(VENV)/activate && python -m pytest test/install/rehearsal.py --timeout 7200 $(PYTEST_ARGS)
 
 # Real servers in environments of their own under out/servers, about 12 GB; SERVERS names some.
-SERVERS ?= llama_cpp vllm ray
+# `transformers serve` is in the product's own environment.
+SERVERS ?= transformers llama_cpp vllm ray
 test-servers:
 	@$(PYTHON) scripts/bootstrap.py demo models openai test
-	@$(READY) && python test/servers/environments.py out/servers $(SERVERS)
+	@$(READY) && python test/servers/environments.py out/servers $(filter-out transformers,$(SERVERS))
 	@$(READY) && SEGZERO_SERVERS=out/servers python -m pytest $(SERVERS:%=test/servers/test_%.py) $(PYTEST_ARGS)
 
 lint:

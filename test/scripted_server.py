@@ -171,9 +171,13 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
+# Seconds; transformers alone takes a minute to import on a busy machine.
+_START_TIMEOUT = 600.0
+
+
 def _wait_for_server(url: str, process: subprocess.Popen, log: Path) -> None:
     """Wait until a server answers; fail with its output if it ends."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + _START_TIMEOUT
     pause = threading.Event()
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()

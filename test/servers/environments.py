@@ -41,7 +41,9 @@ def make_environment(folder: Path) -> None:
 
 def install(folder: Path, *words: object) -> None:
     python = folder / 'bin' / 'python'
-    run(sys.executable, '-m', 'uv', 'pip', 'install', '-q', '--python', python, *words)
+    # Ray gives its own programs 15 s to start, which is too short for compiling what they import.
+    command = (sys.executable, '-m', 'uv', 'pip', 'install', '-q', '--compile-bytecode')
+    run(*command, '--python', python, *words)
 
 
 def llama_cpp(folder: Path) -> None:
