@@ -18,6 +18,7 @@ from benchmarks.machine import processor
 # The benchmarks and their options.
 RUNS: dict[str, tuple[str, ...]] = {
     'attributes': (),
+    'questions': (),
     'pose': (),
     'tracking': (),
     'idle_cost': (),

@@ -54,8 +54,8 @@ def main() -> None:
                 print(f'{seed} {question.kind} {question.number}: {question.text!r}', flush=True)
     table = Table('question', 'count', 'right')
     for kind, count in (*asked.items(), ('all', asked.total())):
-        good = right[kind] if kind in right else right.total()
-        table.add_row(kind, str(count), f'{100 * good / count:.1f} %')
+        correct = right.total() if kind == 'all' else right[kind]
+        table.add_row(kind, str(count), f'{100 * correct / count:.1f} %')
     Console().print(table)
 
 
