@@ -49,7 +49,7 @@ class _Speaker:
 
 @cache
 def _booth() -> Pool:
-    """Return what gives each sentence a process of its own.
+    """Return what gives each recording a process of its own.
 
     What was said before in a process, and what other libraries do to it, changes the sound.
     """
@@ -58,14 +58,14 @@ def _booth() -> Pool:
     return context.Pool(1, maxtasksperchild=1)
 
 
-def _say(text: str, voice: str, speed: int) -> tuple[NDArray[np.int16], int]:
+def _say(texts: tuple[str, ...], voice: str, speed: int) -> tuple[list[NDArray[np.int16]], int]:
     speaker = _Speaker()
-    return speaker.say(text, voice, speed), speaker.rate
+    return [speaker.say(text, voice, speed) for text in texts], speaker.rate
 
 
 @cache
-def _said(text: str, voice: str, speed: int) -> tuple[NDArray[np.int16], int]:
-    return _booth().apply(_say, (text, voice, speed))
+def _said(texts: tuple[str, ...], voice: str, speed: int) -> tuple[list[NDArray[np.int16]], int]:
+    return _booth().apply(_say, (texts, voice, speed))
 
 
 def speech(
@@ -81,7 +81,20 @@ def speech(
 
     White noise lies `noise_db` below the power of what is spoken, in the pauses too.
     """
-    spoken, rate = _said(text, voice, speed)
+    (spoken,), rate = _said((text,), voice, speed)
+    return _between_pauses(spoken, rate, noise_db, pause, seed), rate
+
+
+def speech_of(texts: list[str]) -> tuple[NDArray[np.int16], int]:
+    """Return several sentences in one recording, as `speech` gives one, and its sampling rate."""
+    spoken, rate = _said(tuple(texts), 'en-us', 150)
+    parts = [_between_pauses(each, rate, 20.0, 1.2, seed) for seed, each in enumerate(spoken)]
+    return np.concatenate(parts), rate
+
+
+def _between_pauses(
+    spoken: NDArray[np.int16], rate: int, noise_db: float, pause: float, seed: int
+) -> NDArray[np.int16]:
     spoken = spoken.astype(float)
     silence = np.zeros(round(pause * rate))
     power = np.mean(spoken[np.abs(spoken) > 200] ** 2)
@@ -89,7 +102,7 @@ def speech(
     noise = np.random.default_rng(seed).normal(
         0, np.sqrt(power / 10 ** (noise_db / 10)), len(sound)
     )
-    return np.clip(sound + noise, -32768, 32767).astype(np.int16), rate
+    return np.clip(sound + noise, -32768, 32767).astype(np.int16)
 
 
 def write_wav(path: Path, samples: NDArray[np.int16], rate: int, channels: int = 1) -> Path:
