@@ -206,7 +206,7 @@ class TestImageFiles:
 
     def test_where2place_has_masks_named_by_numbers(self, tmp_path, png):
         self.write(tmp_path, png)
-        (tmp_path / 'masks' / '00.jpg').write_bytes(encoded(region(8, 8, 32, 32), '.jpg'))
+        (tmp_path / 'masks' / '00.jpg').write_bytes(encoded(region(9, 10, 33, 31), '.jpg'))
         (tmp_path / 'masks' / 'b.png').write_bytes(encoded(region(0, 0, 4, 4)))
         lines = [
             {'question_id': 5, 'image': 'a.png', 'text': f'Where is room?{FORM}'},
@@ -218,7 +218,7 @@ class TestImageFiles:
         first, second = samples(tmp_path)
         assert (first.text, first.ann_id) == ('Where is room?', '5')
         # What JPEG blurs is cut at half.
-        assert np.array_equal(first.mask, region(8, 8, 32, 32))
+        assert np.array_equal(first.mask, region(9, 10, 33, 31))
         assert np.array_equal(second.mask, region(0, 0, 4, 4))
 
     def test_converseg_has_a_file_for_each_split(self, tmp_path, png):
