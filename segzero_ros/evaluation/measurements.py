@@ -44,7 +44,8 @@ class Prediction:
         task: what was asked.
         has_masks: whether the task gives masks; without them only boxes, points and counts are
             measured.
-        count: the answered number, for the task COUNT; None for the others.
+        count: the answered number, for the task COUNT, or the number of objects if none has a box;
+            None to count the boxes.
     """
 
     mask: Mask | None
@@ -92,7 +93,8 @@ class Measurement:
             for points, or the data set does and the answer has masks.
         box_iou: IoU of the first predicted box with the true one, the best of several; 0 without
             a predicted box, None without a true one.
-        answered_count: the number answered for the task COUNT; None for the others.
+        answered_count: the number answered for the task COUNT, or of objects without boxes; None
+            to count the boxes.
         distracted: overlap with the distractor; None without one, or after a failure.
     """
 
@@ -142,7 +144,7 @@ def measure(sample: Sample, prediction: Prediction) -> Measurement:
         box_hit_merged=(
             same_size
             and prediction.failure is not Failure.CRASH
-            and _hits_merged(prediction.boxes, sample.boxes, target)
+            and _hits_merged(prediction, sample.boxes, target)
         ),
         points=len(prediction.points),
         points_on_target=(
@@ -199,12 +201,13 @@ def _hits(boxes: Sequence[Box], true: Sequence[Box]) -> bool:
     return any(box_iou(box, one) > IOU_OF_A_HIT for box in boxes for one in true)
 
 
-def _hits_merged(boxes: Sequence[Box], true: Sequence[Box], mask: Mask | None) -> bool:
+def _hits_merged(prediction: Prediction, true: Sequence[Box], mask: Mask | None) -> bool:
+    boxes = prediction.boxes
     if not true:
         if mask is None:
             return False
         if not mask.any():
-            return not boxes
+            return not boxes and not prediction.points
         true = (_box_of(mask),)
     if not boxes:
         return False

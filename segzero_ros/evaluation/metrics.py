@@ -217,7 +217,7 @@ def _box_figures(items: Sequence[Measurement]) -> dict[str, float]:
 def _empty_figures(scored: Sequence[Scored]) -> dict[str, float]:
     empty = [one.item.whole is not None and one.item.whole.true == 0 for one in scored]
     right = [
-        is_empty and one.item.same_size and not one.item.boxes and _has_answer(one.item)
+        is_empty and one.item.same_size and not _has_objects(one.item) and _has_answer(one.item)
         for is_empty, one in zip(empty, scored, strict=True)
     ]
     ious = [1.0 if found else one.iou for found, one in zip(right, scored, strict=True)]
@@ -226,6 +226,11 @@ def _empty_figures(scored: Sequence[Scored]) -> dict[str, float]:
         'without_target': sum(empty),
         'giou_no_target': _mean(ious),
     }
+
+
+def _has_objects(item: Measurement) -> bool:
+    """Return whether the answer has objects; some models give points without boxes."""
+    return bool(item.boxes or item.points)
 
 
 def _has_answer(item: Measurement) -> bool:

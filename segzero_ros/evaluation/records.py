@@ -100,20 +100,21 @@ def make_record(
     failure = _failure(answer)
     # Objects that were generated before a failure do not count.
     valid = [] if failure in (Failure.ANSWER, Failure.CRASH) else objects
+    boxes = tuple(found.box for found in valid if found.box is not None)
     points = tuple(point for found in valid for point in found.points)
     inner: tuple[Point, ...] = ()
     if sample.task is Task.POINT and not points and failure is Failure.NONE:
         inner = _innermost(answer, height, width)
     prediction = Prediction(
         mask=None if failure is not Failure.NONE else _union(answer, height, width),
-        boxes=tuple(found.box for found in valid if found.box is not None),
+        boxes=boxes,
         points=points or inner,
         failure=failure,
         words=len(answer.reasoning.split()),
         task=answer.task,
         # A router that chose a task without masks has missed the target.
         has_masks=answer.task is Task.SEGMENT or routed,
-        count=answer.count,
+        count=len(valid) if answer.count is None and valid and not boxes else answer.count,
     )
     item = measure(sample, prediction)
     if sample.labels is not None and prediction.has_masks:

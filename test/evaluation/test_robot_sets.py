@@ -412,6 +412,20 @@ def test_a_written_number_counts_before_the_boxes_and_failures_as_published():
     assert found['count_mae'] == pytest.approx((0 + 0 + 3 + 2) / 4)
 
 
+def test_objects_with_points_only_are_objects():
+    objects = [GroundedObject(None, ((1.0, 1.0), (2.0, 2.0))), GroundedObject(None, ((9.0, 9.0),))]
+    answer = Answer(Query('it'), Status.OK)
+    nothing = Sample(IMAGE, 'it', mask=region(0, 0, 0, 0), count=2)
+    marked, _ = make_record(0, nothing, answer, objects)
+    found = figures([marked.item], CONVENTIONS['vision_reasoner'])
+    assert found['count_accuracy'] == 1.0
+    # Marking something where nothing is meant is wrong without a box, too.
+    assert found['n_acc'] == 0.0 and found['bbox_ap_merged'] == 0.0
+    empty, _ = make_record(0, nothing, Answer(Query('it'), Status.NOT_FOUND), [])
+    found = figures([empty.item], CONVENTIONS['vision_reasoner'])
+    assert found['n_acc'] == 1.0 and found['bbox_ap_merged'] == 1.0
+
+
 def test_converseg_counts_an_empty_union_as_right_and_a_failure_not():
     empty, full = region(0, 0, 0, 0), region(0, 0, 10, 10)
     pairs = [
