@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from segzero_ros.loading import load_pipeline, ReasonerOptions, SegmenterOptions
+from segzero_ros.doctor.models import check_models
+from segzero_ros.evaluation.concurrency import SharedSegmenter
+from segzero_ros.loading import load_pipeline, ReasonerOptions, SAM3, SegmenterOptions
 from segzero_ros.pipeline import Listeners, Pipeline
 from segzero_ros.types import (
     Frame,
@@ -195,3 +197,23 @@ def test_the_segmenter_decides_whether_there_is_a_fast_lane(tiny_sam3, backend):
         names.add(answer.reasoner)
     assert names == ({'sam3', 'attributes'} if with_lane else {'attributes'})
     pipeline.close()
+
+
+def test_pipelines_that_share_a_segmenter_share_its_fast_lane():
+    finder = Finder()
+    shared = SharedSegmenter(finder, finder)
+    assert shared.find(FRAME, 'red mug') == MUGS
+    assert finder.phrases == ['red mug']
+
+
+@pytest.mark.parametrize('backend', SAM3)
+def test_the_doctor_looks_for_the_weights_without_loading_them(tiny_sam3, tmp_path, backend):
+    def checks(folder):
+        options = SegmenterOptions(backend, str(folder), device='cpu', offline=True)
+        found = list(check_models(ReasonerOptions('attributes'), options))
+        assert found[1].name == f'packages of {backend}' and found[1].level.value == 'OK'
+        return found[-1]
+
+    here, not_here = checks(tiny_sam3), checks(tmp_path)
+    assert (here.name, here.level.value) == ('weights of the segmenter', 'OK')
+    assert not_here.level.value != 'OK' and 'config.json' in not_here.message
