@@ -151,9 +151,9 @@ SPECS = (
         maximum=32768,
     ),
     Spec(
-        'reasoner.fast_decoding',
-        _REASONER.fast_decoding,
-        'Use the fast decoding path; the tokens are the same either way.',
+        'reasoner.router',
+        _REASONER.router,
+        'A text model that chooses the task of queries with `task: auto`; empty: rules.',
     ),
     # Whoever could change these two could have any environment variable sent anywhere.
     Spec(
@@ -270,6 +270,11 @@ SPECS = (
         Takes.AT_ONCE,
         minimum=0,
     ),
+    Spec(
+        'advanced.fast_decoding',
+        _REASONER.fast_decoding,
+        'Use the fast decoding path; the tokens are the same either way.',
+    ),
 )
 BY_NAME = {spec.name: spec for spec in SPECS}
 
@@ -282,7 +287,8 @@ RENAMED = {
     'reasoner_dtype': 'reasoner.dtype',
     'quantization': 'reasoner.quantization',
     'max_new_tokens': 'reasoner.max_new_tokens',
-    'fast': 'reasoner.fast_decoding',
+    'fast': 'advanced.fast_decoding',
+    'reasoner.fast_decoding': 'advanced.fast_decoding',
     'base_url': 'server.base_url',
     'api_key_env': 'server.api_key_env',
     'constrain_answer': 'server.constrain_answer',
@@ -356,7 +362,8 @@ def reasoner_options(value: Callable[[str], Any]) -> ReasonerOptions:
         max_new_tokens=value('reasoner.max_new_tokens'),
         time_limit=value('limits.answer_time'),
         offline=value('offline'),
-        fast_decoding=value('reasoner.fast_decoding'),
+        fast_decoding=value('advanced.fast_decoding'),
+        router=value('reasoner.router'),
         base_url=value('server.base_url'),
         api_key_env=value('server.api_key_env'),
         constrain_answer=value('server.constrain_answer'),
