@@ -114,8 +114,7 @@ class TransformersReasoner:
         self._dialect = loaded.processor.dialect
         self._control_tokens = control_tokens(self._processor)
         self._device = self._model.get_input_embeddings().weight.device
-        config = self._model.generation_config
-        self._end_tokens = _as_set(config.eos_token_id)
+        self._end_tokens = frozenset(self._model.generation_config.eos_token_id)
         self._frame: Frame | None = None
         self._seen: tuple[torch.Tensor, torch.Tensor] | None = None
         self._decoder: Decoder | None = None
@@ -447,9 +446,3 @@ def _refuse_download(options: TransformersOptions) -> None:
         )
     if options.offline:
         raise ReasonerUnavailable(f'{missing} The hub is not asked, since offline is set.')
-
-
-def _as_set(value: int | list[int] | None) -> frozenset[int]:
-    if value is None:
-        return frozenset()
-    return frozenset([value] if isinstance(value, int) else value)

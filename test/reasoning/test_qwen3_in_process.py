@@ -108,19 +108,18 @@ class TestAnswers:
     def test_tokens_are_those_of_generate_whatever_image_came_before(
         self, name: str, folders: dict[str, Path], make_tiny_checkpoints: Any
     ) -> None:
-        reasoner = load(folders[name], name, max_new_tokens=24)
+        reasoner = load(folders[name], name, max_new_tokens=16)
         pairs = make_tiny_checkpoints.qwen3_pairs(name)
         noise = np.random.default_rng(1).integers(0, 256, (330, 550, 3), np.uint8)
         frames = [Frame(pairs[0].image), Frame(noise), Frame(pairs[1].image)]
         queries = [
             Query(pairs[0].query),
-            Query(STRANGE),
             Query(STRANGE, task=Task.POINT),
             Query('What colour is it?', task=Task.ANSWER),
         ]
         published = Published(folders[name], name)
         expected = {
-            (at, query): published.text_of(frame, query, 24)
+            (at, query): published.text_of(frame, query, 16)
             for at, frame in enumerate(frames)
             for query in queries
         }
@@ -128,7 +127,7 @@ class TestAnswers:
         assert len(set(expected.values())) > 2
         # Alternating images, one question after the other about the same, and back.
         order = [(at, query) for query in queries for at in (0, 1, 2, 0)]
-        order += [(at, query) for at in (1, 0) for query in reversed(queries)]
+        order += [(0, query) for query in queries]
         for at, query in order:
             assert text_of(reasoner, frames[at], query) == expected[at, query]
 
