@@ -10,7 +10,7 @@ import time
 from typing import Any, TYPE_CHECKING
 
 from segzero_ros.conversions.text import printable
-from segzero_ros.types import RgbImage, Segment, SegZeroError, Stage, Status, TASK_NAMES
+from segzero_ros.types import RgbImage, Segment, SegZeroError, Stage, Status, Task, TASK_NAMES
 
 if TYPE_CHECKING:
     from segzero_ros.ros.client import PerceptionClient, Progress, Reply
@@ -161,7 +161,7 @@ def object_table(reply: Reply) -> Any:
             str(segment.id),
             Text(printable(segment.label)),
             ', '.join(map(str, segment.box)),
-            f'{segment.mask.sum()} px',
+            f'{segment.mask.sum()} px' if reply.answer.task is Task.SEGMENT else '',
             '' if math.isnan(segment.score) else f'{segment.score:.2f}',
             ', '.join(f'{value:.3f}' for value in segment.pose.position) if segment.pose else '',
         )
