@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# transformers 5.23.0: a SAM 3 saved by Sam3VideoModel.save_pretrained has the tracker's tensors under
-# "tracker_model.tracker_model.": the published layout has the prefix once. Sam3VideoModel reads the
-# doubled names back; Sam3TrackerModel, which takes boxes and points, finds none of them and starts its
-# prompt encoder and mask decoder from random weights, with a report in the log and no error.
+# transformers 5.23.0: a Sam3VideoModel that was built from a configuration (trained from zero, or given
+# weights by load_state_dict) is saved with its tracker's tensors under "tracker_model.tracker_model.";
+# the published layout, and one that came from from_pretrained, has the prefix once. Sam3VideoModel reads
+# the doubled names back; Sam3TrackerModel, which takes boxes and points, finds none of them and starts
+# its prompt encoder and mask decoder from random weights, with a report in the log and no error.
 # Seen: every name of the tracker is doubled in the file, Sam3VideoModel misses none, Sam3TrackerModel 147.
-# Matters to: whoever fine-tunes SAM 3 and segments with the saved copy.
+# Matters to: whoever converts or trains a SAM 3 and segments with the saved copy.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -32,8 +32,8 @@ _PROCESSORS = ('processor_config.json', 'preprocessor_config.json')
 # Bytes of the published weights in float32, and a rough estimate for an image's activations.
 _WEIGHT_BYTES = int(3.5e9)
 _IMAGE_BYTES = 2 * 2**30
-# `Sam3VideoModel.save_pretrained` of transformers 5.23 doubles the tracker's prefix, and
-# `Sam3TrackerModel` would start from random weights.
+# transformers 5.23 saves a `Sam3VideoModel` that was built, and not loaded, with the tracker's
+# prefix doubled, and `Sam3TrackerModel` would start from random weights.
 _KEY_MAPPING = {r'^tracker_model\.tracker_model\.': 'tracker_model.'}
 _ASK_FOR_ACCESS = (
     f'Its weights are given out on request: ask for access on https://huggingface.co/{PUBLISHED} '
