@@ -61,7 +61,7 @@ class Surface:
 
     def without_strays(self) -> Surface:
         """Return the surface without thin components of other objects at the mask's border."""
-        stray = _strays(self.depth, self.reliable, self.inside)
+        stray = strays(self.depth, self.reliable, self.inside)
         reliable, inside = np.asarray(self.reliable & ~stray), np.asarray(self.inside & ~stray)
         return replace(self, reliable=reliable, inside=inside)
 
@@ -103,11 +103,11 @@ def visible_surface(mask: Mask, depth: DepthImage, intrinsics: Intrinsics) -> Su
         return None
     inside, near = mask[window], depth[window]
     measured = np.asarray(inside & np.isfinite(near) & (near > 0))
-    reliable = np.asarray(measured & ~_edges(near, measured))
+    reliable = np.asarray(measured & ~depth_edges(near, measured))
     if reliable.sum() < 0.3 * measured.sum():
         # An object a few pixels wide consists of edges only.
         reliable = measured
-    reliable = np.asarray(reliable & _near_median(near, reliable))
+    reliable = np.asarray(reliable & near_median(near, reliable))
     if reliable.sum() < max(MIN_PIXELS, _MIN_SHARE * inside.sum()):
         return None
     return Surface(inside, near, reliable, (window[0].start, window[1].start), intrinsics)
@@ -146,15 +146,20 @@ def _window(mask: Mask) -> tuple[slice, slice] | None:
     )
 
 
-def _edges(depth: DepthImage, measured: Mask) -> Mask:
+def is_measured(depth: DepthImage) -> Mask:
+    """Return the pixels with depth."""
+    return np.asarray(np.isfinite(depth) & (depth > 0))
+
+
+def depth_edges(depth: DepthImage, measured: Mask) -> Mask:
     """Return the pixels with a depth edge in their 3 x 3 neighbourhood, inside the mask or not."""
-    known = np.isfinite(depth) & (depth > 0)
+    known = is_measured(depth)
     far = cv2.dilate(np.where(known, depth, np.float32(0)), _KERNEL_3X3)
     near = cv2.erode(np.where(known, depth, np.float32(1e6)), _KERNEL_3X3)
     return np.asarray(measured & (far - near > _EDGE + _EDGE_SHARE * np.where(known, depth, 0)))
 
 
-def _near_median(depth: DepthImage, reliable: Mask) -> Mask:
+def near_median(depth: DepthImage, reliable: Mask) -> Mask:
     """Return the pixels whose depth is near the median, by the median absolute deviation."""
     values = depth[reliable]
     if not values.size:
@@ -164,7 +169,7 @@ def _near_median(depth: DepthImage, reliable: Mask) -> Mask:
     return np.asarray(np.abs(depth - middle) <= 4.0 * spread + 0.03)
 
 
-def _strays(depth: DepthImage, reliable: Mask, inside: Mask) -> Mask:
+def strays(depth: DepthImage, reliable: Mask, inside: Mask) -> Mask:
     """Return components that belong to another object in front or behind.
 
     A component has no depth edge inside. Strays are thin and lie along the mask's border; a bowl's

@@ -8,11 +8,12 @@ from typing import Any
 
 from builtin_interfaces.msg import Time as TimeMessage
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseStamped
 import numpy as np
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 
 from segzero_ros.msg import SegmentationResult as Result
 from segzero_ros.msg import SegmentedObject
@@ -140,6 +141,61 @@ def reported(client: Any, words: str, publish: Any) -> Iterator[None]:
 
 def poses(result: Result) -> list[int]:
     return [found.pose_status for found in result.objects]
+
+
+def points_of(cloud: PointCloud2) -> np.ndarray:
+    """Read a cloud by its own fields, as a foreign program does."""
+    kinds = {PointField.FLOAT32: '<f4', PointField.UINT16: '<u2'}
+    dtype = np.dtype(
+        {
+            'names': [field.name for field in cloud.fields],
+            'formats': [kinds[field.datatype] for field in cloud.fields],
+            'offsets': [field.offset for field in cloud.fields],
+            'itemsize': cloud.point_step,
+        }
+    )
+    assert cloud.row_step == cloud.width * cloud.point_step
+    return np.frombuffer(cloud.data, dtype).reshape(cloud.height, cloud.width)
+
+
+def test_clouds_and_the_pose_of_the_first_object_belong_to_the_frame(
+    client, depth_camera, red_and_blue
+) -> None:
+    boxes = {name: client.listen(PointCloud2, name) for name in ('points', 'object_points')}
+    targets = client.listen(PoseStamped, 'target_pose')
+    client.until(
+        lambda: all(client.node.count_publishers(name) for name in (*boxes, 'target_pose'))
+    )
+    result = ask_until(
+        client,
+        lambda: depth_camera.send(now(client)),
+        lambda result: (
+            poses(result) == [SegmentedObject.POSE_OK]
+            and all(map(len, boxes.values()))
+            and targets
+        ),
+        'clouds come',
+    )
+    newest = boxes['points'].wait_for(lambda cloud: cloud.header == result.header)
+    points = points_of(newest)
+    assert points.shape == (HEIGHT, WIDTH)
+    assert (newest.header.frame_id, newest.is_dense) == (FRAME, False)
+    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
+    assert np.allclose(points['x'], (columns - WIDTH / 2) / 300 * 0.8, atol=1e-6)
+    assert np.allclose(points['y'], (rows - HEIGHT / 2) / 300 * 0.8, atol=1e-6)
+    assert np.allclose(points['z'], 0.8)
+    packed = np.ascontiguousarray(points['rgb']).view(np.uint32)
+    assert np.array_equal(packed >> 16, red_and_blue[..., 0])
+    assert np.array_equal(packed & 255, red_and_blue[..., 2])
+    wanted = np.zeros((HEIGHT, WIDTH), np.uint16)
+    wanted[60:180, 80:240] = 1
+    assert np.array_equal(points['object'], wanted)
+    objects = boxes['object_points'].wait_for(lambda cloud: cloud.header == result.header)
+    alone = points_of(objects)
+    assert (objects.is_dense, alone.shape) == (True, (1, 120 * 160))
+    assert np.array_equal(alone[0], points[wanted > 0])
+    target = targets.wait_for(lambda pose: pose.header == result.header)
+    assert target.pose == result.objects[0].pose
 
 
 def test_depth_that_comes_late_is_that_of_the_frame(client, depth_camera) -> None:

@@ -7,6 +7,7 @@ from action_msgs.msg import GoalStatus
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from segzero_ros.action import Segment
 from segzero_ros.msg import SegmentationResult as Result
@@ -124,6 +125,20 @@ def test_a_goal_is_cancelled_while_the_model_writes(client):
     assert result.header.frame_id == 'camera_optical_frame'
     # The model has stopped: the next query is answered.
     assert client.ask('after the cancel').status == Result.OK
+
+
+def test_the_service_cancels_what_runs_and_what_waits(client):
+    running = begin(client)
+    waiting = client.send_goal('never begun')
+    assert client.call(Trigger, 'cancel', Trigger.Request()).message == '2 queries cancelled.'
+    for goal in (running, waiting):
+        status, result = client.outcome(goal)
+        # No client cancelled these goals.
+        assert (status, result.status) == (ABORTED, Result.CANCELED)
+        assert result.message == 'Cancelled by the service cancel.'
+    assert client.ask('after the service').status == Result.OK
+    answered = client.call(Trigger, 'cancel', Trigger.Request())
+    assert (answered.success, answered.message) == (True, 'There was no query.')
 
 
 def test_a_goal_is_cancelled_while_it_waits(client):

@@ -44,6 +44,7 @@ from segzero_ros.ros.parameters import (
 from segzero_ros.ros.perception.model_loader import Load, ModelLoader, NotConfigured, RELOADING
 from segzero_ros.ros.perception.query_interfaces import (
     AskService,
+    CancelService,
     PendingReplies,
     QuerySubscription,
     SegmentActionServer,
@@ -101,6 +102,7 @@ class PerceptionNode(AsyncLifecycleNode):
         QuerySubscription(self, self._query_server)
         SegmentOnceService(self, self._query_server, self._replies)
         AskService(self, self._query_server, self._replies)
+        CancelService(self, self._query_server)
         self._action = SegmentActionServer(self, self._query_server, self._replies)
         self.add_pre_set_parameters_callback(as_declared)
         self.add_on_set_parameters_callback(self._check_parameters)

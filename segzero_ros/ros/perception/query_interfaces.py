@@ -19,6 +19,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from segzero_ros.action import Segment
 from segzero_ros.msg import Query, SegmentationResult
@@ -156,6 +157,20 @@ class AskService:
         finally:
             self._replies.end(future)
         return reply
+
+
+class CancelService:
+    """Serves `cancel`: stops what is being answered, and empties the queue."""
+
+    def __init__(self, node: Node, query_server: QueryServer) -> None:
+        self._query_server = query_server
+        node.create_service(Trigger, 'cancel', self._serve)
+
+    def _serve(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        count = self._query_server.queue.cancel_all('Cancelled by the service cancel.')
+        response.success = True
+        response.message = f'{count} queries cancelled.' if count else 'There was no query.'
+        return response
 
 
 class SegmentActionServer:

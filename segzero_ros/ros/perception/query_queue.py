@@ -226,6 +226,18 @@ class QueryQueue:
         if waiting:
             pending.refuse(Status.CANCELED, reason)
 
+    def cancel_all(self, reason: str) -> int:
+        """Cancel the current query and all waiting ones; return how many there were."""
+        with self._lock:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            current = self._current
+            if current is not None:
+                current.cancel(reason)
+        for pending in waiting:
+            pending.refuse(Status.CANCELED, reason)
+        return len(waiting) + (current is not None)
+
     def _cancel_low_priority(self) -> list[PendingQuery]:
         """Cancel all low-priority queries; return the waiting ones, which need an answer now."""
         replaced = [other for other in self._waiting if other.low_priority]

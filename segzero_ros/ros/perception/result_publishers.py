@@ -1,7 +1,7 @@
-"""Publishers of results, reasoning, images, markers and detections.
+"""Publishers of results, reasoning, images, clouds, poses, markers and detections.
 
-Images, markers and detections are made only while they have subscribers. All methods may be called
-from any thread.
+Images, clouds, markers and detections are made only while they have subscribers. All methods may
+be called from any thread.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from geometry_msgs.msg import PoseStamped
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
 
@@ -22,6 +23,7 @@ from segzero_ros.msg import ReasoningDelta, SegmentationResult
 from segzero_ros.overlay import draw_overlay
 from segzero_ros.ros import message_factory
 from segzero_ros.ros.perception import display_messages
+from segzero_ros.spatial.clouds import cloud_of
 from segzero_ros.types import Answer, Status
 
 # QoS depths that lose nothing in a burst of queries. The middleware keeps that many messages for a
@@ -29,6 +31,8 @@ from segzero_ros.types import Answer, Status
 RESULT_DEPTH = 256
 BURST_DEPTH = 1000
 IMAGE_DEPTH = 5
+# A cloud of a large image has tens of megabytes.
+CLOUD_DEPTH = 1
 # Statuses for which displays are published; after the others, the last display stays.
 DISPLAYED = (Status.OK, Status.NOT_FOUND)
 
@@ -61,6 +65,9 @@ class ResultPublishers:
             (self._publisher(Image, 'overlay', IMAGE_DEPTH), _overlay),
             (self._publisher(MarkerArray, 'markers', IMAGE_DEPTH), display_messages.markers),
         ]
+        self._points = self._publisher(PointCloud2, 'points', CLOUD_DEPTH)
+        self._object_points = self._publisher(PointCloud2, 'object_points', CLOUD_DEPTH)
+        self._target_pose = self._publisher(PoseStamped, 'target_pose', IMAGE_DEPTH)
         self._add_detections()
 
     def publish_result(self, message: SegmentationResult) -> None:
@@ -70,6 +77,8 @@ class ResultPublishers:
     def publish_tracked(self, answer: Answer) -> None:
         """Publish an answer's objects as tracked in a later frame."""
         self._tracked.publish(message_factory.to_result(answer))
+        self._publish_target_pose(answer)
+        self._publish_clouds(answer)
 
     def publish_reasoning(self, query_id: str, piece: str) -> None:
         """Publish the next piece of a query's reasoning."""
@@ -89,12 +98,37 @@ class ResultPublishers:
         self._reasoning_stream.publish(ReasoningDelta(query_id=query_id, final=True))
 
     def publish_displays(self, answer: Answer) -> None:
-        """Publish images, markers and detections of an answer on topics with subscribers."""
+        """Publish the pose of an answer's first object, and what has subscribers."""
         if answer.frame is None or answer.status not in DISPLAYED:
             return
         for publisher, make in self._on_demand:
             if publisher.get_subscription_count():
                 publisher.publish(make(answer))
+        self._publish_target_pose(answer)
+        self._publish_clouds(answer)
+
+    def _publish_target_pose(self, answer: Answer) -> None:
+        """Publish the pose of the first object, if it has one."""
+        if answer.segments and answer.segments[0].pose is not None:
+            pose = message_factory.to_pose(answer.segments[0].pose)
+            header = message_factory.header_of(answer)
+            self._target_pose.publish(PoseStamped(header=header, pose=pose))
+
+    def _publish_clouds(self, answer: Answer) -> None:
+        """Publish the clouds that have subscribers, if there is depth."""
+        points, objects = (
+            publisher if publisher.get_subscription_count() else None
+            for publisher in (self._points, self._object_points)
+        )
+        if answer.frame is None or (points is None and objects is None):
+            return
+        cloud = cloud_of(answer.frame, answer.segments)
+        if cloud is None:
+            return
+        if points is not None:
+            points.publish(display_messages.organised_cloud(answer, cloud))
+        if objects is not None:
+            objects.publish(display_messages.object_cloud(answer, cloud))
 
     def _add_detections(self) -> None:
         try:
