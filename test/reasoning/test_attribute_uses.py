@@ -1,5 +1,7 @@
 """What shapes are for: sentences that no generator wrote find the objects that serve."""
 
+from dataclasses import replace
+
 import pytest
 
 from segzero_ros.reasoning.attribute_reasoner import AttributeReasoner
@@ -190,6 +192,13 @@ def test_the_reasoning_tells_what_the_shape_is_for():
     assert "an upright cylinder, open at the top and of a hand's size" in grounding.reasoning
     assert 'something to drink from' in grounding.reasoning
     assert {found.label for found in grounding.objects} == {'thing to drink from'}
+
+
+def test_without_depth_it_says_that_it_cannot_tell_what_a_thing_is_good_for():
+    frame = replace(make_scene(200000).frame, depth=None)
+    grounding = AttributeReasoner().reason(frame, Query('something to drink from'))
+    assert grounding.objects == ()
+    assert 'no depth image with this picture' in grounding.note
 
 
 def test_the_next_best_serves_where_the_best_is_not_there():

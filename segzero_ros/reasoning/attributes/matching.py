@@ -69,7 +69,7 @@ class Match:
 
 
 class NoDepth(Exception):
-    """The query asks for a distance, but the frame has no depth."""
+    """The query asks for what needs depth, but the frame has none; the text is a sentence."""
 
 
 def answer(view: View, request: Request) -> tuple[Match, ...]:
@@ -82,10 +82,8 @@ def find(view: View, phrase: Phrase) -> Match:
     search = _Search(view, phrase)
     try:
         return search.run()
-    except NoDepth:
-        return search.failed(
-            'There is no depth image with this picture, so I cannot tell what is nearer.'
-        )
+    except NoDepth as error:
+        return search.failed(str(error))
 
 
 class _Search:
@@ -168,6 +166,12 @@ class _Search:
 
     def _apply_use(self, quality: Quality) -> None:
         """Keep the regions of the first shape that serves and is there."""
+        if not self._view.has_depth:
+            # By outline alone, three in five would be the wrong thing.
+            raise NoDepth(
+                'There is no depth image with this picture, so I cannot tell what a thing is good '
+                'for.'
+            )
         for rank, tier in enumerate(quality.names):
             fits = {c.region: max(map(c.region.shape.fit, tier.split())) for c in self._remaining}
             if any(fit >= FITS for fit in fits.values()):
@@ -267,7 +271,9 @@ class _Search:
             self._remaining = [ordered[len(ordered) // 2]] if len(ordered) > 2 else []
         elif measure is not None:
             if pick.measure == 'depth' and not self._view.has_depth:
-                raise NoDepth
+                raise NoDepth(
+                    'There is no depth image with this picture, so I cannot tell what is nearer.'
+                )
             known = [c for c in self._remaining if math.isfinite(measure(c.region))]
             ordered = sorted(known, key=lambda c: -pick.sign * measure(c.region))
             last = pick.rank - 1 + max(self._phrase.count, 1)
