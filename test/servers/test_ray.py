@@ -78,8 +78,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         'RAY_ADDRESS': f'{serving.HOST}:{port}',
         'RAY_AUTH_MODE': 'token',
         'RAY_USAGE_STATS_ENABLED': '0',
-        # Ray's workers would give way to everything else on a busy machine.
+        # On a busy machine its workers would give way to everything else, and a node that answers
+        # late five times would be taken for dead.
         'RAY_worker_niceness': '0',
+        'RAY_health_check_failure_threshold': '100',
     }
     token = ['ray', 'get-auth-token', '--generate']
     subprocess.run(token, check=True, env=variables, capture_output=True)
