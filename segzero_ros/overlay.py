@@ -34,6 +34,7 @@ from segzero_ros.types import (
     RgbImage,
     Roi,
     Segment,
+    SegmentedMask,
     Status,
 )
 
@@ -94,17 +95,46 @@ def draw_marks(image: RgbImage, boxes: Sequence[Box]) -> RgbImage:
     style = Style.fitting(canvas)
     occupied: list[Roi] = []
     for number, (x1, y1, x2, y2) in enumerate(boxes, start=1):
-        colour, text = object_colour(number), str(number)
+        colour = object_colour(number)
         box = Roi(int(x1), int(y1), int(x2 - x1), int(y2 - y1))
         corner = box.x + box.width - 1, box.y + box.height - 1
         for thickness, tone in ((style.line + 2, DARK), (style.line, colour)):
             cv2.rectangle(canvas, (box.x, box.y), corner, tone, thickness)
-        width = round(style.text_drawing.width(text, style.text, bold=True)) + 2 * style.pad
-        size = width, round(style.text * 1.25) + style.pad
-        label = place_label(box, size, canvas.shape[:2], occupied)
-        occupied.append(label)
-        _draw_label(canvas, label, [text], colour, style)
+        _draw_number(canvas, box, number, occupied, style)
     return canvas
+
+
+def draw_numbered_masks(image: RgbImage, masks: Sequence[SegmentedMask]) -> RgbImage:
+    """Draw the outlines of masks with their numbers, from 1, into a copy of an image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: of the image's size.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    canvas: RgbImage = image.copy()
+    style = Style.fitting(canvas)
+    for number, mask in enumerate(masks, start=1):
+        _outline(canvas, _PlacedMask(mask.roi, mask.cropped), object_colour(number), style)
+    occupied: list[Roi] = []
+    # Above all outlines.
+    for number, mask in enumerate(masks, start=1):
+        _draw_number(canvas, mask.roi, number, occupied, style)
+    return canvas
+
+
+def _draw_number(
+    canvas: RgbImage, box: Roi, number: int, occupied: list[Roi], style: Style
+) -> None:
+    """Draw a number beside a box, and add its place to those that are occupied."""
+    text = str(number)
+    width = round(style.text_drawing.width(text, style.text, bold=True)) + 2 * style.pad
+    size = width, round(style.text * 1.25) + style.pad
+    label = place_label(box, size, canvas.shape[:2], occupied)
+    occupied.append(label)
+    _draw_label(canvas, label, [text], object_colour(number), style)
 
 
 def _canvas(answer: Answer) -> tuple[RgbImage, int]:

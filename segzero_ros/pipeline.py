@@ -328,7 +328,9 @@ class _Attempt:
     def _encoded(self, check: Check) -> Any:
         """Return the segmenter's encoding of the frame."""
         if self._encoding is None:
-            self._encoding = self._pipeline.encode_here(self._frame, check)
+            # A reasoner that needs it, too, may have made it.
+            known = self._pipeline.begin_encoding(self._frame)
+            self._encoding = known or self._pipeline.encode_here(self._frame, check)
         while wait([self._encoding], timeout=CANCEL_POLL).not_done:
             check()
         encoded, self._encoding_time = self._encoding.result()

@@ -54,7 +54,7 @@ ALLOWED = {
     'speech': {'extras', 'reasoning', 'types'},
     'ros': OUTER | {'doctor', 'simulation', 'replay', 'speech'},
     'replay': OUTER,
-    'evaluation': OUTER | {'replay', 'simulation'},
+    'evaluation': OUTER | {'replay', 'segments', 'simulation'},
     'training': OUTER | {'replay', 'simulation', 'evaluation'},
     'cli': OUTER | {'doctor', 'ros', 'replay', 'evaluation', 'training', 'simulation'},
 }

@@ -45,6 +45,8 @@ examples:
   segzero evaluate reasonseg_test --profile remote --concurrency 16
   segzero evaluate refspatial_placement --profile remote
   segzero evaluate mine.json --task detect --profile robot
+  segzero evaluate reasonseg_test --agent --profile remote -p reasoner.dialect:=qwen3_vl \
+      -p segmenter.backend:=sam3 -p segmenter.model:=facebook/sam3
   segzero evaluate reasonseg_test --shard 2/8 -o run_2
   segzero evaluate kitchen_bag --truth accepted.jsonl --profile robot
   segzero evaluate merge run_1 run_2 -o run
@@ -75,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=TASK_NAMES,
         default='',
         help='what is asked of the model; default: what the set asks for',
+    )
+    parser.add_argument(
+        '--agent',
+        action='store_true',
+        help='search in turns: the reasoner proposes phrases, SAM 3 marks what they name, the '
+        'reasoner looks at the masks',
     )
     parser.add_argument(
         '--list',
@@ -165,6 +173,7 @@ def _list_sets() -> None:
 
 
 def _evaluate(options: argparse.Namespace, folder: RunFolder, shard: Shard) -> None:
+    from segzero_ros.evaluation.agent import check_models
     from segzero_ros.evaluation.concurrency import load_pipelines
     from segzero_ros.evaluation.runner import run as run_samples
 
@@ -172,11 +181,13 @@ def _evaluate(options: argparse.Namespace, folder: RunFolder, shard: Shard) -> N
     reasoner, segmenter = reasoner_options(value), segmenter_options(value)
     if options.strict:
         reasoner = replace(reasoner, answer_parser='strict')
+    if options.agent:
+        check_models(reasoner, segmenter, options.task)
     dataset = _open(options)
     folder.begin(_manifest(options, dataset, reasoner, segmenter), restart=options.restart)
     total = len(dataset) if options.limit is None else min(options.limit, len(dataset))
     with (
-        load_pipelines(reasoner, segmenter, options.concurrency) as pipelines,
+        load_pipelines(reasoner, segmenter, options.concurrency, agent=options.agent) as pipelines,
         _progress(len(shard.indices(total)), quiet=options.quiet) as on_row,
     ):
         run_samples(dataset, pipelines, folder, shard, options.limit, on_row, options.task)
@@ -208,8 +219,11 @@ def _manifest(
     reasoner: ReasonerOptions,
     segmenter: SegmenterOptions,
 ) -> dict[str, Any]:
+    from segzero_ros.evaluation.agent import MAX_ROUNDS
     from segzero_ros.evaluation.datasets import published_name
 
+    # Runs without an agent go on from before there was one.
+    agent = {'agent': {'rounds': MAX_ROUNDS}} if options.agent else {}
     return {
         'dataset': {
             'name': dataset.name,
@@ -222,6 +236,7 @@ def _manifest(
         'models': {
             'reasoner': described(reasoner),
             'segmenter': described(segmenter),
+            **agent,
         },
     }
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, ExitStack
+from dataclasses import replace
 import threading
 from typing import Any
 
 from segzero_ros.cancellation import Check
+from segzero_ros.evaluation.agent import add_agent
 from segzero_ros.loading import load_pipeline, load_reasoner, ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.segmentation.base import PhraseFinder, Segmenter
@@ -65,7 +67,7 @@ class SharedSegmenter:
 
 @contextmanager
 def load_pipelines(
-    reasoner: ReasonerOptions, segmenter: SegmenterOptions, count: int
+    reasoner: ReasonerOptions, segmenter: SegmenterOptions, count: int, *, agent: bool = False
 ) -> Iterator[list[Pipeline]]:
     """Load pipelines for concurrent queries; close them at the end.
 
@@ -73,6 +75,7 @@ def load_pipelines(
         reasoner: options of the reasoner.
         segmenter: options of the segmenter.
         count: number of pipelines.
+        agent: whether they search with SAM 3, see `agent.check_models`.
 
     Raises:
         ConcurrencyError: the models run in this process, which answers one query at a time.
@@ -85,10 +88,15 @@ def load_pipelines(
             f'The reasoner {reasoner.backend!r} answers one query at a time: for '
             '--concurrency use one behind a server (--profile remote), or run several --shard.'
         )
+    if agent:
+        # The same SAM 3, with what finds phrases.
+        segmenter = replace(segmenter, backend='sam3_fast_lane')
     with ExitStack() as stack:
         first = load_pipeline(reasoner, segmenter)
         stack.callback(first.close)
         if count == 1:
+            if agent:
+                add_agent(first)
             yield [first]
             return
         shared = SharedSegmenter(first.segmenter, first.phrase_finder)
@@ -99,4 +107,7 @@ def load_pipelines(
             other = Pipeline(load_reasoner(reasoner), shared, limit, phrase_finder=finder)
             pipelines.append(other)
             stack.callback(pipelines[-1].close)
+        if agent:
+            for pipeline in pipelines:
+                add_agent(pipeline)
         yield pipelines

@@ -166,7 +166,7 @@ def _models(manifest: Mapping[str, Any]) -> str:
         # The name of a local file or folder is enough.
         model = Path(model).name if Path(model).is_absolute() else model
         names.append(options['backend'] if plain else model)
-    return ' + '.join(names)
+    return ' + '.join(names) + (', searching' if 'agent' in manifest['models'] else '')
 
 
 def markdown(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
