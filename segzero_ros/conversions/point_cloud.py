@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,15 +26,8 @@ _FIELDS = (
     ('rgb', 12, _FLOAT32),
     ('object', 16, _UINT16),
 )
-# With two bytes behind `object`, so that every point is aligned.
-POINT = np.dtype(
-    {
-        'names': ['xyz', 'rgb', 'object'],
-        'formats': ['(3,)<f4', '<u4', '<u2'],
-        'offsets': [0, 12, 16],
-        'itemsize': 20,
-    }
-)
+# Five words of four bytes: the last one is `object` and two bytes of padding.
+_WORDS = 5
 
 
 def organised(
@@ -48,14 +42,16 @@ def organised(
     Args:
         make: creates the messages.
         header: of the frame.
-        xyz: (H, W, 3) metres, NaN where there is no depth.
+        xyz: (3, H, W) metres, NaN where there is no depth.
         image: (H, W, 3) uint8 RGB.
         object_ids: (H, W) uint16.
     """
-    points = np.zeros(object_ids.shape, POINT)
-    points['xyz'] = xyz
-    points['rgb'] = _packed(image)
-    points['object'] = object_ids
+    points = np.empty((*object_ids.shape, _WORDS), np.float32)
+    for axis in range(3):
+        points[..., axis] = xyz[axis]
+    words = points.view(np.uint32)
+    words[..., 3] = _packed(image)
+    words[..., 4] = object_ids
     return _message(make, header, points, is_dense=False)
 
 
@@ -68,20 +64,24 @@ def of_objects(
 ) -> Any:
     """Return a dense cloud of the objects' points alone; arguments as for `organised`."""
     pixels = np.flatnonzero(object_ids)
-    points = np.zeros((1, len(pixels)), POINT)
-    points['xyz'] = xyz.reshape(-1, 3)[pixels]
-    points['rgb'] = _packed(image.reshape(-1, 3)[pixels])
-    points['object'] = object_ids.reshape(-1)[pixels]
+    points = np.empty((1, len(pixels), _WORDS), np.float32)
+    points[0, :, :3] = xyz.reshape(3, -1)[:, pixels].T
+    words = points.view(np.uint32)
+    words[0, :, 3] = _packed(image.reshape(1, -1, 3)[:, pixels])
+    words[0, :, 4] = object_ids.reshape(-1)[pixels]
     return _message(make, header, points, is_dense=True)
 
 
 def _packed(rgb: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    wide = rgb.astype(np.uint32)
-    return np.asarray((wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2], np.uint32)
+    """Return (h, w) the bytes B, G, R, 0 of each pixel as an integer."""
+    if not rgb.size:
+        return np.zeros(rgb.shape[:2], np.uint32)
+    bgra = np.ascontiguousarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA))
+    return np.asarray(bgra.view('<u4')[..., 0] & 0xFFFFFF, np.uint32)
 
 
 def _message(make: Make, header: Any, points: NDArray[Any], *, is_dense: bool) -> Any:
-    height, width = points.shape
+    height, width = points.shape[:2]
     return make(
         CLOUD,
         header=header,
@@ -92,8 +92,8 @@ def _message(make: Make, header: Any, points: NDArray[Any], *, is_dense: bool) -
             for name, offset, kind in _FIELDS
         ],
         is_bigendian=False,
-        point_step=POINT.itemsize,
-        row_step=POINT.itemsize * width,
-        data=points.tobytes(),
+        point_step=4 * _WORDS,
+        row_step=4 * _WORDS * width,
+        data=points.astype('<f4', copy=False).tobytes(),
         is_dense=is_dense,
     )

@@ -29,7 +29,7 @@ class Cloud:
     """The points of a frame.
 
     Attributes:
-        xyz: (H, W, 3) float32 metres in the optical frame; NaN where there is no depth.
+        xyz: (3, H, W) float32 metres in the optical frame; NaN where there is no depth.
         object_ids: (H, W) uint16, an object's id at its points; 0 elsewhere.
     """
 
@@ -106,11 +106,11 @@ def _with_margin(
 
 def _project(depth: DepthImage, k: Intrinsics) -> NDArray[np.float32]:
     height, width = depth.shape
-    xyz = np.empty((height, width, 3), np.float32)
+    xyz = np.empty((3, height, width), np.float32)
     z = np.where(depth > 0, depth, np.float32(np.nan))
     across = ((np.arange(width) - k.cx) / k.fx).astype(np.float32)
     down = ((np.arange(height) - k.cy) / k.fy).astype(np.float32)
-    np.multiply(z, across, out=xyz[..., 0])
-    np.multiply(z, down[:, None], out=xyz[..., 1])
-    xyz[..., 2] = z
+    np.multiply(z, across, out=xyz[0])
+    np.multiply(z, down[:, None], out=xyz[1])
+    xyz[2] = z
     return xyz
