@@ -25,18 +25,8 @@ from segzero_ros.overlay_layout import (
     Style,
     WHITE,
 )
-from segzero_ros.types import (
-    Answer,
-    Box,
-    Intrinsics,
-    Mask,
-    Point,
-    RgbImage,
-    Roi,
-    Segment,
-    SegmentedMask,
-    Status,
-)
+from segzero_ros.segmented_mask import SegmentedMask
+from segzero_ros.types import Answer, Box, Intrinsics, Mask, Point, RgbImage, Roi, Segment, Status
 
 _STATUS_COLOURS = {Status.OK: (0, 158, 115), Status.NOT_FOUND: (230, 159, 0)}
 _FAILED: Colour = (213, 94, 0)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from segzero_ros import spatial
+from segzero_ros.segmented_mask import SegmentedMask
 from segzero_ros.types import (
     Box,
     Frame,
@@ -17,7 +18,6 @@ from segzero_ros.types import (
     PoseStatus,
     Roi,
     Segment,
-    SegmentedMask,
 )
 
 EMPTY = Roi(0, 0, 0, 0)

@@ -7,13 +7,13 @@ from segzero_ros.doctor.models import check_models
 from segzero_ros.evaluation.concurrency import SharedSegmenter
 from segzero_ros.loading import load_pipeline, ReasonerOptions, SAM3, SegmenterOptions
 from segzero_ros.pipeline import Listeners, Pipeline
+from segzero_ros.segmented_mask import SegmentedMask
 from segzero_ros.types import (
     Frame,
     GroundedObject,
     Grounding,
     Query,
     Roi,
-    SegmentedMask,
     SegmenterUnavailable,
     Status,
     Task,

@@ -13,13 +13,15 @@ PACKAGE = Path(__file__).resolve().parent.parent / 'segzero_ros'
 
 # For each package, the packages it may import; a top-level module counts as a package.
 OUTER = {'pipeline', 'reasoning', 'segmentation', 'spatial', 'types', 'loading', 'config'}
+OUTER |= {'segmented_mask'}
 OUTER |= {'cancellation', 'conversions', 'extras', 'gpus', 'hub', 'overlay', 'rgbd', 'tracking'}
 ALLOWED = {
     'types': set(),
     'extras': set(),
     'programs': {'extras', 'ros'},
     'spatial': {'quantiles', 'rotations', 'types'},
-    'segments': {'spatial', 'types'},
+    'segments': {'segmented_mask', 'spatial', 'types'},
+    'segmented_mask': {'types'},
     'candidates': {'overlay', 'segments', 'types'},
     'cancellation': set(),
     'gpus': {'types'},
@@ -29,11 +31,11 @@ ALLOWED = {
     'onednn': set(),
     'background_thread': set(),
     'rotations': set(),
-    'overlay': {'overlay_layout', 'text_drawing', 'types'},
+    'overlay': {'overlay_layout', 'segmented_mask', 'text_drawing', 'types'},
     'overlay_layout': {'rotations', 'text_drawing', 'types'},
     'serving': {'types'},
     'reasoning': {'extras', 'gpus', 'hub', 'cancellation', 'onednn', 'quantiles', 'types'},
-    'segmentation': {'extras', 'gpus', 'hub', 'cancellation', 'onednn', 'types'},
+    'segmentation': {'segmented_mask', 'extras', 'gpus', 'hub', 'cancellation', 'onednn', 'types'},
     'loading': {'extras', 'gpus', 'pipeline', 'reasoning', 'segmentation', 'tracking', 'types'},
     'config': {'conversions', 'loading', 'pipeline', 'types'},
     'pipeline': {

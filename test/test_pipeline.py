@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from segzero_ros.pipeline import Listeners, Pipeline
+from segzero_ros.segmented_mask import SegmentedMask
 from segzero_ros.segments import clean, clip_box, MAX_LABEL_LENGTH, MAX_OBJECTS, MAX_POINTS
 from segzero_ros.types import (
     Cancelled,
@@ -20,7 +21,6 @@ from segzero_ros.types import (
     ReasonerTimeout,
     ReasonerUnavailable,
     Roi,
-    SegmentedMask,
     Stage,
     Status,
 )

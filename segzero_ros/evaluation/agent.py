@@ -20,6 +20,7 @@ from segzero_ros.pipeline import CANCEL_POLL, Pipeline
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
 from segzero_ros.reasoning.dialects import DIALECTS
 from segzero_ros.segmentation.base import PhraseFinder
+from segzero_ros.segmented_mask import SegmentedMask
 from segzero_ros.segments import clip_box
 from segzero_ros.types import (
     Cancelled,
@@ -29,7 +30,6 @@ from segzero_ros.types import (
     MalformedAnswer,
     Query,
     ReasonerTimeout,
-    SegmentedMask,
     SegZeroError,
     Task,
     UnsupportedTask,

@@ -17,7 +17,8 @@ from segzero_ros.evaluation.agent import add_agent
 from segzero_ros.loading import load_pipeline, load_reasoner, ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.segmentation.base import PhraseFinder, Segmenter
-from segzero_ros.types import Frame, GroundedObject, Grounding, SegmentedMask, SegZeroError
+from segzero_ros.segmented_mask import SegmentedMask
+from segzero_ros.types import Frame, GroundedObject, Grounding, SegZeroError
 
 _REMOTE = 'openai'
 

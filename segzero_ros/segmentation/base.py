@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Protocol, TypeVar
 
 from segzero_ros.cancellation import Check
-from segzero_ros.types import Frame, GroundedObject, Grounding, SegmentedMask
+from segzero_ros.segmented_mask import SegmentedMask
+from segzero_ros.types import Frame, GroundedObject, Grounding
 
 Encoding = TypeVar('Encoding')
 # What a `PhraseFinder` takes, and does not give.

@@ -25,15 +25,8 @@ from segzero_ros.segmentation.depth_layers import (
     PROBABLY_OBJECT,
 )
 from segzero_ros.segmentation.point_region import box_around
-from segzero_ros.types import (
-    Box,
-    DepthImage,
-    Frame,
-    Grounding,
-    Mask,
-    Point,
-    SegmentedMask,
-)
+from segzero_ros.segmented_mask import SegmentedMask
+from segzero_ros.types import Box, DepthImage, Frame, Grounding, Mask, Point
 
 # Margin of the crop around the box, as a share of the box's sides, and in pixels.
 MARGIN = 0.25

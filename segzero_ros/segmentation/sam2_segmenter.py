@@ -23,6 +23,7 @@ from torch.nn import functional
 from segzero_ros import gpus, onednn
 from segzero_ros.cancellation import cancellable, Check
 from segzero_ros.segmentation.sam2_checkpoint import build_model, find_checkpoint
+from segzero_ros.segmented_mask import SegmentedMask
 from segzero_ros.types import (
     Box,
     Frame,
@@ -30,7 +31,6 @@ from segzero_ros.types import (
     Grounding,
     Point,
     RgbImage,
-    SegmentedMask,
     SegmenterUnavailable,
 )
 

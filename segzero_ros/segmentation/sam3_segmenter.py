@@ -33,14 +33,8 @@ from segzero_ros.segmentation.sam3_checkpoint import (
     PUBLISHED,
     Sam3Checkpoint,
 )
-from segzero_ros.types import (
-    Frame,
-    GroundedObject,
-    Grounding,
-    RgbImage,
-    SegmentedMask,
-    SegmenterUnavailable,
-)
+from segzero_ros.segmented_mask import SegmentedMask
+from segzero_ros.types import Frame, GroundedObject, Grounding, RgbImage, SegmenterUnavailable
 
 SAM3 = 'SAM 3'
 # The lowest score of an object that a phrase names, as in Meta's package; transformers' default

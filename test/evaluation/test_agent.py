@@ -25,8 +25,9 @@ from segzero_ros.loading import ReasonerOptions, SegmenterOptions
 from segzero_ros.overlay import draw_numbered_masks
 from segzero_ros.pipeline import Listeners, Pipeline
 from segzero_ros.segmentation.sam3_segmenter import Sam3Segmenter
+from segzero_ros.segmented_mask import SegmentedMask
 from segzero_ros.simulation.scenes import make_scene
-from segzero_ros.types import Answer, Frame, Mask, Query, SegmentedMask, Stage, Status, Task
+from segzero_ros.types import Answer, Frame, Mask, Query, Stage, Status, Task
 
 FRAME = make_scene(701, width=320, height=240).frame
 QUERY = 'what holds the toys'

@@ -31,6 +31,7 @@ from segzero_ros.loading import ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
 from segzero_ros.ros.perception import model_loader, node
+from segzero_ros.segmented_mask import SegmentedMask
 from segzero_ros.types import (
     Cancelled,
     Frame,
@@ -41,7 +42,6 @@ from segzero_ros.types import (
     ReasonerTimeout,
     ReasonerUnavailable,
     Segment,
-    SegmentedMask,
     Task,
     Track,
 )

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from segzero_ros.types import Roi, SegmentedMask
+from segzero_ros.segmented_mask import SegmentedMask
+from segzero_ros.types import Roi
 
 # Of a process of its own, for peak memory never falls: how much more bytes for each pixel of the
 # image it took at most, while a segmenter made masks of many objects.
@@ -59,7 +60,7 @@ def test_sam_2_enlarges_few_masks_at_a_time(tiny_sam2):
 @pytest.mark.parametrize('most', [0, 2**20], ids=['packed', 'plain'])
 @pytest.mark.parametrize('shape', [(1, 1), (7, 5), (40, 61), (3, 200)])
 def test_a_mask_comes_back_as_it_was(monkeypatch, most, shape):
-    monkeypatch.setattr('segzero_ros.types.MAX_UNCOMPRESSED_PIXELS', most)
+    monkeypatch.setattr('segzero_ros.segmented_mask.MAX_UNCOMPRESSED_PIXELS', most)
     random = np.random.default_rng(sum(shape))
     for share in (0.0, 0.03, 0.5, 1.0):
         mask = random.random(shape) < share
