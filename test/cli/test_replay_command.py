@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 import signal
@@ -10,9 +11,11 @@ import sys
 
 import pytest
 from recordings import Recording, scene_frame
+from rosbags.highlevel import AnyReader
 import yaml
 
 from segzero_ros.cli.main import main
+from segzero_ros.simulation import make_scene
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # These modules, wherever the process is started.
@@ -70,6 +73,51 @@ def test_other_answers_than_expected_end_with_1_and_say_what_differs(bag, tmp_pa
     assert 'stamp 1700000000.000000000, “the largest object”: status is OK' in out
     assert 'was NOT_FOUND' in out
     assert f'1 of 2 answers differ from {golden}' in err
+
+
+def test_tasks_are_asked_and_come_back_in_the_lines_and_in_the_bag(bag, tmp_path, capsys):
+    queries = tmp_path / 'queries.yaml'
+    queries.write_text(
+        '- {at: 0, query: how many mugs are there, id: count, task: auto}\n'
+        '- {at: 0, query: is there a banana, id: words, task: answer}\n'
+        '- {at: 0, query: the mugs, id: boxes, task: detect}\n'
+        '- {at: 0, query: the mugs, id: masks}\n'
+    )
+    where = ('-o', str(tmp_path / 'out'), '--without', 'video')
+    assert main(['replay', str(bag), '--queries', str(queries), *OFFLINE, *where]) == 0
+    lines = [
+        json.loads(line) for line in (tmp_path / 'out/results.jsonl').read_text().splitlines()
+    ]
+    mugs = sum(item.kind == 'mug' for item in make_scene(3).objects)
+    assert mugs == 2
+    assert [(line['query_id'], line['task'], line['count']) for line in lines] == [
+        ('count', 'COUNT', mugs),
+        ('words', 'ANSWER', None),
+        ('boxes', 'DETECT', None),
+        ('masks', 'SEGMENT', None),
+    ]
+    assert lines[1]['answer'].startswith('No')
+    assert [len(line['objects']) for line in lines] == [mugs, 0, mugs, mugs]
+    with AnyReader([tmp_path / 'out/bag']) as reader:
+        wanted = [one for one in reader.connections if one.topic == '/segzero/result']
+        results = [reader.deserialize(raw, one.msgtype) for one, _, raw in reader.messages(wanted)]
+    assert [(result.task, result.count, result.answer) for result in results] == [
+        (2, mugs, ''),
+        (3, -1, lines[1]['answer']),
+        (1, -1, ''),
+        (0, -1, ''),
+    ]
+    sizes = [[found.mask.data.size > 0 for found in result.objects] for result in results]
+    assert sizes == [[False, False], [], [False, False], [True, True]]
+    report = (tmp_path / 'out/report.html').read_text()
+    assert 'Number: 2' in report
+    assert lines[1]['answer'].split('"')[0] in report
+    capsys.readouterr()
+
+
+def test_a_task_without_a_query_is_refused(bag, capsys):
+    assert main(['replay', str(bag), '--task', 'count', *OFFLINE]) == 2
+    assert '--task needs --query TEXT' in capsys.readouterr().err
 
 
 def test_a_file_of_queries_is_asked(bag, tmp_path):
