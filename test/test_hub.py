@@ -22,7 +22,7 @@ import pytest
 pytest.importorskip('huggingface_hub')
 
 from segzero_ros import hub
-from segzero_ros.evaluation.hub import open_hub
+from segzero_ros.evaluation.hub import HubDataset, open_hub
 from segzero_ros.reasoning import checkpoints
 from segzero_ros.segmentation.sam2_checkpoint import find_checkpoint
 from segzero_ros.types import SegZeroError
@@ -313,6 +313,6 @@ def test_what_stops_a_download_is_told_by_all_who_download(
         elif what == 'segmenter':
             find_checkpoint('facebook/sam2-hiera-tiny')
         else:
-            open_hub('a/b')
+            open_hub(HubDataset('a/b'))
     assert str(error) in str(caught.value)
     assert not isinstance(caught.value, hub.DownloadError)
