@@ -283,7 +283,7 @@ class OpenAIReasoner:
             grounding = self._grounding(reply)
         except MalformedAnswer:
             # A server that resizes the image again may be the cause.
-            if reply.finish:
+            if reply.finish or reply.reporter.complete:
                 await self._resizing.check(size, prompt, reply.charged)
             raise
         if grounding.objects:

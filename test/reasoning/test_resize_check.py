@@ -342,8 +342,15 @@ def test_an_answer_without_objects_needs_no_check():
         assert reasoner.reason(FRAME, QUERY).objects == () and not server.counted
 
 
-def test_what_a_model_writes_about_a_resized_image_need_be_no_answer():
-    nonsense = '<think>The left.</think><left.'
+@pytest.mark.parametrize(
+    'nonsense',
+    [
+        '<think>The left.</think><left.',
+        # A closed answer ends the stream before its finish.
+        '<think>Left.</think><answer>[{"bbox_2d": [1, 2]}]</answer> And so on.',
+    ],
+)
+def test_what_a_model_writes_about_a_resized_image_need_be_no_answer(nonsense):
     with served(resized(1024, 4096), 'llamacpp') as (server, reasoner):
 
         def reply(request: Request) -> None:

@@ -31,6 +31,8 @@ ROS2 = shutil.which('ros2')
 if ROS2 is None:
     pytest.skip('needs the command ros2', allow_module_level=True)
 
+from sensor_msgs.msg import CompressedImage
+
 from segzero_ros.config import BY_NAME, read_profile
 from segzero_ros.ros.camera_sim.node import SPECS as CAMERA_SPECS
 
@@ -378,6 +380,9 @@ def test_the_node_listens_where_the_arguments_say(
     )
     client = new_client('segzero')
     client.wait_for_state('active')
+    # A subscription follows its publisher's type.
+    for topic in ('/cam/image_raw/compressed', '/cam/depth/compressedDepth'):
+        client.node.create_publisher(CompressedImage, topic, 1)
     for topic, kind in (
         ('/cam/image_raw/compressed', 'CompressedImage'),
         ('/cam/depth/compressedDepth', 'CompressedImage'),
@@ -385,10 +390,11 @@ def test_the_node_listens_where_the_arguments_say(
     ):
         # An endpoint can be discovered before the node that it belongs to.
         (listener,) = client.until(
-            lambda topic=topic: [
+            lambda topic=topic, kind=kind: [
                 found
                 for found in client.node.get_subscriptions_info_by_topic(topic)
                 if 'UNKNOWN' not in found.node_name
+                and found.topic_type == f'sensor_msgs/msg/{kind}'
             ],
             f'a node listens to {topic}',
         )
@@ -426,9 +432,9 @@ def test_a_server_is_started_on_a_free_port_before_the_node_and_ends_with_it(
         'serve_args:=--device none',
     )
     client = new_client('segzero')
-    url = client.get_parameter('base_url')
+    url = client.get_parameter('server.base_url')
     assert re.fullmatch(r'http://127\.0\.0\.1:\d+/v1', url)
-    assert client.get_parameter('reasoner_model') == str(model)
+    assert client.get_parameter('reasoner.model') == str(model)
     assert f'serving {model} at {url}, asked for --device none' in running.output
     with urllib.request.urlopen(f'{url}/models') as listing:
         assert listing.status == 200
@@ -461,7 +467,7 @@ def test_a_server_that_dies_is_told_and_started_again_with_its_node(
     os.kill(server, signal.SIGKILL)
     client.until(lambda: 'process has died' in running.output, 'launch saw it end')
     before = running.output.partition('process has died')[0]
-    assert 'llama-server ended by signal 9 while it was needed' in before
+    assert 'llama-server ended by signal 9 while it was in use' in before
     client.until(lambda: len(servers(running)) == 2, 'the server was started again')
     client.until(
         lambda: 'Active' in running.output.partition('process has died')[2], 'active again'

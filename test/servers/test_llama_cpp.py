@@ -99,7 +99,9 @@ def test_two_robots_at_once_are_both_answered(
 
 
 def test_constrain_answer_is_refused_by_what_the_server_says(url: str, gguf: Path) -> None:
-    with pytest.raises(ReasonerUnavailable, match='Switch constrain_answer off') as caught:
+    with pytest.raises(
+        ReasonerUnavailable, match=r'Switch server\.constrain_answer off'
+    ) as caught:
         OpenAIReasoner(url, str(gguf), constrain_answer=True)
     assert 'response_format' in str(caught.value)
 
