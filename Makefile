@@ -23,7 +23,7 @@ help:
 	@echo 'make test   every test, two at a time; WORKERS=4: four'
 	@echo 'make test-unit   the quick tests that need neither ROS nor a model library'
 	@echo 'make test-install  the README on a stand-in for a robot, models and all; half an hour'
-	@echo 'make test-servers  transformers serve, llama.cpp, vLLM and Ray Serve for real; SERVERS=llama_cpp: that one'
+	@echo 'make test-servers  transformers serve, llama.cpp and vLLM for real; SERVERS=llama_cpp: that one'
 	@echo 'make bench  most figures of docs/measurements'
 	@echo 'make soak   the node for half an hour with faults; figures in out/soak'
 	@echo 'make lint   ruff and mypy'
@@ -54,8 +54,9 @@ test-install:
 	@. $(VENV)/activate && python -m pytest test/install/rehearsal.py --timeout 7200 $(PYTEST_ARGS)
 
 # Real servers in environments of their own under out/servers, about 12 GB; SERVERS names some.
-# `transformers serve` is in the product's own environment.
-SERVERS ?= transformers llama_cpp vllm ray
+# `transformers serve` is in the product's own environment. SERVERS=ray: Ray's cluster listens on the
+# machine's own address whatever it is told, so it is run only when it is named.
+SERVERS ?= transformers llama_cpp vllm
 test-servers:
 	@$(PYTHON) scripts/bootstrap.py demo models openai test
 	@$(READY) && python test/servers/environments.py out/servers $(filter-out transformers,$(SERVERS))
