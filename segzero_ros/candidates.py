@@ -110,17 +110,16 @@ def matched(grounding: Grounding, boxes: Sequence[Box]) -> Grounding:
     """
     objects: dict[Box, GroundedObject] = {}
     for found in grounding.objects:
-        if found.box is None:
-            near = [box for box in boxes if _holds(box, found)]
-        else:
-            near = [box for box in boxes if iou(box, found.box) >= MIN_IOU]
-            near.sort(key=lambda box, of=found.box: iou(box, of), reverse=True)  # type: ignore[misc]
-        if near:
-            objects.setdefault(near[0], replace(found, box=near[0]))
+        overlaps = [_overlap(box, found) for box in boxes]
+        most = max(overlaps, default=0.0)
+        if most >= MIN_IOU:
+            box = boxes[overlaps.index(most)]
+            objects.setdefault(box, replace(found, box=box))
     note = grounding.note
     if grounding.objects and not objects:
         note = 'What was found is none of the candidates.'
-    return replace(grounding, objects=tuple(objects.values()), note=note)
+    # A number that the model wrote is that of all objects in the image.
+    return replace(grounding, objects=tuple(objects.values()), note=note, count=None)
 
 
 def iou(first: Box, second: Box) -> float:
@@ -136,5 +135,8 @@ def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _holds(box: Box, found: GroundedObject) -> bool:
-    return any(box[0] <= x < box[2] and box[1] <= y < box[3] for x, y in found.points[:1])
+def _overlap(box: Box, found: GroundedObject) -> float:
+    """Return the IoU with an object; for one without a box, 1 if its first point is inside."""
+    if found.box is not None:
+        return iou(box, found.box)
+    return float(any(box[0] <= x < box[2] and box[1] <= y < box[3] for x, y in found.points[:1]))

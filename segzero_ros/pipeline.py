@@ -185,6 +185,8 @@ class Pipeline:
         self.reasoner.close()
         self._encoder.close()
         self.segmenter.close()
+        # A text model may be behind it.
+        self.router = route_by_rules
 
 
 class _Attempt:

@@ -280,6 +280,11 @@ class TestCandidates:
         (segment,) = answer.segments
         assert segment.box == Roi(18, 9, 33, 32)
 
+    def test_the_number_that_is_counted_is_that_of_the_candidates(self) -> None:
+        query = Query('tins', '1', Task.COUNT, self.BOXES)
+        answer, *_ = ask(said(BOTH, GroundedObject((0.0, 30.0, 9.0, 59.0)), count=2), query)
+        assert (answer.count, answer.message, len(answer.segments)) == (1, '', 1)
+
     def test_an_object_that_is_none_of_them_is_not_found(self) -> None:
         query = Query('tin', '1', candidates=self.BOXES[:1])
         answer, *_ = ask(said(BOTH), query)

@@ -19,6 +19,8 @@ _UNPRINTABLE = re.compile(
 MAX_QUERY_LENGTH = 2000
 # Characters of an over-long query that its result repeats.
 MAX_ECHO_LENGTH = 200
+# Longest accepted id of a query, in characters: it is repeated with every piece of the reasoning.
+MAX_ID_LENGTH = 200
 
 
 def clean_text(text: str) -> str:

@@ -154,6 +154,13 @@ def test_a_query_about_a_stamp_gets_that_image_or_the_reason(client):
     assert 'images are kept for about half a second' in result.message
 
 
+def test_an_id_that_is_too_long_is_rejected(client):
+    client.typed.publish(Query(id='x' * 1000, text='a thing'))
+    result = client.results.wait_for(lambda result: result.query_id == 'x' * 200)
+    assert result.status == Result.REJECTED
+    assert 'The id has 1000 characters' in result.message
+
+
 class TestAsk:
     def ask(self, client, query, **fields):
         return client.call(Ask, 'ask', Ask.Request(query=query, **fields))

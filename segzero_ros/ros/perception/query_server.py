@@ -13,7 +13,7 @@ import uuid
 from rclpy.clock import Clock
 from sensor_msgs.msg import Image, RegionOfInterest
 
-from segzero_ros.conversions.text import read_query
+from segzero_ros.conversions.text import MAX_ID_LENGTH, read_query
 from segzero_ros.msg import SegmentationResult
 from segzero_ros.pipeline import describe_error, Listeners, Pipeline
 from segzero_ros.rgbd.frames import frame_of
@@ -130,6 +130,11 @@ class QueryServer:
             wanted = task_named(task)
         except UnsupportedTask as error:
             wanted, rejection = Task.SEGMENT, rejection or str(error)
+        if len(query_id) > MAX_ID_LENGTH:
+            rejection = rejection or (
+                f'The id has {len(query_id)} characters, but at most {MAX_ID_LENGTH} are allowed.'
+            )
+            query_id = query_id[:MAX_ID_LENGTH]
         boxes = tuple(map(_box_of, candidates))
         pending = PendingQuery(
             Query(tidied, query_id or uuid.uuid4().hex, wanted, boxes),

@@ -84,7 +84,8 @@ class ResultPublishers:
         """Publish the next piece of a query's reasoning."""
         text = message_factory.clean_text(piece)
         self._reasoning.publish(String(data=text))
-        self._reasoning_stream.publish(ReasoningDelta(query_id=query_id, text=text))
+        name = message_factory.clean_text(query_id)
+        self._reasoning_stream.publish(ReasoningDelta(query_id=name, text=text))
 
     def end_reasoning(self, query_id: str, *, wrote: bool) -> None:
         """Publish the end of a query's reasoning.
@@ -95,7 +96,8 @@ class ResultPublishers:
         """
         if wrote:
             self._reasoning.publish(String(data='\n'))
-        self._reasoning_stream.publish(ReasoningDelta(query_id=query_id, final=True))
+        name = message_factory.clean_text(query_id)
+        self._reasoning_stream.publish(ReasoningDelta(query_id=name, final=True))
 
     def publish_displays(self, answer: Answer) -> None:
         """Publish the pose of an answer's first object, and what has subscribers."""
