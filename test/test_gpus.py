@@ -16,7 +16,7 @@ from segzero_ros import gpus
 from segzero_ros.reasoning import devices, memory
 from segzero_ros.reasoning.base import Companion
 from segzero_ros.reasoning.checkpoints import Checkpoint, Tensor
-from segzero_ros.segmentation import sam2_segmenter
+from segzero_ros.segmentation import torch_model
 from segzero_ros.segmentation.sam2_checkpoint import bytes_needed
 from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable
 
@@ -160,13 +160,13 @@ class TestChoosing:
     def test_a_named_gpu_is_that_gpu(self, machine: Make) -> None:
         machine(Gpu(20.0), Gpu(3.0))
         assert gpus.find_gpu('cuda:1') == 1
-        assert str(sam2_segmenter.choose_device('cuda:1')) == 'cuda:1'
+        assert str(torch_model.choose_device('cuda:1')) == 'cuda:1'
         assert place('cuda:1', 1.0) == {'': 'cuda:1'}
 
     @pytest.mark.parametrize('name', ['auto', 'cuda'])
     def test_of_several_the_freest_is_taken(self, name: str, machine: Make) -> None:
         machine(Gpu(3.0), Gpu(20.0), Gpu(7.0))
-        assert str(sam2_segmenter.choose_device(name)) == 'cuda:1'
+        assert str(torch_model.choose_device(name)) == 'cuda:1'
         assert place(name, 1.0) == {'': 'cuda:1'}
 
     @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ class TestChoosing:
         with pytest.raises(ReasonerUnavailable, match=r'There is no cuda:7'):
             devices.choose_dtype('auto', 'cuda:7', checkpoint(1.0))
         with pytest.raises(SegmenterUnavailable, match=rf'cuda:7: torch finds {count} GPUs'):
-            sam2_segmenter.choose_device('cuda:7')
+            torch_model.choose_device('cuda:7')
 
     def test_hidden_gpus_are_a_reason(
         self, machine: Make, monkeypatch: pytest.MonkeyPatch
@@ -195,7 +195,7 @@ class TestChoosing:
     def test_what_is_no_device_is_refused(self, name: str, machine: Make) -> None:
         machine(Gpu())
         with pytest.raises(SegmenterUnavailable, match='There is no device'):
-            sam2_segmenter.choose_device(name)
+            torch_model.choose_device(name)
         with pytest.raises(ReasonerUnavailable, match='device is auto, cpu'):
             place(name, 1.0)
 
@@ -215,14 +215,14 @@ class TestNumbers:
     ) -> None:
         machine(Gpu(capability=(9, 0)), Gpu(capability=capability))
         assert devices.choose_dtype('auto', 'cuda:1', checkpoint(1.0)) == chosen
-        assert sam2_segmenter.choose_dtype('auto', torch.device('cuda:1')) == chosen
+        assert torch_model.choose_dtype('auto', torch.device('cuda:1')) == chosen
 
     def test_what_is_named_is_taken_on_any_gpu(self, machine: Make) -> None:
         machine(Gpu(capability=(7, 5)))
         assert devices.choose_dtype('bfloat16', 'cuda', checkpoint(1.0)) == torch.bfloat16
         cuda = torch.device('cuda:0')
         for name in ('bfloat16', 'float16', 'float32'):
-            assert sam2_segmenter.choose_dtype(name, cuda) == getattr(torch, name)
+            assert torch_model.choose_dtype(name, cuda) == getattr(torch, name)
 
     def test_a_checkpoint_of_other_numbers_keeps_them(self, machine: Make) -> None:
         machine(Gpu(capability=(7, 5)))

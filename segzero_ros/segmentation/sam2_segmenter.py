@@ -8,11 +8,8 @@ each object's best mask is upsampled and copied to the host.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-import logging
-import os
-import re
 from typing import Any
 
 import numpy as np
@@ -20,9 +17,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segzero_ros import gpus, onednn
 from segzero_ros.cancellation import cancellable, Check
+from segzero_ros.segmentation.prompted_masks import (
+    best_masks,
+    in_batches,
+    MAX_PER_PASS,
+    POINT_LABEL,
+)
 from segzero_ros.segmentation.sam2_checkpoint import build_model, find_checkpoint
+from segzero_ros.segmentation.torch_model import (
+    autocast,
+    choose_device,
+    choose_dtype,
+    model_context,
+    new_stream,
+    takes_all_processors,
+)
 from segzero_ros.segmented_mask import SegmentedMask
 from segzero_ros.types import (
     Box,
@@ -31,29 +41,13 @@ from segzero_ros.types import (
     Grounding,
     Point,
     RgbImage,
-    SegmenterUnavailable,
 )
 
-DTYPES = ('auto', 'bfloat16', 'float16', 'float32')
 # ImageNet's channel means and standard deviations, as in `SAM2Transforms`.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-# Maximum number of objects that are decoded together.
-MAX_BATCH = 15
-# Maximum number of objects in one pass through the decoder. On a GPU batching saves hundreds of
-# kernel launches. On a CPU it saves nothing, and rounding differs between batch sizes (about one
-# pixel in ten million): one at a time gives the published masks exactly.
-MAX_PER_PASS = {'cuda': MAX_BATCH, 'cpu': 1}
-# sam2 upsamples three masks at a time, and torch's rounding depends on their number.
-MASKS_PER_UPSAMPLING = 3
-# Limit for the pixels of the logits that are upsampled at a time, but at least those three masks:
-# a large image's masks would take gigabytes otherwise.
-MAX_UPSAMPLED_PIXELS = 2**25
-# The prompt encoder's labels: the two corners of a box, a point inside the object.
+# The prompt encoder's labels of the two corners of a box.
 BOX_LABELS = (2, 3)
-POINT_LABEL = 1
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +115,8 @@ class Sam2Segmenter:
 
     @property
     def takes_all_processors(self) -> bool:
-        """Whether two OpenMP teams have more threads than this process has processors.
-
-        Counted as OpenMP does: the process's first thread, and each team without its first thread.
-        """
-        processors = len(os.sched_getaffinity(0))
-        return self.device.type == 'cpu' and 1 + 2 * (torch.get_num_threads() - 1) > processors
+        """Whether it leaves no processor for a reasoner beside it."""
+        return takes_all_processors(self.device)
 
     def encode(self, frame: Frame, check: Check | None = None) -> Sam2Encoding:
         """Encode the frame's image; `check` is called before each module of the encoder."""
@@ -154,18 +144,15 @@ class Sam2Segmenter:
         used; in case of a tie the last, as in the published code. `check` is called before each
         module of the decoder and before masks are upsampled.
         """
-        objects = grounding.objects
-        masks: dict[int, SegmentedMask] = {}
         parts = (*self.model.sam_prompt_encoder.modules(), *self.model.sam_mask_decoder.modules())
         with (
             model_context('segment', self.device),
             torch.inference_mode(),
             cancellable(parts, check),
         ):
-            for indices in batches(objects):
-                batch = [objects[index] for index in indices]
-                masks.update(zip(indices, self._segment(encoding, batch, check), strict=True))
-        return [masks[index] for index in range(len(objects))]
+            return in_batches(
+                grounding.objects, lambda batch: self._segment(encoding, batch, check)
+            )
 
     def prepare(self, image: RgbImage) -> Tensor:
         """Preprocess an image for the encoder, like `SAM2Transforms`, but on the device.
@@ -187,9 +174,7 @@ class Sam2Segmenter:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context for every call of the model."""
-        if self._dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self._dtype)
+        return autocast(self.device, self._dtype)
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -270,158 +255,5 @@ class Sam2Segmenter:
         return logits, scores
 
 
-def best_masks(
-    logits: Tensor, scores: Tensor, height: int, width: int, check: Check | None
-) -> Iterator[SegmentedMask]:
-    """Yield the mask with the highest score of each object, at the source image's size.
-
-    Args:
-        logits: (n, 3, h, w) of three masks for each object.
-        scores: (n, 3) their scores.
-        height: of the image.
-        width: of the image.
-        check: called before masks are upsampled.
-    """
-    scores = scores.float()
-    # torch's argmax returns the first of equal scores; the published code uses the last.
-    best = scores.shape[1] - 1 - scores.flip(1).argmax(1)
-    row = torch.arange(len(scores), device=scores.device)
-    chosen = scores[row, best].tolist()
-    for small in torch.split(logits[row, best].float(), upsampling_batch(height, width)):
-        if check is not None:
-            check()
-        for mask in (upsample(small, height, width) > 0).cpu().numpy():
-            yield SegmentedMask(mask, chosen.pop(0))
-
-
-def upsampling_batch(height: int, width: int) -> int:
-    """Return the number of masks to upsample at a time for an image of this size."""
-    groups = MAX_UPSAMPLED_PIXELS // (MASKS_PER_UPSAMPLING * height * width)
-    return MASKS_PER_UPSAMPLING * max(1, groups)
-
-
-def upsample(logits: Tensor, height: int, width: int) -> Tensor:
-    """Upsample masks' logits to the source image's size.
-
-    Args:
-        logits: (n, h, w) float32.
-        height: of the image.
-        width: of the image.
-
-    Returns:
-        (n, height, width) float32.
-    """
-    missing = -len(logits) % MASKS_PER_UPSAMPLING
-    filled = torch.cat([logits, logits[:1].expand(missing, -1, -1)])
-    upsampled = functional.interpolate(
-        filled.view(-1, MASKS_PER_UPSAMPLING, *filled.shape[1:]),
-        (height, width),
-        mode='bilinear',
-        align_corners=False,
-    )
-    return upsampled.flatten(0, 1)[: len(logits)]
-
-
-def batches(objects: tuple[GroundedObject, ...]) -> Iterator[list[int]]:
-    """Yield the objects' indices in batches for the decoder.
-
-    A batch has objects that all have a box or none, and the same number of points: padding a
-    shorter prompt adds tokens that the decoder attends to, which changes the masks.
-    """
-    groups: dict[tuple[bool, int], list[int]] = {}
-    for index, grounded in enumerate(objects):
-        kind = grounded.box is None, len(grounded.points)
-        groups.setdefault(kind, []).append(index)
-    for indices in groups.values():
-        for start in range(0, len(indices), MAX_BATCH):
-            yield indices[start : start + MAX_BATCH]
-
-
 def _corners(box: Box | None) -> tuple[Point, ...]:
     return () if box is None else (box[:2], box[2:])
-
-
-def choose_device(name: str, model: str = 'SAM 2') -> torch.device:
-    """Return the device for a name; `auto` without a GPU is the CPU, with a warning.
-
-    `auto` and `cuda` select the GPU with the most free memory.
-
-    Args:
-        name: `auto`, `cpu`, `cuda`, `cuda:1` …
-        model: what runs there, for messages.
-
-    Raises:
-        SegmenterUnavailable: there is no such device.
-    """
-    if name in ('auto', 'cuda') and torch.cuda.is_available():
-        return torch.device('cuda', gpus.find_gpu(name))
-    if name == 'auto':
-        _logger.warning(
-            'torch finds no GPU: %s runs on the CPU and takes seconds per frame', model
-        )
-        return torch.device('cpu')
-    if re.fullmatch(r'cpu|cuda(:\d+)?', name) is None:
-        raise SegmenterUnavailable(f'There is no device {name!r}: use auto, cpu, cuda or cuda:1.')
-    device = torch.device(name)
-    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
-        raise SegmenterUnavailable(
-            f'{model} cannot run on {name}: torch finds {torch.cuda.device_count()} GPUs. '
-            'Check the driver, name an existing GPU, or set the device to cpu or auto.'
-        )
-    return device
-
-
-def choose_dtype(name: str, device: torch.device, model: str = 'SAM 2') -> torch.dtype:
-    """Return the dtype for a name in DTYPES: a 16-bit type for autocast, or float32.
-
-    Args:
-        name: one of DTYPES.
-        device: of the model.
-        model: what it is for, for messages.
-
-    Raises:
-        SegmenterUnavailable: the name is not in DTYPES.
-    """
-    if name not in DTYPES:
-        raise SegmenterUnavailable(
-            f'{model} has no dtype {name!r}: use one of {", ".join(DTYPES)}.'
-        )
-    if name != 'auto':
-        chosen: torch.dtype = getattr(torch, name)
-        return chosen
-    if device.type != 'cuda':
-        return torch.float32
-    if gpus.has_bfloat16(device.index or 0):
-        return torch.bfloat16
-    _logger.info('This GPU has no bfloat16: %s computes in float16', model)
-    return torch.float16
-
-
-def new_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """Return a stream of a GPU's own; None on a CPU."""
-    if device.type != 'cuda':
-        return None
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def model_context(action: str, device: torch.device, model: str = 'SAM 2') -> Iterator[None]:
-    """Enable oneDNN and select the device; turn a full GPU into SegmenterUnavailable.
-
-    The reasoner, which runs in parallel, disables oneDNN if it can, and may use another GPU.
-
-    Args:
-        action: a verb for the error message.
-        device: of the model.
-        model: its name for the error message.
-    """
-    try:
-        with onednn.needed(), gpus.current(device):
-            yield
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise SegmenterUnavailable(
-            f'{device} has too little free memory to {action} with {model}. Use a smaller '
-            'checkpoint (facebook/sam2-hiera-tiny), another device, or a remote reasoner. '
-            f'({error})'
-        ) from error

@@ -7,23 +7,18 @@ SAM 2, the same checkpoint also finds what a phrase names (`Sam3Model`), from th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-import os
 from typing import Any
 
 import torch
 from torch import nn, Tensor
 
 from segzero_ros.cancellation import cancellable, Check
-from segzero_ros.segmentation.sam2_segmenter import (
-    batches,
+from segzero_ros.segmentation.prompted_masks import (
     best_masks,
-    choose_device,
-    choose_dtype,
+    in_batches,
     MAX_PER_PASS,
-    model_context,
-    new_stream,
     POINT_LABEL,
 )
 from segzero_ros.segmentation.sam3_checkpoint import (
@@ -32,6 +27,14 @@ from segzero_ros.segmentation.sam3_checkpoint import (
     PROMPT_CLASSES,
     PUBLISHED,
     Sam3Checkpoint,
+)
+from segzero_ros.segmentation.torch_model import (
+    autocast,
+    choose_device,
+    choose_dtype,
+    model_context,
+    new_stream,
+    takes_all_processors,
 )
 from segzero_ros.segmented_mask import SegmentedMask
 from segzero_ros.types import Frame, GroundedObject, Grounding, RgbImage, SegmenterUnavailable
@@ -116,12 +119,8 @@ class Sam3Segmenter:
 
     @property
     def takes_all_processors(self) -> bool:
-        """Whether two OpenMP teams have more threads than this process has processors.
-
-        Counted as OpenMP does: the process's first thread, and each team without its first thread.
-        """
-        processors = len(os.sched_getaffinity(0))
-        return self.device.type == 'cpu' and 1 + 2 * (torch.get_num_threads() - 1) > processors
+        """Whether it leaves no processor for a reasoner beside it."""
+        return takes_all_processors(self.device)
 
     def encode(self, frame: Frame, check: Check | None = None) -> Sam3Encoding:
         """Encode the frame's image; `check` is called before each module of the encoder."""
@@ -146,18 +145,15 @@ class Sam3Segmenter:
         Of the three masks that SAM 3 predicts for each object, the one with the highest score is
         used. `check` is called before each module of the decoder and before masks are upsampled.
         """
-        objects = grounding.objects
-        masks: dict[int, SegmentedMask] = {}
         parts = (*self.model.prompt_encoder.modules(), *self.model.mask_decoder.modules())
         with (
             model_context('segment', self.device, SAM3),
             torch.inference_mode(),
             cancellable(parts, check),
         ):
-            for indices in batches(objects):
-                batch = [objects[index] for index in indices]
-                masks.update(zip(indices, self._segment(encoding, batch, check), strict=True))
-        return [masks[index] for index in range(len(objects))]
+            return in_batches(
+                grounding.objects, lambda batch: self._segment(encoding, batch, check)
+            )
 
     def find(
         self, encoding: Sam3Encoding, phrase: str, check: Check | None = None
@@ -208,9 +204,7 @@ class Sam3Segmenter:
             torch.cuda.empty_cache()
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self._dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self._dtype)
+        return autocast(self.device, self._dtype)
 
     def _encode(self, frame: Frame) -> Sam3Encoding:
         pixels = self.prepare(frame.image)

@@ -16,12 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segzero_ros.segmentation.sam2_segmenter import (
-    MAX_PER_PASS,
-    MAX_UPSAMPLED_PIXELS,
-    model_context,
-    Sam2Segmenter,
-)
+from segzero_ros.segmentation.prompted_masks import MAX_PER_PASS, MAX_UPSAMPLED_PIXELS
+from segzero_ros.segmentation.sam2_segmenter import Sam2Segmenter
+from segzero_ros.segmentation.torch_model import model_context
 from segzero_ros.tracking import base
 from segzero_ros.types import Frame, Mask, Segment, Track
 

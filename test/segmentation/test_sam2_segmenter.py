@@ -14,8 +14,10 @@ import torch
 
 from segzero_ros import onednn
 from segzero_ros.loading import load_segmenter, SegmenterOptions
-from segzero_ros.segmentation import sam2_checkpoint, sam2_segmenter
-from segzero_ros.segmentation.sam2_segmenter import batches, choose_device, Sam2Segmenter
+from segzero_ros.segmentation import prompted_masks, sam2_checkpoint
+from segzero_ros.segmentation.prompted_masks import batches
+from segzero_ros.segmentation.sam2_segmenter import Sam2Segmenter
+from segzero_ros.segmentation.torch_model import choose_device
 from segzero_ros.types import Cancelled, Frame, GroundedObject, Grounding, SegmenterUnavailable
 
 SIZES = [(480, 640), (720, 1280), (333, 217), (64, 500)]
@@ -181,7 +183,7 @@ def test_masks_of_a_large_image_are_enlarged_a_few_at_a_time_and_the_same(
     encoding = segmenter.encode(Frame(picture(height, width)))
     grounding = Grounding('', some_objects(7, [0, 1], height, width))
     at_once = segmenter.segment(encoding, grounding)
-    monkeypatch.setattr(sam2_segmenter, 'MAX_UPSAMPLED_PIXELS', 1)
+    monkeypatch.setattr(prompted_masks, 'MAX_UPSAMPLED_PIXELS', 1)
     in_turn = segmenter.segment(encoding, grounding)
     for one, other in zip(at_once, in_turn, strict=True):
         assert np.array_equal(one.mask, other.mask)
@@ -244,7 +246,7 @@ def test_objects_decoded_at_once_get_the_masks_they_get_alone(
     encoding = segmenter.encode(Frame(picture(height, width)))
     grounding = Grounding('', some_objects(20, [0, 1, 2], height, width))
     alone = segmenter.segment(encoding, grounding)
-    monkeypatch.setitem(sam2_segmenter.MAX_PER_PASS, 'cpu', 15)
+    monkeypatch.setitem(prompted_masks.MAX_PER_PASS, 'cpu', 15)
     together = segmenter.segment(encoding, grounding)
     for (mask, score), (expected_mask, expected_score) in zip(together, alone, strict=True):
         assert score == pytest.approx(expected_score, abs=1e-5)
@@ -263,7 +265,7 @@ def test_of_equal_scores_the_last_mask_is_taken(segmenter, monkeypatch):
         scores = torch.tensor([[0.9, 0.2, 0.9], [0.1, 0.5, 0.5]])
         return logits, scores, None, None
 
-    monkeypatch.setitem(sam2_segmenter.MAX_PER_PASS, 'cpu', 2)
+    monkeypatch.setitem(prompted_masks.MAX_PER_PASS, 'cpu', 2)
 
     monkeypatch.setattr(decoder, 'forward', tied)
     first, second = segmenter.segment(segmenter.encode(frame), Grounding('', objects))

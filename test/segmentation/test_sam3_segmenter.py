@@ -14,7 +14,7 @@ import transformers
 
 from segzero_ros import hub
 from segzero_ros.loading import load_segmenter, load_tracker, SegmenterOptions
-from segzero_ros.segmentation import sam2_segmenter, sam3_checkpoint
+from segzero_ros.segmentation import prompted_masks, sam3_checkpoint
 from segzero_ros.segmentation.sam3_segmenter import Sam3Segmenter
 from segzero_ros.tracking.classical_tracker import ClassicalTracker
 from segzero_ros.types import Cancelled, Frame, GroundedObject, Grounding, SegmenterUnavailable
@@ -128,9 +128,9 @@ def test_objects_decoded_together_get_the_masks_they_get_alone(segmenter, monkey
     )
     encoding = segmenter.encode(Frame(picture(240, 320)))
     alone = segmenter.segment(encoding, Grounding('', objects))
-    monkeypatch.setitem(sam2_segmenter.MAX_PER_PASS, 'cpu', 15)
+    monkeypatch.setitem(prompted_masks.MAX_PER_PASS, 'cpu', 15)
     together = segmenter.segment(encoding, Grounding('', objects))
-    monkeypatch.setattr(sam2_segmenter, 'MAX_UPSAMPLED_PIXELS', 1)
+    monkeypatch.setattr(prompted_masks, 'MAX_UPSAMPLED_PIXELS', 1)
     few_at_a_time = segmenter.segment(encoding, Grounding('', objects))
     for one, two, three in zip(alone, together, few_at_a_time, strict=True):
         assert (one.mask != two.mask).sum() <= 2
