@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 CAMERA, NODE = 'camera', 'segzero'
 CAMERA_RATE = 4.0
 START_TIMEOUT = 60.0
+# Seconds of a node that loads its models: after an installation, torch and transformers are compiled
+# to bytecode first, which takes minutes on a busy machine.
+LOAD_TIMEOUT = 300.0
 ANSWER_TIMEOUT = 30.0
 # Seconds in which the node has to receive a new image; a busy machine may miss several.
 NEW_IMAGE_TIMEOUT = 30.0
@@ -246,16 +249,18 @@ def start_camera(children: ChildProcesses) -> None:
 
 def wait_until_active(client: PerceptionClient, children: ChildProcesses) -> None:
     """Wait until the node is active; raise as soon as it has exited or on a timeout."""
-    deadline = time.monotonic() + START_TIMEOUT
+    started = time.monotonic()
     state = 'not there'
     while state != 'active':
+        limit = LOAD_TIMEOUT if state == 'configuring' else START_TIMEOUT
+        late = time.monotonic() > started + limit
         try:
             state = client.wait_for_node(1.0)
         except SegZeroError:
-            if children.exit_report() or time.monotonic() > deadline:
+            if children.exit_report() or late:
                 raise
-        if time.monotonic() > deadline:
-            raise DemoFailed(f'After {START_TIMEOUT:g} s the node is {state}.')
+        if late and state != 'active':
+            raise DemoFailed(f'After {limit:g} s the node is {state}.')
 
 
 def wait_until_recorded(recorder: Recorder, client: PerceptionClient) -> None:
