@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 CAMERA, NODE = 'camera', 'segzero'
 CAMERA_RATE = 4.0
 START_TIMEOUT = 60.0
-# Seconds for loading models: after an installation, torch and transformers are compiled to bytecode
-# first, which takes minutes on a busy machine.
+# Seconds for loading models: after an installation, torch and transformers are compiled first,
+# which takes minutes on a busy machine.
 LOAD_TIMEOUT = 300.0
 ANSWER_TIMEOUT = 30.0
 # Seconds in which the node has to receive a new image; a busy machine may miss several.
