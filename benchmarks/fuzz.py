@@ -43,7 +43,8 @@ from benchmarks.query_client import DEEP, QueryClient
 from benchmarks.soak_judging import quarters, Verdict
 from benchmarks.watched import ROOT, Watched
 from segzero_ros.action import Segment
-from segzero_ros.config import BY_NAME, read_profile, Takes
+from segzero_ros.config import read_profile
+from segzero_ros.parameter_table import BY_NAME, Takes
 from segzero_ros.ros.background_node import (
     BackgroundNode,
     ThreadSafeActionClient,

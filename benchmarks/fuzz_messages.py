@@ -15,7 +15,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
-from segzero_ros.config import BY_NAME
+from segzero_ros.parameter_table import BY_NAME
 
 ENCODINGS = (
     'rgb8', 'bgr8', 'rgba8', 'mono8', 'mono16', 'bayer_rggb8', 'yuv422', 'nv12', 'nv24', '16UC1',

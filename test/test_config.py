@@ -8,21 +8,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segzero_ros.config import (
+from segzero_ros.config import PROFILES, read_profile, reasoner_options, segmenter_options
+from segzero_ros.loading import described
+from segzero_ros.parameter_table import (
     BY_NAME,
     ParameterError,
     ProfileError,
-    PROFILES,
-    read_profile,
-    reasoner_options,
     REMOVED,
     RENAMED,
-    segmenter_options,
     Spec,
     SPECS,
     Takes,
 )
-from segzero_ros.loading import described
 
 CONFIG = Path(__file__).resolve().parent.parent / 'config'
 DEFAULTS = {spec.name: spec.default for spec in SPECS}

@@ -10,7 +10,7 @@ import re
 import pytest
 
 from segzero_ros.cli.main import COMMANDS, make_parser
-from segzero_ros.config import REMOVED, RENAMED
+from segzero_ros.parameter_table import REMOVED, RENAMED
 from segzero_ros.training.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent

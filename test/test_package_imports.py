@@ -12,7 +12,16 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / 'segzero_ros'
 
 # For each package, the packages it may import; a top-level module counts as a package.
-OUTER = {'pipeline', 'reasoning', 'segmentation', 'spatial', 'types', 'loading', 'config'}
+OUTER = {
+    'pipeline',
+    'reasoning',
+    'segmentation',
+    'spatial',
+    'types',
+    'loading',
+    'config',
+    'parameter_table',
+}
 OUTER |= {'segmented_mask'}
 OUTER |= {'cancellation', 'conversions', 'extras', 'gpus', 'hub', 'overlay', 'rgbd', 'tracking'}
 ALLOWED = {
@@ -37,7 +46,8 @@ ALLOWED = {
     'reasoning': {'extras', 'gpus', 'hub', 'cancellation', 'onednn', 'quantiles', 'types'},
     'segmentation': {'segmented_mask', 'extras', 'gpus', 'hub', 'cancellation', 'onednn', 'types'},
     'loading': {'extras', 'gpus', 'pipeline', 'reasoning', 'segmentation', 'tracking', 'types'},
-    'config': {'conversions', 'loading', 'pipeline', 'types'},
+    'config': {'loading', 'parameter_table', 'pipeline', 'types'},
+    'parameter_table': {'conversions', 'loading', 'types'},
     'pipeline': {
         'candidates',
         'segments',

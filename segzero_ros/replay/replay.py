@@ -158,7 +158,7 @@ def replay(
                     writing.append((folder.video, video))
                 with closing(WorkerPool(count - 1, parameters, folder)) as workers:
                     listener.on_begin(done, expected)
-                    frames = BagFrames(bag, topics, parameters['camera.max_pixels'])
+                    frames = BagFrames(bag, topics, parameters['advanced.max_pixels'])
                     runner = ReplayRunner(
                         bag, frames, pipeline, overlays, log, workers, replay_options.rate
                     )
@@ -231,7 +231,7 @@ def _limits(parameters: Mapping[str, Any]) -> ScheduleLimits:
     return ScheduleLimits(
         round(parameters['camera.max_depth_offset'] * S_TO_NS),
         round(parameters['camera.max_image_age'] * S_TO_NS),
-        max_pixels=parameters['camera.max_pixels'],
+        max_pixels=parameters['advanced.max_pixels'],
     )
 
 

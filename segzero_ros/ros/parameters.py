@@ -1,4 +1,4 @@
-"""Parameters of a ROS node from a table of `config.Spec`: declared, described and checked."""
+"""Parameters of a ROS node from a `parameter_table`: declared, described and checked."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from segzero_ros import config
-from segzero_ros.config import BY_NAME, ParameterError, REMOVED, RENAMED, Spec, SPECS, Takes
 from segzero_ros.loading import ReasonerOptions, SegmenterOptions
+from segzero_ros.parameter_table import (
+    BY_NAME,
+    ParameterError,
+    REMOVED,
+    RENAMED,
+    Spec,
+    SPECS,
+    Takes,
+    unknown_parameter,
+)
 from segzero_ros.ros.rclpy_internals import private
 
 _MAX_FLOAT = 1.7e308
@@ -76,7 +85,7 @@ def declare(
     if specs is SPECS:
         for name in given:
             if name not in known and name in {**RENAMED, **REMOVED}:
-                raise ParameterError(config.unknown_parameter(name))
+                raise ParameterError(unknown_parameter(name))
     for spec in specs:
         value = spec.read(given[spec.name]) if spec.name in given else spec.default
         node.declare_parameter(spec.name, value, descriptor(spec), ignore_override=True)
@@ -87,7 +96,7 @@ def declare(
             'ros__parameters:, or with the full name of the node.'
         ]
     return warnings + [
-        f'{config.unknown_parameter(name, known)} It is ignored.'
+        f'{unknown_parameter(name, known)} It is ignored.'
         for name in given
         if not (node.has_parameter(name) or name in known or name.startswith('qos_overrides.'))
     ]

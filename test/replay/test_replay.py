@@ -80,12 +80,12 @@ def test_images_with_more_pixels_than_allowed_are_refused_as_the_node_refuses_th
     bag, whole, parameters, tmp_path
 ):
     height, width = records(whole)[0].size
-    few = {**parameters, 'camera.max_pixels': height * width - 1}
+    few = {**parameters, 'advanced.max_pixels': height * width - 1}
     found = records(replay(bag, tmp_path / 'out', few, EACH))
     assert {record.answer.status for record in found} == {Status.ERROR}
     said = f'at most {height * width - 1:,} are decoded'
     assert all(said in record.answer.message for record in found)
-    enough = {**parameters, 'camera.max_pixels': height * width}
+    enough = {**parameters, 'advanced.max_pixels': height * width}
     found = records(replay(bag, tmp_path / 'enough', enough, EACH))
     assert {record.answer.status for record in found} == {Status.OK}
 

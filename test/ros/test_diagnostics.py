@@ -141,7 +141,7 @@ CASES = {
         (OK, '30.0 Hz on /camera/image_raw.'),
         (
             WARN,
-            'Slow: 95 % of the last answers took up to 1.50 s; limits.latency_warning is 1.2 s. '
+            'Slow: 95 % of the last answers took up to 1.50 s; advanced.latency_warning is 1.2 s. '
             'Is the GPU or the server shared?',
         ),
     ),

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from segzero_ros.config import SPECS, Takes
+from segzero_ros.parameter_table import SPECS, Takes
 from segzero_ros.ros.camera_sim import node as camera_sim
 from segzero_ros.ros.voice import parameters as voice_parameters
 

@@ -130,9 +130,9 @@ def test_the_collector_passes_over_the_models_until_they_are_closed_and_over_tho
 @pytest.fixture
 def impatient(client) -> Iterator[None]:
     """Leave models behind soon."""
-    client.set_parameter('limits.watchdog_timeout', 1.0)
+    client.set_parameter('advanced.watchdog_timeout', 1.0)
     yield
-    client.set_parameter('limits.watchdog_timeout', 60.0)
+    client.set_parameter('advanced.watchdog_timeout', 60.0)
 
 
 @pytest.mark.parametrize('text', ['get stuck', 'segment for ever'])

@@ -69,13 +69,13 @@ def begin(client, transition):
 @contextmanager
 def impatient(client) -> Iterator[None]:
     """Let models be abandoned soon."""
-    assert client.set_parameter('limits.watchdog_timeout', 0.5)[0]
+    assert client.set_parameter('advanced.watchdog_timeout', 0.5)[0]
     yield
-    assert client.set_parameter('limits.watchdog_timeout', 60.0)[0]
+    assert client.set_parameter('advanced.watchdog_timeout', 60.0)[0]
 
 
 def end(client, future):
-    """See that a transition is held up, but not for longer than `limits.watchdog_timeout`."""
+    """See that a transition is held up, but not for longer than `advanced.watchdog_timeout`."""
     assert not future.done()
     with impatient(client):
         assert client.wait(future).success

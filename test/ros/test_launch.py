@@ -33,7 +33,8 @@ if ROS2 is None:
 
 from sensor_msgs.msg import CompressedImage
 
-from segzero_ros.config import BY_NAME, read_profile
+from segzero_ros.config import read_profile
+from segzero_ros.parameter_table import BY_NAME
 from segzero_ros.ros.camera_sim.node import SPECS as CAMERA_SPECS
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -179,8 +179,8 @@ def test_the_node_answers_while_its_models_load(client):
         ('query.queue_size', 4, -1),
         ('camera.max_image_age', 7.5, -0.1),
         ('camera.max_depth_offset', 0.2, 'much'),
-        ('camera.max_pixels', 300000, 0),
-        ('limits.latency_warning', 2.5, -1.0),
+        ('advanced.max_pixels', 300000, 0),
+        ('advanced.latency_warning', 2.5, -1.0),
     ],
 )
 def test_what_can_change_changes_at_once_and_bad_values_are_refused(client, name, good, bad):

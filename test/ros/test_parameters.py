@@ -2,7 +2,7 @@
 
 import pytest
 
-from segzero_ros.config import BY_NAME, SPECS
+from segzero_ros.parameter_table import BY_NAME, SPECS
 from segzero_ros.ros.parameters import descriptor
 
 
@@ -81,6 +81,6 @@ def test_a_former_name_ends_the_node_with_the_present_one(node_process):
     assert node.wait() == 2
     reported = [line for line in node.lines if line.startswith('perception_node: ')]
     assert reported == [
-        'perception_node: max_image_pixels is called camera.max_pixels now: rename it.'
+        'perception_node: max_image_pixels is called advanced.max_pixels now: rename it.'
     ]
     assert 'Traceback' not in node.output

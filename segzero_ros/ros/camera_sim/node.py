@@ -23,7 +23,7 @@ from rclpy.utilities import try_shutdown
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from segzero_ros.config import Spec, Takes
+from segzero_ros.parameter_table import Spec, Takes
 from segzero_ros.ros.camera_sim.messages import ENCODINGS
 from segzero_ros.ros.camera_sim.playback import open_playback, Playback, Settings
 from segzero_ros.ros.camera_sim.schedule import Schedule

@@ -109,7 +109,7 @@ class HealthCollector:
             failed=stats.failed,
             timing=stats.last_timing,
             p95_s=stats.p95,
-            slow_after_s=self._value('limits.latency_warning'),
+            slow_after_s=self._value('advanced.latency_warning'),
             last_error=stats.last_error,
             last_error_age_s=time.monotonic() - stats.failed_at,
             standing_query=self._standing_query.query,

@@ -205,7 +205,9 @@ def _queries(queries: QueryHealth) -> _Report:
         return DiagnosticStatus.WARN, full, values
     if 0 < queries.slow_after_s < queries.p95_s:
         slow = f'Slow: 95 % of the last answers took up to {queries.p95_s:.2f} s; '
-        slow += f'limits.latency_warning is {queries.slow_after_s:g} s. Is the GPU or the server '
+        slow += (
+            f'advanced.latency_warning is {queries.slow_after_s:g} s. Is the GPU or the server '
+        )
         slow += 'shared?'
         return DiagnosticStatus.WARN, slow, values
     return DiagnosticStatus.OK, f'{summary}.', values

@@ -22,8 +22,8 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from segzero_ros import hub
-from segzero_ros.config import ParameterError
 from segzero_ros.loading import load_pipeline
+from segzero_ros.parameter_table import ParameterError
 from segzero_ros.rgbd.message_buffer import JUMP_NS
 from segzero_ros.ros import log_bridge
 from segzero_ros.ros.camera.qos_matching import QOS_CHECK_PERIOD
@@ -178,7 +178,7 @@ class PerceptionNode(AsyncLifecycleNode):
             # The models were abandoned and are not reloaded yet.
             raise NotConfigured(RELOADING)
         self._query_server.camera = camera = RgbdSubscriber(
-            self, self._value('camera.max_depth_offset'), self._value('camera.max_pixels')
+            self, self._value('camera.max_depth_offset'), self._value('advanced.max_pixels')
         )
         self._queue.open()
         _logger.info(
@@ -249,7 +249,7 @@ class PerceptionNode(AsyncLifecycleNode):
         self._queue.policy = QueryPolicy(self._value('query.policy'))
         self._queue.queue_size = self._value('query.queue_size')
         self._query_server.max_image_age = self._value('camera.max_image_age')
-        self._query_server.max_pixels = self._value('camera.max_pixels')
+        self._query_server.max_pixels = self._value('advanced.max_pixels')
         self._query_server.tracking.enabled = self._value('track')
         self._standing_query.configure(
             self._value('standing_query.text'),
@@ -258,7 +258,7 @@ class PerceptionNode(AsyncLifecycleNode):
             reask_when_lost=self._value('tracking.reask_when_lost'),
         )
         if self._query_server.camera is not None:
-            self._query_server.camera.max_pixels = self._value('camera.max_pixels')
+            self._query_server.camera.max_pixels = self._value('advanced.max_pixels')
             self._query_server.camera.set_max_offset(self._value('camera.max_depth_offset'))
 
     def _start_timer(self, period: float, callback: Callable[[], Any]) -> None:
@@ -272,7 +272,7 @@ class PerceptionNode(AsyncLifecycleNode):
         if self._query_server.camera is not None:
             self._query_server.camera.match_publishers()
         self._watchdog.check(
-            self._value('limits.answer_time'), self._value('limits.watchdog_timeout')
+            self._value('limits.answer_time'), self._value('advanced.watchdog_timeout')
         )
         abandoned = self.state in ('active', 'inactive') and self._query_server.pipeline is None
         if abandoned and not self.changing:

@@ -26,8 +26,8 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 
-from segzero_ros.config import BY_NAME, ParameterError
 from segzero_ros.extras import lacking
+from segzero_ros.parameter_table import BY_NAME, ParameterError
 from segzero_ros.ros import log_bridge
 from segzero_ros.ros.health.diagnostics import make_status
 from segzero_ros.ros.message_factory import clean_text

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from segzero_ros.config import Spec, Takes
+from segzero_ros.parameter_table import Spec, Takes
 
 SPECS = (
     Spec(
