@@ -19,6 +19,7 @@ from segzero_ros.types import Answer, Pose3D, RgbImage, Segment
 __all__ = [
     'answer_from',
     'clean_text',
+    'filled',
     'header_of',
     'label_image',
     'mask_from',
@@ -48,11 +49,21 @@ _CLASSES = {
 }
 
 
+def filled(message_class: Any, fields: dict[str, Any]) -> Any:
+    """Return a message with these fields; pixels and points as bytes or as an array of bytes."""
+    data = fields.get('data')
+    if not isinstance(data, (bytes, array)):
+        return message_class(**fields)
+    # A message copies bytes when it is made and again when they are set; one that checks its
+    # fields takes an array as it is.
+    others = {name: value for name, value in fields.items() if name != 'data'}
+    message = message_class(check_fields=True, **others)
+    message.data = data if isinstance(data, array) else array('B', data)
+    return message
+
+
 def _make(name: str, /, **fields: Any) -> Any:
-    if 'data' in fields:
-        # The setter would copy anything but an array element by element.
-        fields['data'] = array('B', fields['data'])
-    return _CLASSES[name](**fields)
+    return filled(_CLASSES[name], fields)
 
 
 def to_time(stamp_ns: int) -> Time:

@@ -8,6 +8,7 @@ its depth is that of the reliable pixels beside it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -22,6 +23,9 @@ from segzero_ros.types import DepthImage, Frame, Intrinsics, Mask, Segment
 _SAME, _SAME_SHARE = 0.006, 0.006
 # Pixels around a mask that are looked at for its depth edges.
 _MARGIN = 2
+# Depths of an object of which the median is taken.
+_SAMPLE = 4000
+_UNKNOWN = np.float32(np.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +33,38 @@ class Cloud:
     """The points of a frame.
 
     Attributes:
-        xyz: (3, H, W) float32 metres in the optical frame; NaN where there is no depth.
+        depth: (H, W) float32 metres, as measured.
+        intrinsics: of the depth.
         object_ids: (H, W) uint16, an object's id at its points; 0 elsewhere.
     """
 
-    xyz: NDArray[np.float32]
+    depth: DepthImage
+    intrinsics: Intrinsics
     object_ids: NDArray[np.uint16]
+
+    def write_rows(self, first: int, last: int, xyz: NDArray[np.float32]) -> None:
+        """Write the points of some rows: metres in the optical frame, NaN where there is no depth.
+
+        Args:
+            first: index of the first row.
+            last: index behind the last row.
+            xyz: (3, last - first, W) float32, to be written.
+        """
+        z = xyz[2]
+        z[:] = self.depth[first:last]
+        np.copyto(z, _UNKNOWN, where=z <= 0)
+        np.multiply(z, self._across, out=xyz[0])
+        np.multiply(z, self._down[first:last, None], out=xyz[1])
+
+    @cached_property
+    def _across(self) -> NDArray[np.float32]:
+        k = self.intrinsics
+        return ((np.arange(self.depth.shape[1]) - k.cx) / k.fx).astype(np.float32)
+
+    @cached_property
+    def _down(self) -> NDArray[np.float32]:
+        k = self.intrinsics
+        return ((np.arange(self.depth.shape[0]) - k.cy) / k.fy).astype(np.float32)
 
 
 def cloud_of(frame: Frame, segments: tuple[Segment, ...]) -> Cloud | None:
@@ -61,7 +91,7 @@ def cloud_of(frame: Frame, segments: tuple[Segment, ...]) -> Cloud | None:
             # What is not on its surface is no other object's either.
             inside[mask] = 0
             inside[own] = segment.id
-    return Cloud(_project(frame.depth, intrinsics), ids)
+    return Cloud(np.ascontiguousarray(frame.depth), intrinsics, ids)
 
 
 def object_points(depth: DepthImage, mask: Mask) -> Mask:
@@ -81,7 +111,7 @@ def object_points(depth: DepthImage, mask: Mask) -> Mask:
     if reliable.sum() < 0.3 * measured.sum():
         # An object a few pixels wide consists of edges only.
         reliable = measured
-    reliable = np.asarray(reliable & near_median(depth, reliable))
+    reliable = np.asarray(reliable & near_median(depth, reliable, _SAMPLE))
     reliable = np.asarray(reliable & ~strays(depth, reliable, mask))
     weight = reliable.astype(np.float32)
     total = cv2.blur(np.where(reliable, depth, np.float32(0)), (5, 5))
@@ -102,15 +132,3 @@ def _with_margin(
     padded = np.zeros((bottom - top, right - left), np.bool_)
     padded[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = mask
     return (slice(top, bottom), slice(left, right)), padded
-
-
-def _project(depth: DepthImage, k: Intrinsics) -> NDArray[np.float32]:
-    height, width = depth.shape
-    xyz = np.empty((3, height, width), np.float32)
-    z = np.where(depth > 0, depth, np.float32(np.nan))
-    across = ((np.arange(width) - k.cx) / k.fx).astype(np.float32)
-    down = ((np.arange(height) - k.cy) / k.fy).astype(np.float32)
-    np.multiply(z, across, out=xyz[0])
-    np.multiply(z, down[:, None], out=xyz[1])
-    xyz[2] = z
-    return xyz

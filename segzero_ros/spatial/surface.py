@@ -25,7 +25,10 @@ _EDGE, _EDGE_SHARE = 0.012, 0.012
 _MAX_OFFSET = 0.02
 # Pixels by which a mask may overlap its surroundings.
 _OVERLAP = 4
+# A component of fewer pixels is noise.
+_SPECK = 8
 _KERNEL_3X3 = np.ones((3, 3), np.uint8)
+_KERNEL_CORE = np.ones((2 * _OVERLAP + 1, 2 * _OVERLAP + 1), np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,9 +162,17 @@ def depth_edges(depth: DepthImage, measured: Mask) -> Mask:
     return np.asarray(measured & (far - near > _EDGE + _EDGE_SHARE * np.where(known, depth, 0)))
 
 
-def near_median(depth: DepthImage, reliable: Mask) -> Mask:
-    """Return the pixels whose depth is near the median, by the median absolute deviation."""
+def near_median(depth: DepthImage, reliable: Mask, most: int | None = None) -> Mask:
+    """Return the pixels whose depth is near the median, by the median absolute deviation.
+
+    Args:
+        depth: (h, w) metres.
+        reliable: (h, w) bool, the pixels of which the median is taken.
+        most: about as many of them are enough; None: all are used.
+    """
     values = depth[reliable]
+    if most is not None:
+        values = values[:: max(len(values) // most, 1)]
     if not values.size:
         return reliable
     middle = median(values)
@@ -175,28 +186,26 @@ def strays(depth: DepthImage, reliable: Mask, inside: Mask) -> Mask:
     A component has no depth edge inside. Strays are thin and lie along the mask's border; a bowl's
     near wall is as far in front of its inside, but wider.
     """
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(reliable.view(np.uint8))
-    areas = stats[:, cv2.CC_STAT_AREA]
-    padded = np.pad(inside.view(np.uint8), 1)
-    core = cv2.erode(padded, _KERNEL_3X3, iterations=_OVERLAP)[1:-1, 1:-1]
-    thin = np.bincount(labels[reliable & (core > 0)], minlength=count) == 0
-    if count <= 2:
+    count, labels = cv2.connectedComponents(reliable.view(np.uint8))
+    # Their areas by NumPy: OpenCV's takes six times as long with them.
+    areas = np.bincount(labels.ravel(), minlength=count)
+    areas[0] = 0
+    small = areas < 0.25 * areas.max()
+    if count <= 2 or not small[1:].any():
         return np.zeros_like(reliable)
-    largest = 1 + int(areas[1:].argmax())
-    stray = np.zeros(count, np.bool_)
-    for label in np.flatnonzero(thin & (areas < 0.25 * areas[largest])).tolist():
-        if label:
-            stray[label] = _is_stray(depth, labels, largest, label, stats[label].tolist())
+    padded = np.pad(inside.view(np.uint8), 1)
+    core = cv2.erode(padded, _KERNEL_CORE)[1:-1, 1:-1]
+    small &= np.bincount(labels[reliable & (core > 0)], minlength=count) == 0
+    small[0] = False
+    stray = small & (areas < _SPECK)
+    for label in np.flatnonzero(small & ~stray).tolist():
+        stray[label] = _is_stray(depth, labels, int(areas.argmax()), label)
     return np.asarray(stray[labels])
 
 
-def _is_stray(
-    depth: DepthImage, labels: NDArray[Any], largest: int, label: int, stats: list[int]
-) -> bool:
+def _is_stray(depth: DepthImage, labels: NDArray[Any], largest: int, label: int) -> bool:
     """Return whether a component is in front of or behind the adjacent part of the largest one."""
-    x, y, width, height, area = stats
-    if area < 8:
-        return True
+    x, y, width, height = cv2.boundingRect((labels == label).view(np.uint8))
     window = slice(max(y - 6, 0), y + height + 6), slice(max(x - 6, 0), x + width + 6)
     labels, depth = labels[window], depth[window]
     component = labels == label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 import math
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 pytest.importorskip('rclpy')
 
 from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from segzero_ros.conversions.image import decode_image
@@ -19,6 +21,7 @@ from segzero_ros.msg import SegmentationResult
 from segzero_ros.ros.message_factory import (
     answer_from,
     clean_text,
+    filled,
     label_image,
     mask_from,
     rgb_image,
@@ -270,3 +273,11 @@ def test_a_mask_that_reaches_out_of_the_image_is_refused() -> None:
 def test_labels_of_no_image_are_refused() -> None:
     with pytest.raises(BadImage, match="'q-17' has no image"):
         label_image(answer(frame=None))
+
+
+def test_a_message_takes_an_array_of_bytes_without_copying_it() -> None:
+    data = array('B', bytes(range(12)))
+    image = filled(Image, {'height': 2, 'width': 2, 'data': data})
+    assert image.data is data
+    assert filled(Image, {'data': bytes(3)}).data == array('B', bytes(3))
+    assert filled(String, {'data': 'text'}).data == 'text'

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from array import array
 from importlib import import_module
 from typing import Any
 
-from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from segzero_ros.conversions.detections import (
@@ -16,9 +14,8 @@ from segzero_ros.conversions.detections import (
     detections_3d as fill_detections_3d,
 )
 from segzero_ros.conversions.markers import markers as fill_markers
-from segzero_ros.conversions.point_cloud import of_objects, organised
-from segzero_ros.ros.message_factory import header_of
-from segzero_ros.spatial.clouds import Cloud
+from segzero_ros.conversions.point_cloud import CloudMessages
+from segzero_ros.ros.message_factory import filled
 from segzero_ros.types import Answer
 
 
@@ -45,20 +42,11 @@ def detections_3d(answer: Answer) -> Any:
     return fill_detections_3d(_make, answer)
 
 
-def organised_cloud(answer: Answer, cloud: Cloud) -> PointCloud2:
-    """Return the frame's points, one for each pixel."""
-    assert answer.frame is not None
-    return organised(_make, header_of(answer), cloud.xyz, answer.frame.image, cloud.object_ids)
-
-
-def object_cloud(answer: Answer, cloud: Cloud) -> PointCloud2:
-    """Return the points of the objects alone."""
-    assert answer.frame is not None
-    return of_objects(_make, header_of(answer), cloud.xyz, answer.frame.image, cloud.object_ids)
+def cloud_messages() -> CloudMessages:
+    """Return what makes the clouds."""
+    return CloudMessages(_make)
 
 
 def _make(name: str, /, **fields: Any) -> Any:
-    if 'data' in fields:
-        fields['data'] = array('B', fields['data'])
     package, _, message = name.split('/')
-    return getattr(import_module(f'{package}.msg'), message)(**fields)
+    return filled(getattr(import_module(f'{package}.msg'), message), fields)

@@ -67,6 +67,7 @@ class ResultPublishers:
         ]
         self._points = self._publisher(PointCloud2, 'points', CLOUD_DEPTH)
         self._object_points = self._publisher(PointCloud2, 'object_points', CLOUD_DEPTH)
+        self._clouds = display_messages.cloud_messages()
         self._target_pose = self._publisher(PoseStamped, 'target_pose', IMAGE_DEPTH)
         self._add_detections()
 
@@ -118,19 +119,23 @@ class ResultPublishers:
 
     def _publish_clouds(self, answer: Answer) -> None:
         """Publish the clouds that have subscribers, if there is depth."""
-        points, objects = (
-            publisher if publisher.get_subscription_count() else None
-            for publisher in (self._points, self._object_points)
-        )
-        if answer.frame is None or (points is None and objects is None):
+        organised = self._points.get_subscription_count() > 0
+        objects = self._object_points.get_subscription_count() > 0
+        if answer.frame is None or not (organised or objects):
             return
         cloud = cloud_of(answer.frame, answer.segments)
         if cloud is None:
             return
-        if points is not None:
-            points.publish(display_messages.organised_cloud(answer, cloud))
-        if objects is not None:
-            objects.publish(display_messages.object_cloud(answer, cloud))
+        messages = self._clouds.of(
+            message_factory.header_of(answer),
+            cloud,
+            answer.frame.image,
+            organised=organised,
+            objects=objects,
+        )
+        for publisher, message in zip((self._points, self._object_points), messages, strict=True):
+            if message is not None:
+                publisher.publish(message)
 
     def _add_detections(self) -> None:
         try:
