@@ -22,10 +22,11 @@ from rich.table import Table
 from std_msgs.msg import Header
 
 from benchmarks.machine import processor
-from segzero_ros.ros.perception.display_messages import cloud_messages
+from segzero_ros.conversions.point_cloud import PointPacker
+from segzero_ros.ros.perception import display_messages
 from segzero_ros.simulation.scenes import make_scene
 from segzero_ros.spatial.clouds import cloud_of
-from segzero_ros.types import Frame, Intrinsics, Roi, Segment
+from segzero_ros.types import Answer, Frame, Intrinsics, Query, Roi, Segment, Status
 
 WIDTH, HEIGHT = 1280, 720
 WARM_UP = 3
@@ -121,12 +122,14 @@ def main() -> None:
     parser.add_argument('--without-peer', action='store_true')
     options = parser.parse_args()
     frame, segments = enlarged(options.seed, options.objects)
-    messages = cloud_messages()
+    packer = PointPacker()
 
-    def ours(organised: bool = True, objects: bool = True) -> tuple[Any, Any]:
+    def ours(organised: bool = True) -> list[Any]:
+        answer = Answer(Query('all'), Status.OK, frame=frame, segments=segments)
         cloud = cloud_of(frame, segments)
         assert cloud is not None
-        return messages.of(Header(), cloud, frame.image, organised=organised, objects=objects)
+        made = packer.pack(cloud, frame.image, organised=organised, objects=True)
+        return [display_messages.cloud(answer, each, is_dense=False) for each in made if each]
 
     cloud = cloud_of(frame, segments)
     assert cloud is not None

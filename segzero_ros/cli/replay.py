@@ -88,6 +88,9 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         '--overlay-topic', action='store_true', help='also write the overlays to the bag'
     )
     outputs.add_argument(
+        '--clouds', action='store_true', help='also write points and object_points to the bag'
+    )
+    outputs.add_argument(
         '--restart', action='store_true', help='do not resume an interrupted replay'
     )
     outputs.add_argument('-q', '--quiet', action='store_true', help='no progress, no summary')
@@ -129,6 +132,7 @@ def run(options: argparse.Namespace) -> int:
         options.rate,
         options.namespace,
         options.overlay_topic,
+        options.clouds,
         frozenset(options.without),
         options.restart,
         options.workers,

@@ -7,9 +7,8 @@ float32) and object (uint16, the object's id in `label_image`; 0 for the rest).
 from __future__ import annotations
 
 from array import array
-import math
 import sys
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -20,17 +19,18 @@ from segzero_ros.types import RgbImage
 
 CLOUD = 'sensor_msgs/msg/PointCloud2'
 
-# Datatypes of sensor_msgs/PointField.
-_UINT16, _FLOAT32 = 4, 7
-_FIELDS = (
-    ('x', 0, _FLOAT32),
-    ('y', 4, _FLOAT32),
-    ('z', 8, _FLOAT32),
-    ('rgb', 12, _FLOAT32),
-    ('object', 16, _UINT16),
+# A point; its last two bytes are padding.
+POINT = np.dtype(
+    {
+        'names': ['x', 'y', 'z', 'rgb', 'object'],
+        'formats': ['f4', 'f4', 'f4', 'f4', 'u2'],
+        'offsets': [0, 4, 8, 12, 16],
+        'itemsize': 20,
+    }
 )
-# Five words of four bytes: the last one is `object` and two bytes of padding.
-_WORDS = 5
+# The datatypes of sensor_msgs/PointField.
+_DATATYPES = {np.dtype('u2'): 4, np.dtype('f4'): 7}
+_WORDS = POINT.itemsize // 4
 # Pixels that are packed at a time, so that their points stay in the processor's cache.
 _PIXELS = 30_000
 
@@ -48,47 +48,55 @@ class Points(Protocol):
         ...
 
 
-class CloudMessages:
-    """Makes the clouds of one frame after the other.
+class Packed(NamedTuple):
+    """The points of a message.
 
-    A cloud of a large image has tens of megabytes, which the system takes milliseconds to hand
-    out. So a message's `data` holds until the clouds of the next frame are made.
-
-    Args:
-        make: creates the messages.
+    Attributes:
+        data: their bytes.
+        points: (H, W) POINT, a view of `data`.
     """
 
-    def __init__(self, make: Make) -> None:
-        self._make = make
-        self._frame_data = array('B')
-        self._object_data = array('B')
+    data: array[int]
+    points: NDArray[np.void]
 
-    def of(
-        self, header: Any, points: Points, image: RgbImage, *, organised: bool, objects: bool
-    ) -> tuple[Any, Any]:
-        """Return the clouds of a frame.
+
+class PointPacker:
+    """Packs the points of one frame after the other.
+
+    A cloud of a large image has tens of megabytes, which the system takes milliseconds to hand
+    out. So packed points hold until those of the next frame are packed.
+    """
+
+    def __init__(self) -> None:
+        self._frame = _packed(array('B'), 0, 0)
+        self._objects = _packed(array('B'), 0, 0)
+
+    def pack(
+        self, cloud: Points, image: RgbImage, *, organised: bool, objects: bool
+    ) -> tuple[Packed | None, Packed | None]:
+        """Return the points of a frame.
 
         Args:
-            header: of the frame.
-            points: of the frame.
+            cloud: of the frame.
             image: (H, W, 3) uint8 RGB.
-            organised: whether to make the first cloud.
-            objects: whether to make the second cloud.
+            organised: whether to pack the first ones.
+            objects: whether to pack the second ones.
 
         Returns:
-            A cloud with one point for each pixel, and a dense one of the objects' points alone;
-            None in place of one that is not to be made.
+            (H, W), a point for each pixel, and (1, N), those of the objects alone; None in place
+            of what is not to be packed.
         """
-        ids = points.object_ids
+        ids = cloud.object_ids
         height, width = ids.shape
         step = max(_PIXELS // width, 1)
-        planes = np.empty((_WORDS, step, width), np.float32)
         count = cv2.countNonZero(ids) if objects else 0
-        self._object_data, own = _words(self._object_data, (count,))
         if organised:
-            self._frame_data, packed = _words(self._frame_data, (height, width))
-        else:
-            packed = np.empty((step, width, _WORDS), np.float32)
+            self._frame = _packed(self._frame.data, height, width)
+        if objects:
+            self._objects = _packed(self._objects.data, 1, count)
+        whole, own = _words(self._frame), _words(self._objects).reshape(-1, _WORDS)
+        scratch = np.empty((step, width, _WORDS), np.float32)
+        planes = np.empty((_WORDS, step, width), np.float32)
         done = 0
         for first in range(0, height, step):
             rows = slice(first, min(first + step, height))
@@ -96,56 +104,67 @@ class CloudMessages:
             pixels = np.flatnonzero(ids[rows] != 0) if done < count else ()
             if not organised and not len(pixels):
                 continue
+            block = whole[rows] if organised else scratch[: rows.stop - first]
             part = planes[:, : rows.stop - first]
-            points.write_rows(rows.start, rows.stop, part[:3])
+            cloud.write_rows(rows.start, rows.stop, part[:3])
             _write_rgb(image[rows], part[3].view(np.uint32))
             part[4].view(np.uint32)[:] = ids[rows]
-            block = packed[rows] if organised else packed[: rows.stop - first]
             # OpenCV interleaves several times as fast as NumPy, whatever the words mean.
             cv2.merge(list(part), block)
             if len(pixels):
                 into = own[done : done + len(pixels)]
                 block.reshape(-1, _WORDS).take(pixels, 0, out=into, mode='clip')
                 done += len(pixels)
-        return (
-            self._message(header, self._frame_data, (height, width), is_dense=False)
-            if organised
-            else None,
-            self._message(header, self._object_data, (1, count), is_dense=True)
-            if objects
-            else None,
-        )
+        return self._frame if organised else None, self._objects if objects else None
 
-    def _message(
-        self, header: Any, data: array[int], size: tuple[int, int], *, is_dense: bool
-    ) -> Any:
-        height, width = size
-        fields = [
-            self._make(
-                'sensor_msgs/msg/PointField', name=name, offset=offset, datatype=kind, count=1
+
+def cloud_message(make: Make, header: Any, packed: Packed, *, is_dense: bool) -> Any:
+    """Return packed points as a message.
+
+    Args:
+        make: creates the messages.
+        header: of the frame.
+        packed: the points; the message takes their bytes as they are.
+        is_dense: whether all of them have depth.
+    """
+    height, width = packed.points.shape
+    fields = []
+    for name in POINT.names or ():
+        kind, offset = POINT.fields[name][:2] if POINT.fields else (None, 0)
+        fields.append(
+            make(
+                'sensor_msgs/msg/PointField',
+                name=name,
+                offset=offset,
+                datatype=_DATATYPES[kind],
+                count=1,
             )
-            for name, offset, kind in _FIELDS
-        ]
-        return self._make(
-            CLOUD,
-            header=header,
-            height=height,
-            width=width,
-            fields=fields,
-            is_bigendian=sys.byteorder == 'big',
-            point_step=4 * _WORDS,
-            row_step=4 * _WORDS * width,
-            data=data,
-            is_dense=is_dense,
         )
+    return make(
+        CLOUD,
+        header=header,
+        height=height,
+        width=width,
+        fields=fields,
+        is_bigendian=sys.byteorder == 'big',
+        point_step=POINT.itemsize,
+        row_step=POINT.itemsize * width,
+        data=packed.data,
+        is_dense=is_dense,
+    )
 
 
-def _words(data: array[int], size: tuple[int, ...]) -> tuple[array[int], NDArray[np.float32]]:
-    """Return the bytes of as many points, the given ones if they fit, and a view as words."""
-    length = 4 * _WORDS * math.prod(size)
-    if len(data) != length:
-        data = array('B', bytes(1)) * length
-    return data, np.frombuffer(data, np.float32).reshape(*size, _WORDS)
+def _packed(data: array[int], height: int, width: int) -> Packed:
+    """Return room for as many points: the given bytes if their number fits."""
+    size = POINT.itemsize * height * width
+    if len(data) != size:
+        data = array('B', bytes(1)) * size
+    return Packed(data, np.frombuffer(data, POINT).reshape(height, width))
+
+
+def _words(packed: Packed) -> NDArray[np.float32]:
+    """Return (H, W, 5) the words of the points."""
+    return np.frombuffer(packed.data, np.float32).reshape(*packed.points.shape, _WORDS)
 
 
 def _write_rgb(rgb: NDArray[np.uint8], words: NDArray[np.uint32]) -> None:

@@ -29,7 +29,7 @@ from segzero_ros.types import (
 class Make(Protocol):
     """Creates a message from its type's name, such as `std_msgs/msg/Header`, and all its fields.
 
-    Pixels are given as bytes.
+    Pixels are given as bytes, points as an array of bytes.
     """
 
     def __call__(self, name: str, /, **fields: Any) -> Any:

@@ -25,6 +25,7 @@ class ReplayOutput:
         path: the folder.
         bag: the bag with the results.
         overlays: one image for each answer.
+        clouds: the points of each answer's frame until the bag is written; see `CloudFiles`.
         video: of the overlays.
         results: one line for each answer, see `records`.
         timings: one line for each answer, in seconds.
@@ -36,6 +37,7 @@ class ReplayOutput:
         self.path = path
         self.bag = path / 'bag'
         self.overlays = path / 'overlays'
+        self.clouds = path / 'clouds'
         self.video = path / 'video.mp4'
         self.results = path / 'results.jsonl'
         self.timings = path / 'timings.jsonl'
@@ -43,7 +45,7 @@ class ReplayOutput:
         self.work = path / '.work'
         self._manifest = path / 'replay.json'
 
-    def begin(self, manifest: dict[str, Any], *, restart: bool) -> int:
+    def begin(self, manifest: dict[str, Any], *, restart: bool, clouds: bool = False) -> int:
         """Prepare the folder; return the number of answers of an interrupted replay.
 
         A finished replay is replaced; an interrupted one of the same bag, queries and models is
@@ -52,6 +54,7 @@ class ReplayOutput:
         Args:
             manifest: bag, topics, queries and models.
             restart: whether to replace an interrupted replay.
+            clouds: whether there will be clouds.
 
         Raises:
             OutputError: the folder contains something else.
@@ -70,17 +73,24 @@ class ReplayOutput:
         self._write_manifest(manifest, complete=False)
         shutil.rmtree(self.work, ignore_errors=True)
         self.overlays.mkdir(exist_ok=True)
+        if clouds:
+            self.clouds.mkdir(exist_ok=True)
         self.work.mkdir()
         return done
 
     def finish(self, manifest: dict[str, Any]) -> None:
         """Mark the replay as complete."""
-        shutil.rmtree(self.work, ignore_errors=True)
+        for folder in (self.work, self.clouds):
+            shutil.rmtree(folder, ignore_errors=True)
         self._write_manifest(manifest, complete=True)
 
     def overlay(self, number: int) -> Path:
         """Return the path of an answer's overlay, by its number from 0."""
         return self.overlays / f'{number + 1:06d}.png'
+
+    def cloud(self, number: int) -> Path:
+        """Return the path of the points of an answer's frame, by its number from 0."""
+        return self.clouds / f'{number + 1:06d}.npy'
 
     def move_bag(self, finished: Path) -> None:
         """Move the finished bag to its final path, and replace one of an interrupted replay."""
@@ -126,7 +136,7 @@ class ReplayOutput:
             raise OutputError(
                 f'{self.path} is not empty, and not a replay: choose another --output.'
             )
-        for folder in (self.bag, self.overlays, self.work):
+        for folder in (self.bag, self.overlays, self.clouds, self.work):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.results, self.timings, self.report, self.video):
             file.unlink(missing_ok=True)

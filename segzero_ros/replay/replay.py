@@ -23,6 +23,7 @@ from segzero_ros.loading import described
 from segzero_ros.replay.answer_log import AnswerLog
 from segzero_ros.replay.bag import BagMessage, BagReader
 from segzero_ros.replay.bag_frames import BagFrames
+from segzero_ros.replay.cloud_files import CloudFiles
 from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.query_file import QueryPlan, TimedQuery
@@ -33,7 +34,7 @@ from segzero_ros.replay.runner import OnAnswer, ReplayRunner
 from segzero_ros.replay.schedule import QuerySchedule, ScheduleLimits
 from segzero_ros.replay.topics import find_topics, Topics
 from segzero_ros.replay.video import write_video
-from segzero_ros.replay.workers import count_workers, WorkerPool
+from segzero_ros.replay.workers import AnswerFiles, count_workers, WorkerPool
 from segzero_ros.types import S_TO_NS, SegZeroError
 
 # Increase it when the same bag and models give other bytes, so that old replays are not resumed.
@@ -60,6 +61,7 @@ class ReplayOptions:
         rate: playback rate, 1 for real time; 0 for as fast as possible.
         namespace: of the result topics.
         overlay_topic: whether to write the overlays to the bag.
+        clouds: whether to write the clouds to the bag.
         without: outputs of OUTPUTS to omit.
         restart: whether to replace an interrupted replay.
         workers: number of processes that answer; 0 to choose it for the models.
@@ -73,6 +75,7 @@ class ReplayOptions:
     rate: float = 0.0
     namespace: str = '/segzero'
     overlay_topic: bool = False
+    clouds: bool = False
     without: frozenset[str] = field(default=frozenset())
     restart: bool = False
     workers: int = 1
@@ -128,7 +131,10 @@ def replay(
         plan = replay_options.plan or _recorded(bag, topics)
         folder = ReplayOutput(output)
         manifest = _manifest(bag, topics, plan, parameters)
-        done = folder.begin(manifest, restart=replay_options.restart)
+        with_clouds = replay_options.clouds and 'bag' not in replay_options.without
+        if with_clouds:
+            manifest['clouds'] = True
+        done = folder.begin(manifest, restart=replay_options.restart, clouds=with_clouds)
         schedule = QuerySchedule(
             topics, plan, _limits(parameters), bag.span_ns[0], partial(_recorded_query, bag)
         )
@@ -136,6 +142,7 @@ def replay(
         wanted = 1 if replay_options.rate else replay_options.workers
         count = count_workers(parameters, wanted, expected - done)
         overlays = OverlayFiles(folder, 0 if 'video' in replay_options.without else _RECENT)
+        files = AnswerFiles(overlays, CloudFiles(folder) if with_clouds else None)
         stopped = threading.Event()
         warnings: list[str] = []
         with ThreadPoolExecutor(2, 'writers') as writers, ExitStack() as stack:
@@ -156,11 +163,12 @@ def replay(
                         stopped.is_set,
                     )
                     writing.append((folder.video, video))
-                with closing(WorkerPool(count - 1, parameters, folder)) as workers:
+                pool = WorkerPool(count - 1, parameters, folder, clouds=with_clouds)
+                with closing(pool) as workers:
                     listener.on_begin(done, expected)
                     frames = BagFrames(bag, topics, parameters['advanced.max_pixels'])
                     runner = ReplayRunner(
-                        bag, frames, pipeline, overlays, log, workers, replay_options.rate
+                        bag, frames, pipeline, files, log, workers, replay_options.rate
                     )
                     runner.run(schedule, done, listener.on_answer)
                     warnings += filter(None, [workers.start_error])
@@ -203,6 +211,7 @@ def _write_bag(
             replay_options.namespace,
             originals='originals' not in replay_options.without,
             overlays=replay_options.overlay_topic,
+            clouds=replay_options.clouds,
         )
         return [*filter(None, [source.damage]), *warnings]
 

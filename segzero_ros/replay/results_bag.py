@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 import heapq
 from typing import Any
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 from rosbags.typesys.store import Typestore
 
-from segzero_ros.conversions import detections, markers, result
+from segzero_ros.conversions import detections, markers, point_cloud, result
 from segzero_ros.conversions.text import clean_text
 from segzero_ros.replay.bag import (
     BagError,
@@ -20,15 +21,15 @@ from segzero_ros.replay.bag import (
     Definitions,
     UnknownType,
 )
+from segzero_ros.replay.cloud_files import CloudFiles
 from segzero_ros.replay.definitions import layouts_of
 from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.records import Record, with_frame
 from segzero_ros.replay.topics import IMAGE, RESULT, TEXT
-from segzero_ros.types import Answer, Frame, Status
+from segzero_ros.replay.workers import WITH_DISPLAYS
+from segzero_ros.types import Answer, Frame
 
-# Statuses with displays, as in the node.
-_WITH_DISPLAYS = (Status.OK, Status.NOT_FOUND)
 # As in the node, detections need vision_msgs.
 _DISPLAYS: dict[str, tuple[str, Callable[[result.Make, Answer], Any]]] = {
     'markers': (markers.MARKERS, markers.markers),
@@ -36,13 +37,18 @@ _DISPLAYS: dict[str, tuple[str, Callable[[result.Make, Answer], Any]]] = {
     'detections_3d': (detections.DETECTIONS_3D, detections.detections_3d),
 }
 
+_CLOUDS = ('points', 'object_points')
+
 
 class ResultMessages:
     """Converts answers to serialized messages on the node's topics."""
 
-    def __init__(self, namespace: str, folder: ReplayOutput, *, overlays: bool) -> None:
+    def __init__(
+        self, namespace: str, folder: ReplayOutput, *, overlays: bool, clouds: bool
+    ) -> None:
         self._prefix = namespace.rstrip('/')
         self._overlays = OverlayFiles(folder) if overlays else None
+        self._clouds = CloudFiles(folder) if clouds else None
         definitions = Definitions()
         self._store: Typestore = definitions.require(RESULT)
         self._displays = {
@@ -58,6 +64,8 @@ class ResultMessages:
         types.update((name, kind) for name, (kind, _) in self._displays.items())
         if self._overlays:
             types['overlay'] = IMAGE
+        if self._clouds:
+            types |= dict.fromkeys(_CLOUDS, point_cloud.CLOUD)
         return {f'{self._prefix}/{name}': kind for name, kind in types.items()}
 
     def layouts(self) -> dict[str, tuple[Any, ...]]:
@@ -78,7 +86,7 @@ class ResultMessages:
             text = self._make(TEXT, data=clean_text(answer.reasoning) + '\n')
             yield self._message('reasoning', TEXT, text, record.time_ns)
         yield self._message('result', RESULT, result.to_result(self._make, answer), record.time_ns)
-        if answer.frame is None or answer.status not in _WITH_DISPLAYS:
+        if answer.frame is None or answer.status not in WITH_DISPLAYS:
             return
         labels = result.label_image(self._make, answer)
         yield self._message('label_image', IMAGE, labels, record.time_ns)
@@ -89,13 +97,19 @@ class ResultMessages:
             header = result.header_of(self._make, answer)
             overlay = result.rgb_image(self._make, np.asarray(image, np.uint8), header)
             yield self._message('overlay', IMAGE, overlay, record.time_ns)
+        if self._clouds is not None and (clouds := self._clouds.read(number)) is not None:
+            header = result.header_of(self._make, answer)
+            for name, packed in zip(_CLOUDS, clouds, strict=True):
+                dense = name == 'object_points'
+                cloud = point_cloud.cloud_message(self._make, header, packed, is_dense=dense)
+                yield self._message(name, point_cloud.CLOUD, cloud, record.time_ns)
 
     def _message(self, name: str, kind: str, message: Any, time_ns: int) -> BagMessage:
         data = bytes(self._store.serialize_cdr(message, kind))
         return BagMessage(f'{self._prefix}/{name}', kind, data, time_ns)
 
     def _make(self, name: str, /, **fields: Any) -> Any:
-        if isinstance(fields.get('data'), bytes):
+        if isinstance(fields.get('data'), (bytes, array)):
             fields['data'] = np.frombuffer(fields['data'], np.uint8)
         return self._store.types[name](**fields)
 
@@ -116,6 +130,7 @@ def write_bag(
     *,
     originals: bool = True,
     overlays: bool = True,
+    clouds: bool = False,
 ) -> list[str]:
     """Write the bag with the results; it is moved to its final path when it is complete.
 
@@ -126,11 +141,12 @@ def write_bag(
         namespace: of the result topics; original topics of the same names are replaced.
         originals: whether to copy the original messages.
         overlays: whether to write the overlays.
+        clouds: whether to write the clouds.
 
     Returns:
         Warnings about topics that were not copied.
     """
-    results = ResultMessages(namespace, folder, overlays=overlays)
+    results = ResultMessages(namespace, folder, overlays=overlays, clouds=clouds)
     warnings: list[str] = []
     damage = source.damage
     path = folder.work / folder.bag.name

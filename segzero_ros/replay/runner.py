@@ -15,10 +15,9 @@ from segzero_ros.pipeline import Pipeline
 from segzero_ros.replay.answer_log import AnswerLog
 from segzero_ros.replay.bag import BagReader
 from segzero_ros.replay.bag_frames import BagFrames
-from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.records import Record
 from segzero_ros.replay.schedule import QuerySchedule, ScheduledQuery
-from segzero_ros.replay.workers import answer_task, record_answer, Task, WorkerPool
+from segzero_ros.replay.workers import answer_task, AnswerFiles, record_answer, Task, WorkerPool
 from segzero_ros.types import Answer, BadImage, S_TO_NS, Status
 
 # Called after each answer, in order: its number from 0, and the answer without frame and objects,
@@ -37,7 +36,7 @@ class ReplayRunner:
         bag: an open bag.
         frames: decodes the camera's frames.
         pipeline: answers in this process.
-        overlays: writes the overlays.
+        files: writes the overlays, and clouds if they are wanted.
         log: writes the answers.
         workers: answer in other processes.
         rate: playback rate, 1 for real time; 0 for as fast as possible.
@@ -48,7 +47,7 @@ class ReplayRunner:
         bag: BagReader,
         frames: BagFrames,
         pipeline: Pipeline,
-        overlays: OverlayFiles,
+        files: AnswerFiles,
         log: AnswerLog,
         workers: WorkerPool,
         rate: float = 0.0,
@@ -56,7 +55,7 @@ class ReplayRunner:
         self._bag = bag
         self._frames = frames
         self._pipeline = pipeline
-        self._overlays = overlays
+        self._files = files
         self._log = log
         self._workers = workers
         self._rate = rate
@@ -113,7 +112,7 @@ class ReplayRunner:
         return Task(number, scheduled.time_ns, scheduled.query, frame, age, warning)
 
     def _record(self, number: int, time_ns: int, answer: Answer) -> Record:
-        recorded = record_answer(self._overlays, number, time_ns, answer)
+        recorded = record_answer(self._files, number, time_ns, answer)
         self._log.add(number, *recorded)
         return recorded.record
 

@@ -21,11 +21,14 @@ from typing import Any, NamedTuple
 
 from segzero_ros.config import load_pipeline
 from segzero_ros.pipeline import Pipeline
+from segzero_ros.replay.cloud_files import CloudFiles
 from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.records import Record, record_of, with_frame
-from segzero_ros.types import Answer, Frame, Query, SegZeroError, Timing
+from segzero_ros.types import Answer, Frame, Query, SegZeroError, Status, Timing
 
+# Statuses with displays, as in the node.
+WITH_DISPLAYS = (Status.OK, Status.NOT_FOUND)
 # Models that can be loaded several times, and use one CPU each.
 _LIGHT = {'reasoner.backend': 'attributes', 'segmenter.backend': 'grabcut'}
 # With more processes, reading and writing the bag is the bottleneck.
@@ -77,23 +80,36 @@ def answer_task(pipeline: Pipeline, task: Task) -> Answer:
     return replace(answer, message=f'{answer.message} {task.warning}'.strip())
 
 
-def record_answer(
-    overlays: OverlayFiles, number: int, time_ns: int, answer: Answer
-) -> TimedRecord:
-    """Write an answer's overlay and return its record.
+class AnswerFiles(NamedTuple):
+    """The files that each answer gets.
+
+    Attributes:
+        overlays: writes the overlay.
+        clouds: writes the points; None if none are wanted.
+    """
+
+    overlays: OverlayFiles
+    clouds: CloudFiles | None
+
+
+def record_answer(files: AnswerFiles, number: int, time_ns: int, answer: Answer) -> TimedRecord:
+    """Write an answer's files and return its record.
 
     Args:
-        overlays: writes the overlay.
+        files: writes them.
         number: of the answer, from 0.
         time_ns: time of the query, by the recorder's clock.
         answer: the answer.
 
     Raises:
-        OutputError: the overlay cannot be written.
+        OutputError: a file cannot be written.
     """
     record = record_of(answer, time_ns)
     # Drawn from the record, which does not depend on this machine's clock.
-    overlays.write(number, with_frame(record, answer.frame))
+    recorded = with_frame(record, answer.frame)
+    files.overlays.write(number, recorded)
+    if files.clouds is not None and answer.status in WITH_DISPLAYS:
+        files.clouds.write(number, recorded)
     return TimedRecord(record, answer.timing)
 
 
@@ -130,13 +146,21 @@ class WorkerPool:
         count: number of processes; 0 for a pool that is always full.
         parameters: of the node, for the models.
         folder: of the replay.
+        clouds: whether the points of each answer are written.
 
     Attributes:
         started: for each worker, done when its models are loaded.
     """
 
-    def __init__(self, count: int, parameters: Mapping[str, Any], folder: ReplayOutput) -> None:
-        self._workers = [_Worker(parameters, folder.path) for _ in range(count)]
+    def __init__(
+        self,
+        count: int,
+        parameters: Mapping[str, Any],
+        folder: ReplayOutput,
+        *,
+        clouds: bool = False,
+    ) -> None:
+        self._workers = [_Worker(parameters, folder.path, clouds) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(max(count, 1), 'worker')
         self.started = [self._threads.submit(self._start, worker) for worker in self._workers]
@@ -193,13 +217,13 @@ class WorkerPool:
 class _Worker:
     """A worker process and the pipe to it."""
 
-    def __init__(self, parameters: Mapping[str, Any], folder: Path) -> None:
+    def __init__(self, parameters: Mapping[str, Any], folder: Path, clouds: bool) -> None:
         # A fork would inherit locks held by other threads.
         context = multiprocessing.get_context('spawn')
         self._pipe, remote_end = context.Pipe()
         self._remote_end = remote_end
         self._process = context.Process(
-            target=_serve, args=(remote_end, dict(parameters), folder), daemon=True
+            target=_serve, args=(remote_end, dict(parameters), folder, clouds), daemon=True
         )
 
     @property
@@ -245,11 +269,12 @@ class _Worker:
         )
 
 
-def _serve(pipe: Connection, parameters: Mapping[str, Any], path: Path) -> None:
+def _serve(pipe: Connection, parameters: Mapping[str, Any], path: Path, clouds: bool) -> None:
     """Answer tasks until the pipe is closed; the main function of a worker process."""
     # Ctrl-C reaches all processes of a terminal; this one exits when its pipe is closed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    overlays = OverlayFiles(ReplayOutput(path))
+    folder = ReplayOutput(path)
+    files = AnswerFiles(OverlayFiles(folder), CloudFiles(folder) if clouds else None)
     try:
         pipeline = load_pipeline(parameters)
     except SegZeroError as error:
@@ -262,7 +287,7 @@ def _serve(pipe: Connection, parameters: Mapping[str, Any], path: Path) -> None:
             reply: TimedRecord | SegZeroError
             try:
                 answer = answer_task(pipeline, task)
-                reply = record_answer(overlays, task.number, task.time_ns, answer)
+                reply = record_answer(files, task.number, task.time_ns, answer)
             except SegZeroError as error:
                 reply = error
             pipe.send(reply)

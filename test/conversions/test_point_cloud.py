@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segzero_ros.conversions.point_cloud import CloudMessages
+from segzero_ros.conversions.point_cloud import cloud_message, Packed, PointPacker
 from segzero_ros.spatial.clouds import Cloud
 from segzero_ros.types import Intrinsics
 
@@ -53,47 +53,48 @@ def wanted(cloud: Cloud, image: np.ndarray) -> np.ndarray:
     return points
 
 
-def same(message: Any, points: np.ndarray) -> None:
+def same(packed: Packed, points: np.ndarray, *, is_dense: bool) -> None:
+    message = cloud_message(make, 'h', packed, is_dense=is_dense)
+    assert message.data is packed.data
+    assert (message.header, message.is_dense) == ('h', is_dense)
     read = np.frombuffer(message.data, POINT).reshape(message.height, message.width)
-    assert read.shape == points.shape
+    assert read.shape == points.shape == packed.points.shape
     for axis in 'xyz':
         np.testing.assert_allclose(read[axis], points[axis], rtol=1e-6, atol=1e-7)
     for name in ('rgb', 'object'):
         assert np.array_equal(read[name], points[name])
-    assert (
-        message.row_step
-        == message.width * message.point_step
-        == len(message.data) // (message.height)
-    )
+    assert message.row_step == message.width * message.point_step == 20 * message.width
 
 
 @pytest.mark.parametrize('size', [(480, 640), (1, 1), (7, 40000), (721, 3), (47, 1280)])
 def test_each_point_has_its_place_colour_and_object(size: tuple[int, int]) -> None:
     cloud, image = scene(*size)
     points = wanted(cloud, image)
-    frame, objects = CloudMessages(make).of('h', cloud, image, organised=True, objects=True)
-    same(frame, points)
-    same(objects, points[cloud.object_ids > 0][None])
-    assert (frame.is_dense, objects.is_dense) == (False, True)
-    assert frame.header == objects.header == 'h'
+    frame, objects = PointPacker().pack(cloud, image, organised=True, objects=True)
+    assert frame is not None
+    assert objects is not None
+    same(frame, points, is_dense=False)
+    same(objects, points[cloud.object_ids > 0][None], is_dense=True)
 
 
 def test_each_cloud_alone_and_frames_of_other_sizes_one_after_the_other() -> None:
-    messages = CloudMessages(make)
+    packer = PointPacker()
     for seed, size in enumerate([(480, 640), (480, 640), (30, 20), (480, 640)]):
         cloud, image = scene(*size, seed)
         points = wanted(cloud, image)
         for organised, objects in ((True, False), (False, True), (True, True)):
-            made = messages.of('h', cloud, image, organised=organised, objects=objects)
-            assert [each is not None for each in made] == [organised, objects]
-            if organised:
-                same(made[0], points)
-            if objects:
-                same(made[1], points[cloud.object_ids > 0][None])
+            frame, own = packer.pack(cloud, image, organised=organised, objects=objects)
+            assert (frame is not None, own is not None) == (organised, objects)
+            if frame is not None:
+                same(frame, points, is_dense=False)
+            if own is not None:
+                same(own, points[cloud.object_ids > 0][None], is_dense=True)
 
 
 def test_without_an_object_the_cloud_of_objects_is_empty() -> None:
     cloud, image = scene(20, 30)
     cloud.object_ids[:] = 0
-    _, objects = CloudMessages(make).of('h', cloud, image, organised=False, objects=True)
-    assert (objects.height, objects.width, len(objects.data)) == (1, 0, 0)
+    _, own = PointPacker().pack(cloud, image, organised=False, objects=True)
+    assert own is not None
+    assert own.points.shape == (1, 0)
+    assert not own.data

@@ -49,8 +49,8 @@ def started(monkeypatch) -> list[WorkerPool]:
     """Have a replay wait for its workers, so that they take part; collect the pools."""
     pools = []
 
-    def make(*arguments):
-        pools.append(WorkerPool(*arguments))
+    def make(*arguments, **options):
+        pools.append(WorkerPool(*arguments, **options))
         wait(pools[-1].started, LIMIT)
         return pools[-1]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from segzero_ros.conversions.detections import (
@@ -14,8 +15,8 @@ from segzero_ros.conversions.detections import (
     detections_3d as fill_detections_3d,
 )
 from segzero_ros.conversions.markers import markers as fill_markers
-from segzero_ros.conversions.point_cloud import CloudMessages
-from segzero_ros.ros.message_factory import filled
+from segzero_ros.conversions.point_cloud import cloud_message, Packed
+from segzero_ros.ros.message_factory import filled, header_of
 from segzero_ros.types import Answer
 
 
@@ -42,9 +43,9 @@ def detections_3d(answer: Answer) -> Any:
     return fill_detections_3d(_make, answer)
 
 
-def cloud_messages() -> CloudMessages:
-    """Return what makes the clouds."""
-    return CloudMessages(_make)
+def cloud(answer: Answer, packed: Packed, *, is_dense: bool) -> PointCloud2:
+    """Return packed points of an answer's frame; the message shares their bytes."""
+    return cloud_message(_make, header_of(answer), packed, is_dense=is_dense)
 
 
 def _make(name: str, /, **fields: Any) -> Any:

@@ -19,6 +19,7 @@ from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
 
+from segzero_ros.conversions.point_cloud import PointPacker
 from segzero_ros.msg import ReasoningDelta, SegmentationResult
 from segzero_ros.overlay import draw_overlay
 from segzero_ros.ros import message_factory
@@ -67,7 +68,7 @@ class ResultPublishers:
         ]
         self._points = self._publisher(PointCloud2, 'points', CLOUD_DEPTH)
         self._object_points = self._publisher(PointCloud2, 'object_points', CLOUD_DEPTH)
-        self._clouds = display_messages.cloud_messages()
+        self._packer = PointPacker()
         self._target_pose = self._publisher(PoseStamped, 'target_pose', IMAGE_DEPTH)
         self._add_detections()
 
@@ -126,16 +127,13 @@ class ResultPublishers:
         cloud = cloud_of(answer.frame, answer.segments)
         if cloud is None:
             return
-        messages = self._clouds.of(
-            message_factory.header_of(answer),
-            cloud,
-            answer.frame.image,
-            organised=organised,
-            objects=objects,
+        points, own = self._packer.pack(
+            cloud, answer.frame.image, organised=organised, objects=objects
         )
-        for publisher, message in zip((self._points, self._object_points), messages, strict=True):
-            if message is not None:
-                publisher.publish(message)
+        if points is not None:
+            self._points.publish(display_messages.cloud(answer, points, is_dense=False))
+        if own is not None:
+            self._object_points.publish(display_messages.cloud(answer, own, is_dense=True))
 
     def _add_detections(self) -> None:
         try:
