@@ -23,6 +23,7 @@ COMMAND_PAGES = {
     'demo': 'simulate.md',
     'doctor': 'install.md',
     'evaluate': 'evaluation.md',
+    'mcp': 'agents.md',
     'replay': 'replay.md',
     'train': 'training.md',
 }

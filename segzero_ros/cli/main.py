@@ -24,6 +24,7 @@ COMMANDS = {
     'demo': 'run the real node on real photographs and generated scenes',
     'doctor': 'check an installation, and report problems with their solutions',
     'evaluate': 'measure models on published data sets, on your own data or on generated scenes',
+    'mcp': 'let agents use a running node, over the Model Context Protocol',
     'replay': 'run queries on a recorded bag, and write a bag and a report of the answers',
     'train': 'train a reasoning model with rewards (GRPO) or supervised (SFT)',
 }

@@ -153,6 +153,7 @@ def test_without_extras_the_offline_profile_answers(tiers, tmp_path):
     [
         (('ask', 'the mug'), 'ROS 2 is needed'),
         (('demo', '--output', 'out'), 'ROS 2 is needed'),
+        (('mcp',), 'ROS 2 is needed'),
         (('replay', 'BAG', '--query', 'x', *OFFLINE), 'install_models bags'),
         (('evaluate', 'BAG', '--truth', 'BAG', *OFFLINE), 'install_models bags'),
         (('evaluate', 'owner/name', *OFFLINE), 'install_models data'),

@@ -139,7 +139,8 @@ class PerceptionClient:
 
         Without an image, it answers queries about the camera NO_IMAGE, with the reason.
         """
-        return wait_for_image(self._background, f'{self.namespace}/perception', timeout)
+        node = f'{self.namespace.rstrip("/")}/perception'
+        return wait_for_image(self._background, node, timeout)
 
     def wait_for_subscribers(self, count: int, timeout: float = 10.0) -> bool:
         """Wait until `query` has so many subscribers, such as the node and a recorder.
