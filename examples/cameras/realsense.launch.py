@@ -1,0 +1,65 @@
+"""The perception node with a RealSense.
+
+    ros2 launch segzero_ros realsense.launch.py profile:=offline
+
+Starts the camera's driver too; `driver:=false` if it runs already. All arguments of
+perception.launch.py can be given as well. Topics as of realsense2_camera 4.55 and newer.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory, PackageNotFoundError
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+
+# Depth is aligned with the colour image, and both have one stamp.
+DRIVER = {'align_depth.enable': 'true', 'enable_sync': 'true'}
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Return the arguments, and what they start."""
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument('driver', default_value='true', choices=['true', 'false']),
+            DeclareLaunchArgument('camera_namespace', default_value='camera'),
+            DeclareLaunchArgument('camera_name', default_value='camera'),
+            OpaqueFunction(function=start),
+        ]
+    )
+
+
+def start(context: LaunchContext) -> list[IncludeLaunchDescription]:
+    """Return the node, and the camera's driver unless it runs already."""
+    names = ('camera_namespace', 'camera_name')
+    space, name = (LaunchConfiguration(each).perform(context) for each in names)
+    topics = {
+        'image': f'/{space}/{name}/color/image_raw',
+        'depth': f'/{space}/{name}/aligned_depth_to_color/image_raw',
+        'camera_info': f'/{space}/{name}/color/camera_info',
+        'fixed_frame': f'{name}_link',
+    }
+    node = included('segzero_ros', 'perception.launch.py', topics)
+    if LaunchConfiguration('driver').perform(context) == 'false':
+        return [node]
+    return [included('realsense2_camera', 'rs_launch.py', DRIVER), node]
+
+
+def included(package: str, file: str, arguments: dict[str, str]) -> IncludeLaunchDescription:
+    """Return a package's launch file with arguments."""
+    try:
+        share = Path(get_package_share_directory(package))
+    except PackageNotFoundError as error:
+        name = f'ros-{os.environ.get("ROS_DISTRO", "$ROS_DISTRO")}-{package.replace("_", "-")}'
+        raise RuntimeError(
+            f'{package} is not installed (apt-get install {name}): '
+            'install it, or start the camera yourself and give driver:=false'
+        ) from error
+    return IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(share / 'launch' / file)),
+        launch_arguments=arguments.items(),
+    )
