@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from segzero_ros.conversions.result import header_of, Make, NO_POSE, to_pose, to_time, to_vector
 from segzero_ros.conversions.text import clean_text
 from segzero_ros.overlay_layout import object_colour
-from segzero_ros.rotations import matrix_from_quaternion
+from segzero_ros.rotations import matrix_from_quaternion, Vector
 from segzero_ros.types import Answer, Pose3D, Segment
 
 MARKERS = 'visualization_msgs/msg/MarkerArray'
+# Up in a camera's optical frame, whose y axis points down.
+IN_OPTICAL_FRAME: Vector = (0.0, -1.0, 0.0)
 
 _BOX_ALPHA = 0.45
 # In metres: height of the label's letters, its distance from the box, and the smallest scale that
@@ -26,7 +30,7 @@ _CUBE, _SPHERE, _TEXT_VIEW_FACING = 1, 2, 9
 _ADD, _DELETEALL = 0, 3
 
 
-def markers(make: Make, answer: Answer) -> Any:
+def markers(make: Make, answer: Answer, up: Vector = IN_OPTICAL_FRAME) -> Any:
     """Return the 3-D boxes, balls at mere points, and their labels, in the overlay's colours.
 
     The first marker deletes those of the previous answer. Objects without a pose have no marker.
@@ -34,13 +38,14 @@ def markers(make: Make, answer: Answer) -> Any:
     Args:
         make: creates the messages.
         answer: with a frame.
+        up: unit vector in that frame; labels stand above their boxes.
     """
     header = header_of(make, answer)
     messages = [_marker(make, header, action=_DELETEALL)]
     for segment in answer.segments:
         if segment.pose is not None:
             messages.append(_body(make, segment, segment.pose, header))
-            messages.append(_label(make, segment, segment.pose, header))
+            messages.append(_label(make, segment, segment.pose, header, up))
     return make(MARKERS, markers=messages)
 
 
@@ -60,11 +65,10 @@ def _body(make: Make, segment: Segment, pose: Pose3D, header: Any) -> Any:
     )
 
 
-def _label(make: Make, segment: Segment, pose: Pose3D, header: Any) -> Any:
+def _label(make: Make, segment: Segment, pose: Pose3D, header: Any, up: Vector) -> Any:
     score = '' if math.isnan(segment.score) else f' {segment.score:.2f}'
-    x, y, z = pose.position
-    # The optical frame's y axis points down.
-    y -= _half_height(pose) + _TEXT_GAP + _TEXT_HEIGHT / 2
+    height = _half_height(pose, up) + _TEXT_GAP + _TEXT_HEIGHT / 2
+    x, y, z = (centre + height * part for centre, part in zip(pose.position, up, strict=True))
     above = Pose3D((x, y, z), NO_POSE.orientation, NO_POSE.size)
     return _marker(
         make,
@@ -106,10 +110,10 @@ def _marker(make: Make, header: Any, **fields: Any) -> Any:
     return make('visualization_msgs/msg/Marker', header=header, **{**defaults, **fields})
 
 
-def _half_height(pose: Pose3D) -> float:
-    """Return the rotated box's half extent along the frame's y axis, metres."""
-    y_of_axes = matrix_from_quaternion(pose.orientation)[1]
-    return float(sum(abs(y) * length for y, length in zip(y_of_axes, pose.size, strict=True)) / 2)
+def _half_height(pose: Pose3D, up: Vector) -> float:
+    """Return the rotated box's half extent along a unit vector, metres."""
+    shares = up @ matrix_from_quaternion(pose.orientation)
+    return float(np.abs(shares) @ pose.size / 2)
 
 
 def _colour(make: Make, segment: Segment, alpha: float) -> Any:

@@ -220,3 +220,10 @@ def test_detections_3d_hold_the_objects_that_have_a_pose(vision_msgs: bool) -> N
 def test_nothing_found_is_an_empty_array(vision_msgs: bool) -> None:
     assert list(detections(answer()).detections) == []
     assert list(detections_3d(answer()).detections) == []
+
+
+def test_the_name_stands_above_the_box_in_a_frame_whose_z_axis_points_up() -> None:
+    tall = segment(1, 'lamp', Pose3D((1.0, 2.0, 3.0), (0.0, 0.0, 0.0, 1.0), (0.2, 0.2, 0.8)))
+    _, _, name = markers(answer(tall), up=(0.0, 0.0, 1.0)).markers
+    assert (name.pose.position.x, name.pose.position.y) == (1.0, 2.0)
+    assert 3.4 < name.pose.position.z - name.scale.z / 2 < 3.5

@@ -9,18 +9,23 @@ from sensor_msgs.msg import CompressedImage
 from segzero_ros.conversions.text import clean_text
 from segzero_ros.msg import SegmentationResult, SegmentedObject
 from segzero_ros.overlay import draw_overlay
+from segzero_ros.ros.message_factory import header_of, to_pose
+from segzero_ros.spatial.placement import Placed
 from segzero_ros.srv import Ask
 from segzero_ros.types import Answer, Status, Task
 
 JPEG_QUALITY = 85
 
 
-def compact(result: SegmentationResult, drawn: Answer | None) -> Ask.Response:
+def compact(
+    result: SegmentationResult, placed: Placed, *, with_overlay: bool = False
+) -> Ask.Response:
     """Return the response.
 
     Args:
         result: the result.
-        drawn: the answer it was made from, if its overlay is wanted; it is drawn with a frame.
+        placed: the answer it was made from; the poses are in the frame that it is published in.
+        with_overlay: whether its overlay is wanted; an answer with a frame is drawn.
     """
     response = Ask.Response(
         status=result.status,
@@ -30,11 +35,11 @@ def compact(result: SegmentationResult, drawn: Answer | None) -> Ask.Response:
         labels=[found.label for found in result.objects],
         scores=[found.score for found in result.objects],
         boxes=[found.bbox for found in result.objects],
-        poses=[_pose(found, result) for found in result.objects],
+        poses=_poses(result, placed.geometry),
         sizes=[_size(found) for found in result.objects],
     )
-    if drawn is not None and drawn.frame is not None:
-        bgr = cv2.cvtColor(draw_overlay(drawn), cv2.COLOR_RGB2BGR)
+    if with_overlay and placed.answer.frame is not None:
+        bgr = cv2.cvtColor(draw_overlay(placed.answer), cv2.COLOR_RGB2BGR)
         _, data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         response.overlay = CompressedImage(
             header=result.header, format='rgb8; jpeg compressed bgr8', data=data.tobytes()
@@ -55,10 +60,17 @@ def in_words(result: SegmentationResult) -> str:
     return ', '.join(found.label or result.query for found in result.objects)
 
 
-def _pose(found: SegmentedObject, result: SegmentationResult) -> PoseStamped:
-    if found.pose_status != SegmentedObject.POSE_OK:
-        return PoseStamped()
-    return PoseStamped(header=result.header, pose=found.pose)
+def _poses(result: SegmentationResult, geometry: Answer | None) -> list[PoseStamped]:
+    """Return a pose for each object of the result; an empty one for those without."""
+    if geometry is None or len(geometry.segments) != len(result.objects):
+        return [PoseStamped() for _ in result.objects]
+    header = header_of(geometry)
+    return [
+        PoseStamped()
+        if segment.pose is None
+        else PoseStamped(header=header, pose=to_pose(segment.pose))
+        for segment in geometry.segments
+    ]
 
 
 def _size(found: SegmentedObject) -> Vector3:

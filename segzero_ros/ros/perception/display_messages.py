@@ -14,15 +14,21 @@ from segzero_ros.conversions.detections import (
 from segzero_ros.conversions.detections import (
     detections_3d as fill_detections_3d,
 )
+from segzero_ros.conversions.markers import IN_OPTICAL_FRAME
 from segzero_ros.conversions.markers import markers as fill_markers
 from segzero_ros.conversions.point_cloud import cloud_message, Packed
 from segzero_ros.ros.message_factory import filled, header_of
 from segzero_ros.types import Answer
 
 
-def markers(answer: Answer) -> MarkerArray:
-    """Return the 3-D boxes with their labels; the first marker deletes the previous ones."""
-    return fill_markers(_make, answer)
+def markers(answer: Answer, up: tuple[float, float, float] = IN_OPTICAL_FRAME) -> MarkerArray:
+    """Return the 3-D boxes with their labels; the first marker deletes the previous ones.
+
+    Args:
+        answer: with poses in its frame's frame_id.
+        up: unit vector in that frame.
+    """
+    return fill_markers(_make, answer, up)
 
 
 def detections(answer: Answer) -> Any:

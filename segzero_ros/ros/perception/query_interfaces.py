@@ -29,8 +29,9 @@ from segzero_ros.ros.perception.compact_answer import compact
 from segzero_ros.ros.perception.query_queue import PendingQuery
 from segzero_ros.ros.perception.query_server import Deliver, QueryServer
 from segzero_ros.ros.perception.result_publishers import BURST_DEPTH, RESULT_DEPTH
+from segzero_ros.spatial.placement import Placed
 from segzero_ros.srv import Ask, SegmentOnce
-from segzero_ros.types import Answer, Stage, Status
+from segzero_ros.types import Stage, Status
 
 # ROS's default depth of 10 loses requests in a burst.
 REQUEST_QOS = QoSProfile(depth=BURST_DEPTH)
@@ -39,7 +40,7 @@ RESULT_QOS = QoSProfile(depth=RESULT_DEPTH)
 RESULT_TIMEOUT = 10
 
 # Makes a reply of a result and the answer it was made from.
-Convert = Callable[[SegmentationResult, Answer], Any]
+Convert = Callable[[SegmentationResult, Placed], Any]
 
 _logger = logging.getLogger(__name__)
 
@@ -65,8 +66,8 @@ class PendingReplies:
         future = Future()
         self._awaited.add(future)
 
-        def resolve(message: SegmentationResult, answer: Answer) -> None:
-            future.set_result(convert(message, answer))
+        def resolve(message: SegmentationResult, placed: Placed) -> None:
+            future.set_result(convert(message, placed))
             # rclpy checks an awaited future only when something wakes its executor.
             executor = self._node.executor
             if executor is not None:
@@ -147,8 +148,8 @@ class AskService:
         )
 
     async def _serve(self, request: Ask.Request, response: Ask.Response) -> Ask.Response:
-        def convert(result: SegmentationResult, answer: Answer) -> Ask.Response:
-            return compact(result, answer if request.with_overlay else None)
+        def convert(result: SegmentationResult, placed: Placed) -> Ask.Response:
+            return compact(result, placed, with_overlay=request.with_overlay)
 
         future, resolve = self._replies.begin(convert)
         try:

@@ -16,6 +16,7 @@ from typing import Any
 
 from segzero_ros.pipeline import Listeners
 from segzero_ros.rgbd.buffer import RgbdMessages
+from segzero_ros.spatial.placement import Placed
 from segzero_ros.types import Answer, Query, Status, Task, Timing
 
 SILENT = Listeners()
@@ -46,6 +47,7 @@ class PendingQuery:
         image: the image message to query, undecoded; None for a camera frame.
         stamp_ns: stamp of the camera frame to query; 0 for the newest.
         rgbd: that frame's messages, taken from the buffer when the query is accepted.
+        placed: the answer of the models with its geometry, just before it is delivered.
         listeners: callbacks for stages, reasoning and objects.
         accepted_ns: time of submission by the node's clock, nanoseconds.
         started_at: when processing began, seconds of the monotonic clock; None before.
@@ -81,6 +83,7 @@ class PendingQuery:
         self.image = image
         self.stamp_ns = stamp_ns
         self.rgbd: RgbdMessages | None = None
+        self.placed: Placed | None = None
         self.listeners = listeners
         self.accepted_ns = accepted_ns
         self.started_at: float | None = None

@@ -26,6 +26,7 @@ from segzero_ros.ros.perception.query_queue import PendingQuery, QueryQueue, SIL
 from segzero_ros.ros.perception.query_stats import QueryStats
 from segzero_ros.ros.perception.result_publishers import ResultPublishers
 from segzero_ros.ros.perception.worker import Worker
+from segzero_ros.spatial.placement import in_camera_frame, Placed
 from segzero_ros.types import (
     Answer,
     BadImage,
@@ -39,7 +40,7 @@ from segzero_ros.types import (
 )
 
 # Takes a result and the answer it was made from.
-Deliver = Callable[[SegmentationResult, Answer], None]
+Deliver = Callable[[SegmentationResult, Placed], None]
 
 _logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class QueryServer:
         self.camera: RgbdSubscriber | None = None
         self.pipeline: Pipeline | None = None
         self.tracking = LiveTracking(
-            lambda: self.camera, worker.should_yield, publishers.publish_tracked
+            lambda: self.camera, worker.should_yield, self._publish_tracked
         )
         self.max_image_age = 0.0
         self.max_pixels = 0
@@ -212,22 +213,26 @@ class QueryServer:
 
     def _serve(self, pending: PendingQuery) -> None:
         try:
-            answer = self._answer(pending)
+            placed = in_camera_frame(self._answer(pending))
         except BaseException as error:
             # SystemExit too: a model that raises it must not end this thread.
             _logger.exception('Query %s failed', pending.query.id)
-            answer = pending.failed(Status.ERROR, describe_error(error))
+            placed = in_camera_frame(pending.failed(Status.ERROR, describe_error(error)))
         # Publishing and tracking have their own time limit, beginning now.
         self._worker.heartbeat()
         self.queue.finish(pending)
-        if pending.answer(answer):
-            self._publish_displays(answer)
+        pending.placed = placed
+        if pending.answer(placed.answer):
+            self._publish_displays(placed)
 
-    def _publish_displays(self, answer: Answer) -> None:
+    def _publish_displays(self, placed: Placed) -> None:
         try:
-            self._publishers.publish_displays(answer)
+            self._publishers.publish_displays(placed)
         except Exception:
-            _logger.exception('The answer to query %s cannot be drawn', answer.query.id)
+            _logger.exception('The answer to query %s cannot be drawn', placed.answer.query.id)
+
+    def _publish_tracked(self, answer: Answer) -> None:
+        self._publishers.publish_tracked(in_camera_frame(answer))
 
     def _answer(self, pending: PendingQuery) -> Answer:
         pipeline = self.pipeline
@@ -280,11 +285,15 @@ class QueryServer:
 
     def _deliver(self, pending: PendingQuery, answer: Answer, deliver: Deliver | None) -> None:
         """Publish the result and send it to the client, even if one of the two fails."""
+        placed = pending.placed
+        if placed is None or placed.answer is not answer:
+            # The models have not answered, or another thread does so for them.
+            placed = in_camera_frame(answer)
         try:
             message = self._publish_result(answer)
             self.stats.record_result(message)
             if deliver is not None:
-                deliver(message, answer)
+                deliver(message, placed)
         except Exception:
             _logger.exception('The result of query %s cannot be delivered', answer.query.id)
         finally:

@@ -1,7 +1,8 @@
 """Publishers of results, reasoning, images, clouds, poses, markers and detections.
 
-Images, clouds, markers and detections are made only while they have subscribers. All methods may
-be called from any thread.
+Images, clouds, markers and detections are made only while they have subscribers. What is published
+in 3-D is made from `Placed.geometry`, in the frame of the parameter `target_frame`; results, with
+their masks, are about the camera's frame. All methods may be called from any thread.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from segzero_ros.msg import ReasoningDelta, SegmentationResult
 from segzero_ros.overlay import draw_overlay
 from segzero_ros.ros import message_factory
 from segzero_ros.ros.perception import display_messages
-from segzero_ros.spatial.clouds import cloud_of
+from segzero_ros.spatial.placement import Placed
 from segzero_ros.types import Answer, Status
 
 # QoS depths that lose nothing in a burst of queries. The middleware keeps that many messages for a
@@ -45,7 +46,9 @@ OVERRIDABLE_POLICIES = (
     QoSPolicyKind.RELIABILITY,
 )
 
-MakeMessage = Callable[[Answer], Any]
+MakeImage = Callable[[Answer], Any]
+# The second argument is the answer with its poses in the frame to publish in.
+MakeGeometry = Callable[[Placed, Answer], Any]
 
 
 class ResultPublishers:
@@ -61,10 +64,12 @@ class ResultPublishers:
         self._tracked = self._publisher(SegmentationResult, 'tracked', IMAGE_DEPTH)
         self._reasoning = self._publisher(String, 'reasoning', BURST_DEPTH)
         self._reasoning_stream = self._publisher(ReasoningDelta, 'reasoning_stream', BURST_DEPTH)
-        self._on_demand: list[tuple[Publisher, MakeMessage]] = [
+        self._in_pixels: list[tuple[Publisher, MakeImage]] = [
             (self._publisher(Image, 'label_image', IMAGE_DEPTH), message_factory.label_image),
             (self._publisher(Image, 'overlay', IMAGE_DEPTH), _overlay),
-            (self._publisher(MarkerArray, 'markers', IMAGE_DEPTH), display_messages.markers),
+        ]
+        self._in_metres: list[tuple[Publisher, MakeGeometry]] = [
+            (self._publisher(MarkerArray, 'markers', IMAGE_DEPTH), _markers),
         ]
         self._points = self._publisher(PointCloud2, 'points', CLOUD_DEPTH)
         self._object_points = self._publisher(PointCloud2, 'object_points', CLOUD_DEPTH)
@@ -76,11 +81,11 @@ class ResultPublishers:
         """Publish the result of a query."""
         self._result.publish(message)
 
-    def publish_tracked(self, answer: Answer) -> None:
+    def publish_tracked(self, placed: Placed) -> None:
         """Publish an answer's objects as tracked in a later frame."""
-        self._tracked.publish(message_factory.to_result(answer))
-        self._publish_target_pose(answer)
-        self._publish_clouds(answer)
+        self._tracked.publish(message_factory.to_result(placed.answer))
+        self._publish_target_pose(placed)
+        self._publish_clouds(placed)
 
     def publish_reasoning(self, query_id: str, piece: str) -> None:
         """Publish the next piece of a query's reasoning."""
@@ -101,55 +106,60 @@ class ResultPublishers:
         name = message_factory.clean_text(query_id)
         self._reasoning_stream.publish(ReasoningDelta(query_id=name, final=True))
 
-    def publish_displays(self, answer: Answer) -> None:
+    def publish_displays(self, placed: Placed) -> None:
         """Publish the pose of an answer's first object, and what has subscribers."""
+        answer, geometry = placed.answer, placed.geometry
         if answer.frame is None or answer.status not in DISPLAYED:
             return
-        for publisher, make in self._on_demand:
+        for publisher, make in self._in_pixels:
             if publisher.get_subscription_count():
                 publisher.publish(make(answer))
-        self._publish_target_pose(answer)
-        self._publish_clouds(answer)
+        if geometry is not None:
+            for publisher, make_geometry in self._in_metres:
+                if publisher.get_subscription_count():
+                    publisher.publish(make_geometry(placed, geometry))
+        self._publish_target_pose(placed)
+        self._publish_clouds(placed)
 
-    def _publish_target_pose(self, answer: Answer) -> None:
+    def _publish_target_pose(self, placed: Placed) -> None:
         """Publish the pose of the first object, if it has one."""
-        if answer.segments and answer.segments[0].pose is not None:
-            pose = message_factory.to_pose(answer.segments[0].pose)
-            header = message_factory.header_of(answer)
+        geometry = placed.geometry
+        if geometry is not None and geometry.segments and geometry.segments[0].pose is not None:
+            pose = message_factory.to_pose(geometry.segments[0].pose)
+            header = message_factory.header_of(geometry)
             self._target_pose.publish(PoseStamped(header=header, pose=pose))
 
-    def _publish_clouds(self, answer: Answer) -> None:
+    def _publish_clouds(self, placed: Placed) -> None:
         """Publish the clouds that have subscribers, if there is depth."""
         organised = self._points.get_subscription_count() > 0
         objects = self._object_points.get_subscription_count() > 0
-        if answer.frame is None or not (organised or objects):
+        if not (organised or objects):
             return
-        cloud = cloud_of(answer.frame, answer.segments)
-        if cloud is None:
+        geometry, cloud = placed.geometry, placed.cloud()
+        if geometry is None or geometry.frame is None or cloud is None:
             return
         points, own = self._packer.pack(
-            cloud, answer.frame.image, organised=organised, objects=objects
+            cloud, geometry.frame.image, organised=organised, objects=objects
         )
         if points is not None:
-            self._points.publish(display_messages.cloud(answer, points, is_dense=False))
+            self._points.publish(display_messages.cloud(geometry, points, is_dense=False))
         if own is not None:
-            self._object_points.publish(display_messages.cloud(answer, own, is_dense=True))
+            self._object_points.publish(display_messages.cloud(geometry, own, is_dense=True))
 
     def _add_detections(self) -> None:
         try:
             from vision_msgs.msg import Detection2DArray, Detection3DArray
         except ImportError:
             return
-        self._on_demand += [
+        self._in_pixels.append(
             (
                 self._publisher(Detection2DArray, 'detections', IMAGE_DEPTH),
                 display_messages.detections,
-            ),
-            (
-                self._publisher(Detection3DArray, 'detections_3d', IMAGE_DEPTH),
-                display_messages.detections_3d,
-            ),
-        ]
+            )
+        )
+        self._in_metres.append(
+            (self._publisher(Detection3DArray, 'detections_3d', IMAGE_DEPTH), _detections_3d)
+        )
 
     def _publisher(self, message_type: Any, topic: str, depth: int) -> Publisher:
         # Without rclpy's event handlers, which the executor would check at every wake-up.
@@ -160,6 +170,14 @@ class ResultPublishers:
             event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
             qos_overriding_options=QoSOverridingOptions(OVERRIDABLE_POLICIES),
         )
+
+
+def _markers(placed: Placed, geometry: Answer) -> MarkerArray:
+    return display_messages.markers(geometry, placed.up)
+
+
+def _detections_3d(_: Placed, geometry: Answer) -> Any:
+    return display_messages.detections_3d(geometry)
 
 
 def _overlay(answer: Answer) -> Image:
