@@ -59,7 +59,7 @@ ALLOWED = {
         'types',
     },
     'tracking': {'onednn', 'segmentation', 'spatial', 'types'},
-    'conversions': {'overlay_layout', 'rotations', 'types'},
+    'conversions': {'overlay_layout', 'rotations', 'spatial', 'types'},
     'rgbd': {'conversions', 'types'},
     'simulation': {'rotations', 'types'},
     'doctor': {'extras', 'gpus', 'hub', 'loading', 'reasoning', 'segmentation', 'types'},
