@@ -77,6 +77,17 @@ ARGUMENTS = [
     Argument('params_file', "Your own parameters, a YAML file laid over the profile's."),
     Argument('namespace', 'The namespace of the node and of all that it publishes.', 'segzero'),
     Argument('track', 'Follow the objects of an answer through later images.', '', ['', *SWITCH]),
+    Argument(
+        'target_frame',
+        'The frame of all poses and clouds, such as base_link, by the transforms on /tf; empty: '
+        "the camera's optical frame.",
+    ),
+    Argument(
+        'broadcast_tf',
+        'Publish the objects as frames <namespace>_object_<id> on /tf.',
+        '',
+        ['', *SWITCH],
+    ),
     Argument('autostart', 'Configure and activate the node at once.', '', ['', *SWITCH]),
     Argument(
         'log_level',
@@ -117,8 +128,9 @@ TEXT_PARAMETERS = {
     'segmenter_model': 'segmenter.model',
     'device': 'device',
     'base_url': 'server.base_url',
+    'target_frame': 'target_frame',
 }
-SWITCHES = ['track', 'autostart', 'use_sim_time']
+SWITCHES = ['track', 'broadcast_tf', 'autostart', 'use_sim_time']
 
 
 def generate_launch_description() -> LaunchDescription:

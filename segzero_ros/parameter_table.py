@@ -172,6 +172,19 @@ SPECS = (
         Takes.AT_ONCE,
     ),
     Spec(
+        'target_frame',
+        '',
+        'The frame of all poses and clouds, such as base_link, by the transforms on /tf; empty: '
+        "the camera's optical frame.",
+        Takes.AT_ONCE,
+    ),
+    Spec(
+        'broadcast_tf',
+        False,
+        'Publish the objects as frames on /tf, as children of the optical frame.',
+        Takes.AT_ONCE,
+    ),
+    Spec(
         'tracking.reask_when_lost',
         False,
         'Repeat the query of tracked objects once all of them have been lost for a while.',

@@ -59,6 +59,7 @@ class NodeProcess:
     def __init__(self, command: list[str], environment: dict[str, str] | None = None) -> None:
         self.lines: list[str] = []
         self._news = threading.Condition()
+        variables = {**os.environ, 'RCUTILS_COLORIZED_OUTPUT': '0', **(environment or {})}
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -66,11 +67,9 @@ class NodeProcess:
             text=True,
             errors='replace',
             env={
-                **os.environ,
+                **variables,
                 # The checkout first: modules that are newer than the last build are found too.
-                'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}',
-                'RCUTILS_COLORIZED_OUTPUT': '0',
-                **(environment or {}),
+                'PYTHONPATH': f'{ROOT}:{variables.get("PYTHONPATH", "")}',
             },
         )
         self._reader = threading.Thread(target=self._read, daemon=True)

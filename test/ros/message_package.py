@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 from pathlib import Path
@@ -63,6 +64,31 @@ def build_messages(
             ('AMENT_PREFIX_PATH', installed),
         )
     }
+
+
+def load_messages(environment: dict[str, str]) -> None:
+    """Make built messages importable in this process too.
+
+    Args:
+        environment: what `build_messages` returned.
+    """
+    # rosidl looks there for what it loads; the loader itself read it at the start.
+    os.environ['LD_LIBRARY_PATH'] = environment['LD_LIBRARY_PATH']
+    sys.path.append(environment['PYTHONPATH'].split(':')[0])
+    libraries = sorted(Path(environment['LD_LIBRARY_PATH'].split(':')[0]).glob('*.so'))
+    # They need each other, so each is tried until all have been loaded.
+    while libraries:
+        waiting = [library for library in libraries if not _loads(library)]
+        assert len(waiting) < len(libraries), f'cannot be loaded: {waiting}'
+        libraries = waiting
+
+
+def _loads(library: Path) -> bool:
+    try:
+        ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+    except OSError:
+        return False
+    return True
 
 
 def _build(

@@ -47,6 +47,7 @@ CHOICES = {
     'log_level': ['debug', 'info', 'warn', 'error', 'fatal'],
     'fast_lane': ['', 'true', 'false', 'True', 'False'],
     'track': ['', 'true', 'false', 'True', 'False'],
+    'broadcast_tf': ['', 'true', 'false', 'True', 'False'],
     'autostart': ['', 'true', 'false', 'True', 'False'],
     'use_sim_time': ['', 'true', 'false', 'True', 'False'],
     'serve': ['', 'llama_cpp', 'vllm'],
@@ -79,6 +80,8 @@ ARGUMENTS = [
     'params_file',
     'namespace',
     'track',
+    'target_frame',
+    'broadcast_tf',
     'autostart',
     'log_level',
     'rviz',
@@ -214,6 +217,8 @@ def test_arguments_set_the_parameters_of_the_node(launch_file: ModuleType) -> No
         'device': 'cpu',
         'track': True,
     }
+    frames = launch_file.parameters(given(target_frame='base_link', broadcast_tf='true'))
+    assert frames == {'target_frame': 'base_link', 'broadcast_tf': True}
     lane = launch_file.parameters(given(fast_lane='true', segmenter_model='facebook/sam3'))
     assert lane == {
         'segmenter.backend': 'sam3_fast_lane',

@@ -1,4 +1,4 @@
-"""Subscriptions whose QoS and type match their publishers, for a camera's topics.
+"""Subscriptions whose QoS and type match their publishers, for a camera's topics and /tf.
 
 A best-effort subscriber loses most large images of a busy publisher; a reliable one receives
 nothing from a best-effort publisher. So each subscription adopts what is offered: checked once a
@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 import logging
 from typing import Any, TYPE_CHECKING
 
+from rclpy.callback_groups import CallbackGroup
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
+
+from segzero_ros.ros.rclpy_internals import private
 
 if TYPE_CHECKING:
     # Lyrical calls the module rclpy.endpoint_info.
@@ -46,6 +49,8 @@ class QosMatchingSubscription:
         topic: relative name.
         store: called with each message, serialised, in the executor's thread.
         on_new_type: called when the type changes, before messages of the new one arrive.
+        depth: of the middleware's queue.
+        callback_group: decides when `store` may be called; None for the node's own.
 
     Attributes:
         message_type: the subscribed type.
@@ -59,6 +64,9 @@ class QosMatchingSubscription:
         topic: str,
         store: Callable[[bytes], None],
         on_new_type: Callable[[], None] = lambda: None,
+        *,
+        depth: int = _DEPTH,
+        callback_group: CallbackGroup | None = None,
     ) -> None:
         self.topic = node.resolve_topic_name(topic)
         self._node = node
@@ -66,6 +74,8 @@ class QosMatchingSubscription:
         self._types = {_type_name(kind): kind for kind in message_types}
         self._store = store
         self._on_new_type = on_new_type
+        self._depth = depth
+        self._callback_group = callback_group
         self._last_warning = ''
         self.message_type = message_types[0]
         self.message_type = self._published_type() or self.message_type
@@ -85,6 +95,26 @@ class QosMatchingSubscription:
     def close(self) -> None:
         """Unsubscribe."""
         self._node.destroy_subscription(self._subscription)
+
+    def take_queued(self) -> list[bytes]:
+        """Return the messages that wait in the middleware; to be called in `store` only.
+
+        The executor takes one message each time that it waits, which costs far more than the
+        message itself.
+
+        Raises:
+            UnsupportedRclpy: this rclpy has no such way.
+        """
+        handle = self._subscription.handle
+        take = private(handle, 'take_message')
+        messages: list[bytes] = []
+        with handle:
+            while len(messages) < self._depth:
+                taken = take(self.message_type, True)
+                if taken is None:
+                    break
+                messages.append(taken[0])
+        return messages
 
     @property
     def qos(self) -> str:
@@ -131,7 +161,8 @@ class QosMatchingSubscription:
             self.message_type,
             self._name,
             self._store,
-            QoSProfile(depth=_DEPTH, reliability=reliability, durability=durability),
+            QoSProfile(depth=self._depth, reliability=reliability, durability=durability),
+            callback_group=self._callback_group,
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=self._on_incompatible_qos, use_default_callbacks=False
             ),

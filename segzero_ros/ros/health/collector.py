@@ -7,6 +7,8 @@ from typing import Any
 
 from segzero_ros import hub
 from segzero_ros.gpus import gpu_memory
+from segzero_ros.rgbd.message_buffer import read_frame_id
+from segzero_ros.ros.camera.rgbd_subscriber import RgbdSubscriber
 from segzero_ros.ros.health.process_memory import process_memory
 from segzero_ros.ros.health.rates import MedianRate
 from segzero_ros.ros.health.snapshot import (
@@ -97,8 +99,14 @@ class HealthCollector:
             rate_hz=rate,
             usual_rate_hz=self.usual_rate.update(rate),
             error=camera.error or camera.no_image_reason(0.0),
-            warning=camera.warning(),
+            warning=' '.join(filter(None, (camera.warning(), self._transform_warning(camera)))),
         )
+
+    def _transform_warning(self, camera: RgbdSubscriber) -> str:
+        """Return why nothing is published in the target frame; empty if all is well."""
+        newest = camera.buffer.newest()
+        frame_id = '' if newest is None else read_frame_id(newest.data)
+        return self._query_server.target_frame.warning(frame_id)
 
     def _queries(self) -> QueryHealth:
         queue, stats = self._query_server.queue, self._query_server.stats

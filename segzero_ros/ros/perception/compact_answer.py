@@ -7,9 +7,9 @@ from geometry_msgs.msg import PoseStamped, Vector3
 from sensor_msgs.msg import CompressedImage
 
 from segzero_ros.conversions.text import clean_text
-from segzero_ros.msg import SegmentationResult, SegmentedObject
+from segzero_ros.msg import SegmentationResult
 from segzero_ros.overlay import draw_overlay
-from segzero_ros.ros.message_factory import header_of, to_pose
+from segzero_ros.ros.message_factory import header_of, to_pose, to_vector
 from segzero_ros.spatial.placement import Placed
 from segzero_ros.srv import Ask
 from segzero_ros.types import Answer, Status, Task
@@ -27,6 +27,7 @@ def compact(
         placed: the answer it was made from; the poses are in the frame that it is published in.
         with_overlay: whether its overlay is wanted; an answer with a frame is drawn.
     """
+    boxes = _boxes(result, placed.geometry)
     response = Ask.Response(
         status=result.status,
         message=result.message,
@@ -35,8 +36,8 @@ def compact(
         labels=[found.label for found in result.objects],
         scores=[found.score for found in result.objects],
         boxes=[found.bbox for found in result.objects],
-        poses=_poses(result, placed.geometry),
-        sizes=[_size(found) for found in result.objects],
+        poses=[pose for pose, _ in boxes],
+        sizes=[size for _, size in boxes],
     )
     if with_overlay and placed.answer.frame is not None:
         bgr = cv2.cvtColor(draw_overlay(placed.answer), cv2.COLOR_RGB2BGR)
@@ -60,18 +61,19 @@ def in_words(result: SegmentationResult) -> str:
     return ', '.join(found.label or result.query for found in result.objects)
 
 
-def _poses(result: SegmentationResult, geometry: Answer | None) -> list[PoseStamped]:
-    """Return a pose for each object of the result; an empty one for those without."""
+def _boxes(
+    result: SegmentationResult, geometry: Answer | None
+) -> list[tuple[PoseStamped, Vector3]]:
+    """Return pose and size of each object of the result; empty ones for those without a pose."""
     if geometry is None or len(geometry.segments) != len(result.objects):
-        return [PoseStamped() for _ in result.objects]
+        return [(PoseStamped(), Vector3()) for _ in result.objects]
     header = header_of(geometry)
     return [
-        PoseStamped()
+        (PoseStamped(), Vector3())
         if segment.pose is None
-        else PoseStamped(header=header, pose=to_pose(segment.pose))
+        else (
+            PoseStamped(header=header, pose=to_pose(segment.pose)),
+            to_vector(segment.pose.size),
+        )
         for segment in geometry.segments
     ]
-
-
-def _size(found: SegmentedObject) -> Vector3:
-    return found.size if found.pose_status == SegmentedObject.POSE_OK else Vector3()

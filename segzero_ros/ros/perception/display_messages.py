@@ -1,4 +1,4 @@
-"""Clouds, RViz markers and vision_msgs detections as rclpy messages; `conversions` fills them."""
+"""Clouds, markers, detections and transforms as rclpy messages; `conversions` fills them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from segzero_ros.conversions.detections import (
 from segzero_ros.conversions.markers import IN_OPTICAL_FRAME
 from segzero_ros.conversions.markers import markers as fill_markers
 from segzero_ros.conversions.point_cloud import cloud_message, Packed
+from segzero_ros.conversions.transforms import to_transforms
 from segzero_ros.ros.message_factory import filled, header_of
+from segzero_ros.spatial.transforms import StampedTransform
 from segzero_ros.types import Answer
 
 
@@ -52,6 +54,15 @@ def detections_3d(answer: Answer) -> Any:
 def cloud(answer: Answer, packed: Packed, *, is_dense: bool) -> PointCloud2:
     """Return packed points of an answer's frame; the message shares their bytes."""
     return cloud_message(_make, header_of(answer), packed, is_dense=is_dense)
+
+
+def transforms(stamped: list[StampedTransform]) -> Any:
+    """Return transforms as a tf2_msgs/TFMessage.
+
+    Raises:
+        ImportError: tf2_msgs is not installed.
+    """
+    return to_transforms(_make, stamped)
 
 
 def _make(name: str, /, **fields: Any) -> Any:

@@ -54,6 +54,7 @@ from segzero_ros.ros.perception.query_queue import QueryPolicy, QueryQueue
 from segzero_ros.ros.perception.query_server import QueryServer
 from segzero_ros.ros.perception.result_publishers import ResultPublishers
 from segzero_ros.ros.perception.standing_query import StandingQuery, UPDATE_PERIOD
+from segzero_ros.ros.perception.target_frame import TargetFrame
 from segzero_ros.ros.perception.worker import Worker
 from segzero_ros.ros.perception.worker_future import run_in_worker
 from segzero_ros.ros.process import exit_now, spin, spin_while, StopSignals
@@ -92,7 +93,11 @@ class PerceptionNode(AsyncLifecycleNode):
         clock = self.get_clock()
         self._worker = Worker()
         self._queue = QueryQueue()
-        self._query_server = QueryServer(self._queue, self._worker, ResultPublishers(self), clock)
+        self._target_frame = TargetFrame(self)
+        self._result_publishers = ResultPublishers(self)
+        self._query_server = QueryServer(
+            self._queue, self._worker, self._result_publishers, clock, self._target_frame
+        )
         self._model_loader = ModelLoader(self, load, self._query_server, self._worker)
         self._standing_query = StandingQuery(self._query_server, self._worker, clock)
         self._watchdog = Watchdog(self._query_server, self._worker)
@@ -251,6 +256,8 @@ class PerceptionNode(AsyncLifecycleNode):
         self._query_server.max_image_age = self._value('camera.max_image_age')
         self._query_server.max_pixels = self._value('advanced.max_pixels')
         self._query_server.tracking.enabled = self._value('track')
+        self._target_frame.set(self._value('target_frame'))
+        self._result_publishers.object_frames.set(self._value('broadcast_tf'))
         self._standing_query.configure(
             self._value('standing_query.text'),
             self._value('standing_query.period'),
@@ -271,6 +278,7 @@ class PerceptionNode(AsyncLifecycleNode):
             self._queue.close(f'{download}. Send the query again when the node is active.')
         if self._query_server.camera is not None:
             self._query_server.camera.match_publishers()
+        self._target_frame.match_publishers()
         self._watchdog.check(
             self._value('limits.answer_time'), self._value('advanced.watchdog_timeout')
         )
@@ -280,9 +288,11 @@ class PerceptionNode(AsyncLifecycleNode):
 
     def _on_clock_jump(self, jump: TimeJump) -> None:
         _logger.info(
-            'The clock jumped by %.3f s: dropping buffered images', jump.delta.nanoseconds / 1e9
+            'The clock jumped by %.3f s: dropping buffered images and transforms',
+            jump.delta.nanoseconds / 1e9,
         )
         self._standing_query.reset()
+        self._target_frame.clear()
         if self._query_server.camera is not None:
             self._query_server.camera.buffer.restart()
 

@@ -25,6 +25,7 @@ from segzero_ros.ros.perception.progress_relay import ProgressRelay
 from segzero_ros.ros.perception.query_queue import PendingQuery, QueryQueue, SILENT
 from segzero_ros.ros.perception.query_stats import QueryStats
 from segzero_ros.ros.perception.result_publishers import ResultPublishers
+from segzero_ros.ros.perception.target_frame import TargetFrame
 from segzero_ros.ros.perception.worker import Worker
 from segzero_ros.spatial.placement import in_camera_frame, Placed
 from segzero_ros.types import (
@@ -56,16 +57,23 @@ class QueryServer:
         tracking: tracks the objects of the last answer, if enabled.
         max_image_age: maximum age of a frame when a query is accepted, seconds; 0 for any age.
         max_pixels: maximum size of an image that a query brings.
+        target_frame: places answers in the frame that they are published in.
 
     Args:
         queue: pending queries.
         worker: its thread owns the models.
         publishers: of results and what is drawn of them.
         clock: the node's.
+        target_frame: see above.
     """
 
     def __init__(
-        self, queue: QueryQueue, worker: Worker, publishers: ResultPublishers, clock: Clock
+        self,
+        queue: QueryQueue,
+        worker: Worker,
+        publishers: ResultPublishers,
+        clock: Clock,
+        target_frame: TargetFrame,
     ) -> None:
         self.queue = queue
         self.stats = QueryStats()
@@ -76,6 +84,7 @@ class QueryServer:
         )
         self.max_image_age = 0.0
         self.max_pixels = 0
+        self.target_frame = target_frame
         self._worker = worker
         self._publishers = publishers
         self._clock = clock
@@ -213,7 +222,7 @@ class QueryServer:
 
     def _serve(self, pending: PendingQuery) -> None:
         try:
-            placed = in_camera_frame(self._answer(pending))
+            placed = self._answer(pending)
         except BaseException as error:
             # SystemExit too: a model that raises it must not end this thread.
             _logger.exception('Query %s failed', pending.query.id)
@@ -232,28 +241,30 @@ class QueryServer:
             _logger.exception('The answer to query %s cannot be drawn', placed.answer.query.id)
 
     def _publish_tracked(self, answer: Answer) -> None:
-        self._publishers.publish_tracked(in_camera_frame(answer))
+        self._publishers.publish_tracked(self.target_frame.place(answer))
 
-    def _answer(self, pending: PendingQuery) -> Answer:
+    def _answer(self, pending: PendingQuery) -> Placed:
         pipeline = self.pipeline
         assert pipeline is not None
         queued = pending.elapsed
         try:
             taken = self._take_frame(pending)
         except NoImage as error:
-            return pending.failed(Status.NO_IMAGE, str(error))
+            return in_camera_frame(pending.failed(Status.NO_IMAGE, str(error)))
         except BadImage as error:
-            return pending.failed(Status.ERROR, str(error))
+            return in_camera_frame(pending.failed(Status.ERROR, str(error)))
+        request = self.target_frame.request(taken.frame)
         answer = self._run_pipeline(pipeline, pending, taken, queued)
         if pending.abandoned:
-            return answer
+            return in_camera_frame(answer)
         if answer.status is Status.CANCELED and pending.cancel_reason:
-            return replace(answer, message=pending.cancel_reason)
+            return in_camera_frame(replace(answer, message=pending.cancel_reason))
         self.stats.record_timing(answer.timing)
         has_masks = answer.task is Task.SEGMENT
         if answer.status is Status.OK and has_masks and pending.image is None:
             self.tracking.start(answer, taken.time_ns)
-        return replace(answer, message=f'{answer.message} {taken.warning}'.strip())
+        message = f'{answer.message} {taken.warning}'.strip()
+        return self.target_frame.place(replace(answer, message=message), request)
 
     def _run_pipeline(
         self, pipeline: Pipeline, pending: PendingQuery, taken: CameraFrame, queued: float

@@ -25,6 +25,7 @@ from segzero_ros.msg import ReasoningDelta, SegmentationResult
 from segzero_ros.overlay import draw_overlay
 from segzero_ros.ros import message_factory
 from segzero_ros.ros.perception import display_messages
+from segzero_ros.ros.perception.object_frames import ObjectFrames
 from segzero_ros.spatial.placement import Placed
 from segzero_ros.types import Answer, Status
 
@@ -54,6 +55,9 @@ MakeGeometry = Callable[[Placed, Answer], Any]
 class ResultPublishers:
     """Creates the publishers and publishes on them.
 
+    Attributes:
+        object_frames: the objects as frames on `/tf`.
+
     Args:
         node: owner of the publishers.
     """
@@ -75,6 +79,7 @@ class ResultPublishers:
         self._object_points = self._publisher(PointCloud2, 'object_points', CLOUD_DEPTH)
         self._packer = PointPacker()
         self._target_pose = self._publisher(PoseStamped, 'target_pose', IMAGE_DEPTH)
+        self.object_frames = ObjectFrames(node)
         self._add_detections()
 
     def publish_result(self, message: SegmentationResult) -> None:
@@ -84,6 +89,7 @@ class ResultPublishers:
     def publish_tracked(self, placed: Placed) -> None:
         """Publish an answer's objects as tracked in a later frame."""
         self._tracked.publish(message_factory.to_result(placed.answer))
+        self.object_frames.publish(placed.answer)
         self._publish_target_pose(placed)
         self._publish_clouds(placed)
 
@@ -114,6 +120,7 @@ class ResultPublishers:
         for publisher, make in self._in_pixels:
             if publisher.get_subscription_count():
                 publisher.publish(make(answer))
+        self.object_frames.publish(answer)
         if geometry is not None:
             for publisher, make_geometry in self._in_metres:
                 if publisher.get_subscription_count():
