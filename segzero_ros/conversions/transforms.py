@@ -17,6 +17,12 @@ from segzero_ros.types import S_TO_NS, SegZeroError
 TRANSFORM = 'geometry_msgs/msg/TransformStamped'
 TRANSFORMS = 'tf2_msgs/msg/TFMessage'
 
+# For each byte order, big-endian first: a transform; a stamp with the length of the frame_id; the
+# length of anything else.
+_LAYOUTS = tuple(
+    tuple(struct.Struct(order + numbers) for numbers in ('7d', 'iII', 'I')) for order in '><'
+)
+
 
 class BadTransforms(SegZeroError):
     """The bytes are not a complete TFMessage; the text gives the reason."""
@@ -37,8 +43,7 @@ def read_transforms(data: bytes) -> list[StampedTransform]:
     """
     if len(data) < 8 or data[0] or data[1] > 1:
         raise BadTransforms(f'{len(data)} bytes are no tf2_msgs/TFMessage in CDR')
-    order = '<' if data[1] else '>'
-    numbers, time, length = (struct.Struct(order + kinds) for kinds in ('7d', 'iII', 'I'))
+    numbers, time, length = _LAYOUTS[data[1]]
     try:
         (count,) = length.unpack_from(data, 4)
         offset = 8

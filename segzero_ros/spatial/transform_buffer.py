@@ -117,7 +117,8 @@ class TransformBuffer:
             return
         parent, child, stamp_ns, given = stamped
         transform = Transform(given.translation, normalised(given.rotation))
-        self._known.update((parent, child))
+        self._known.add(parent)
+        self._known.add(child)
         if static:
             self._histories.pop(child, None)
             self._static[child] = _Edge(parent, transform, None)

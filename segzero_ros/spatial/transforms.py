@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 import math
 from typing import Any, NamedTuple
 
@@ -21,8 +20,7 @@ from segzero_ros.rotations import (
 from segzero_ros.types import Pose3D
 
 
-@dataclass(frozen=True)
-class Transform:
+class Transform(NamedTuple):
     """Where a frame is in another one; maps points of the first one into the other.
 
     Attributes:
@@ -104,14 +102,13 @@ class StampedTransform(NamedTuple):
     @property
     def is_valid(self) -> bool:
         """Whether it has two frames, finite numbers and a unit quaternion, as tf2 demands."""
-        translation, rotation = self.transform.translation, self.transform.rotation
-        norm = sum(part * part for part in rotation)
+        (dx, dy, dz), (x, y, z, w) = self.transform
         return (
             bool(self.parent and self.child)
             and self.parent != self.child
-            and all(map(math.isfinite, translation))
+            and math.isfinite(dx + dy + dz)
             # False for NaN too.
-            and abs(norm - 1) <= _NORM_TOLERANCE
+            and abs(x * x + y * y + z * z + w * w - 1) <= _NORM_TOLERANCE
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 import math
+from pathlib import Path
 from typing import Any
 
 from depth_camera import DepthCamera, FRAME, HEIGHT, NANO, points_of, WIDTH
@@ -21,8 +22,12 @@ from visualization_msgs.msg import Marker, MarkerArray
 from segzero_ros.msg import SegmentationResult as Result
 from segzero_ros.msg import SegmentedObject
 from segzero_ros.ros.message_factory import to_ns, to_time
+from segzero_ros.rotations import matrix_from_quaternion, quaternion_from_matrix
+from segzero_ros.simulation import make_scene
 from segzero_ros.srv import Ask
 
+ROOT = Path(__file__).resolve().parents[2]
+NODE, CAMERA_SIM = ROOT / 'scripts' / 'perception_node', ROOT / 'scripts' / 'camera_sim'
 # The camera is 0.3 m before and 1.2 m above the base's origin and looks ahead, REP 103.
 SHIFT, OPTICAL = (0.3, 0.0, 1.2), (-0.5, 0.5, -0.5, 0.5)
 # The wall that it sees.
@@ -524,6 +529,75 @@ def test_a_jump_back_in_time_forgets_the_transforms(
             lambda pose, result=result: pose.header.stamp == result.header.stamp
         )
         assert position(target.pose)[0] == pytest.approx(far + 0.3 + FAR, abs=0.02)
+
+
+def test_objects_of_a_simulated_camera_are_where_they_truly_are_on_the_robot(
+    node_process: Callable[..., Any], new_client: Callable[..., Any]
+) -> None:
+    """With the camera's own transform from camera_sim, and the robot's from another publisher."""
+    for script, parameters in (
+        (NODE, {'target_frame': 'base_link'}),
+        (CAMERA_SIM, {'source': 'scene', 'item': 'scene_7'}),
+    ):
+        node_process(
+            parameters,
+            script=script,
+            profile='offline' if script is NODE else None,
+            arguments=['-r', '__ns:=/bench', '-r', '/tf_static:=/bench/tf_static'],
+            environment=tf2_msgs_environment(),
+        )
+    client = new_client('bench')
+    client.wait_for_server()
+    # 1.5 m up at the end of a boom that is turned to the left, and it looks down at 30 degrees.
+    turn, tilt = math.radians(40), math.radians(30)
+    yaw = np.array(
+        [
+            [math.cos(turn), -math.sin(turn), 0],
+            [math.sin(turn), math.cos(turn), 0],
+            [0, 0, 1],
+        ]
+    )
+    pitch = np.array(
+        [
+            [math.cos(tilt), 0, math.sin(tilt)],
+            [0, 1, 0],
+            [-math.sin(tilt), 0, math.cos(tilt)],
+        ]
+    )
+    # Right, down and ahead of the image in the camera's body: -y, -z and x.
+    optical = np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+    matrix, shift = yaw @ pitch @ optical, (0.4, -0.1, 1.5)
+    mount = quaternion_from_matrix(yaw @ pitch)
+    publisher = client.node.create_publisher(tf_message(), 'tf_static', LATCHED)
+    publisher.publish(
+        tf_message()(transforms=[stamped('base_link', 'camera_link', 0, shift, mount)])
+    )
+    targets = client.listen(PoseStamped, 'target_pose', DEEP)
+    client.until(lambda: client.node.count_publishers('/bench/target_pose'), 'it offers poses')
+    scene = make_scene(7)
+    targets_of = {sentence.text: sentence.targets for sentence in scene.sentences}
+    for query in ('the brown book', 'where is the grey can?'):
+        (index,) = targets_of[query]
+        true = scene.objects[index].pose
+
+        def told(query: str = query) -> Result | None:
+            result = client.once(query)
+            return result if result.objects and not result.message else None
+
+        result = client.until(told, 'an answer with a transform')
+        target = targets.wait_for(
+            lambda pose, stamp=result.header.stamp: pose.header.stamp == stamp
+        )
+        assert (target.header.frame_id, result.header.frame_id) == (
+            'base_link',
+            'camera_color_optical_frame',
+        )
+        truth = matrix @ true.position + shift
+        assert position(target.pose) == pytest.approx(tuple(truth), abs=0.005)
+        turned = target.pose.orientation
+        up = matrix_from_quaternion((turned.x, turned.y, turned.z, turned.w))[:, 2]
+        true_up = matrix @ matrix_from_quaternion(true.orientation)[:, 2]
+        assert up @ true_up > math.cos(math.radians(2)), 'upright on the true table'
 
 
 @pytest.mark.skipif(find_spec('tf2_msgs') is not None, reason='tf2_msgs is installed')
