@@ -182,8 +182,10 @@ class TransformListener:
 
     def _on_dynamic(self, data: bytes) -> None:
         self._store([data, *self._dynamic.take_queued()], static=False)
-        if not self._waiting:
-            self._gate.close()
+        with self._changed:
+            # A thread that begins to wait in between finds the gate closed and opens it.
+            if not self._waiting:
+                self._gate.close()
 
     def _on_static(self, data: bytes) -> None:
         self._store([data], static=True)
