@@ -331,6 +331,20 @@ def test_without_a_transform_nothing_is_published_and_every_place_says_why(
     reported(client, '')
 
 
+def test_an_image_without_a_frame_has_no_place(
+    client: Any, robot: Robot, camera: DepthCamera
+) -> None:
+    for message in (camera.colour, camera.depth, camera.info):
+        message.header.frame_id = ''
+    result = client.until(
+        lambda: (found := answer(client, camera)).header.frame_id == '' and found,
+        'an answer about it',
+    )
+    assert result.message == f'{NOTHING} base_link: the image has no frame_id.'
+    assert client.set_parameter('target_frame', '') == (True, '')
+    assert answer(client, camera).message == ''
+
+
 def test_transforms_are_subscribed_to_only_for_a_target_frame(
     client: Any, robot: Robot, camera: DepthCamera
 ) -> None:
