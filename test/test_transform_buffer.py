@@ -126,10 +126,11 @@ def test_a_nanosecond_is_told_from_the_next(buffer: Any) -> None:
     assert buffer.look_up('odom', 'base', now + 3).translation == close(3.0, 0.0, 0.0)
 
 
-def test_the_shorter_way_round_whatever_the_quaternions_sign(buffer: Any) -> None:
+@pytest.mark.parametrize('sign', [1, -1])
+def test_the_shorter_way_round_whatever_the_quaternions_sign(buffer: Any, sign: int) -> None:
     put(buffer, 'odom', 'base', 1.0, (0.0, 0.0, 0.0), about_z(170))
-    x, y, z, w = about_z(-170)
-    put(buffer, 'odom', 'base', 2.0, (0.0, 0.0, 0.0), (-x, -y, -z, -w))
+    x, y, z, w = (sign * part for part in about_z(-170))
+    put(buffer, 'odom', 'base', 2.0, (0.0, 0.0, 0.0), (x, y, z, w))
     assert point(buffer, 'odom', 'base', 1.5, (1.0, 0.0, 0.0)) == close(-1.0, 0.0, 0.0)
 
 
@@ -261,6 +262,10 @@ def test_a_recording_that_starts_again_is_taken_up() -> None:
     assert point(buffer, 'odom', 'base', 69.85, (0.0, 0.0, 0.0)) == close(19.85, 0.0, 0.0)
     put(buffer, 'odom', 'base', 50.0, (7.0, 0.0, 0.0))
     assert point(buffer, 'odom', 'base', 50.0, (0.0, 0.0, 0.0)) == close(7.0, 0.0, 0.0)
+    # Nothing is left of what is now the future.
+    with pytest.raises(NoTransform) as raised:
+        buffer.look_up('odom', 'base', 60 * S)
+    assert raised.value.late
 
 
 def test_one_that_is_of_the_same_time_replaces_the_other(buffer: Any) -> None:
