@@ -214,6 +214,13 @@ SPECS = (
         maximum=1,
     ),
     Spec(
+        'label_encoding',
+        'mono16',
+        'Encoding of `label_image` and `class_image`; costmap layers take mono8.',
+        Takes.AT_ONCE,
+        choices=('mono16', 'mono8'),
+    ),
+    Spec(
         'camera.max_depth_offset',
         0.05,
         "Most seconds between an image's stamp and its depth's stamp.",
@@ -253,6 +260,12 @@ SPECS = (
         'advanced.fast_decoding',
         _REASONER.fast_decoding,
         'Use the fast decoding path; the tokens are the same either way.',
+    ),
+    Spec(
+        'advanced.leave_out_target',
+        False,
+        'Leave the first object of an answer, the one to be grasped, out of `collision_objects`.',
+        Takes.AT_ONCE,
     ),
     Spec(
         'advanced.max_pixels',

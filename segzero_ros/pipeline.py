@@ -5,7 +5,7 @@ The node, the replay and the evaluation all use this pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,6 +47,8 @@ from segzero_ros.types import (
 )
 
 OnStage = Callable[[Stage], None]
+# Gives ids to the objects of an answer, by their labels.
+Number = Callable[[Sequence[str]], Sequence[int]]
 # The segmenter's encoding of a frame, and the seconds it took.
 _Encoding = Future[tuple[Any, float]]
 
@@ -57,6 +59,11 @@ FAST_LANE = 'sam3'
 CANCEL_POLL = 0.02
 
 _logger = logging.getLogger(__name__)
+
+
+def count_up(labels: Sequence[str]) -> Sequence[int]:
+    """Return the ids 1, 2, 3 … for the objects with these labels."""
+    return range(1, len(labels) + 1)
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,7 @@ class Pipeline:
         *,
         queued: float = 0.0,
         frame_age: float = math.nan,
+        number: Number = count_up,
     ) -> Answer:
         """Answer a query about a frame.
 
@@ -121,11 +129,12 @@ class Pipeline:
             cancelled: polled throughout; the models stop when it returns True.
             queued: seconds that the query has waited in the queue.
             frame_age: age of the frame when the query was accepted, seconds.
+            number: gives the objects their ids.
 
         Returns:
             The answer, with a message whenever its status is not OK.
         """
-        attempt = _Attempt(self, frame, query, listeners, cancelled)
+        attempt = _Attempt(self, frame, query, listeners, cancelled, number)
         try:
             answer = attempt.run()
         except Cancelled as error:
@@ -199,7 +208,9 @@ class _Attempt:
         query: Query,
         listeners: Listeners,
         cancelled: IsCancelled,
+        number: Number,
     ) -> None:
+        self._number = number
         self._pipeline = pipeline
         self._frame = frame
         self._query = query
@@ -242,15 +253,16 @@ class _Attempt:
         usable, warning = clean(grounding, self._frame.width, self._frame.height)
         if grounding.objects and not usable.objects:
             raise MalformedAnswer(warning, grounding.raw_answer)
+        ids = self._number([found.label for found in usable.objects])
         mask_warning = ''
         if masks:
             self._listeners.on_stage(Stage.SEGMENTING)
-            segments, mask_warning = self._segment(usable)
+            segments, mask_warning = self._segment(usable, ids)
             self._stop_if_cancelled(grounding.raw_answer)
         else:
             segments = tuple(
                 without_mask(number, found, self._frame)
-                for number, found in enumerate(usable.objects, start=1)
+                for number, found in zip(ids, usable.objects, strict=True)
             )
         has_pose = any(segment.pose is not None for segment in segments)
         distortion = spatial.rectification_warning(self._frame) if has_pose else ''
@@ -358,8 +370,10 @@ class _Attempt:
             self._listeners.on_object(found)
         return grounding
 
-    def _segment(self, grounding: Grounding) -> tuple[tuple[Segment, ...], str]:
-        """Return the segments, and a warning about dropped masks, if any."""
+    def _segment(
+        self, grounding: Grounding, ids: Sequence[int]
+    ) -> tuple[tuple[Segment, ...], str]:
+        """Return the segments with these ids, and a warning about dropped masks, if any."""
         started = time.perf_counter()
         check = partial(self._stop_if_cancelled_or_late, grounding.raw_answer)
         masks = self._pipeline.segmenter.segment(self._encoded(check), grounding, check)
@@ -367,9 +381,7 @@ class _Attempt:
         remaining = max_pixels
         segments: list[Segment] = []
         dropped: list[int] = []
-        for number, (grounded, mask) in enumerate(
-            zip(grounding.objects, masks, strict=True), start=1
-        ):
+        for number, grounded, mask in zip(ids, grounding.objects, masks, strict=True):
             check()
             segment = make_segment(number, grounded, mask, self._frame, remaining)
             remaining -= segment.mask.size

@@ -386,7 +386,7 @@ class Answer:
         frame: the frame; None if no image was available.
         reasoning: the text of the model's reasoning.
         raw_answer: the model's complete output.
-        segments: the objects, in the reasoner's order; ids start at 1.
+        segments: the objects, in the reasoner's order; each has an id of its own, from 1.
         reasoner: name of the reasoning model.
         segmenter: name of the segmenter.
         timing: durations of the stages.

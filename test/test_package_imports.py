@@ -104,6 +104,7 @@ MESSAGE_PACKAGES = {
     'lifecycle_msgs',
     'visualization_msgs',
     'vision_msgs',
+    'moveit_msgs',
     'audio_common_msgs',
     'rcl_interfaces',
     'action_msgs',

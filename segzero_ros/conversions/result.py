@@ -106,7 +106,7 @@ def to_object(make: Make, segment: Segment, header: Any) -> Any:
         bbox_from_mask=segment.box_from_mask,
         points=[make('segzero_ros/msg/Pixel', x=float(x), y=float(y)) for x, y in segment.points],
         mask_roi=to_region(make, segment.mask_roi),
-        mask=_image(make, segment.mask.astype(np.uint8) * np.uint8(255), _MASK_ENCODING, header),
+        mask=to_image(make, segment.mask.astype(np.uint8) * np.uint8(255), _MASK_ENCODING, header),
         pose_status=int(segment.pose_status),
         pose=to_pose(make, segment.pose or NO_POSE),
         size=to_vector(make, (segment.pose or NO_POSE).size),
@@ -130,21 +130,9 @@ def to_vector(make: Make, values: tuple[float, float, float]) -> Any:
     return make('geometry_msgs/msg/Vector3', x=x, y=y, z=z)
 
 
-def label_image(make: Make, answer: Answer) -> Any:
-    """Return each pixel's object id as a mono16 image; 0 is background.
-
-    Where masks overlap, the object that comes first in the answer, the better one, wins.
-    """
-    frame = _frame_of(answer)
-    labels = np.zeros((frame.height, frame.width), np.uint16)
-    for segment in reversed(answer.segments):
-        labels[segment.mask_roi.slices][segment.mask] = segment.id
-    return _image(make, labels, 'mono16', header_of(make, answer))
-
-
 def rgb_image(make: Make, rgb: RgbImage, header: Any) -> Any:
     """Return an (H, W, 3) uint8 RGB image as a sensor_msgs/Image."""
-    return _image(make, rgb, 'rgb8', header)
+    return to_image(make, rgb, 'rgb8', header)
 
 
 def mask_from(message: Any) -> Mask:
@@ -211,13 +199,19 @@ def answer_from(result: Any, frame: Frame | None = None) -> Answer:
     )
 
 
-def _frame_of(answer: Answer) -> Frame:
+def frame_of(answer: Answer) -> Frame:
+    """Return an answer's frame.
+
+    Raises:
+        BadImage: it has none.
+    """
     if answer.frame is None:
         raise BadImage(f'The answer to query {answer.query.id!r} has no image.')
     return answer.frame
 
 
-def _image(make: Make, pixels: NDArray[Any], encoding: str, header: Any) -> Any:
+def to_image(make: Make, pixels: NDArray[Any], encoding: str, header: Any) -> Any:
+    """Return an (H, W) or (H, W, C) array as a sensor_msgs/Image."""
     height, width = pixels.shape[:2]
     packed = np.ascontiguousarray(pixels)
     return make(

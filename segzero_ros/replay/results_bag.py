@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from rosbags.typesys.store import Typestore
 
-from segzero_ros.conversions import detections, markers, point_cloud, result
+from segzero_ros.conversions import detections, label_images, markers, point_cloud, result
 from segzero_ros.conversions.text import clean_text
 from segzero_ros.replay.bag import (
     BagError,
@@ -88,7 +88,7 @@ class ResultMessages:
         yield self._message('result', RESULT, result.to_result(self._make, answer), record.time_ns)
         if answer.frame is None or answer.status not in WITH_DISPLAYS:
             return
-        labels = result.label_image(self._make, answer)
+        labels = label_images.label_image(self._make, answer)
         yield self._message('label_image', IMAGE, labels, record.time_ns)
         for name, (kind, fill) in self._displays.items():
             yield self._message(name, kind, fill(self._make, answer), record.time_ns)

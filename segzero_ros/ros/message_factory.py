@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from typing import Any
 
 from builtin_interfaces.msg import Time
@@ -10,7 +11,7 @@ from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
-from segzero_ros.conversions import result
+from segzero_ros.conversions import label_images, result
 from segzero_ros.conversions.result import answer_from, mask_from, segments_from, to_ns
 from segzero_ros.conversions.text import clean_text
 from segzero_ros.msg import Pixel, SegmentationResult, SegmentedObject, Timing
@@ -18,7 +19,9 @@ from segzero_ros.types import Answer, Pose3D, RgbImage, Segment
 
 __all__ = [
     'answer_from',
+    'class_image',
     'clean_text',
+    'confidence_image',
     'filled',
     'header_of',
     'label_image',
@@ -101,9 +104,30 @@ def to_vector(values: tuple[float, float, float]) -> Vector3:
     return result.to_vector(_make, values)
 
 
-def label_image(answer: Answer) -> Image:
-    """Return an image with the object id of each pixel, mono16; 0 is background."""
-    return result.label_image(_make, answer)
+def label_image(answer: Answer, encoding: str = 'mono16') -> Image:
+    """Return an image with the object id of each pixel; 0 is background.
+
+    Args:
+        answer: with a frame.
+        encoding: `mono16` or `mono8`.
+    """
+    return label_images.label_image(_make, answer, encoding)
+
+
+def class_image(answer: Answer, classes: Mapping[int, int], encoding: str = 'mono16') -> Image:
+    """Return an image with the class id of each pixel; 0 is background.
+
+    Args:
+        answer: with a frame.
+        classes: the class id of each object id.
+        encoding: `mono16` or `mono8`.
+    """
+    return label_images.class_image(_make, answer, classes, encoding)
+
+
+def confidence_image(answer: Answer) -> Image:
+    """Return an image with the score of each pixel's object, mono8 from 0 to 255."""
+    return label_images.confidence_image(_make, answer)
 
 
 def rgb_image(rgb: RgbImage, header: Header) -> Image:

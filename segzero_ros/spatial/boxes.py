@@ -33,7 +33,7 @@ def supported_box(points: Points, plane: Plane) -> Pose3D:
         points: (N, 3) visible points, metres, in the optical frame.
         plane: the support plane.
     """
-    axes = _plane_axes(plane.normal)
+    axes = plane_axes(plane.normal)
     heights = plane.heights(points)
     # Points on the plane itself were removed, so the object starts at the plane, not above it.
     low, high = _limits(heights)
@@ -67,7 +67,7 @@ def free_box(points: Points) -> Pose3D:
     return _pose(centre, vectors, (float(sides[0]), float(sides[1]), float(sides[2])))
 
 
-def _plane_axes(normal: Array) -> Array:
+def plane_axes(normal: Array) -> Array:
     """Return (3, 3) columns: the camera's x axis projected into the plane, y, and the normal."""
     right = np.array([1.0, 0.0, 0.0]) - normal[0] * normal
     if np.linalg.norm(right) < 0.1:

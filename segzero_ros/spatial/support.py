@@ -66,13 +66,14 @@ def _raised_plane(plane: Plane, context: _Context) -> Plane | None:
     if len(heights) < _MIN_INLIERS:
         return None
     level = float(median(heights))
-    tolerance = _tolerance(context.below)
+    tolerance = inlier_distances(context.below)
     flat = np.abs(heights - level) < tolerance
     if flat.mean() < 0.6 or level < 1.5 * float(tolerance.mean()):
         return None
     raised = Plane(plane.normal, plane.offset - level)
     # An object that reaches further down is behind it, not on it.
-    if quantile(raised.heights(context.points), 0.05) < -float(_tolerance(context.points).mean()):
+    lowest = quantile(raised.heights(context.points), 0.05)
+    if lowest < -float(inlier_distances(context.points).mean()):
         return None
     return _support(raised, context)[1] and raised
 
@@ -95,7 +96,7 @@ def find_planes(points: Points, max_planes: int) -> tuple[Plane, ...]:
         if plane is None:
             break
         planes.append(plane)
-        rest = rest.compress(np.abs(plane.heights(rest)) > 2 * _tolerance(rest), axis=0)
+        rest = rest.compress(np.abs(plane.heights(rest)) > 2 * inlier_distances(rest), axis=0)
     return tuple(planes)
 
 
@@ -141,7 +142,7 @@ def _sample(where: Mask, depth: DepthImage, origin: tuple[int, int], k: Intrinsi
     return back_project(rows * step + top, columns * step + left, grid[rows, columns], k)
 
 
-def _tolerance(points: Points) -> NDArray[np.float64]:
+def inlier_distances(points: Points) -> NDArray[np.float64]:
     """Return the (N,) inlier distances of points, metres."""
     return np.asarray(_NOISE + _NOISE_SQUARED * points[:, 2] ** 2)
 
@@ -160,10 +161,10 @@ def _largest_plane(points: Points) -> Plane | None:
     subset = points[:: max(1, len(points) // 800)]
     distances = subset @ normals.T
     distances += offsets
-    near = np.abs(distances, out=distances) < _tolerance(subset)[:, None]
+    near = np.abs(distances, out=distances) < inlier_distances(subset)[:, None]
     best = int(near.sum(axis=0, dtype=np.int32).argmax())
     plane = Plane(normals[best], float(offsets[best]))
-    tolerance, inliers = _tolerance(points), np.zeros(len(points), np.bool_)
+    tolerance, inliers = inlier_distances(points), np.zeros(len(points), np.bool_)
     for _ in range(3):
         near_plane = np.abs(plane.heights(points)) < tolerance
         if (near_plane == inliers).all():
@@ -191,7 +192,7 @@ def _support(plane: Plane, context: _Context) -> tuple[float, Plane | None]:
     The score is 0 and the plane None if it does not support the object.
     """
     points, around, below = context
-    near = np.abs(plane.heights(around)) < 1.5 * _tolerance(around)
+    near = np.abs(plane.heights(around)) < 1.5 * inlier_distances(around)
     share = float(near.mean())
     if near.sum() < _MIN_INLIERS or share < 0.06:
         return 0.0, None
@@ -200,7 +201,7 @@ def _support(plane: Plane, context: _Context) -> tuple[float, Plane | None]:
     if abs(local.normal @ plane.normal) < 0.9986:
         local = plane
     heights = local.heights(points)
-    tolerance = float(_tolerance(points).mean())
+    tolerance = float(inlier_distances(points).mean())
     low, high = quantiles(heights, 0.03, 0.97)
     if low < -3 * tolerance or high < tolerance:
         return 0.0, None
@@ -211,7 +212,7 @@ def _support(plane: Plane, context: _Context) -> tuple[float, Plane | None]:
         return 0.0, None
     under = 0.0
     if len(below):
-        under = float((np.abs(local.heights(below)) < 1.5 * _tolerance(below)).mean())
+        under = float((np.abs(local.heights(below)) < 1.5 * inlier_distances(below)).mean())
     return (under + 0.3 * share) / (1.0 + gap / (0.02 + 0.5 * width)), local
 
 

@@ -4,7 +4,7 @@ The query is the script: `count to 20` writes twenty words, `count for ever` wri
 cancelled, `get stuck` hears nothing any more, `stammer` writes what is no text, `provoke` what a
 terminal would obey, `collect` how much Python's collector leaves alone, `take blocks` where the C
 library has memory from; `explode`, `babble`, `dawdle` and `run out of memory` fail;
-`seven` counts wrong;
+`seven` counts wrong; `name cup, plate` finds things of these names side by side;
 `quit`, `interrupt` and `close the generator` raise what ends programs and threads,
 `write on regardless` writes for ever whatever it is told, `many` finds a hundred objects that take
 their time; `segment for ever`, `quit later` and `run out of memory later` are the segmenter's,
@@ -123,6 +123,14 @@ class ScriptedReasoner:
         if query.text == 'seven':
             box = (1.0, 1.0, 9.0, 9.0)
             return Grounding('done', (GroundedObject(box), GroundedObject(box)), count=7)
+        if words[:1] == ['name']:
+            names = [name.strip() for name in query.text.removeprefix('name').split(',')]
+            width, top, bottom = frame.width / len(names), frame.height / 4, frame.height / 2
+            found = (
+                GroundedObject((index * width, top, (index + 0.5) * width, bottom), label=name)
+                for index, name in enumerate(names)
+            )
+            return Grounding('done', tuple(found))
         box = (frame.width / 4, frame.height / 4, 3 * frame.width / 4, 3 * frame.height / 4)
         return Grounding('done', (GroundedObject(box, label=query.text),), generated_tokens=1)
 

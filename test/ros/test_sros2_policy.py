@@ -7,10 +7,10 @@ import pytest
 from rclpy.action import get_action_server_names_and_types_by_node
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# Published only where vision_msgs is installed, and heard only with use_sim_time; /tf is published
-# with broadcast_tf, and heard with target_frame.
+# Published only where vision_msgs or moveit_msgs is installed, and heard only with use_sim_time;
+# /tf is published with broadcast_tf, and heard with target_frame.
 SOMETIMES = {'/segzero/detections', '/segzero/detections_3d', '/clock', '/parameter_events'}
-SOMETIMES |= {'/tf', '/tf_static'}
+SOMETIMES |= {'/segzero/label_info', '/segzero/collision_objects', '/tf', '/tf_static'}
 
 
 @pytest.fixture(scope='module')

@@ -9,7 +9,7 @@ from rclpy.node import Node
 
 _IMAGE_TYPES = {'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'}
 # Last part of the topics on which the perception node publishes images.
-_RESULT_TOPICS = ('overlay', 'label_image')
+_RESULT_TOPICS = ('overlay', 'label_image', 'class_image', 'confidence')
 
 
 def camera_topics(node: Node) -> list[str]:

@@ -47,6 +47,7 @@ class LiveTracking:
         enabled: whether to track; may be changed from any thread.
         make_tracker: makes the tracker that suits the loaded segmenter.
         on_lost: called with an answer whose objects have all been lost for long.
+        accepts: whether to track an answer's objects; called in the worker's thread.
         rate: of tracked frames.
         lag: seconds between the last tracked frame and the camera's newest.
 
@@ -65,6 +66,7 @@ class LiveTracking:
         self.enabled = False
         self.make_tracker: Callable[[], Tracker] | None = None
         self.on_lost: Callable[[Answer], None] = lambda _: None
+        self.accepts: Callable[[Answer], bool] = lambda _: True
         self.rate = Rate()
         self.lag = 0.0
         self._current_camera = camera
@@ -77,11 +79,12 @@ class LiveTracking:
         self._last_error = ''
         self._depth_unusable = False
         self._abandoned = False
+        self._ended = False
 
     @property
     def active(self) -> bool:
         """Whether objects are tracked, or will be as soon as the worker is free."""
-        return self._objects is not None
+        return self._objects is not None and not self._ended
 
     @property
     def object_count(self) -> int:
@@ -102,14 +105,18 @@ class LiveTracking:
         camera.buffer.listen(lambda rgbd: frame_buffer.put(rgbd.image.time_ns, rgbd))
 
     def start(self, answer: Answer, time_ns: int) -> None:
-        """Track an answer's objects instead of those of an earlier one.
+        """Track an answer's objects instead of those of an earlier one, if it is accepted.
 
         Args:
             answer: about a frame of the camera whose frames are buffered.
             time_ns: when that frame was taken.
         """
-        if self._camera is not None:
-            self._objects = _Objects(answer, time_ns)
+        if self._camera is not None and self.accepts(answer):
+            self._objects, self._ended = _Objects(answer, time_ns), False
+
+    def end(self) -> None:
+        """Track the present objects no longer; may be called from any thread."""
+        self._ended = True
 
     def abandon(self) -> LiveTracking:
         """Buffer and publish nothing more; return a new instance that replaces this one.
@@ -122,6 +129,7 @@ class LiveTracking:
         successor.enabled = self.enabled
         successor.make_tracker = self.make_tracker
         successor.on_lost = self.on_lost
+        successor.accepts = self.accepts
         return successor
 
     def run(self) -> None:
@@ -216,7 +224,7 @@ class LiveTracking:
         )
 
     def _is_stopped(self) -> bool:
-        if self._abandoned or not self.enabled:
+        if self._abandoned or self._ended or not self.enabled:
             return True
         return self._current_camera() is not self._camera
 

@@ -41,6 +41,7 @@ from segzero_ros.ros.parameters import (
     refusal,
     segmenter_options,
 )
+from segzero_ros.ros.perception.detection_toggle import DetectionToggle
 from segzero_ros.ros.perception.model_loader import Load, ModelLoader, NotConfigured, RELOADING
 from segzero_ros.ros.perception.query_interfaces import (
     AskService,
@@ -100,6 +101,12 @@ class PerceptionNode(AsyncLifecycleNode):
         )
         self._model_loader = ModelLoader(self, load, self._query_server, self._worker)
         self._standing_query = StandingQuery(self._query_server, self._worker, clock)
+        self._detection = DetectionToggle(
+            self,
+            self._query_server,
+            self._result_publishers,
+            lambda: self._inactive_reason(self.state),
+        )
         self._watchdog = Watchdog(self._query_server, self._worker)
         self._queue.close(self._inactive_reason('unconfigured'))
         self._apply_parameters([])
@@ -114,7 +121,7 @@ class PerceptionNode(AsyncLifecycleNode):
         self.add_post_set_parameters_callback(self._apply_parameters)
         self._start_timer(QOS_CHECK_PERIOD, self._check_graph_and_models)
         self._start_timer(TRIM_PERIOD, trim_memory)
-        self._start_timer(UPDATE_PERIOD, self._standing_query.update)
+        self._start_timer(UPDATE_PERIOD, self._submit_own_queries)
         self._health = HealthCollector(
             self, self._query_server, self._model_loader, self._standing_query
         )
@@ -182,6 +189,7 @@ class PerceptionNode(AsyncLifecycleNode):
         if pipeline is None:
             # The models were abandoned and are not reloaded yet.
             raise NotConfigured(RELOADING)
+        self._query_server.object_ids.reset()
         self._query_server.camera = camera = RgbdSubscriber(
             self, self._value('camera.max_depth_offset'), self._value('advanced.max_pixels')
         )
@@ -255,11 +263,17 @@ class PerceptionNode(AsyncLifecycleNode):
         self._queue.queue_size = self._value('query.queue_size')
         self._query_server.max_image_age = self._value('camera.max_image_age')
         self._query_server.max_pixels = self._value('advanced.max_pixels')
-        self._query_server.tracking.enabled = self._value('track')
+        self._query_server.tracking.enabled = self._value('track') or self._detection.on
         self._target_frame.set(self._value('target_frame'))
         self._result_publishers.object_frames.set(self._value('broadcast_tf'))
+        scene = self._result_publishers.collision_objects
+        scene.leave_out_target = self._value('advanced.leave_out_target')
+        ids, text = self._query_server.object_ids, self._value('standing_query.text')
+        ids.enabled = bool(text)
+        ids.encoding = self._result_publishers.labels.encoding = self._value('label_encoding')
+        self._detection.query = text
         self._standing_query.configure(
-            self._value('standing_query.text'),
+            text,
             self._value('standing_query.period'),
             self._value('standing_query.on_change'),
             reask_when_lost=self._value('tracking.reask_when_lost'),
@@ -272,7 +286,12 @@ class PerceptionNode(AsyncLifecycleNode):
         # Steady time: a paused simulation must not stop the node from finding its camera.
         self.create_timer(period, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
+    def _submit_own_queries(self) -> None:
+        if not self._detection.update():
+            self._standing_query.update()
+
     def _check_graph_and_models(self) -> None:
+        self._detection.check_subscribers()
         download = hub.progress()
         if download is not None and self.state == 'configuring':
             self._queue.close(f'{download}. Send the query again when the node is active.')
@@ -293,6 +312,7 @@ class PerceptionNode(AsyncLifecycleNode):
         )
         self._standing_query.reset()
         self._target_frame.clear()
+        self._detection.reset()
         if self._query_server.camera is not None:
             self._query_server.camera.buffer.restart()
 

@@ -25,6 +25,7 @@ from segzero_ros.ros.perception.progress_relay import ProgressRelay
 from segzero_ros.ros.perception.query_queue import PendingQuery, QueryQueue, SILENT
 from segzero_ros.ros.perception.query_stats import QueryStats
 from segzero_ros.ros.perception.result_publishers import ResultPublishers
+from segzero_ros.ros.perception.stable_ids import StableIds
 from segzero_ros.ros.perception.target_frame import TargetFrame
 from segzero_ros.ros.perception.worker import Worker
 from segzero_ros.spatial.placement import in_camera_frame, Placed
@@ -58,6 +59,7 @@ class QueryServer:
         max_image_age: maximum age of a frame when a query is accepted, seconds; 0 for any age.
         max_pixels: maximum size of an image that a query brings.
         target_frame: places answers in the frame that they are published in.
+        object_ids: gives objects their ids.
 
     Args:
         queue: pending queries.
@@ -85,6 +87,7 @@ class QueryServer:
         self.max_image_age = 0.0
         self.max_pixels = 0
         self.target_frame = target_frame
+        self.object_ids = StableIds()
         self._worker = worker
         self._publishers = publishers
         self._clock = clock
@@ -280,6 +283,7 @@ class QueryServer:
                     pending.cancelled,
                     queued=queued,
                     frame_age=frame_age,
+                    number=self.object_ids.number,
                 )
         finally:
             relay.close()

@@ -1,20 +1,22 @@
 """Publishers of results, reasoning, images, clouds, poses, markers and detections.
 
-Images, clouds, markers and detections are made only while they have subscribers. What is published
-in 3-D is made from `Placed.geometry`, in the frame of the parameter `target_frame`; results, with
-their masks, are about the camera's frame. All methods may be called from any thread.
+Images, clouds, markers, detections and collision objects are made only while they have
+subscribers. What is published in 3-D is made from `Placed.geometry`, in the frame of the parameter
+`target_frame`; results, with their masks, are about the camera's frame. All methods may be called
+from any thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+import threading
 from typing import Any
 
 from geometry_msgs.msg import PoseStamped
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSPolicyKind, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import String
@@ -25,6 +27,8 @@ from segzero_ros.msg import ReasoningDelta, SegmentationResult
 from segzero_ros.overlay import draw_overlay
 from segzero_ros.ros import message_factory
 from segzero_ros.ros.perception import display_messages
+from segzero_ros.ros.perception.collision_publisher import CollisionObjectPublisher, OnMatched
+from segzero_ros.ros.perception.label_publishers import LabelPublishers
 from segzero_ros.ros.perception.object_frames import ObjectFrames
 from segzero_ros.spatial.placement import Placed
 from segzero_ros.types import Answer, Status
@@ -57,19 +61,25 @@ class ResultPublishers:
 
     Attributes:
         object_frames: the objects as frames on `/tf`.
+        labels: label images and what their values mean.
+        collision_objects: for MoveIt's planning scene.
+        admit_target: whether the pose of an answer's first object is published, called in the
+            thread that publishes.
+        target_lock: held meanwhile.
 
     Args:
         node: owner of the publishers.
     """
 
     def __init__(self, node: Node) -> None:
+        self.admit_target: Callable[[Answer], bool] = lambda _: True
         self._node = node
+        self.target_lock = threading.Lock()
         self._result = self._publisher(SegmentationResult, 'result', RESULT_DEPTH)
         self._tracked = self._publisher(SegmentationResult, 'tracked', IMAGE_DEPTH)
         self._reasoning = self._publisher(String, 'reasoning', BURST_DEPTH)
         self._reasoning_stream = self._publisher(ReasoningDelta, 'reasoning_stream', BURST_DEPTH)
         self._in_pixels: list[tuple[Publisher, MakeImage]] = [
-            (self._publisher(Image, 'label_image', IMAGE_DEPTH), message_factory.label_image),
             (self._publisher(Image, 'overlay', IMAGE_DEPTH), _overlay),
         ]
         self._in_metres: list[tuple[Publisher, MakeGeometry]] = [
@@ -80,7 +90,14 @@ class ResultPublishers:
         self._packer = PointPacker()
         self._target_pose = self._publisher(PoseStamped, 'target_pose', IMAGE_DEPTH)
         self.object_frames = ObjectFrames(node)
+        self.labels = LabelPublishers(self._publisher)
+        self.collision_objects = CollisionObjectPublisher(self._publisher)
         self._add_detections()
+
+    @property
+    def target_subscribers(self) -> int:
+        """Number of subscribers to `target_pose`."""
+        return int(self._target_pose.get_subscription_count())
 
     def publish_result(self, message: SegmentationResult) -> None:
         """Publish the result of a query."""
@@ -91,7 +108,9 @@ class ResultPublishers:
         self._tracked.publish(message_factory.to_result(placed.answer))
         self.object_frames.publish(placed.answer)
         self._publish_target_pose(placed)
+        self.labels.publish(placed.answer)
         self._publish_clouds(placed)
+        self.collision_objects.publish_tracked(placed)
 
     def publish_reasoning(self, query_id: str, piece: str) -> None:
         """Publish the next piece of a query's reasoning."""
@@ -117,6 +136,8 @@ class ResultPublishers:
         answer, geometry = placed.answer, placed.geometry
         if answer.frame is None or answer.status not in DISPLAYED:
             return
+        self._publish_target_pose(placed)
+        self.labels.publish(answer)
         for publisher, make in self._in_pixels:
             if publisher.get_subscription_count():
                 publisher.publish(make(answer))
@@ -125,8 +146,8 @@ class ResultPublishers:
             for publisher, make_geometry in self._in_metres:
                 if publisher.get_subscription_count():
                     publisher.publish(make_geometry(placed, geometry))
-        self._publish_target_pose(placed)
         self._publish_clouds(placed)
+        self.collision_objects.publish(placed)
 
     def _publish_target_pose(self, placed: Placed) -> None:
         """Publish the pose of the first object, if it has one."""
@@ -134,7 +155,9 @@ class ResultPublishers:
         if geometry is not None and geometry.segments and geometry.segments[0].pose is not None:
             pose = message_factory.to_pose(geometry.segments[0].pose)
             header = message_factory.header_of(geometry)
-            self._target_pose.publish(PoseStamped(header=header, pose=pose))
+            with self.target_lock:
+                if self.admit_target(placed.answer):
+                    self._target_pose.publish(PoseStamped(header=header, pose=pose))
 
     def _publish_clouds(self, placed: Placed) -> None:
         """Publish the clouds that have subscribers, if there is depth."""
@@ -168,13 +191,24 @@ class ResultPublishers:
             (self._publisher(Detection3DArray, 'detections_3d', IMAGE_DEPTH), _detections_3d)
         )
 
-    def _publisher(self, message_type: Any, topic: str, depth: int) -> Publisher:
-        # Without rclpy's event handlers, which the executor would check at every wake-up.
+    def _publisher(
+        self,
+        message_type: Any,
+        topic: str,
+        depth: int,
+        *,
+        latched: bool = False,
+        on_matched: OnMatched | None = None,
+    ) -> Publisher:
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+        # Without rclpy's own event handlers, which the executor would check at every wake-up.
         return self._node.create_publisher(
             message_type,
             topic,
-            QoSProfile(depth=depth),
-            event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
+            QoSProfile(depth=depth, durability=durability),
+            event_callbacks=PublisherEventCallbacks(
+                matched=on_matched, use_default_callbacks=False
+            ),
             qos_overriding_options=QoSOverridingOptions(OVERRIDABLE_POLICIES),
         )
 
