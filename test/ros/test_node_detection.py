@@ -202,6 +202,9 @@ def test_what_was_tracked_before_is_not_the_dock_and_track_holds_again_after(
     late = [r for r in client.tracked if r.query == CUP and stamp_of(r) > started + 2e9]
     assert not late
     docking.stop()
+    stopped = docking.now()
+    settle(client)
+    assert not [r for r in client.tracked if r.query == DOCK and stamp_of(r) > stopped]
     client.tracked.forget()
     assert client.once(CUP).status == Result.OK
     client.tracked.wait_for(lambda result: result.query == CUP)

@@ -205,7 +205,8 @@ class LiveTracking:
         return objects.catch_up.start(answer, objects.time_ns)
 
     def _on_tracked(self, tracked: TrackedFrame, answer: Answer) -> None:
-        if self._abandoned:
+        # Also of a frame that was waited for meanwhile.
+        if self._is_stopped():
             return
         self.rate.tick()
         self.lag = tracked.lag
