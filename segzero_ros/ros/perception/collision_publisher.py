@@ -6,16 +6,16 @@ and removed when the next answer does not have it. A new subscriber is sent the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 import threading
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from rclpy.publisher import Publisher
 
 from segzero_ros.ros.message_factory import header_of
 from segzero_ros.ros.perception import display_messages
+from segzero_ros.ros.perception.make_publisher import MakePublisher
 from segzero_ros.spatial.placement import Placed
 from segzero_ros.spatial.support_box import support_box
 from segzero_ros.types import Pose3D, Segment, Task
@@ -26,25 +26,6 @@ DEPTH = 256
 # A tracked box of about the same size, in metres and as a share of a side, is moved. One of
 # another size replaces it: more of the object is seen, or its sides are along other axes.
 _SAME, _SAME_SHARE = 0.01, 0.15
-
-# Takes rclpy's description of how many subscribers have come and gone.
-OnMatched = Callable[[Any], None]
-
-
-class MakePublisher(Protocol):
-    """Creates a publisher."""
-
-    def __call__(
-        self,
-        message_type: Any,
-        topic: str,
-        depth: int,
-        *,
-        latched: bool = False,
-        on_matched: OnMatched | None = None,
-    ) -> Publisher:
-        """Return the publisher."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ latched, so that a costmap that starts later has it, too.
 from __future__ import annotations
 
 import logging
-from typing import Any, Protocol
 
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import Image
@@ -15,20 +14,11 @@ from sensor_msgs.msg import Image
 from segzero_ros.conversions.label_images import BACKGROUND, class_ids, too_large
 from segzero_ros.ros import message_factory
 from segzero_ros.ros.perception import display_messages
+from segzero_ros.ros.perception.make_publisher import MakePublisher
 from segzero_ros.types import Answer
 
 IMAGE_DEPTH = 5
 _logger = logging.getLogger(__name__)
-
-
-class MakePublisher(Protocol):
-    """Creates a publisher."""
-
-    def __call__(
-        self, message_type: Any, topic: str, depth: int, *, latched: bool = False
-    ) -> Publisher:
-        """Return the publisher."""
-        ...
 
 
 class LabelPublishers:

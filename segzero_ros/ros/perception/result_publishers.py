@@ -27,8 +27,9 @@ from segzero_ros.msg import ReasoningDelta, SegmentationResult
 from segzero_ros.overlay import draw_overlay
 from segzero_ros.ros import message_factory
 from segzero_ros.ros.perception import display_messages
-from segzero_ros.ros.perception.collision_publisher import CollisionObjectPublisher, OnMatched
+from segzero_ros.ros.perception.collision_publisher import CollisionObjectPublisher
 from segzero_ros.ros.perception.label_publishers import LabelPublishers
+from segzero_ros.ros.perception.make_publisher import OnMatched
 from segzero_ros.ros.perception.object_frames import ObjectFrames
 from segzero_ros.spatial.placement import Placed
 from segzero_ros.types import Answer, Status
