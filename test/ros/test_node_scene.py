@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from scene_messages import build
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
+from transform_messages import Robot, stamped, tf2_msgs_environment
 
 from segzero_ros.msg import SegmentationResult as Result
 from segzero_ros.ros.camera_sim.messages import (
@@ -31,8 +34,9 @@ WIDTH, HEIGHT = 320, 240
 
 @pytest.fixture(scope='module')
 def environment() -> dict[str, str]:
-    """Give the environment in which vision_msgs and moveit_msgs are installed."""
-    installed = build()
+    """Give the environment in which vision_msgs, moveit_msgs and tf2_msgs are installed."""
+    with mock.patch.dict(os.environ, tf2_msgs_environment()):
+        installed = build()
     # The checkout first, as for every node.
     return {**installed, 'PYTHONPATH': f'{ROOT}:{installed["PYTHONPATH"]}'}
 
@@ -269,6 +273,7 @@ def as_before(request):
     if 'planning' in request.fixturenames:
         client = request.getfixturevalue('planning')
         assert client.set_parameter('track', False)[0]
+        assert client.set_parameter('target_frame', '')[0]
         assert client.set_parameter('advanced.leave_out_target', False)[0]
         assert client.once(NOTHING).status == Result.NOT_FOUND
         wait_for_scene(client, set())
@@ -386,3 +391,31 @@ def test_a_planner_that_starts_later_gets_the_whole_scene(
     other = Foreign(process, (), planning)
     planning.until(lambda: other.scene() == scene, 'the scene arrives')
     process.kill()
+
+
+def test_the_scene_is_in_the_target_frame(planning) -> None:
+    robot = Robot(planning.node)
+    # The camera is 0.3 m before and 1.2 m above the base's origin and looks ahead, REP 103.
+    robot.fix(stamped('base_link', 'optical', 0, (0.3, 0.0, 1.2), (-0.5, 0.5, -0.5, 0.5)))
+    assert planning.set_parameter('target_frame', 'base_link')[0]
+    planning.until(robot.heard, 'the node subscribes to transforms')
+    planning.until(
+        lambda: planning.once(PLATES) and planning.foreign.scene(), 'there is a transform'
+    )
+    result = planning.once(PLATES)
+    planning.foreign.wait_for('collision_objects', stamp_of(result), id='support')
+    scene = wait_for_scene(planning, {*names_of(result), 'support'})
+    assert {box['frame'] for box in scene.values()} == {'base_link'}
+    for found in result.objects:
+        x, y, z = as_list(found.pose.position)
+        expected_place = pytest.approx([z + 0.3, -x, 1.2 - y], abs=1e-6)
+        assert scene[f'object_{found.id}']['position'] == expected_place
+    support = scene['support']
+    up = matrix_from_quaternion(tuple(support['orientation']))[:, 2]
+    ((_, _, height),) = support['boxes']
+    for item in planning.scene.objects:
+        rotation = matrix_from_quaternion(item.pose.orientation)
+        x, y, z = np.array(item.pose.position) - rotation[:, 2] * item.pose.size[2] / 2
+        above = (np.array([z + 0.3, -x, 1.2 - y]) - support['position']) @ up
+        assert above == pytest.approx(height / 2, abs=0.006)
+    robot.leave()
