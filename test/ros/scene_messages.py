@@ -6,9 +6,11 @@ Their fields are those of vision_msgs 4.1.1, moveit_msgs 2.6 and object_recognit
 from __future__ import annotations
 
 import os
+import shutil
 from unittest import mock
 
 from message_package import build_messages
+import pytest
 
 VISION = {
     'VisionClass': """
@@ -48,7 +50,12 @@ _PARTS = ('std_msgs', 'geometry_msgs', 'shape_msgs', 'object_recognition_msgs')
 
 
 def build() -> dict[str, str]:
-    """Build and install the packages; return the environment that has all of them."""
+    """Build and install the packages; return the environment that has all of them.
+
+    Skips the test where they cannot be built.
+    """
+    if shutil.which('cmake') is None:
+        pytest.skip('needs cmake to build messages')
     environment = dict(os.environ)
     for name, messages, dependencies in (
         ('vision_msgs', VISION, _PARTS[:1]),
