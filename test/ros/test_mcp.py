@@ -86,13 +86,15 @@ def served(node):
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
     process = type(node)([sys.executable, *COMMAND, '--namespace', '/', '--http', str(port)])
-    process.wait_for_output('Uvicorn running')
-    yield process, f'http://127.0.0.1:{port}/mcp'
-    if process.running:
+    try:
+        process.wait_for_output('Uvicorn running')
+        yield process, f'http://127.0.0.1:{port}/mcp'
         code, seconds = process.stop()
         assert code in (0, 130)
         assert seconds < 5
-    assert 'Traceback' not in process.output
+        assert 'Traceback' not in process.output
+    finally:
+        process.kill()
 
 
 @pytest.mark.usefixtures('client')
