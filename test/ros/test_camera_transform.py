@@ -6,15 +6,14 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 import re
-import shutil
 from typing import Any
 
-from message_package import build_messages
 import numpy as np
 import pytest
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
+from transform_messages import tf2_msgs_environment
 
 from segzero_ros.replay.bag import BagWriter
 from segzero_ros.ros.camera_sim.messages import image_message
@@ -29,13 +28,8 @@ Start = Callable[..., Any]
 
 @pytest.fixture(scope='module')
 def tf2_msgs() -> dict[str, str]:
-    """The environment with tf2_msgs: as it is where that is installed, else with one built."""
-    if find_spec('tf2_msgs') is not None:
-        return {}
-    if shutil.which('cmake') is None:
-        pytest.skip('needs tf2_msgs, or cmake to build it')
-    fields = {'TFMessage': 'geometry_msgs/TransformStamped[] transforms'}
-    return build_messages('tf2_msgs', fields, ('geometry_msgs', 'std_msgs'))
+    """The environment with tf2_msgs."""
+    return tf2_msgs_environment()
 
 
 @pytest.fixture(scope='module')
