@@ -40,7 +40,7 @@ EXTRAS = {
 # The first Python version without a pocketsphinx wheel.
 NO_POCKETSPHINX = (3, 14)
 _ROS_MODULE = re.compile(
-    r'(rclpy|rpyutils|rosidl\w*|ament_\w+|launch\w*|cv_bridge|\w+_msgs|\w+_interfaces|'
+    r'(rclpy|rpyutils|rosidl\w*|ament_\w+|launch\w*|cv_bridge|tf2_\w+|\w+_(msgs|srvs|interfaces)|'
     r'segzero_ros\.(msg|srv|action))(\.|$)'
 )
 # Error messages of NumPy, and of libraries compiled for another NumPy.

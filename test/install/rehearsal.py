@@ -29,8 +29,8 @@ ROSDEP = {
     'action_msgs', 'ament_cmake', 'ament_cmake_pytest', 'ament_cmake_python', 'ament_index_python',
     'builtin_interfaces', 'cv_bridge', 'diagnostic_msgs', 'geometry_msgs', 'launch', 'launch_ros',
     'lifecycle_msgs', 'rcl_interfaces', 'rclpy', 'rosgraph_msgs', 'rosidl_default_generators',
-    'rosidl_default_runtime', 'rviz2', 'sensor_msgs', 'std_msgs', 'tf2_msgs', 'vision_msgs',
-    'visualization_msgs',
+    'rosidl_default_runtime', 'rviz2', 'sensor_msgs', 'std_msgs', 'std_srvs', 'tf2_msgs',
+    'tf2_py', 'vision_msgs', 'visualization_msgs',
 }  # fmt: skip
 READY = 'cd ~/ws; . .venv/bin/activate; . install/setup.bash'
 ASK = f"""
