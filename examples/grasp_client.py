@@ -96,7 +96,8 @@ def top_down_grasp(points: np.ndarray, up: np.ndarray) -> Grasp:
     long = directions[int(sides[:, best].argmax())]
     down = -up
     axes = np.stack((long, np.cross(down, long), down), 1)
-    return Grasp(position, axes, float(sides[:, best].min()))
+    # The fingers have to pass the outermost points, too.
+    return Grasp(position, axes, float(np.ptp(points @ axes[:, 1])))
 
 
 class GraspClient(Node):
