@@ -18,6 +18,7 @@ import uuid
 from geometry_msgs.msg import PoseStamped
 import numpy as np
 import rclpy
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.utilities import remove_ros_args
@@ -176,6 +177,8 @@ class GraspClient(Node):
         at.x, at.y, at.z = grasp.position.tolist()
         turned.x, turned.y, turned.z, turned.w = quaternion_from_matrix(grasp.axes)
         self._grasps.publish(found)
+        # The message would be lost if the process ended before it has arrived.
+        self._grasps.wait_for_all_acked(Duration(seconds=2))
         self.outcome = grasp
 
 

@@ -233,7 +233,7 @@ def test_a_transform_that_comes_while_the_model_thinks_is_used(
     client.until(lambda: asked_about(client, stamp), 'the frame is the newest')
     client.reasoning.forget()
     client.results.forget()
-    client.say('count to 500')
+    client.say('count to 1200')
     client.reasoning.wait_for(lambda piece: piece.data.startswith('1 '))
     robot.move(stamped('map', 'base_link', stamp - NANO, (0.0, 5.0, 0.0)))
     robot.move(stamped('map', 'base_link', stamp + NANO, (0.0, 7.0, 0.0)))
@@ -241,7 +241,7 @@ def test_a_transform_that_comes_while_the_model_thinks_is_used(
     for later in range(2, 60):
         robot.move(stamped('map', 'base_link', stamp + later * NANO, (0.0, 100.0, 0.0)))
     assert not client.results, 'the model is still thinking'
-    result = client.results.wait_for(lambda result: result.query == 'count to 500')
+    result = client.results.wait_for(lambda result: result.query == 'count to 1200')
     assert to_ns(result.header.stamp) == stamp
     assert result.message == ''
     target = client.inboxes['target_pose'].wait_for(
