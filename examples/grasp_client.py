@@ -28,6 +28,8 @@ from segzero_ros.msg import Query, SegmentationResult
 from segzero_ros.rotations import matrix_from_quaternion, quaternion_from_matrix
 
 TIMEOUT = 120.0
+# How long to wait for somebody who takes the grasp.
+DELIVERY = Duration(seconds=3)
 # What a common parallel gripper opens, metres.
 MAX_WIDTH = 0.085
 # Fewer points do not show an object's shape.
@@ -177,9 +179,14 @@ class GraspClient(Node):
         at.x, at.y, at.z = grasp.position.tolist()
         turned.x, turned.y, turned.z, turned.w = quaternion_from_matrix(grasp.axes)
         self._grasps.publish(found)
-        # The message would be lost if the process ended before it has arrived.
-        self._grasps.wait_for_all_acked(Duration(seconds=2))
         self.outcome = grasp
+
+    def deliver(self) -> None:
+        """Wait until the grasp has arrived: it would be lost if the process ended before."""
+        deadline = self.get_clock().now() + DELIVERY
+        while not self._grasps.get_subscription_count() and self.get_clock().now() < deadline:
+            rclpy.spin_once(self, timeout_sec=0.1)
+        self._grasps.wait_for_all_acked(DELIVERY)
 
 
 def main() -> int:
@@ -189,6 +196,8 @@ def main() -> int:
     try:
         while node.outcome is None:
             rclpy.spin_once(node)
+        if isinstance(node.outcome, Grasp):
+            node.deliver()
     finally:
         rclpy.try_shutdown()
     if isinstance(node.outcome, str):
