@@ -44,7 +44,8 @@ class ReasonerOptions:
             the tokens are the same either way.
         base_url: of an OpenAI-compatible server.
         api_key_env: the environment variable that holds the server's key.
-        router: a text model that chooses the task of queries that leave it open; empty: rules.
+        router: a text model that chooses the task of queries that leave it open; with `openai`
+            one on the same server; empty: rules.
         constrain_answer: have the server hold the answer to its JSON schema (vLLM, SGLang).
     """
 
@@ -106,7 +107,7 @@ def load_pipeline(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pip
     """
     loaded = load_reasoner(reasoner, _companion(segmenter))
     try:
-        router = load_router(reasoner)
+        router = load_router(reasoner, loaded)
         masks = load_segmenter(segmenter)
         finder: Any = masks if segmenter.backend == 'sam3_fast_lane' else None
         return Pipeline(loaded, masks, reasoner.time_limit, router, phrase_finder=finder)
@@ -115,14 +116,24 @@ def load_pipeline(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pip
         raise
 
 
-def load_router(options: ReasonerOptions) -> Router:
+def load_router(options: ReasonerOptions, reasoner: Reasoner) -> Router:
     """Return what chooses the task of queries that leave it open.
+
+    Args:
+        options: those of the reasoner.
+        reasoner: the loaded one; a router on its server shares its connection.
 
     Raises:
         ReasonerUnavailable: the model cannot be had.
     """
     if not options.router:
         return route_by_rules
+    if options.backend == 'openai':
+        from segzero_ros.reasoning.openai_reasoner import OpenAIReasoner
+        from segzero_ros.reasoning.served_router import ServedRouter
+
+        assert isinstance(reasoner, OpenAIReasoner)
+        return ServedRouter(reasoner.server, options.router, options.time_limit, options.seed)
     try:
         from segzero_ros.reasoning.model_router import ModelRouter
     except ImportError as error:

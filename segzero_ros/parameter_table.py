@@ -142,7 +142,8 @@ SPECS = (
     Spec(
         'reasoner.router',
         _REASONER.router,
-        'A text model that chooses the task of queries with `task: auto`; empty: rules.',
+        'A text model that chooses the task of queries with `task: auto`; with the backend '
+        '`openai` one on the same server; empty: rules.',
     ),
     # Whoever could change these two could have any environment variable sent anywhere.
     Spec(

@@ -36,6 +36,7 @@ from segzero_ros.types import (
     MalformedAnswer,
     Query,
     ReasonerTimeout,
+    RouterFailed,
     Segment,
     SegmenterTimeout,
     SegZeroError,
@@ -224,6 +225,8 @@ class _Attempt:
         self._text: list[str] = []
         self._stage = Stage.QUEUED
         self._task = query.task or Task.SEGMENT
+        # Why the router did not choose the task; empty if it did.
+        self._routing = ''
         self._encoding: _Encoding | None = None
 
     def run(self) -> Answer:
@@ -276,7 +279,12 @@ class _Attempt:
         if self._query.task is not None:
             self._task = self._query.task
             return
-        self._task = self._pipeline.router(self._query.text, self._cancelled)
+        try:
+            self._task = self._pipeline.router(self._query.text, self._cancelled)
+        except RouterFailed as error:
+            self._task = route_by_rules(self._query.text)
+            self._routing = f'{error} So the task {self._task.name.lower()} was chosen by rules.'
+            _logger.warning('%s', self._routing)
         self._query = replace(self._query, task=self._task)
 
     def _in_words(self, grounding: Grounding) -> Answer:
@@ -414,7 +422,7 @@ class _Attempt:
         return Answer(
             query=self._query,
             status=status,
-            message=message,
+            message=' '.join(text for text in (message, self._routing) if text),
             frame=self._frame,
             reasoning=grounding.reasoning,
             raw_answer=grounding.raw_answer,

@@ -70,6 +70,10 @@ class ReasonerUnavailable(SegZeroError):
     """The reasoning model cannot be loaded or reached; the text gives the reason and a hint."""
 
 
+class RouterFailed(SegZeroError):
+    """The model that chooses the task did not reply; the text gives the reason."""
+
+
 class UnsupportedTask(SegZeroError):
     """There is no such task, or the reasoner cannot do it; the text names those it can do."""
 

@@ -14,7 +14,13 @@ from typing import Any
 
 from segzero_ros.cancellation import Check
 from segzero_ros.evaluation.agent import add_agent
-from segzero_ros.loading import load_pipeline, load_reasoner, ReasonerOptions, SegmenterOptions
+from segzero_ros.loading import (
+    load_pipeline,
+    load_reasoner,
+    load_router,
+    ReasonerOptions,
+    SegmenterOptions,
+)
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.segmentation.base import PhraseFinder, Segmenter
 from segzero_ros.segmented_mask import SegmentedMask
@@ -103,10 +109,12 @@ def load_pipelines(
         shared = SharedSegmenter(first.segmenter, first.phrase_finder)
         finder = shared if first.phrase_finder is not None else None
         limit = first.time_limit
-        pipelines = [Pipeline(first.reasoner, shared, limit, phrase_finder=finder)]
+        pipelines = [Pipeline(first.reasoner, shared, limit, first.router, finder)]
         for _ in range(count - 1):
-            other = Pipeline(load_reasoner(reasoner), shared, limit, phrase_finder=finder)
-            pipelines.append(other)
+            loaded = load_reasoner(reasoner)
+            stack.callback(loaded.close)
+            router = load_router(reasoner, loaded)
+            pipelines.append(Pipeline(loaded, shared, limit, router, finder))
             stack.callback(pipelines[-1].close)
         if agent:
             for pipeline in pipelines:

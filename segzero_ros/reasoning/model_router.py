@@ -1,14 +1,11 @@
 """The router of VisionReasoner: a text model names the kind of task (its `task_router.py`).
 
-The prompt, the system message and the reading of the reply are the published ones, with two
-differences: it decodes greedily, and a reply without any kind leaves the choice to the rules.
+It decodes greedily, where the published code samples.
 """
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-import re
 from typing import Any
 
 import torch
@@ -17,29 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria
 from segzero_ros.reasoning import checkpoints
 from segzero_ros.reasoning.base import IsCancelled, one_line_summary
 from segzero_ros.reasoning.control_tokens import plain_question
-from segzero_ros.reasoning.router import route_by_rules
+from segzero_ros.reasoning.router_prompt import chosen_task, MAX_NEW_TOKENS, router_messages
 from segzero_ros.types import Cancelled, ReasonerUnavailable, SegZeroError, Task
-
-SYSTEM = 'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.'
-PROMPT = (
-    'Given a user instruction, please classify which type of task it is and output the final '
-    'answer after "####".. The types are: 1) Segmentation/detection, 2) Counting, 3) Editing, '
-    '4) Caption/QA. The user instruction is: '
-)
-# Editing an image is no task of a robot's; the published code answers it like a question.
-_BY_DIGIT = {'1': Task.SEGMENT, '2': Task.COUNT, '3': Task.ANSWER, '4': Task.ANSWER}
-_BY_WORD = {
-    'segment': Task.SEGMENT,
-    'detect': Task.SEGMENT,
-    'count': Task.COUNT,
-    'edit': Task.ANSWER,
-    'caption': Task.ANSWER,
-    'qa': Task.ANSWER,
-}
-_WORD = re.compile('|'.join(_BY_WORD))
-MAX_NEW_TOKENS = 512
-
-_logger = logging.getLogger(__name__)
 
 
 class ModelRouter:
@@ -82,27 +58,17 @@ class ModelRouter:
         Raises:
             Cancelled: `cancelled` became True.
         """
-        reply = self.reply(text, cancelled)
-        task = task_of(reply)
-        if task is None:
-            task = route_by_rules(text)
-            _logger.warning(
-                'The router names no kind of task (%r); by the rules it is %s',
-                reply[:80],
-                task.name,
-            )
-        return task
+        return chosen_task(self.reply(text, cancelled), text)
 
     def reply(self, text: str, cancelled: IsCancelled) -> str:
         """Return what the model writes about a query; raise Cancelled as above."""
         tokenizer = self._tokenizer
         question = plain_question(text, tokenizer.all_special_tokens)
-        messages = [
-            {'role': 'system', 'content': SYSTEM},
-            {'role': 'user', 'content': PROMPT + question},
-        ]
         inputs = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors='pt', return_dict=True
+            router_messages(question),
+            add_generation_prompt=True,
+            return_tensors='pt',
+            return_dict=True,
         ).to(self._model.device)
         with torch.inference_mode():
             tokens = self._model.generate(
@@ -133,16 +99,3 @@ class _StopIfCancelled(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         return torch.tensor([self._cancelled()], device=input_ids.device)
-
-
-def task_of(reply: str) -> Task | None:
-    """Return the task that a router's reply names: by its last digit 1 to 4, else its last word.
-
-    Returns:
-        The task; None if it names none.
-    """
-    digits = re.findall('[1-4]', reply)
-    if digits:
-        return _BY_DIGIT[digits[-1]]
-    words = _WORD.findall(reply.lower())
-    return _BY_WORD[words[-1]] if words else None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import logging
 from typing import Any
-
-from segzero_ros.reasoning.dialects import Dialect
 
 # The field for the chat template's own options, which vLLM, SGLang and llama.cpp take; the OpenAI
 # client sends what it does not know itself as its `extra_body`.
@@ -16,13 +15,15 @@ _USAGE = 'stream_options'
 _logger = logging.getLogger(__name__)
 
 
-def request_options(dialect: Dialect, max_new_tokens: int, seed: int) -> dict[str, Any]:
+def request_options(
+    max_new_tokens: int, seed: int, template_options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the options of each completion, by the names of the OpenAI client.
 
     Args:
-        dialect: of the model.
         max_new_tokens: most tokens an answer may have.
         seed: for servers that sample although the temperature is 0.
+        template_options: of the dialect's chat template.
     """
     options: dict[str, Any] = {
         'stream': True,
@@ -31,8 +32,8 @@ def request_options(dialect: Dialect, max_new_tokens: int, seed: int) -> dict[st
         'seed': seed,
         _USAGE: {'include_usage': True},
     }
-    if dialect.template_options:
-        options[_EXTRA] = {_TEMPLATE_OPTIONS: dict(dialect.template_options)}
+    if template_options:
+        options[_EXTRA] = {_TEMPLATE_OPTIONS: dict(template_options)}
     return options
 
 

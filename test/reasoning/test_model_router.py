@@ -10,8 +10,9 @@ import torch
 
 from segzero_ros.reasoning import model_router
 from segzero_ros.reasoning.base import never
-from segzero_ros.reasoning.model_router import ModelRouter, PROMPT, task_of
+from segzero_ros.reasoning.model_router import ModelRouter
 from segzero_ros.reasoning.router import route_by_rules
+from segzero_ros.reasoning.router_prompt import PROMPT, task_of
 from segzero_ros.types import Cancelled, ReasonerUnavailable, Task
 
 LIMIT = 24

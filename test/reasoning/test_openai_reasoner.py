@@ -36,7 +36,7 @@ from scripted_server import (
 )
 
 from segzero_ros.loading import load_reasoner, ReasonerOptions
-from segzero_ros.reasoning import openai_reasoner
+from segzero_ros.reasoning import model_server
 from segzero_ros.reasoning.openai_reasoner import OpenAIReasoner
 from segzero_ros.types import (
     Cancelled,
@@ -131,7 +131,7 @@ def test_nothing_of_a_stream_is_still_running_once_it_is_answered(
         return loops[-1]
 
     make_loop = asyncio.new_event_loop
-    monkeypatch.setattr(openai_reasoner.asyncio, 'new_event_loop', new_loop)
+    monkeypatch.setattr(model_server.asyncio, 'new_event_loop', new_loop)
 
     def answer(request: Request) -> None:
         events = [*STREAMS[case], DONE] if case == 'nothing found' else STREAMS[case]
@@ -665,7 +665,7 @@ def test_a_model_that_never_ends_is_stopped_at_what_its_tokens_can_be(server):
 
 @pytest.mark.parametrize('chunk', [b'x' * 65536, b': keep alive\n\n' * 5000])
 def test_a_server_that_floods_is_left(server, reasoner, monkeypatch, chunk):
-    monkeypatch.setattr(openai_reasoner, 'MAX_RESPONSE_BYTES', 3_000_000)
+    monkeypatch.setattr(model_server, 'MAX_RESPONSE_BYTES', 3_000_000)
     server.answer = for_ever(chunk)
     with pytest.raises(ReasonerUnavailable, match='more than 3 MB'):
         reasoner.reason(FRAME, QUERY)
@@ -673,7 +673,7 @@ def test_a_server_that_floods_is_left(server, reasoner, monkeypatch, chunk):
 
 
 def test_a_list_of_models_without_end_is_left(server, monkeypatch):
-    monkeypatch.setattr(openai_reasoner, 'MAX_RESPONSE_BYTES', 3_000_000)
+    monkeypatch.setattr(model_server, 'MAX_RESPONSE_BYTES', 3_000_000)
     server.listing = for_ever(b'["x",' * 10_000)
     assert 'more than 3 MB' in refused(server.url, MODEL)
 
