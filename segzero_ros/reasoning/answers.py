@@ -2,8 +2,9 @@
 
 There are two parsers. `strict` accepts what the checkpoint's published code accepts and returns
 the same numbers; `repair` also accepts what is unambiguous (code fences, single quotes, a trailing
-comma, words around the list, a list cut off by the token limit) and adds a note. Neither invents a
-box: text without an answer raises `MalformedAnswer`. Parsing takes time linear in the text.
+comma, numbers as text, words or names around the list, a list cut off by the token limit) and adds
+a note. Neither invents a box: text without an answer raises `MalformedAnswer`. Parsing takes time
+linear in the text.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import json
 import re
 from typing import Any, Literal, NamedTuple, Protocol
 
+from segzero_ros.reasoning.answer_entries import objects_in
 from segzero_ros.reasoning.base import ignore, OnObject, OnText
 from segzero_ros.reasoning.stream_parser import (
     ObjectScanner,
-    parse_lenient,
     ReasoningText,
     ThinkAnswerSplitter,
 )
@@ -31,6 +32,8 @@ Scale = tuple[float, float]
 UNREADABLE = (TypeError, KeyError, IndexError, ValueError, OverflowError, RecursionError)
 
 _EMPTY_LIST = re.compile(r'\[\s*\]')
+_BRACKET = re.compile(r'[\[{]')
+_END_OF_THINKING = '</think>'
 
 
 class Unreadable(Exception):
@@ -44,6 +47,7 @@ class Grammar:
     Attributes:
         read: the published parser of the whole text; raises what that raises.
         read_object: parses one JSON object, leniently but with the published numbers.
+        split: returns the objects of an entry that may hold several.
         tagged: reasoning is in `<think>`, the answer in `<answer>`.
         single: the answer is one object, not a list.
         thinks: reasoning of any length may come before the answer, and `</think>` ends it; the
@@ -57,6 +61,7 @@ class Grammar:
     single: bool = False
     thinks: bool = False
     begins: tuple[str, ...] = ('```', '[', '{')
+    split: Callable[[dict[str, Any]], list[dict[str, Any]]] = lambda item: [item]
 
 
 class Increment(NamedTuple):
@@ -133,6 +138,8 @@ class AnswerReader:
         self._answer: list[str] = []
         self._objects: list[GroundedObject] = []
         self._unreadable = 0
+        # Objects after the one that a single answer has.
+        self._surplus = 0
 
     @property
     def text(self) -> str:
@@ -179,7 +186,7 @@ class AnswerReader:
             objects, note = self._finished()
         except MalformedAnswer:
             # "There are three cups." answers how many there are, also without a list.
-            if count is None or any(mark in self.text for mark in '[{'):
+            if count is None or self._unreadable or self._scanner.depth or self._is_list():
                 raise
             objects, note = [], 'The model wrote a number and gave no objects.'
         return Grounding(
@@ -191,17 +198,23 @@ class AnswerReader:
         reason = ''
         published: list[GroundedObject] = []
         try:
-            published = self._read_published(self.text)
+            published = self._read_published(self._published_text())
         except Unreadable as error:
             reason = str(error)
             if self._strict:
                 raise MalformedAnswer(reason, self.text) from None
         return (published, '') if self._strict else self._repaired(published, reason)
 
+    def _published_text(self) -> str:
+        """Return what the published code is given: without tags no drafts in the reasoning."""
+        if self._strict or self._grammar.tagged or not self._splitter.started_thinking:
+            return self.text
+        return self.text.rpartition(_END_OF_THINKING)[2]
+
     def _take(self, pieces: list[tuple[str, str]]) -> tuple[str, list[GroundedObject]]:
         words, objects = '', []
         for stage, piece in pieces:
-            if stage == 'thinking':
+            if stage in ('thinking', 'thought'):
                 words += self._reasoning_text.add(piece)
             elif stage == 'answering':
                 self._answer.append(piece)
@@ -215,21 +228,25 @@ class AnswerReader:
             return []
         found = []
         for raw in self._scanner.feed(text):
-            if self._grammar.single and self._objects:
-                break
-            try:
-                found.append(self._labelled(self._read_object(raw)))
-            except UNREADABLE:
-                self._unreadable += 1
-                continue
-            self._objects.append(found[-1])
+            for item in self._entries(raw):
+                try:
+                    read = self._labelled(self._grammar.read_object(item, self._scale))
+                except UNREADABLE:
+                    self._unreadable += 1
+                    continue
+                if self._grammar.single and self._objects:
+                    self._surplus += 1
+                    continue
+                found.append(read)
+                self._objects.append(read)
         return found
 
-    def _read_object(self, raw: str) -> GroundedObject:
+    def _entries(self, raw: str) -> list[dict[str, Any]]:
         try:
-            return self._grammar.read_object(json.loads(raw), self._scale)
+            return [each for item in objects_in(raw) for each in self._grammar.split(item)]
         except UNREADABLE:
-            return self._grammar.read_object(parse_lenient(raw), self._scale)
+            self._unreadable += 1
+            return []
 
     def _labelled(self, found: GroundedObject) -> GroundedObject:
         return found if found.label else replace(found, label=self._label)
@@ -257,32 +274,61 @@ class AnswerReader:
         """Return the objects and the note on what was repaired."""
         if not self._answer:
             self._scan(self._loose_answer(reason))
-        if not reason and (not self._objects or self._objects == published):
-            return published, ''
+        if not reason and self._agrees_with(published):
+            return published, self._surplus_note()
         if self._objects or self._is_empty_list():
             return self._objects, self._repair_note(reason)
-        raise MalformedAnswer(reason, self.text)
+        raise MalformedAnswer(reason or 'no object in it can be read', self.text)
+
+    def _agrees_with(self, published: list[GroundedObject]) -> bool:
+        """Return whether the answer has what the published code reads in the whole text."""
+        if self._objects:
+            return self._objects == published
+        if self._grammar.single:
+            # It stands in the reasoning.
+            return not published
+        return bool(published) or self._grammar.tagged or not self._unreadable
 
     def _loose_answer(self, reason: str) -> str:
         """Return the text to take for the answer where none is tagged."""
-        if self._splitter.stage == 'thinking' and self._grammar.tagged:
-            if not reason:
-                return ''
+        if self._splitter.stage == ('thinking' if self._grammar.tagged else 'thought'):
             raise MalformedAnswer('it ends before the reasoning does', self.text)
         loose = ''.join(self._outside)
         self._answer.append(loose)
         return loose
 
     def _is_empty_list(self) -> bool:
+        answer = ''.join(self._answer)
+        empty = len(_EMPTY_LIST.findall(answer))
         return (
             not self._unreadable
             and not self._scanner.depth
-            and bool(_EMPTY_LIST.search(''.join(self._answer)))
+            and empty > 0
+            and answer.count('[') == empty
         )
 
-    def _repair_note(self, reason: str) -> str:
-        notes = [f'The answer was repaired: {reason or "an object stands in the reasoning"}.']
+    def _is_list(self) -> bool:
+        found = _BRACKET.search(''.join(self._answer))
+        return found is not None and found.group() == '['
+
+    def _is_cut_off(self) -> bool:
+        """Return whether the text ends inside of an object, or of the list around them."""
         if self._scanner.depth:
+            return True
+        after = ''.join(self._answer).rpartition('}')[2]
+        return self._is_list() and not self.complete and ']' not in after
+
+    def _surplus_note(self) -> str:
+        if not self._surplus:
+            return ''
+        return f'The model gave {self._surplus} more objects, but it was taught to give one.'
+
+    def _repair_note(self, reason: str) -> str:
+        reason = reason or 'the published code reads something else in it'
+        notes = [f'The answer was repaired: {reason}.']
+        if surplus := self._surplus_note():
+            notes.append(surplus)
+        if self._is_cut_off():
             notes.append(f'It is cut off; {len(self._objects)} complete objects are kept.')
         if self._unreadable:
             notes.append(f'{self._unreadable} entries could not be read and are left out.')

@@ -6,9 +6,6 @@ The result does not depend on how the text is split into pieces; time is linear 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-import json
-import re
-from typing import Any
 
 # The tags that end each stage, and the stage that each of them begins.
 _TAGGED = {
@@ -17,17 +14,13 @@ _TAGGED = {
     'between': ('<answer>',),
     'answering': ('</answer>',),
 }
-_PLAIN = {'thinking': ('```', '[', '{')}
+_PLAIN = {'thinking': ('<think>', '```', '[', '{'), 'thought': ('</think>',)}
 _NEXT = {
     '<think>': 'thinking',
     '</think>': 'between',
     '<answer>': 'answering',
     '</answer>': 'done',
 }
-# `name: [ … ]` with or without quotes around the name, for objects that are not quite JSON.
-_NAMED_LIST = re.compile(r'(?<!\w)([A-Za-z_]\w*)["\']?\s*:\s*\[([^\[\]{}]*)\]')
-_NAMED_TEXT = re.compile(r'(?<!\w)label["\']?\s*:\s*(?:"([^"]*)"|\'([^\']*)\')')
-_MAX_OBJECT_LENGTH = 20_000
 
 
 @dataclass
@@ -35,8 +28,10 @@ class ThinkAnswerSplitter:
     """Splits streamed text into reasoning and answer.
 
     Attributes:
-        tagged: whether the text has `<think>` and `<answer>` tags.
-        stage: `before`, `thinking`, `between`, `answering` or `done`.
+        tagged: whether the text has `<think>` and `<answer>` tags. Without, an answer begins with
+            its first bracket or fence outside of `<think>`.
+        stage: `before`, `thinking`, `between`, `answering` or `done`; without tags `thought`
+            inside of `<think>`, `thinking` around it, and `answering`.
         started_thinking: whether reasoning was ever opened.
     """
 
@@ -68,9 +63,13 @@ class ThinkAnswerSplitter:
         return [(self.stage, held)] if held else []
 
     def _enter(self, marker: str) -> None:
-        self.stage = _NEXT.get(marker, 'answering')
         self.started_thinking |= marker == '<think>'
-        if not self.tagged:
+        if self.tagged:
+            self.stage = _NEXT[marker]
+        elif marker in ('<think>', '</think>'):
+            self.stage = 'thought' if marker == '<think>' else 'thinking'
+        else:
+            self.stage = 'answering'
             # The opening bracket belongs to the answer.
             self._pending = marker + self._pending
 
@@ -170,20 +169,3 @@ class ObjectScanner:
         if char == '"' or (char == "'" and before in '{[,:'):
             self._quote = char
         return False
-
-
-def parse_lenient(raw: str) -> dict[str, Any]:
-    """Parse `{…}` that is not valid JSON: every `name: [numbers]` in it, and its label.
-
-    Single quotes, missing quotes, trailing commas and comments are accepted.
-    """
-    if len(raw) > _MAX_OBJECT_LENGTH:
-        raise ValueError('the object is too long')
-    named: dict[str, Any] = {
-        name: json.loads(f'[{body.strip().rstrip(",")}]')
-        for name, body in _NAMED_LIST.findall(raw)
-    }
-    label = _NAMED_TEXT.search(raw)
-    if label:
-        named['label'] = label[1] or label[2] or ''
-    return named

@@ -328,7 +328,7 @@ class TestRepairs:
         assert 'cut off; 1 complete' in grounding.note
 
     def test_entries_left_out_are_counted(self) -> None:
-        text = '<answer>[{"bbox_2d": [1,2,3,4]}, {"point_2d": [1,2]}, {"bbox_2d": []}]</answer>'
+        text = '<answer>[{"bbox_2d": [1,2,3,4]}, {"point_2d": [1]}, {"bbox_2d": []}]</answer>'
         grounding = VISION_REASONER.parse(text, 840, 840)
         assert boxes(grounding) == [(1, 2, 3, 4)]
         assert '2 entries could not be read' in grounding.note

@@ -7,16 +7,24 @@ between sentences and the two kinds of quotes are part of the prompts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 import math
 from typing import Any, Literal
 
 from segzero_ros.reasoning.after_thinking import AfterThinking
-from segzero_ros.reasoning.answers import AnswerParser, AnswerReader, Grammar, Reader, Scale
+from segzero_ros.reasoning.answer_entries import box_of, points_of
+from segzero_ros.reasoning.answers import (
+    AnswerParser,
+    AnswerReader,
+    Grammar,
+    Reader,
+    Scale,
+    UNREADABLE,
+)
 from segzero_ros.reasoning.control_tokens import plain_question
 from segzero_ros.reasoning.words import WordsReader
-from segzero_ros.types import BadImage, GroundedObject, Grounding, Task, UnsupportedTask
+from segzero_ros.types import BadImage, Box, GroundedObject, Grounding, Task, UnsupportedTask
 
 # Side of the square to which the published code of Seg-Zero and VisionReasoner resizes every
 # image.
@@ -319,22 +327,38 @@ def in_source(values: list[float], scale: Scale) -> tuple[float, ...]:
     return tuple(float(value * factor) for value, factor in scaled(values, scale))
 
 
-def numbers_of_key(item: Mapping[str, Any], part: str, count: int) -> list[float]:
-    """Return the first list of `count` numbers whose key contains `part`, in any case.
+def lenient_object(
+    item: Mapping[str, Any], to_source: Callable[[list[float]], Sequence[float]]
+) -> GroundedObject:
+    """Return the object of an entry that is not quite as published: box, points or both.
 
     Args:
-        item: a JSON object.
-        part: in lower case.
-        count: the list's length.
+        item: from `answer_entries.objects_in`.
+        to_source: returns x, y, x, y, … in source pixels, rounded as published.
 
     Raises:
-        KeyError: there is none.
-        TypeError: the list holds something that is not a number.
+        KeyError: it has neither a box nor a point.
+        TypeError, ValueError: its box is none; or, without a box, its points are none. Beside a
+            box, points that cannot be read are left out.
     """
-    for key, value in item.items():
-        if part in key.lower() and isinstance(value, list) and len(value) == count:
-            return [number(each) for each in value]
-    raise KeyError(part)
+    box = box_of(item)
+    try:
+        points = points_of(item)
+    except UNREADABLE:
+        if box is None:
+            raise
+        points = []
+    if box is None and not points:
+        raise KeyError('bbox')
+    label = item.get('label')
+    corners: Box | None = None
+    if box is not None:
+        x1, y1, x2, y2 = to_source(box)
+        corners = x1, y1, x2, y2
+    pairs = (to_source(point) for point in points)
+    return GroundedObject(
+        corners, tuple((x, y) for x, y in pairs), label if isinstance(label, str) else ''
+    )
 
 
 def pair(point: object) -> list[Any]:

@@ -9,7 +9,13 @@ from typing import Any
 
 from segzero_ros.reasoning.answers import Grammar, Scale
 from segzero_ros.reasoning.dialects.base import TaskFormat
-from segzero_ros.reasoning.dialects.qwen3_vl import entries, QWEN3_VL, read_object, unfenced
+from segzero_ros.reasoning.dialects.qwen3_vl import (
+    entries,
+    QWEN3_VL,
+    read_leniently,
+    read_object,
+    unfenced,
+)
 from segzero_ros.types import GroundedObject, Task
 
 _BOXES = 'boxes'
@@ -41,23 +47,29 @@ def _read(text: str, scale: Scale) -> list[GroundedObject]:
 
 def _objects(item: Mapping[str, Any], scale: Scale) -> list[GroundedObject]:
     """Parse one entry: a point, or under `boxes` one flat list of four numbers, or several."""
+    return [read_object(each, scale) for each in _split(item)]
+
+
+def _split(item: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one entry for each box under `boxes`."""
+    others = {key: value for key, value in item.items() if key != _BOXES}
     if _BOXES not in item:
-        return [read_object(item, scale)]
+        return [others]
     boxes = item[_BOXES]
     if not isinstance(boxes, list):
         raise TypeError('the boxes are not a list')
-    if boxes and not isinstance(boxes[0], list):
+    if boxes and not (isinstance(boxes[0], list) and len(boxes[0]) != 2):
         boxes = [boxes]
-    return [read_object({**item, 'bbox_2d': box}, scale) for box in boxes]
-
-
-def _one_object(item: Mapping[str, Any], scale: Scale) -> GroundedObject:
-    (found,) = _objects(item, scale)
-    return found
+    return [{'bbox_2d': box, **others} for box in boxes]
 
 
 _GRAMMAR = Grammar(
-    _read, _one_object, tagged=True, thinks=True, begins=('<answer>', '```', '[', '{')
+    _read,
+    read_leniently,
+    tagged=True,
+    thinks=True,
+    begins=('<answer>', '```', '[', '{'),
+    split=_split,
 )
 
 # It was taught one box or points; a list of boxes to count it was not.

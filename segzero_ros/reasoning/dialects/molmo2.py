@@ -26,9 +26,11 @@ def _read(text: str, scale: Scale) -> list[GroundedObject]:
     """
     found = _POINTS.findall(text)
     if not found:
-        if text.strip(' \n\t."\'').lower() == _NONE:
+        if text.strip(' \n\t.!"\'').lower() == _NONE:
             return []
         raise ValueError('there are no <points coords="…">')
+    if text.count(_BEGIN) > len(found):
+        raise ValueError('some of its <points coords="…"> are cut off or cannot be read')
     return [read for coordinates, label in found for read in _objects(coordinates, label, scale)]
 
 

@@ -10,6 +10,7 @@ from segzero_ros.reasoning.answers import Grammar, Scale
 from segzero_ros.reasoning.dialects.base import (
     Dialect,
     grounded_object,
+    lenient_object,
     number,
     pair,
     scaled,
@@ -28,6 +29,11 @@ def _labelled_box(item: Mapping[str, Any], scale: Scale) -> GroundedObject:
     return grounded_object(
         _truncated([*_four_numbers(box), *pair(point)], scale), item.get('label')
     )
+
+
+def _lenient(item: Mapping[str, Any], scale: Scale) -> GroundedObject:
+    """Parse one entry: a box, points or both."""
+    return lenient_object(item, lambda values: _truncated(values, scale))
 
 
 def _four_numbers(values: Any) -> list[Any]:
@@ -56,7 +62,7 @@ def _read_fenced(text: str, scale: Scale) -> list[GroundedObject]:
     return found
 
 
-_GRAMMAR = Grammar(_read_fenced, _labelled_box, tagged=False)
+_GRAMMAR = Grammar(_read_fenced, _lenient, tagged=False)
 
 _TASKS = {Task.DETECT: None, Task.COUNT: None, Task.ANSWER: TaskFormat()}
 

@@ -11,7 +11,13 @@ import json
 from typing import Any
 
 from segzero_ros.reasoning.answers import Grammar, Scale, UNREADABLE
-from segzero_ros.reasoning.dialects.base import Dialect, in_source, numbers, TaskFormat
+from segzero_ros.reasoning.dialects.base import (
+    Dialect,
+    in_source,
+    lenient_object,
+    numbers,
+    TaskFormat,
+)
 from segzero_ros.types import Box, GroundedObject, Point, Task
 
 _BOXES, _POINTS = ('bbox_2d', 'bbox'), ('point_2d', 'point')
@@ -37,6 +43,11 @@ def read_object(item: Mapping[str, Any], scale: Scale) -> GroundedObject:
     return GroundedObject(
         box, _points(points, scale, needed=not boxes), label if isinstance(label, str) else ''
     )
+
+
+def read_leniently(item: Mapping[str, Any], scale: Scale) -> GroundedObject:
+    """Parse one entry as `read_object`; numbers may be text, and points or corners pairs."""
+    return lenient_object(item, lambda values: in_source(values, scale))
 
 
 def _points(given: list[Any], scale: Scale, *, needed: bool) -> tuple[Point, ...]:
@@ -91,7 +102,7 @@ QWEN3_VL = Dialect(
     name='qwen3_vl',
     prompt_prefix='Locate every object that matches the description "',
     prompt_suffix='" in the image. Report bbox coordinates in JSON format.',
-    grammar=Grammar(read_json, read_object, tagged=False, thinks=True),
+    grammar=Grammar(read_json, read_leniently, tagged=False, thinks=True),
     architectures=('qwen3_vl',),
     resampling='bicubic',
     frame='thousandths',
@@ -107,7 +118,7 @@ QWEN3_VL = Dialect(
         Task.POINT: TaskFormat(
             'Locate ',
             ' in this image. Output the point coordinates in JSON format.',
-            Grammar(read_json, read_object, tagged=False, thinks=True),
+            Grammar(read_json, read_leniently, tagged=False, thinks=True),
         ),
     },
 )

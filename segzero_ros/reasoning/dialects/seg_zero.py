@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 import json
 import re
 from typing import Any
@@ -12,9 +13,7 @@ from segzero_ros.reasoning.dialects.base import (
     coordinates_schema,
     Dialect,
     grounded_object,
-    number,
-    numbers_of_key,
-    pair,
+    lenient_object,
     QWEN_ARCHITECTURES,
     scaled,
     SQUARE,
@@ -46,10 +45,10 @@ def _single_lenient(item: Mapping[str, Any], scale: Scale) -> GroundedObject:
     try:
         return _single(item, scale)
     except UNREADABLE:
-        box = _half_to_even(numbers_of_key(item, 'bbox', 4), scale)
-    points = [item[key] for key in item if 'point' in key.lower()][:2]
-    flat = [number(value) for point in points for value in pair(point)]
-    return grounded_object(box + _half_to_even(flat, scale), item.get('label'))
+        found = lenient_object(item, lambda values: _half_to_even(values, scale))
+    if found.box is None:
+        raise KeyError('bbox')
+    return replace(found, points=found.points[:2])
 
 
 def _read_single(text: str, scale: Scale) -> list[GroundedObject]:

@@ -11,7 +11,7 @@ from segzero_ros.reasoning.dialects.base import (
     coordinates_schema,
     Dialect,
     grounded_object,
-    numbers_of_key,
+    lenient_object,
     QWEN_ARCHITECTURES,
     scaled,
     SQUARE,
@@ -32,16 +32,11 @@ def _list_item(item: Mapping[str, Any], scale: Scale) -> GroundedObject:
 
 
 def _list_item_lenient(item: Mapping[str, Any], scale: Scale) -> GroundedObject:
-    """Parse one entry; the box is required, the point is not."""
+    """Parse one entry: a box with a point, or one of them alone."""
     try:
         return _list_item(item, scale)
     except UNREADABLE:
-        box = _half_up(numbers_of_key(item, 'bbox', 4), scale)
-    try:
-        point = _half_up(numbers_of_key(item, 'point', 2), scale)
-        return grounded_object(box + point, item.get('label'))
-    except UNREADABLE:
-        return grounded_object(box, item.get('label'))
+        return lenient_object(item, lambda values: _half_up(values, scale))
 
 
 def _read_list(text: str, scale: Scale) -> list[GroundedObject]:
