@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from segzero_ros.config import find_config
-from segzero_ros.training.rewards import PUBLISHED, Reward
+from segzero_ros.training.rewards import PUBLISHED, PUBLISHED_ACCURACIES, Reward
 from segzero_ros.training.robot_rewards import ROBOT
 from segzero_ros.types import SegZeroError
 
@@ -33,6 +33,11 @@ class Composition:
 
     name: str
     weights: Mapping[str, float]
+
+    @property
+    def wants_boxes(self) -> bool:
+        """Whether it is 0 for true objects that are a point alone, whatever the answer is."""
+        return any(name in PUBLISHED_ACCURACIES for name in self.weights)
 
     def parts(self, completion: str, solution: str) -> dict[str, float]:
         """Return each part's value, unweighted."""

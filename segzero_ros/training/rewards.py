@@ -275,6 +275,15 @@ def points_in_boxes(points: NDArray[Any], boxes: NDArray[Any]) -> NDArray[np.boo
     return np.asarray(across & down)
 
 
+# These are 0 where a true object has no box.
+PUBLISHED_ACCURACIES = (
+    'list_accuracy',
+    *(
+        f'{part}{strict}'
+        for part in ('box_iou', 'box_l1', 'points_l1')
+        for strict in ('', '_strict')
+    ),
+)
 PUBLISHED: dict[str, Reward] = {
     'thinking_format': thinking_format,
     'non_repeat': non_repeat,

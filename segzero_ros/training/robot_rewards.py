@@ -1,7 +1,9 @@
 """Rewards for robots: honest empty answers, short but present reasoning, soft accuracy.
 
 The published rewards are 0 for an empty answer, so models trained with them never answer that
-there is no target; and they reward empty reasoning.
+there is no target; and they reward empty reasoning. They also want a box and a point of each
+object, so they cannot teach pointing; Embodied-R1 and 1.5 reward points by their distance, or by
+being inside the true region, and so do these.
 """
 
 from __future__ import annotations
@@ -56,37 +58,50 @@ def brevity(completion: str, solution: str = '') -> float:
 
 
 def answer_readable(completion: str, solution: str = '') -> float:
-    """Return 1 for a possibly empty list of boxes with points, all finite and well ordered."""
+    """Return 1 for a possibly empty list of objects, each with a box, a point or both.
+
+    All numbers must be finite, and boxes well ordered.
+    """
     return float(_read(completion) is not None)
 
 
 def honest_accuracy(completion: str, solution: str) -> float:
     """Return up to 3, soft: for each matched pair IoU, box distance and point distance.
 
-    Without a true object, an empty list scores 3 and any object 0. Objects after the first 120 are
-    ignored.
+    An object that is a box alone can have the first two, a point alone the third. Where the truth
+    is a point alone, its distance is worth 3 and a box nothing. Without a true object, an empty
+    list scores 3 and any object 0. Objects after the first 120 are ignored.
 
     Raises:
-        ValueError: the solution is not a list of boxes with points.
+        ValueError: the solution is not a list of points, with or without boxes.
     """
     true = _read_list(json.loads(solution))
-    if true is None:
-        raise ValueError(f'{solution[:80]!r} is not a list of boxes with points')
+    if true is None or np.isnan(true[:, 4:]).any():
+        raise ValueError(f'{solution[:80]!r} is not a list of points, with or without boxes')
     answered = _read(completion)
     if answered is None:
         return 0.0
     if not len(true) or not len(answered):
         return 3.0 if len(true) == len(answered) else 0.0
+    return matched(_pair_scores(answered, true), 3.0)
+
+
+def _pair_scores(answered: NDArray[np.float64], true: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (K, N) scores up to 3 of the pairs of (K, 6) and (N, 6) objects."""
     boxes, points, true_boxes, true_points = (
         answered[:, :4],
         answered[:, 4:],
         true[:, :4],
         true[:, 4:],
     )
+    # What an object does not have is NaN, and so are its parts.
     near_box = np.clip(1 - box_distances(boxes, true_boxes) / BOX_REACH, 0, 1)
+    for_box = np.nan_to_num(inclusive_ious(boxes, true_boxes) + near_box)
     near_point = np.clip(1 - point_distances(points, true_points) / POINT_REACH, 0, 1)
-    inside = points_in_boxes(points, boxes)[:, np.newaxis]
-    return matched(inclusive_ious(boxes, true_boxes) + near_box + near_point * inside, 3.0)
+    # A point that left its own box is wrong, as in the published rewards.
+    alone = np.isnan(boxes[:, 0])
+    for_point = np.nan_to_num(near_point) * (alone | points_in_boxes(points, boxes))[:, np.newaxis]
+    return np.where(np.isnan(true_boxes[:, 0]), 3 * for_point, for_box + for_point)
 
 
 def _read(completion: str) -> NDArray[np.float64] | None:
@@ -97,7 +112,7 @@ def _read(completion: str) -> NDArray[np.float64] | None:
 
 
 def _read_list(items: Any) -> NDArray[np.float64] | None:
-    """Return (K, 6) boxes and points; None if it is not a valid list."""
+    """Return (K, 6) boxes and points, NaN for those left out; None if it is no valid list."""
     if not isinstance(items, list):
         return None
     rows = [_row(item) for item in items[:MAX_OBJECTS]]
@@ -109,13 +124,17 @@ def _read_list(items: Any) -> NDArray[np.float64] | None:
 def _row(item: Any) -> list[float] | None:
     if not isinstance(item, dict):
         return None
-    box, point = item.get('bbox_2d'), item.get('point_2d')
-    if not (isinstance(box, list) and isinstance(point, list)):
+    if 'bbox_2d' not in item and 'point_2d' not in item:
         return None
-    numbers = [*box, *point]
-    if len(box) != 4 or len(point) != 2 or not all(map(_is_coordinate, numbers)):
-        return None
-    return numbers if box[0] <= box[2] and box[1] <= box[3] else None
+    row: list[float] = []
+    for key, length in (('bbox_2d', 4), ('point_2d', 2)):
+        values = item.get(key) if key in item else [math.nan] * length
+        if not isinstance(values, list) or len(values) != length:
+            return None
+        if key in item and not all(map(_is_coordinate, values)):
+            return None
+        row += values
+    return None if row[0] > row[2] or row[1] > row[3] else row
 
 
 def _is_coordinate(value: Any) -> bool:

@@ -18,9 +18,9 @@ from segzero_ros.extras import lacking
 from segzero_ros.reasoning.dialects import Dialect, SQUARE
 from segzero_ros.reasoning.preprocessing import resize_for_model
 from segzero_ros.training.flat_shapes import flat_row
-from segzero_ros.training.presets import TrainingError
+from segzero_ros.training.presets import Composition, TrainingError
 from segzero_ros.training.rewards import answered_list
-from segzero_ros.training.rows import COLUMNS, Row, sft_answer_for, solution_for
+from segzero_ros.training.rows import COLUMNS, points_alone, Row, sft_answer_for, solution_for
 from segzero_ros.types import RgbImage
 
 # Seeds that neither the benchmark nor the training of the mini reasoner uses.
@@ -165,6 +165,22 @@ def _image(found: dict[str, Any], where: str) -> RgbImage:
         raise TrainingError(str(error)) from error
     except ValueError as error:
         raise TrainingError(f'{where}: {error}.') from error
+
+
+def rewarded(rows: Rows, reward: Composition) -> Rows:
+    """Return rows that a reward can teach; reading any other one raises TrainingError."""
+
+    def read(number: int) -> Row:
+        row = rows.read(number)
+        if reward.wants_boxes and points_alone(row.solution):
+            raise TrainingError(
+                f'{rows.name}, row {number}: its objects are points without boxes, for which the '
+                f'reward {reward.name} is the same whatever the answer is. Choose the reward '
+                'robot, or add boxes.'
+            )
+        return row
+
+    return replace(rows, read=read)
 
 
 def _shapes_row(dialect: Dialect, start: int, number: int) -> Row:

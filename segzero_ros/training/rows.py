@@ -1,13 +1,14 @@
 """Training rows in the published schema: a square image, a query and its solution.
 
 The published sets have the columns of `COLUMNS`, images of 840 by 840 pixels, and solutions in
-these pixels: a JSON list of boxes with points, or one box with two points in tags. Images of other
-sizes are resized to the square, and their solutions with them. The optional column `answer` is a
-complete answer for SFT, in the same pixels.
+these pixels: a JSON list of boxes with points, or one box with two points in tags. Own rows for
+pointing have points alone. Images of other sizes are resized to the square, and their solutions
+with them. The optional column `answer` is a complete answer for SFT, in the same pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 import json
 import re
@@ -70,7 +71,8 @@ def solution_for(dialect: Dialect, solution: str, size: tuple[int, int] = (SQUAR
         )
     else:
         items = [
-            {key: scale(item[key], solution) for key in _COORDINATES} for item in _items(solution)
+            {key: scale(item[key], solution) for key in _COORDINATES if key in item}
+            for item in _items(solution)
         ]
         scaled = json.dumps(items)
     # Published solutions stay unchanged, including spaces.
@@ -92,12 +94,19 @@ def _items(solution: str) -> list[dict[str, list[float]]]:
         )
     for item in items:
         for key, count in _COORDINATES.items():
+            if key == 'bbox_2d' and isinstance(item, dict) and is_point(item):
+                continue
             if not _are_numbers(item.get(key) if isinstance(item, dict) else None, count):
                 raise TrainingError(
                     f'The solution {solution[:60]!r} cannot be read: each object needs {key}, '
                     f'a list of {count} numbers.'
                 )
     return items
+
+
+def is_point(item: Mapping[str, Any]) -> bool:
+    """Return whether an object of a solution is a point alone, as rows for pointing have."""
+    return 'point_2d' in item and 'bbox_2d' not in item
 
 
 def _are_numbers(values: Any, count: int) -> bool:
@@ -177,13 +186,20 @@ def answer_of(row: Row, dialect: Dialect) -> str:
     return f'<answer>{json.dumps(found)}</answer>'
 
 
+def points_alone(solution: str) -> bool:
+    """Return whether a solution has objects that are a point alone."""
+    return not _TAGS.search(solution) and any(map(is_point, json.loads(solution)))
+
+
 def true_boxes(solution: str) -> list[Box]:
-    """Return the boxes of a solution of either form."""
+    """Return the boxes of a solution of either form, without objects that are a point alone."""
     if _TAGS.search(solution):
         numbers = [float(number) for pair in _PAIR.findall(solution) for number in pair]
         return [(numbers[0], numbers[1], numbers[2], numbers[3])]
     found = []
     for item in json.loads(solution):
+        if is_point(item):
+            continue
         x1, y1, x2, y2 = map(float, item['bbox_2d'])
         found.append((x1, y1, x2, y2))
     return found

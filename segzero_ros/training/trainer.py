@@ -35,7 +35,13 @@ from segzero_ros.training.models import (
 )
 from segzero_ros.training.presets import Composition, load_composition, PARTS, TrainingError
 from segzero_ros.training.robot_rewards import MIN_WORDS
-from segzero_ros.training.row_sources import for_trainer, missing_package, open_rows, UNSEEN_SEED
+from segzero_ros.training.row_sources import (
+    for_trainer,
+    missing_package,
+    open_rows,
+    rewarded,
+    UNSEEN_SEED,
+)
 from segzero_ros.training.rows import answer_of, Row
 from segzero_ros.training.run_folder import RunFolder
 from segzero_ros.training.settings import Settings
@@ -65,6 +71,8 @@ def train(settings: Settings, report: Report = _logger.info, *, restart: bool = 
     dialect = settings.spoken
     reward = load_composition(settings.reward)
     rows = open_rows(settings.data, dialect, settings.steps * settings.prompts)
+    if settings.method == 'grpo':
+        rows = rewarded(rows, reward)
     rows.read(0)
     folder = RunFolder(settings.folder)
     checkpoint = folder.begin(settings, restart=restart)

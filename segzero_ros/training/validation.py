@@ -18,7 +18,7 @@ from segzero_ros.evaluation.samples import Sample
 from segzero_ros.reasoning.control_tokens import control_tokens
 from segzero_ros.reasoning.dialects import Dialect
 from segzero_ros.training.presets import Composition
-from segzero_ros.training.rows import Row, true_boxes
+from segzero_ros.training.rows import points_alone, Row, true_boxes
 from segzero_ros.types import Box, MalformedAnswer, Mask
 
 _BATCH_SIZE = 16
@@ -36,6 +36,8 @@ class Evaluator:
     def figures(self, model: Any, processor: Any, *, sample: bool = False) -> dict[str, float]:
         """Return `validation_…`: box gIoU, mean reward, each part, fraction of unreadable answers.
 
+        Rows whose objects are points alone have no box gIoU.
+
         Args:
             model: the model.
             processor: of its prompts and images.
@@ -48,13 +50,14 @@ class Evaluator:
         for row, text in zip(self.rows, texts, strict=True):
             boxes = predicted_boxes(self.dialect, row, text)
             unreadable += boxes is None
-            ious.append(box_union_iou(row, boxes))
+            if not points_alone(row.solution):
+                ious.append(box_union_iou(row, boxes))
             for name, value in self.reward.parts(text, row.solution).items():
                 parts[name].append(value)
         means = {name: float(np.mean(values)) for name, values in parts.items()}
         total = sum(self.reward.weights[name] * value for name, value in means.items())
         return {
-            'validation_box_giou': float(np.mean(ious)),
+            **({'validation_box_giou': float(np.mean(ious))} if ious else {}),
             'validation_unreadable': unreadable / len(self.rows),
             'validation_reward': float(total),
             **{f'validation_{name}': value for name, value in means.items()},

@@ -16,6 +16,7 @@ from segzero_ros.training.presets import load_composition, PARTS, TrainingError
 TRUE = '<box>(100,100),(300,300)</box><points>(150,150),(250,250)</points>'
 BOX = [100, 100, 300, 300]
 FOUND = {'bbox_2d': BOX, 'point_2d': [200, 200]}
+POINT = {'point_2d': [200, 200]}
 OTHER = {'bbox_2d': [500, 500, 600, 600], 'point_2d': [550, 550]}
 THOUGHT = 'The left one. It is red.'
 
@@ -106,6 +107,9 @@ MANY = {
     'two answers, the first right': (said([FOUND]) + said([OTHER]), [FOUND], 7),
     'beyond the cap': (said([FOUND] * 130), [FOUND], 4 + 3 / 120),
     'no answer': ('x', [FOUND], 1),
+    'a point alone': (said([POINT]), [FOUND], 3),
+    'a box alone': (said([{'bbox_2d': BOX}]), [FOUND], 3),
+    'the truth a point alone': (said([FOUND]), [POINT], 4),
 }
 
 
@@ -158,6 +162,52 @@ class TestRobot:
         assert values == sorted(values)
         assert len(set(values)) == 5
         assert values[-1] == 3
+
+    @pytest.mark.parametrize(
+        ('answer', 'true', 'accuracy'),
+        [
+            ([POINT], [FOUND], 1),
+            ([{'bbox_2d': BOX}], [FOUND], 2),
+            ([POINT], [POINT], 3),
+            ([{'point_2d': [230, 200]}], [POINT], 1.5),
+            ([{'point_2d': [260, 200]}], [POINT], 0),
+            ([FOUND], [POINT], 3),
+            # A point outside its own box is worth nothing, as published.
+            ([{'bbox_2d': OTHER['bbox_2d'], 'point_2d': [200, 200]}], [POINT], 0),
+            ([{'bbox_2d': BOX}], [POINT], 0),
+            ([POINT, POINT], [POINT], 1.5),
+            ([FOUND, {'point_2d': [550, 550]}], [FOUND, OTHER], 2),
+            ([{'point_2d': [550, 550]}, POINT], [POINT, {'point_2d': [550, 550]}], 3),
+            ([], [POINT], 0),
+            ([POINT], [], 0),
+        ],
+    )
+    def test_objects_without_a_box_are_worth_their_points(self, answer, true, accuracy):
+        values = load_composition('robot').parts(said(answer), json.dumps(true))
+        assert values['honest_accuracy'] == pytest.approx(accuracy, abs=1e-9)
+        assert values['answer_readable'] == 1
+
+    @pytest.mark.parametrize(
+        'item',
+        [
+            {},
+            {'label': 'x'},
+            {'point_2d': None},
+            {'point_2d': [1]},
+            {'bbox_2d': None, 'point_2d': [1, 2]},
+            {'bbox_2d': [1, 2, 3], 'point_2d': [1, 2]},
+            {'bbox_2d': BOX, 'point_2d': []},
+            {'point_2d': [1, float('nan')]},
+        ],
+    )
+    def test_what_is_neither_box_nor_point_cannot_be_read(self, item):
+        values = load_composition('robot').parts(said([item]), json.dumps([POINT]))
+        assert values['honest_accuracy'] == values['answer_readable'] == 0
+
+    @pytest.mark.parametrize('true', [[{'bbox_2d': BOX}], [{}], [POINT, {'bbox_2d': BOX}], 5])
+    def test_a_truth_without_points_is_refused(self, true):
+        with pytest.raises(ValueError, match='is not a list of points'):
+            PARTS['honest_accuracy'](said([FOUND]), json.dumps(true))
 
     def test_guessing_everything_is_not_worth_it(self):
         both = PARTS['honest_accuracy'](said([FOUND, OTHER]), json.dumps([FOUND]))
