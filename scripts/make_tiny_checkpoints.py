@@ -37,7 +37,7 @@ from transformers import (
 
 from segzero_ros.reasoning.dialects import dialect_named
 from segzero_ros.reasoning.preprocessing import resize_for_model
-from segzero_ros.types import RgbImage
+from segzero_ros.types import RgbImage, Task
 
 ARCHITECTURES = ('qwen2_5_vl', 'qwen2_vl', 'qwen3_vl', 'qwen3_5')
 SPECIAL_TOKENS = [
@@ -92,12 +92,19 @@ class Pair:
         query: the user's query.
         answer: the model's complete text, without the end token.
         dialect: of the prompt.
+        task: of the prompt.
     """
 
     image: RgbImage
     query: str
     answer: str
     dialect: str = 'vision_reasoner'
+    task: Task = Task.SEGMENT
+
+    @property
+    def prompt(self) -> str:
+        """The text that follows the image."""
+        return dialect_named(self.dialect).for_task(self.task).prompt(self.query)
 
 
 def scene(width: int, height: int, *rectangles: tuple[int, int, int, int, str]) -> RgbImage:
@@ -250,7 +257,7 @@ def _tokenizer(pairs: Sequence[Pair]) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    said = [dialect_named(pair.dialect).prompt(pair.query) + pair.answer for pair in pairs]
+    said = [pair.prompt + pair.answer for pair in pairs]
     tokenizer.train_from_iterator([*said, 'system user assistant You are a helpful'], trainer)
     learnt = json.loads(tokenizer.to_str())['model']
     made = Qwen2Tokenizer(
@@ -381,7 +388,7 @@ def _learn(model: Any, processor: Any, pairs: Sequence[Pair]) -> None:
 
 def _lesson(model: Any, processor: Any, pair: Pair) -> _Lesson:
     dialect = dialect_named(pair.dialect)
-    content = [{'type': 'image'}, {'type': 'text', 'text': dialect.prompt(pair.query)}]
+    content = [{'type': 'image'}, {'type': 'text', 'text': pair.prompt}]
     prompt = processor.apply_chat_template(
         [{'role': 'user', 'content': content}],
         tokenize=False,

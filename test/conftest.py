@@ -1,6 +1,6 @@
 """What tests of several rooms share: small models of the real architectures, each made once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 import importlib.util
 import os
@@ -13,6 +13,7 @@ from types import ModuleType
 from made_once import made_once
 import pytest
 from scripted_server import transformers_serve
+from task_pairs import task_pairs
 
 # Where scripts run in the background Ctrl-C is ignored, and every child inherits that; a handler
 # of one's own is not inherited, so the children of the tests hear it again.
@@ -127,6 +128,21 @@ def tiny_qwen3_5(make_tiny_checkpoints) -> Path:
     """Folder of a small Qwen3.5, one layer of it recurrent, that knows `qwen3_pairs`."""
     make = make_tiny_checkpoints.make_tiny_qwen
     return made_once('qwen3_5', lambda folder: make(folder, 'qwen3_5'))
+
+
+@pytest.fixture(scope='session')
+def tiny_of_tasks(make_tiny_checkpoints) -> Callable[[str], Path]:
+    """Give the folder of a small checkpoint that knows `task_pairs` of an architecture."""
+    module = make_tiny_checkpoints
+
+    def make(architecture: str) -> Path:
+        pairs = task_pairs(module, architecture)
+        return made_once(
+            f'{architecture}_tasks',
+            lambda folder: module.make_tiny_qwen(folder, architecture, pairs),
+        )
+
+    return make
 
 
 @pytest.fixture(scope='session')
