@@ -288,7 +288,7 @@ class _Attempt:
         self._query = replace(self._query, task=self._task)
 
     def _in_words(self, grounding: Grounding) -> Answer:
-        if not grounding.answer and grounding.note:
+        if grounding.unanswered or (not grounding.answer and grounding.note):
             # The reasoner says why it has no answer.
             return self._answer(Status.NOT_FOUND, grounding.note, grounding)
         if not grounding.answer:

@@ -214,6 +214,7 @@ class Grounding:
         generated_tokens: number of generated tokens; 0 for reasoners without tokens.
         note: for the user: why there are no objects, or what was repaired in the answer.
         answer: the answer in words, for the task ANSWER; empty for the others.
+        unanswered: whether these words only say why there is no answer, as the note does.
         count: the number that the model wrote, for the task COUNT; None if it wrote none.
         reasoner: what found the objects, if it was not the reasoner that was asked.
     """
@@ -226,6 +227,7 @@ class Grounding:
     answer: str = ''
     count: int | None = None
     reasoner: str = ''
+    unanswered: bool = False
 
 
 class Roi(NamedTuple):

@@ -55,8 +55,9 @@ class AttributeReasoner:
         writer.checkpoint()
         if request.unknown or request.problem:
             reason = prose.unreadable(request)
-            if in_words and question.kind == 'exists':
-                return writer.answer(f'No, none that I can tell. {reason}')
+            if in_words:
+                cannot = writer.answer(f'I cannot tell. {reason}', reason)
+                return replace(cannot, unanswered=True)
             writer.write(reason)
             return writer.grounding((), reason)
         writer.write(f'I look for {", and ".join(map(prose.target_of, request.phrases))}.')

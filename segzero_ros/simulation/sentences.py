@@ -36,7 +36,8 @@ _ONE = (
 )  # fmt: skip
 _MANY = ('{}', '{}', 'find {}', 'show me {}', 'please segment {}', 'point at {}')
 # Objects that are in no scene.
-_STRANGERS = ('banana', 'scissors', 'laptop', 'teddy bear', 'key', 'spoon', 'flower', 'shoe')
+# Nouns that the embedded default does not know, and no scene has.
+STRANGERS = ('banana', 'scissors', 'laptop', 'teddy bear', 'key', 'spoon', 'flower', 'shoe')
 
 
 def with_sentences(scene: Scene, rng: Rng, per_kind: int = _PER_KIND) -> Scene:
@@ -283,7 +284,7 @@ def no_combination(d: Describer, rng: Rng) -> str | None:
 def no_class(d: Describer, rng: Rng) -> str | None:
     """Return a noun of an absent class, or None."""
     if rng.random() < 0.4:
-        return _pick(rng, _STRANGERS)
+        return _pick(rng, STRANGERS)
     phrase = d.noun(_pick(rng, list(NOUNS)))
     return None if phrase.truth.any() else phrase.one
 

@@ -5,7 +5,7 @@ import time
 from hypothesis import given, settings, strategies
 import pytest
 
-from segzero_ros.pipeline import Pipeline
+from segzero_ros.pipeline import Listeners, Pipeline
 from segzero_ros.reasoning.attribute_reasoner import AttributeReasoner
 from segzero_ros.reasoning.attributes.language import parse_query
 from segzero_ros.reasoning.attributes.questions import (
@@ -210,21 +210,29 @@ def test_the_task_count_counts_all_of_them_however_they_are_named():
         assert len(grounding.objects) == there
 
 
-def test_yes_or_no_about_what_it_cannot_know_is_no_with_the_reason():
-    scene = make_scene(41_003, sentences=False)
-    query = Query('is there a banana?', task=Task.ANSWER)
-    grounding = AttributeReasoner().reason(scene.frame, query)
-    assert grounding.answer.startswith('No, none that I can tell.')
-    assert '"banana"' in grounding.answer
-
-
-def test_a_question_without_an_answer_is_not_found_and_says_why():
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('is there a banana?', '"banana"'),
+        ('can you see any red bananas on the table?', '"bananas"'),
+        ('do you see a dog left of the mug?', '"dog"'),
+        ('how many bananas are there?', '"bananas"'),
+        ('where is the banana?', '"banana"'),
+        ('what colour is the banana?', '"banana"'),
+        ('why is the sky up?', '"why", "sky"'),
+    ],
+)
+def test_what_it_does_not_know_it_cannot_tell_and_says_so(text, words):
     scene = make_scene(41_003, sentences=False)
     pipeline = Pipeline(AttributeReasoner(), GrabCutSegmenter())
-    answer = pipeline.answer(scene.frame, Query('why is the sky up?', task=Task.ANSWER))
+    told = []
+    listeners = Listeners(on_text=told.append)
+    answer = pipeline.answer(scene.frame, Query(text, task=Task.ANSWER), listeners)
     pipeline.close()
     assert answer.status == Status.NOT_FOUND
-    assert '"why", "sky"' in answer.message
+    assert answer.answer.startswith('I cannot tell. I do not know the word')
+    assert words in answer.answer and words in answer.message
+    assert ''.join(told) == answer.answer
 
 
 def test_counts_and_yes_or_no_are_right_on_a_scene():
