@@ -19,7 +19,7 @@ PROFILES = ['robot', 'remote', 'offline', 'mini']
 SWITCH = ['true', 'false', 'True', 'False']
 # The namespace that the displays of rviz/perception.rviz are set to, and what they show.
 RVIZ_NAMESPACE = '/segzero'
-RVIZ_TOPICS = ['overlay', 'label_image', 'markers']
+RVIZ_TOPICS = ['overlay', 'label_image', 'markers', 'object_points', 'points', 'target_pose']
 # Seconds before a node that died is started again.
 RESPAWN_DELAY = 2.0
 
