@@ -9,6 +9,7 @@ no object; it never guesses one. Questions that count, ask yes or no or ask wher
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 import json
 import math
@@ -77,7 +78,10 @@ class AttributeReasoner:
                 if not in_words:
                     on_object(found)
         if in_words:
-            return writer.answer(_in_words(question, matches, frame, view), prose.ignored(request))
+            notes = [prose.ignored(request)]
+            if question.kind == 'count':
+                notes.append(prose.shape_warning(matches, view))
+            return writer.answer(_in_words(question, matches, frame, view), _joined(notes))
         return writer.grounding(tuple(objects), _note(request, matches, view, writer))
 
     def close(self) -> None:
@@ -187,7 +191,11 @@ def _note(request: Request, matches: list[Match], view: View, writer: _Reasoning
     if request.counting:
         count = prose.counted(matches, view)
         writer.write(count)
-        notes.append(count)
+        notes += [count, prose.shape_warning(matches, view)]
     for match in matches:
         notes.append(prose.count_note(match) if match.chosen else prose.not_found(match, view))
+    return _joined(notes)
+
+
+def _joined(notes: Iterable[str]) -> str:
     return ' '.join(note for note in notes if note)

@@ -1,5 +1,6 @@
 """Questions are told apart, and their phrases are what a reasoner should find."""
 
+from dataclasses import replace
 import time
 
 from hypothesis import given, settings, strategies
@@ -233,6 +234,22 @@ def test_what_it_does_not_know_it_cannot_tell_and_says_so(text, words):
     assert answer.answer.startswith('I cannot tell. I do not know the word')
     assert words in answer.answer and words in answer.message
     assert ''.join(told) == answer.answer
+
+
+@pytest.mark.parametrize('task', [Task.COUNT, Task.ANSWER])
+def test_a_count_of_shapes_without_depth_says_that_it_may_be_wrong(task):
+    scene = make_scene(41_003, sentences=False)
+    flat = replace(scene.frame, depth=None)
+    pipeline = Pipeline(AttributeReasoner(), GrabCutSegmenter())
+    said = {
+        (text, frame): pipeline.answer(frame, Query(text, task=task)).message
+        for text in ('how many mugs are there?', 'how many red things are there?')
+        for frame in (scene.frame, flat)
+    }
+    pipeline.close()
+    unsure = {key for key, message in said.items() if 'the number may be wrong' in message}
+    assert unsure == {('how many mugs are there?', flat)}
+    assert 'There is no depth' in said['how many mugs are there?', flat]
 
 
 def test_counts_and_yes_or_no_are_right_on_a_scene():

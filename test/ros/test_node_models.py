@@ -41,6 +41,8 @@ SERVED = tuple(
 )
 # Of the red box, which all models give: x, y, width and height, and a point.
 BOX, POINT = (40, 30, 40, 60), (60.0, 60.0)
+# A text model beside them, which takes every query for a count.
+ROUTER = 'TaskRouter-1.5B'
 TASKS = (*(task.name.lower() for task in Task), 'auto', '')
 
 
@@ -91,17 +93,18 @@ class Asking:
     def ask_for(self, name: str) -> Any:
         """Ask for a task by its name; check the answer, and that the same is published."""
         query = IS_IT_THERE if name == 'answer' else THE_BOX
-        result = self._call(query, name)
+        result = self.call(query, name)
         task = route_by_rules(query) if name == 'auto' else Task[(name or 'segment').upper()]
         self._check(result, query, task)
         return result
 
     def ask_what_the_router_answers_in_words(self) -> None:
         """Ask for `auto` with a question for words."""
-        result = self._call(IS_IT_THERE, 'auto')
+        result = self.call(IS_IT_THERE, 'auto')
         self._check(result, IS_IT_THERE, Task.ANSWER)
 
-    def _call(self, query: str, task: str) -> Any:
+    def call(self, query: str, task: str) -> Any:
+        """Ask, and return the published result; it is the response's."""
         ask = SegmentOnce.Request(query=query, task=task, image=self.image)
         result = self.client.call(SegmentOnce, 'segment_once', ask, 240).result
         published = self.client.results.wait_for(lambda each: each.query_id == result.query_id)
@@ -241,13 +244,18 @@ def served(start: Callable[..., Any], served_answers: dict[str, list[Said]]) -> 
         return 100 + round(width / cell) * round(height / cell)
 
     def answer(request: Request) -> None:
+        if request.body['model'] == ROUTER:
+            request.stream([*pieces_of('It asks how many.\n#### 2'), piece(finish='stop'), DONE])
+            return
         prompt = request.body['messages'][0]['content'][1]['text']
         text = dict(served_answers[request.body['model']])[prompt]
         counted = piece(choices=[], usage=usage(charge(request)))
         request.stream([*pieces_of(text), piece(finish='stop'), counted, DONE])
 
     with running() as server:
-        entries = [{'id': name, 'object': 'model', 'created': 0} for name in served_answers]
+        entries = [
+            {'id': name, 'object': 'model', 'created': 0} for name in (*served_answers, ROUTER)
+        ]
         server.listing = lambda request: request.reply(200, {'object': 'list', 'data': entries})
         server.answer = answer
         server.count = lambda request: request.charge(charge(request))
@@ -275,3 +283,22 @@ def test_every_task_of_a_served_dialect_comes_to_the_published_message(
     masks = masks_of(request, segmenter)
     asking.reload(node, parameters_of(name, segmenter, name, masks))
     ask_for_every_task(asking, f'{name} at {url}', Path(masks).name or segmenter)
+
+
+@pytest.mark.timeout(300)
+def test_a_router_on_the_server_chooses_the_task_of_auto(
+    served: Any, served_answers: dict[str, list[Said]]
+) -> None:
+    node, asking_of, _ = served
+    name = 'vision_reasoner'
+    asking = asking_of(dialect_named(name), served_answers[name])
+    parameters = parameters_of(name, 'grabcut', name, '')
+    asking.reload(node, parameters | {'reasoner.router': ROUTER})
+    result = asking.call(THE_BOX, 'auto')
+    assert (result.task, result.count) == (Task.COUNT, 1) and 'rules' not in result.message
+    assert asking.client.transition('deactivate')
+    assert asking.client.transition('cleanup', 60)
+    assert asking.client.set_parameter('reasoner.router', 'another') == (True, '')
+    assert not asking.client.transition('configure', 60)
+    node.wait_for_output("does not serve the model asked for .'another'.")
+    assert asking.client.set_parameter('reasoner.router', '') == (True, '')

@@ -75,7 +75,7 @@ def overview(view: View) -> str:
     if view.on_surface:
         seen = f'By depth, {_count(count, "thing")} {_stands(count)} on the surface'
     else:
-        why = 'The depth shows no surface' if view.has_depth else 'There is no depth'
+        why = _why_flat(view)
         out = f'{_stands(count)} out from what lines the picture'
         seen = f'{why}, so I go by colour: {_count(count, "patch")} {out}'
     if not count:
@@ -110,6 +110,20 @@ def conclusion(match: Match, view: View) -> str:
         fit = 'fits' if others == 1 else 'fit'
         rest = f'; {number_word(others)} more {fit} too, but less well or smaller'
     return f'So I mean {_list(named)}{rest}.'
+
+
+def _why_flat(view: View) -> str:
+    return 'The depth shows no surface' if view.has_depth else 'There is no depth'
+
+
+def shape_warning(matches: Sequence[Match], view: View) -> str:
+    """Return that a number may be wrong because shapes were told by outlines; else empty."""
+    if view.on_surface or not any(match.phrase.kind for match in matches):
+        return ''
+    return (
+        f'{_why_flat(view)}, so I tell shapes by their outlines, and many look alike: the number '
+        'may be wrong.'
+    )
 
 
 def counted(matches: Sequence[Match], view: View) -> str:

@@ -21,6 +21,8 @@ _NONE = 'there are none'
 def _read(text: str, scale: Scale) -> list[GroundedObject]:
     """Parse `<points coords="1 1 990 800 2 …">label</points>`: the image, then number, x and y.
 
+    A list that is cut off is refused; the published reader passes over it.
+
     Raises:
         ValueError: there are no points, and the text does not say that there are none.
     """
