@@ -57,8 +57,8 @@ class AttributeReasoner:
         if request.unknown or request.problem:
             reason = prose.unreadable(request)
             if in_words:
-                cannot = writer.answer(f'I cannot tell. {reason}', reason)
-                return replace(cannot, unanswered=True)
+                no = 'No, none that I can tell.' if question.kind == 'exists' else 'I cannot tell.'
+                return replace(writer.answer(f'{no} {reason}', reason), unanswered=True)
             writer.write(reason)
             return writer.grounding((), reason)
         writer.write(f'I look for {", and ".join(map(prose.target_of, request.phrases))}.')
