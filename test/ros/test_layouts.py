@@ -41,6 +41,9 @@ def published(node_process: Any, new_client: Any) -> dict[str, str]:
     client = new_client('/segzero')
     client.wait_for_server()
     client.wait_for_state('active', 120)
+    # A node's name comes apart from its topics.
+    known = client.node.get_node_names_and_namespaces
+    client.until(lambda: ('perception', '/segzero') in known(), 'the node is known by its name')
     names = client.node.get_publisher_names_and_types_by_node('perception', '/segzero')
     return {topic: types[0] for topic, types in names}
 
