@@ -238,8 +238,7 @@ def test_rviz_is_started_when_asked_for_and_looks_into_the_namespace(
 
     assert looks(namespace='segzero') == looks(namespace='/segzero') == []
     assert looks(namespace='robot1/eyes') == [
-        (f'/segzero/{topic}', f'/robot1/eyes/{topic}')
-        for topic in launch_file.RVIZ_TOPICS
+        (f'/segzero/{topic}', f'/robot1/eyes/{topic}') for topic in launch_file.RVIZ_TOPICS
     ]
     assert ('/segzero/markers', '/markers') in looks(namespace='')
 
