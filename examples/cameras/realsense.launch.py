@@ -3,7 +3,8 @@
     ros2 launch segzero_ros realsense.launch.py profile:=offline
 
 Starts the camera's driver too; `driver:=false` if it runs already. All arguments of
-perception.launch.py can be given as well. Topics as of realsense2_camera 4.55 and newer.
+perception.launch.py can be given as well, and those of the driver that have other names. Topics as
+of realsense2_camera 4.55 and newer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory, PackageNotFoundError
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.actions import (
+    DeclareLaunchArgument,
+    GroupAction,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+)
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
@@ -33,7 +39,7 @@ def generate_launch_description() -> LaunchDescription:
     )
 
 
-def start(context: LaunchContext) -> list[IncludeLaunchDescription]:
+def start(context: LaunchContext) -> list[GroupAction | IncludeLaunchDescription]:
     """Return the node, and the camera's driver unless it runs already."""
     names = ('camera_namespace', 'camera_name')
     space, name = (LaunchConfiguration(each).perform(context) for each in names)
@@ -46,7 +52,24 @@ def start(context: LaunchContext) -> list[IncludeLaunchDescription]:
     node = included('segzero_ros', 'perception.launch.py', topics)
     if LaunchConfiguration('driver').perform(context) == 'false':
         return [node]
-    return [included('realsense2_camera', 'rs_launch.py', DRIVER), node]
+    driver = included('realsense2_camera', 'rs_launch.py', DRIVER)
+    return [apart(context, driver, node), node]
+
+
+def apart(
+    context: LaunchContext, driver: IncludeLaunchDescription, node: IncludeLaunchDescription
+) -> GroupAction:
+    """Return the driver with all arguments but the node's.
+
+    Drivers have a `namespace` or a `params_file`, too: its own defaults must not become the
+    node's, and what is given for the node is not meant for the driver.
+    """
+    source = node.launch_description_source
+    declared = source.try_get_launch_description_without_context().get_launch_arguments()
+    own = {argument.name for argument in declared}
+    given = context.launch_configurations.items()
+    others = {name: value for name, value in given if name not in own}
+    return GroupAction([driver], forwarding=False, launch_configurations=others)
 
 
 def included(package: str, file: str, arguments: dict[str, str]) -> IncludeLaunchDescription:

@@ -54,6 +54,93 @@ CAMERAS = {
     ),
 }
 
+# What the drivers' own launch files declare under names that perception.launch.py has, too.
+# By package: the file, and the defaults.
+DRIVERS = {
+    'realsense2_camera': ('rs_launch.py', {'log_level': 'info', 'camera_name': 'camera'}),
+    'zed_wrapper': (
+        'zed_camera.launch.py',
+        {'namespace': '', 'use_sim_time': 'false', 'camera_name': 'zed', 'camera_model': ''},
+    ),
+    'depthai_ros_driver': (
+        'camera.launch.py',
+        {'namespace': '', 'params_file': '/no/such/camera.yaml', 'name': 'oak'},
+    ),
+}
+# A driver that starts nothing and prints what it was given.
+DRIVER = """
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+
+DECLARED = {declared!r}
+
+
+def start(context):
+    given = {{name: LaunchConfiguration(name).perform(context) for name in DECLARED}}
+    print('driver:', sorted(given.items()), flush=True)
+
+
+def generate_launch_description():
+    declared = [DeclareLaunchArgument(name, default_value=DECLARED[name]) for name in DECLARED]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])
+"""
+
+
+@pytest.fixture
+def drivers(tmp_path: Path) -> dict[str, str]:
+    """Install stand-ins of the drivers' packages; return the environment that has them."""
+    prefix = tmp_path / 'drivers'
+    index = prefix / 'share/ament_index/resource_index/packages'
+    index.mkdir(parents=True)
+    for package, (file, declared) in DRIVERS.items():
+        (index / package).touch()
+        launch = prefix / 'share' / package / 'launch'
+        launch.mkdir(parents=True)
+        (launch / file).write_text(DRIVER.format(declared=declared))
+    return {**os.environ, 'AMENT_PREFIX_PATH': f'{prefix}:{os.environ["AMENT_PREFIX_PATH"]}'}
+
+
+@pytest.mark.parametrize(
+    ('name', 'given', 'namespace', 'driver'),
+    [
+        ('realsense', [], 'segzero', {'camera_name': 'camera'}),
+        ('zed', [], 'segzero', {'namespace': '', 'camera_model': 'zed2i'}),
+        ('oak_d', [], 'segzero', {'namespace': '', 'params_file': '/no/such/camera.yaml'}),
+        ('zed', ['namespace:=eyes', 'camera_model:=zedx'], 'eyes', {'camera_model': 'zedx'}),
+        ('zed', ['namespace:=eyes'], 'eyes', {'namespace': ''}),
+        ('oak_d', ['namespace:=eyes', 'name:=front'], 'eyes', {'namespace': '', 'name': 'front'}),
+        ('realsense', ['log_level:=warn'], 'segzero', {'log_level': 'info'}),
+    ],
+)
+def test_the_driver_and_the_node_keep_to_their_own_arguments(
+    name: str,
+    given: list[str],
+    namespace: str,
+    driver: dict[str, str],
+    new_client: Any,
+    drivers: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    client = new_client(namespace)
+    with (tmp_path / 'log').open('w') as log:
+        running = subprocess.Popen(
+            [str(ROS2), 'launch', 'segzero_ros', f'{name}.launch.py', 'profile:=offline', *given],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=drivers,
+        )
+    try:
+        client.wait_for_server()
+        client.wait_for_state('active')
+    finally:
+        running.send_signal(signal.SIGINT)
+        running.wait(30)
+    output = (tmp_path / 'log').read_text()
+    (line,) = [line for line in output.splitlines() if 'driver:' in line]
+    for argument in driver.items():
+        assert str(argument) in line
+
 
 @pytest.mark.parametrize('name', CAMERAS)
 def test_the_node_listens_to_the_cameras_topics(
