@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import importlib.util
 import logging
 import sys
@@ -15,7 +16,7 @@ pytest.importorskip('rclpy', reason='the publishers need ROS 2')
 
 from segzero_ros.ros import message_factory
 from segzero_ros.ros.perception.label_publishers import LabelPublishers
-from segzero_ros.types import Answer, Frame, Query, Roi, Segment, Status
+from segzero_ros.types import Answer, Frame, Query, Roi, Segment, Status, Task
 
 IMAGES = ('label_image', 'class_image', 'confidence')
 
@@ -62,7 +63,7 @@ def topics(vision_msgs: None) -> Topics:
     return Topics()
 
 
-def answer(**labels: int) -> Answer:
+def answer(task: Task = Task.SEGMENT, **labels: int) -> Answer:
     """Return an answer with these ids by their labels."""
     roi = Roi(0, 0, 2, 2)
     mask = np.ones((2, 2), np.bool_)
@@ -70,7 +71,7 @@ def answer(**labels: int) -> Answer:
         Segment(number, label, 0.5, roi, (), roi, mask) for label, number in labels.items()
     )
     frame = Frame(np.zeros((4, 4, 3), np.uint8), 1, 'optical')
-    return Answer(Query('things'), Status.OK, frame=frame, segments=segments)
+    return Answer(Query('things'), Status.OK, task=task, frame=frame, segments=segments)
 
 
 def test_labels_are_latched_and_come_before_the_images(topics: Topics) -> None:
@@ -95,6 +96,26 @@ def test_labels_come_again_only_if_there_are_others(topics: Topics) -> None:
 def test_an_image_without_objects_is_all_background(topics: Topics) -> None:
     topics.publishers.publish(answer())
     assert topics.labels() == {0: 'background'}
+
+
+@pytest.mark.parametrize('task', [Task.DETECT, Task.COUNT, Task.ANSWER, Task.POINT])
+def test_an_answer_without_masks_says_nothing_about_where_objects_are(
+    topics: Topics, task: Task
+) -> None:
+    topics.subscribed = set(IMAGES)
+    topics.publishers.publish(answer(cup=1))
+    topics.taken()
+    nothing = np.zeros((0, 0), np.bool_)
+    found = answer(task, plate=1)
+    boxes = tuple(replace(each, mask=nothing, mask_roi=Roi(0, 0, 0, 0)) for each in found.segments)
+    topics.publishers.publish(replace(found, segments=boxes))
+    topics.publishers.publish(answer(task))
+    assert topics.taken() == []
+    # Points may have masks of what they are on.
+    topics.publishers.publish(found)
+    assert topics.taken() == ['label_info', *IMAGES]
+    topics.publishers.publish(answer())
+    assert topics.taken() == [*IMAGES], 'NOT_FOUND clears'
 
 
 @pytest.mark.parametrize('topic', IMAGES)

@@ -346,6 +346,33 @@ def test_an_image_without_a_frame_has_no_place(
     assert answer(client, camera).message == ''
 
 
+def test_a_leading_slash_of_the_cameras_frame_is_no_other_frame(
+    client: Any, robot: Robot, camera: DepthCamera
+) -> None:
+    for message in (camera.colour, camera.depth, camera.info):
+        message.header.frame_id = f'/{FRAME}'
+    result = client.until(
+        lambda: (found := answer(client, camera)).message == '' and found, 'a transform'
+    )
+    assert result.header.frame_id == f'/{FRAME}', "the image's own"
+    for frame, shift in (('base_link', SHIFT), (FRAME, None)):
+        assert client.set_parameter('target_frame', frame) == (True, '')
+        result = client.until(
+            lambda: (found := answer(client, camera)).message == '' and found, 'a transform'
+        )
+        published = geometry_of(client, result)
+        headers = [published[name].header for name in GEOMETRY[:3]]
+        headers += [marker.header for marker in published['markers'].markers]
+        # tf2 refuses names with a slash before them.
+        assert {header.frame_id for header in headers} == {frame}
+        pose, found = published['target_pose'].pose, result.objects[0].pose
+        if shift is None:
+            assert pose == found
+        else:
+            assert position(pose) == placed(found)
+        reported(client, '')
+
+
 def test_transforms_are_subscribed_to_only_for_a_target_frame(
     client: Any, robot: Robot, camera: DepthCamera
 ) -> None:

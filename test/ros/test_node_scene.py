@@ -214,6 +214,23 @@ def test_confidence_is_the_score_of_the_object_at_each_pixel(masks, standing) ->
     assert image['encoding'] == 'mono8'
 
 
+def test_an_answer_without_masks_clears_no_costmap(masks) -> None:
+    masks.foreign.wait_for('class_image', stamp_of(masks.once('name cup, plate')))
+    before = {topic: len(masks.foreign.lines(topic)) for topic in MASKS}
+    for task in ('detect', 'count', 'answer', 'point'):
+        request = SegmentOnce.Request(query='name bowl, fork', task=task)
+        result = masks.call(SegmentOnce, 'segment_once', request).result
+        assert result.status == Result.OK
+        # The frame's points come all the same.
+        masks.foreign.wait_for('points', stamp_of(result))
+    result = masks.once('name cup, plate')
+    masks.foreign.wait_for('confidence', stamp_of(result))
+    for topic in MASKS[:4]:
+        for line in masks.foreign.lines(topic)[before[topic] :]:
+            assert line.get('values') != {'0': WIDTH * HEIGHT}, 'it says that nothing is there'
+            assert topic != 'label_info', 'there are other labels'
+
+
 def test_ids_count_up_again_without_a_standing_query(masks, standing) -> None:
     standing('name cup')
     masks.once('name cup, plate, tray')
@@ -331,6 +348,8 @@ def test_what_the_next_answer_has_not_is_removed(planning) -> None:
 
 
 def test_an_answer_without_masks_leaves_the_scene_as_it_is(planning) -> None:
+    assert planning.once(NOTHING).status == Result.NOT_FOUND
+    wait_for_scene(planning, set())
     result = planning.once(PLATES)
     before = wait_for_scene(planning, {*names_of(result), 'support'})
     request = SegmentOnce.Request(query='the brown object', task='detect')

@@ -15,7 +15,7 @@ from segzero_ros.conversions.label_images import BACKGROUND, class_ids, too_larg
 from segzero_ros.ros import message_factory
 from segzero_ros.ros.perception import display_messages
 from segzero_ros.ros.perception.make_publisher import MakePublisher
-from segzero_ros.types import Answer
+from segzero_ros.types import Answer, Task
 
 IMAGE_DEPTH = 5
 _logger = logging.getLogger(__name__)
@@ -45,7 +45,13 @@ class LabelPublishers:
         self._label_info = publisher(LabelInfo, 'label_info', 1, latched=True)
 
     def publish(self, answer: Answer) -> None:
-        """Publish the images that have subscribers, for an answer with a frame."""
+        """Publish the images that have subscribers, for an answer with a frame.
+
+        An answer of a task without masks says nothing about where objects are: images without any
+        would clear a costmap.
+        """
+        if answer.task is not Task.SEGMENT and not any(s.mask.size for s in answer.segments):
+            return
         encoding = self.encoding
         self._publish_info(answer)
         by_id, by_class, confidence = (

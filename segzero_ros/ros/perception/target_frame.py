@@ -86,11 +86,12 @@ class TargetFrame:
             camera_frame: of the newest image; empty without one.
         """
         name, listener = self._name, self._listener
-        if not name or not camera_frame or camera_frame == name:
+        source = camera_frame.lstrip('/')
+        if not name or not source or source == name:
             return ''
         if listener is None:
             return _sentence(name, self._not_installed)
-        request = listener.request(name, camera_frame, 0)
+        request = listener.request(name, source, 0)
         return _sentence(name, request.error) if request.transform is None else self._last_reason
 
     def request(self, frame: Frame) -> TransformRequest | None:
@@ -124,9 +125,10 @@ class TargetFrame:
         frame = answer.frame
         if not name or frame is None or answer.status not in (Status.OK, Status.NOT_FOUND):
             return in_camera_frame(answer)
-        if frame.frame_id.lstrip('/') == name:
+        if frame.frame_id == name:
             return in_camera_frame(answer)
-        if not has_geometry(answer):
+        # The same frame may be named with ROS 1's leading slash, which tf2 refuses.
+        if frame.frame_id.lstrip('/') == name or not has_geometry(answer):
             return in_frame(answer, name, IDENTITY)
         timeout = TRACKED_TIMEOUT if request is None else ANSWER_TIMEOUT
         request = request or self.request(frame)
