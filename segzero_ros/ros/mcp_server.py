@@ -5,12 +5,13 @@ Answers are compact JSON without masks, which would fill a language model's cont
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 import functools
 import json
 import math
 from typing import Any, Literal, ParamSpec, TypeVar
 
+import anyio.to_thread
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Image
 from mcp.server.mcpserver.exceptions import ToolError
@@ -77,6 +78,8 @@ def make_server(client: AgentClient, version: str, log_level: LogLevel) -> MCPSe
     def track(query: str) -> str:
         """Find objects and follow them from now on, for the robot's other programs; stop ends it.
 
+        Objects that are found later, by ask too, are followed in their place.
+
         Args:
             query: in plain language, such as "the person in the red jacket".
         """
@@ -91,13 +94,18 @@ def make_server(client: AgentClient, version: str, log_level: LogLevel) -> MCPSe
     return server
 
 
-def _told(tool: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Have a tool's errors reach the agent with their text, which says what to do."""
+def _told(tool: Callable[_Arguments, _Result]) -> Callable[_Arguments, Awaitable[_Result]]:
+    """Run a tool in a thread, and have its errors reach the agent with their text.
+
+    The thread of a call that is cancelled is left behind: otherwise the server would stay until
+    the answer is there after its agent has gone.
+    """
 
     @functools.wraps(tool)
-    def run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+    async def run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        call = functools.partial(tool, *args, **kwargs)
         try:
-            return tool(*args, **kwargs)
+            return await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
         except SegZeroError as error:
             raise ToolError(str(error)) from error
 

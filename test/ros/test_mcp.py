@@ -10,7 +10,9 @@ import json
 import os
 from pathlib import Path
 import re
+import signal
 import socket
+import subprocess
 import sys
 from typing import Any
 import urllib.error
@@ -24,6 +26,7 @@ pytest.importorskip('mcp')
 
 from mcp import Client as McpClient
 from mcp import StdioServerParameters
+from std_srvs.srv import Trigger
 
 from segzero_ros.msg import SegmentationResult as Result
 
@@ -191,6 +194,58 @@ def test_objects_are_tracked_until_stop(served, client) -> None:
         assert client.get_parameter('track') is False
 
     with_agent(served[1], work)
+
+
+def test_an_agent_that_finds_nothing_does_not_end_what_another_tracks(served, client) -> None:
+    async def work(agent: McpClient) -> None:
+        async with McpClient(served[1]) as other:
+            found = await agent.call_tool('track', {'query': 'a thing to keep'})
+            assert not found.is_error
+            assert (await other.call_tool('track', {'query': 'explode'})).is_error
+            assert client.get_parameter('track') is True
+            client.tracked.forget()
+            again = await asyncio.to_thread(client.tracked.wait_for)
+            assert again.query == 'a thing to keep'
+            stopped = json.loads(text_of(await other.call_tool('stop', {})))
+            assert stopped['message'] == 'There was no query. Nothing is tracked any more.'
+            assert client.get_parameter('track') is False
+
+    with_agent(served[1], work)
+
+
+@pytest.mark.parametrize('end', ['the agent leaves', 'SIGINT'])
+def test_the_server_ends_while_a_query_is_being_answered(client, end: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, *COMMAND, '--namespace', '/', '--timeout', '600'],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}'},
+    )
+    about = {'protocolVersion': '2025-06-18', 'capabilities': {}}
+    about['clientInfo'] = {'name': 'test', 'version': '1'}
+    call = {'name': 'ask', 'arguments': {'query': 'count for ever'}}
+    messages = [
+        {'id': 1, 'method': 'initialize', 'params': about},
+        {'method': 'notifications/initialized'},
+        {'id': 2, 'method': 'tools/call', 'params': call},
+    ]
+    assert process.stdin is not None
+    client.reasoning.forget()
+    try:
+        for message in messages:
+            process.stdin.write(json.dumps({'jsonrpc': '2.0', **message}) + '\n')
+            process.stdin.flush()
+        client.reasoning.wait_for()
+        if end == 'SIGINT':
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=10)
+    finally:
+        process.kill()
+        client.call(Trigger, 'cancel', Trigger.Request())
+    assert process.returncode in (0, 130)
+    assert 'Traceback' not in errors
 
 
 def test_stop_ends_the_query_that_is_being_answered(served, client) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import Any, NamedTuple
 
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.client import Client
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -18,7 +19,7 @@ from std_srvs.srv import Trigger
 
 from segzero_ros.conversions.image import decode_image
 from segzero_ros.ros.background_node import BackgroundNode, wait_for_future, wait_for_graph
-from segzero_ros.ros.client.graph import describe_graph
+from segzero_ros.ros.client.graph import describe_graph, node_identities
 from segzero_ros.ros.client.types import ClientError, NoAnswer, NoNode
 from segzero_ros.ros.health.diagnostics import CAMERA
 from segzero_ros.srv import Ask
@@ -26,6 +27,8 @@ from segzero_ros.types import Status
 
 # Seconds that the node has to be found, to say which camera it has, and to send an image.
 _DISCOVERY, _IMAGE = 5.0, 5.0
+# Seconds between two looks whether the node that was asked is still there.
+_CHECK_PERIOD = 0.5
 _JPEG_QUALITY = 85
 # Language models see no more of a picture than this, pixels.
 _MAX_SIDE = 1280
@@ -62,17 +65,20 @@ class AgentClient:
         self.namespace = '/' + namespace.strip('/')
         self._name = f'{self.namespace.rstrip("/")}/perception'
         self._timeout = timeout
+        self._closed = threading.Event()
         self._background = BackgroundNode(f'segzero_agent_{os.getpid()}', self.namespace)
         node = self._background.node
         self._ask = node.create_client(Ask, 'ask')
         self._cancel = node.create_client(Trigger, 'cancel')
         self._parameters = node.create_client(SetParameters, 'perception/set_parameters')
+        self._values = node.create_client(GetParameters, 'perception/get_parameters')
         self._camera: tuple[str, str] | None = None
         self._camera_known = threading.Event()
         node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
 
     def close(self) -> None:
-        """Leave the graph."""
+        """Leave the graph; calls in other threads end soon."""
+        self._closed.set()
         self._background.close()
 
     def ask(self, query: str, task: str = 'auto', *, with_overlay: bool = False) -> Ask.Response:
@@ -98,8 +104,10 @@ class AgentClient:
     def track(self, query: str) -> Ask.Response:
         """Find objects and have the node track them from now on; errors as for `ask`.
 
-        Unless something is found, the node does not track.
+        Unless something is found, the node goes on as before: another agent may track.
         """
+        request = GetParameters.Request(names=['track'])
+        before = self._call(self._values, request, _DISCOVERY).values[0].bool_value
         self._set_tracking(True)
         found = False
         try:
@@ -107,7 +115,7 @@ class AgentClient:
             found = response.status == Status.OK
         finally:
             if not found:
-                self._set_tracking(False)
+                self._set_tracking(before)
         return response
 
     def stop(self) -> str:
@@ -122,7 +130,7 @@ class AgentClient:
         """
         response = self._call(self._cancel, Trigger.Request(), _DISCOVERY)
         self._set_tracking(False)
-        return str(response.message)
+        return f'{response.message} Nothing is tracked any more.'
 
     def look(self) -> View:
         """Return the newest image of the node's camera.
@@ -197,12 +205,27 @@ class AgentClient:
 
     def _call(self, client: Client, request: Any, timeout: float) -> Any:
         self._require_node(client)
+        node = self._background.node
+        # Grows: a node is discovered one endpoint after the other.
+        asked: set[bytes] = set()
         future = client.call_async(request)
-        if not wait_for_future(future, timeout):
+        deadline = time.monotonic() + timeout
+        while not wait_for_future(future, min(_CHECK_PERIOD, deadline - time.monotonic())):
+            if self._closed.is_set():
+                raise NoAnswer('The client was closed.')
+            present = node_identities(node, self.namespace)
+            gone, asked = not asked <= present, asked | present
+            if not gone and time.monotonic() < deadline:
+                continue
             client.remove_pending_request(future)
-            raise NoAnswer(
-                f'{self._name} did not answer within {timeout:g} s; stop ends what it is doing.'
-            )
+            if not gone:
+                raise NoAnswer(
+                    f'{self._name} did not answer within {timeout:g} s; '
+                    'stop ends what it is doing.'
+                )
+            restarted = client.service_is_ready()
+            now = 'It is back: ask again.' if restarted else describe_graph(node, self.namespace)
+            raise NoNode(f'{self._name} has died, and the answer with it. {now}')
         return future.result()
 
 

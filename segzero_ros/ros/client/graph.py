@@ -37,6 +37,21 @@ def is_subscribed(node: Node, topic: str, namespace: str) -> bool:
     )
 
 
+def node_identities(node: Node, namespace: str) -> set[bytes]:
+    """Return what identifies the perception nodes in a namespace: one that restarts has another.
+
+    Args:
+        node: on the same graph.
+        namespace: of the perception node.
+    """
+    infos = node.get_publishers_info_by_topic(f'{namespace.rstrip("/")}/result')
+    return {
+        bytes(each.endpoint_gid)
+        for each in infos
+        if (each.node_namespace, each.node_name) == (namespace, 'perception')
+    }
+
+
 def describe_graph(node: Node, namespace: str) -> str:
     """Return a sentence with the perception nodes, or else all nodes, that are on the graph.
 
