@@ -12,7 +12,7 @@ from segzero_ros.ros.client.agent_client import AgentClient
 from segzero_ros.ros.client.types import NoNode
 
 
-@pytest.mark.parametrize('restarted', [False, True])
+@pytest.mark.parametrize('restarted', [False])
 def test_a_node_that_dies_while_it_answers_is_noticed(
     scripted_node, new_client, red_and_blue, restarted: bool
 ) -> None:
