@@ -171,7 +171,7 @@ def test_another_numpy_is_found_and_put_right(robot):
     broken = robot.run(f'{READY}; uv pip install -q numpy==2.2.6; {doctor}')
     assert broken.returncode == 1
     assert re.search(r'FAIL.*NumPy', broken.stdout), broken.stdout
-    said = re.search(r'→([^→]*)bringsonethatfits', re.sub(r'[│\s]', '', broken.stdout))
+    said = re.search(r'→([^→]*)installsacompatibleone', re.sub(r'[│\s]', '', broken.stdout))
     cure = 'src/segzero_ros/scripts/install_models models'
     assert said and said[1] == str(robot.workspace / cure).replace(' ', ''), broken.stdout
     mended = robot.run(f'{READY}; {cure}')
