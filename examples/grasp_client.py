@@ -21,14 +21,15 @@ import rclpy
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.time import Time
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import PointCloud2
 
 from segzero_ros.msg import Query, SegmentationResult
 from segzero_ros.rotations import matrix_from_quaternion, quaternion_from_matrix
 
-TIMEOUT = 120.0
-# How long to wait for somebody who takes the grasp.
+TIMEOUT = Duration(seconds=120)
+# How long to wait for an answer's cloud, and for somebody who takes the grasp.
 DELIVERY = Duration(seconds=3)
 # What a common parallel gripper opens, metres.
 MAX_WIDTH = 0.085
@@ -124,6 +125,7 @@ class GraspClient(Node):
         self.create_subscription(PoseStamped, 'target_pose', self._on_geometry, 10)
         self._started = self.get_clock().now()
         self._asked = False
+        self._answered: Time | None = None
         self.create_timer(0.1, self._wait)
 
     def _wait(self) -> None:
@@ -133,12 +135,17 @@ class GraspClient(Node):
         if heard and not self._asked and all(map(self.count_publishers, topics)):
             self._asked = True
             self._queries.publish(self._query)
-        if (self.get_clock().now() - self._started).nanoseconds > TIMEOUT * 1e9:
-            self.outcome = f'Nothing came within {TIMEOUT:g} s: is the node running?'
+        now = self.get_clock().now()
+        if self._answered is not None and now - self._answered > DELIVERY:
+            # Such as for a target_frame without a transform: the message says it.
+            message = self._result.message if self._result is not None else ''
+            self.outcome = message or 'The answer came without a cloud and a pose.'
+        elif now - self._started > TIMEOUT:
+            self.outcome = 'Nothing came: is the node running?'
 
     def _on_result(self, result: SegmentationResult) -> None:
         if result.query_id == self._query.id:
-            self._result = result
+            self._result, self._answered = result, self.get_clock().now()
             if result.status != SegmentationResult.OK:
                 self.outcome = result.message or 'There is no such object.'
             elif not result.objects:

@@ -12,7 +12,7 @@ from segzero_ros.ros.client.agent_client import AgentClient
 from segzero_ros.ros.client.types import NoNode
 
 
-@pytest.mark.parametrize('restarted', [False])
+@pytest.mark.parametrize('restarted', [False, True])
 def test_a_node_that_dies_while_it_answers_is_noticed(
     scripted_node, new_client, red_and_blue, restarted: bool
 ) -> None:
@@ -25,7 +25,10 @@ def test_a_node_that_dies_while_it_answers_is_noticed(
     camera = client.camera(red_and_blue)
     client.until(lambda: client.once('is there a picture?').status != Result.NO_IMAGE)
     # An answer may take far longer than it takes to notice.
-    with closing(AgentClient(space, 600)) as agent, ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, closing(AgentClient(space, 600)) as agent:
+        # By then it knows the node by its name, which comes apart from its services.
+        agent.look()
+        client.reasoning.forget()
         asked = pool.submit(agent.ask, 'count for ever')
         client.reasoning.wait_for()
         node.kill()

@@ -130,6 +130,15 @@ def test_a_user_goes_from_the_question_to_a_grasp(node_process: Any, new_client:
     at = grasps.wait_for().pose.position
     assert np.allclose((at.x, at.y, at.z), position, atol=0.001)
     assert node.running
+    assert client.set_parameter('target_frame', 'nowhere') == (True, '')
+    lost = subprocess.run(
+        [sys.executable, str(EXAMPLE), 'the can', '--ros-args', *space],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert lost.returncode == 1
+    assert 'nowhere' in lost.stdout
     missing = subprocess.run(
         [sys.executable, str(EXAMPLE), 'the blue elephant', '--ros-args', *space],
         capture_output=True,

@@ -175,7 +175,8 @@ class AgentClient:
         if not self._camera_known.wait(_DISCOVERY) or self._camera is None:
             raise NoAnswer(f'{self._name} publishes no /diagnostics: is it still starting?')
         topic, trouble = self._camera
-        if not self._background.node.count_publishers(topic):
+        node = self._background.node
+        if not wait_for_graph(lambda: node.count_publishers(topic) > 0, _DISCOVERY):
             raise NoAnswer(trouble or f'Nobody publishes {topic}: is the camera running?')
         return topic
 
@@ -214,7 +215,8 @@ class AgentClient:
             if self._closed.is_set():
                 raise NoAnswer('The client was closed.')
             present = node_identities(node, self.namespace)
-            gone, asked = not asked <= present, asked | present
+            gone = not (asked <= present and client.service_is_ready())
+            asked |= present
             if not gone and time.monotonic() < deadline:
                 continue
             client.remove_pending_request(future)
