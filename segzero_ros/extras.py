@@ -16,7 +16,7 @@ EXTRAS = {
     'bags': ('mcap', 'rosbags', 'zstandard'),
     'data': ('huggingface_hub', 'pyarrow', 'pycocotools'),
     'demo': ('skimage',),
-    'mcp': ('mcp',),
+    'mcp': ('anyio', 'mcp'),
     'models': (
         'accelerate',
         'huggingface_hub',
