@@ -23,6 +23,7 @@ from segzero_ros.segmentation.base import PhraseFinder, Segmenter
 from segzero_ros.segmentation.noun_phrase import noun_phrase
 from segzero_ros.segments import (
     clean,
+    count_up,
     dropped_masks_warning,
     make_segment,
     max_mask_pixels,
@@ -60,11 +61,6 @@ FAST_LANE = 'sam3'
 CANCEL_POLL = 0.02
 
 _logger = logging.getLogger(__name__)
-
-
-def count_up(labels: Sequence[str]) -> Sequence[int]:
-    """Return the ids 1, 2, 3 … for the objects with these labels."""
-    return range(1, len(labels) + 1)
 
 
 @dataclass(frozen=True)

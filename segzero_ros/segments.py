@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 import math
 
@@ -29,6 +30,11 @@ MAX_LABEL_LENGTH = 200
 # this number or this many full images, whichever is larger.
 MAX_MASK_PIXELS = 2**28
 MAX_MASK_IMAGES = 4
+
+
+def count_up(labels: Sequence[str]) -> Sequence[int]:
+    """Return the ids 1, 2, 3 … for the objects with these labels."""
+    return range(1, len(labels) + 1)
 
 
 def clean(grounding: Grounding, width: int, height: int) -> tuple[Grounding, str]:

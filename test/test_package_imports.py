@@ -64,7 +64,7 @@ ALLOWED = {
     'simulation': {'rotations', 'types'},
     'doctor': {'extras', 'gpus', 'hub', 'loading', 'reasoning', 'segmentation', 'types'},
     'speech': {'extras', 'reasoning', 'types'},
-    'ros': OUTER | {'doctor', 'simulation', 'replay', 'speech'},
+    'ros': OUTER | {'doctor', 'segments', 'simulation', 'replay', 'speech'},
     'replay': OUTER,
     'evaluation': OUTER | {'replay', 'segments', 'simulation'},
     'training': OUTER | {'replay', 'simulation', 'evaluation'},

@@ -128,18 +128,16 @@ def cloud_message(make: Make, header: Any, packed: Packed, *, is_dense: bool) ->
         is_dense: whether all of them have depth.
     """
     height, width = packed.points.shape
-    fields = []
-    for name in POINT.names or ():
-        kind, offset = POINT.fields[name][:2] if POINT.fields else (None, 0)
-        fields.append(
-            make(
-                'sensor_msgs/msg/PointField',
-                name=name,
-                offset=offset,
-                datatype=_DATATYPES[kind],
-                count=1,
-            )
+    fields = [
+        make(
+            'sensor_msgs/msg/PointField',
+            name=name,
+            offset=offset,
+            datatype=_DATATYPES[kind],
+            count=1,
         )
+        for name, (kind, offset, *_) in (POINT.fields or {}).items()
+    ]
     return make(
         CLOUD,
         header=header,

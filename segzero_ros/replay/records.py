@@ -24,6 +24,9 @@ from segzero_ros.types import (
     Timing,
 )
 
+# Statuses with displays, as in the node.
+WITH_DISPLAYS = (Status.OK, Status.NOT_FOUND)
+
 
 class BadRecord(SegZeroError):
     """A line of results cannot be read; the message quotes it."""

@@ -25,9 +25,8 @@ from segzero_ros.replay.cloud_files import CloudFiles
 from segzero_ros.replay.definitions import layouts_of
 from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
-from segzero_ros.replay.records import Record, with_frame
+from segzero_ros.replay.records import Record, WITH_DISPLAYS, with_frame
 from segzero_ros.replay.topics import IMAGE, RESULT, TEXT
-from segzero_ros.replay.workers import WITH_DISPLAYS
 from segzero_ros.types import Answer, Frame
 
 # As in the node, detections need vision_msgs.

@@ -24,11 +24,9 @@ from segzero_ros.pipeline import Pipeline
 from segzero_ros.replay.cloud_files import CloudFiles
 from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
-from segzero_ros.replay.records import Record, record_of, with_frame
-from segzero_ros.types import Answer, Frame, Query, SegZeroError, Status, Timing
+from segzero_ros.replay.records import Record, record_of, WITH_DISPLAYS, with_frame
+from segzero_ros.types import Answer, Frame, Query, SegZeroError, Timing
 
-# Statuses with displays, as in the node.
-WITH_DISPLAYS = (Status.OK, Status.NOT_FOUND)
 # Models that can be loaded several times, and use one CPU each.
 _LIGHT = {'reasoner.backend': 'attributes', 'segmenter.backend': 'grabcut'}
 # With more processes, reading and writing the bag is the bottleneck.

@@ -12,7 +12,7 @@ import logging
 import threading
 
 from segzero_ros.conversions.label_images import MAX_IDS
-from segzero_ros.pipeline import count_up
+from segzero_ros.segments import count_up
 
 _logger = logging.getLogger(__name__)
 
