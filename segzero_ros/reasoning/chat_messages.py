@@ -9,9 +9,6 @@ import cv2
 
 from segzero_ros.types import RgbImage
 
-# zlib level 1: a tenth larger than the best, and four times as fast.
-PNG_FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-
 
 def user_message(image: RgbImage, text: str) -> Any:
     """Return the messages of a query: one user message, the image before the text.
@@ -27,5 +24,6 @@ def user_message(image: RgbImage, text: str) -> Any:
 def png_url(image: RgbImage) -> str:
     """Return an image, (h, w, 3) uint8 RGB, as a lossless data URL."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, file = cv2.imencode('.png', bgr, PNG_FAST)
+    # OpenCV's own settings: half the time of a compression level, and smaller.
+    _, file = cv2.imencode('.png', bgr)
     return f'data:image/png;base64,{base64.b64encode(file.tobytes()).decode()}'

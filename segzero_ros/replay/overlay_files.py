@@ -12,9 +12,6 @@ from segzero_ros.overlay import draw_overlay
 from segzero_ros.replay.output import OutputError, ReplayOutput
 from segzero_ros.types import Answer
 
-# A higher level makes photographs hardly smaller.
-_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
-
 
 class OverlayFiles:
     """Writes and reads overlays, with a cache of the recent ones. Thread-safe.
@@ -42,7 +39,8 @@ class OverlayFiles:
         """
         path = self._folder.overlay(number)
         bgr = np.asarray(cv2.cvtColor(draw_overlay(answer), cv2.COLOR_RGB2BGR), np.uint8)
-        if not cv2.imwrite(str(path), bgr, _PNG):
+        # OpenCV's own settings: half the time of a compression level, and smaller files.
+        if not cv2.imwrite(str(path), bgr):
             raise OutputError(f'{path} cannot be written; is the disk full?')
         if self._max_recent:
             with self._lock:
