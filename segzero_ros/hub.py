@@ -48,6 +48,10 @@ class BrokenOff(DownloadError):
     """The connection was lost during a download."""
 
 
+class NoSuchName(SegZeroError):
+    """A text that cannot be a repository's name."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Progress of a download.
@@ -135,7 +139,7 @@ def fetch(
         if missing:
             tracker.begin()
             _download(repository, missing, repo_type, tracker)
-        return _cached(repository, patterns, repo_type, file)
+        return _recorded(repository, patterns, repo_type, file)
     except DownloadError:
         raise
     except Exception as error:
@@ -155,7 +159,45 @@ def fetch(
         _clear_progress()
 
 
-def _cached(repository: str, patterns: Sequence[str], repo_type: str, file: str) -> Path:
+def cached(
+    repository: str, patterns: Sequence[str], *, repo_type: str = 'model', file: str = ''
+) -> Path | None:
+    """Return a repository's files in the cache, without network; None if there are none.
+
+    The folder of an interrupted download is incomplete.
+
+    Args:
+        repository: `owner/name`.
+        patterns: as for `fetch`.
+        repo_type: `model` or `dataset`.
+        file: a single file.
+
+    Raises:
+        NoSuchName: `repository` cannot be a name on the hub; the text says why.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        if file:
+            return Path(
+                hf_hub_download(repository, file, repo_type=repo_type, local_files_only=True)
+            )
+        return Path(
+            snapshot_download(
+                repository,
+                repo_type=repo_type,
+                allow_patterns=list(patterns),
+                local_files_only=True,
+            )
+        )
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise NoSuchName(str(error)) from error
+
+
+def _recorded(repository: str, patterns: Sequence[str], repo_type: str, file: str) -> Path:
     """Return the path in the cache; records the revision, so that it is found offline."""
     from huggingface_hub import hf_hub_download, snapshot_download
 

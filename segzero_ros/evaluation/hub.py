@@ -223,19 +223,10 @@ def find_split(folder: Path, split: str = SPLIT) -> list[Path]:
 
 def _local(repository: str, patterns: list[str]) -> Path | None:
     try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+        return hub.cached(repository, patterns, repo_type='dataset')
     except ImportError as error:
         raise DataError(f'{lacking("Data sets on the Hub need", error, "data")}.') from error
-    try:
-        return Path(
-            snapshot_download(
-                repository, repo_type='dataset', allow_patterns=patterns, local_files_only=True
-            )
-        )
-    except LocalEntryNotFoundError:
-        return None
-    except HFValidationError as error:
+    except hub.NoSuchName as error:
         raise DataError(f'{repository!r} is not a valid name on the Hub: {error}') from error
 
 

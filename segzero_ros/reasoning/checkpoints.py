@@ -113,9 +113,6 @@ def local_folder(model: str, recipe: str = '') -> Path | None:
     Raises:
         ReasonerUnavailable: it is a path that does not exist.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
     shipped = _SHIPPED / model
     # By the plain name only: `./mini` is a folder of the user's.
     if shipped.name == model and (shipped / 'config.json').is_file():
@@ -130,13 +127,13 @@ def local_folder(model: str, recipe: str = '') -> Path | None:
             f'hub; {ELSEWHERE}.'
         )
     try:
-        folder = Path(snapshot_download(model, local_files_only=True, allow_patterns=_PATTERNS))
-    except LocalEntryNotFoundError:
-        return None
-    except HFValidationError as error:
+        folder = hub.cached(model, _PATTERNS)
+    except hub.NoSuchName as error:
         raise ReasonerUnavailable(
             f'{model!r} is neither a folder here nor a name on the hub; {ELSEWHERE}.'
         ) from error
+    if folder is None:
+        return None
     # An interrupted download leaves an incomplete folder; an adapter is complete without weights.
     return folder if (folder / _ADAPTER).is_file() or not _missing(folder) else None
 

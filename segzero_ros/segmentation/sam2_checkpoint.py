@@ -282,18 +282,14 @@ def _configs() -> Path:
 
 def _download(repository: str, file: str, offline: bool) -> Path:
     """Return a published file from the hub's cache, or from the hub."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(repository, file, local_files_only=True))
-    except LocalEntryNotFoundError as error:
-        if offline:
-            raise SegmenterUnavailable(
-                f'{file} of {repository} is not on this machine, and `offline` is set. Download '
-                f'it once with network (`hf download {repository} {file}`), copy the file here '
-                'and give its path, or unset `offline`.'
-            ) from error
+    if path := hub.cached(repository, (), file=file):
+        return path
+    if offline:
+        raise SegmenterUnavailable(
+            f'{file} of {repository} is not on this machine, and `offline` is set. Download it '
+            f'once with network (`hf download {repository} {file}`), copy the file here and give '
+            'its path, or unset `offline`.'
+        )
     try:
         return hub.fetch(repository, (), file=file)
     except hub.DiskFull as error:

@@ -177,27 +177,20 @@ def _check_type(checkpoint: Sam3Checkpoint, types: tuple[str, ...]) -> None:
 
 def _in_cache(model: str, offline: bool) -> Path:
     """Return a checkpoint's folder in the hub's cache, downloading it if necessary."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
     if model.startswith(('facebook/sam2', 'facebook/sam-')):
         raise SegmenterUnavailable(
             f'{model} is no checkpoint of SAM 3: set segmenter.model to {PUBLISHED} or to the '
             'folder of a SAM 3 checkpoint, or take the segmenter sam2.'
         )
     try:
-        folder = Path(
-            snapshot_download(model, local_files_only=True, allow_patterns=list(_PATTERNS))
-        )
-        # An interrupted download leaves an incomplete folder.
-        if any(folder.glob('*.safetensors')) and (folder / _CONFIG).is_file():
-            return folder
-    except HFValidationError as error:
+        folder = hub.cached(model, _PATTERNS)
+    except hub.NoSuchName as error:
         raise SegmenterUnavailable(
             f'{model!r} is neither a folder here nor a name on the hub, such as {PUBLISHED}.'
         ) from error
-    except LocalEntryNotFoundError:
-        pass
+    # An interrupted download leaves an incomplete folder.
+    if folder and any(folder.glob('*.safetensors')) and (folder / _CONFIG).is_file():
+        return folder
     if offline:
         raise SegmenterUnavailable(
             f'{model} is not on this machine, and `offline` is set. Download it once with network '
