@@ -21,6 +21,7 @@ from segzero_ros.types import (
     SegZeroError,
 )
 
+# Marks are written on the image with two digits.
 MAX_CANDIDATES = 99
 # Least IoU of an object with the candidate that it stands for.
 MIN_IOU = 0.3

@@ -30,6 +30,7 @@ _NEEDS = {
     **dict.fromkeys(SAM3, (('torch', 'torchvision', 'transformers'), 'models')),
 }
 _ALTERNATIVES = 'profile:=remote uses a model server instead, profile:=offline needs neither'
+# Seconds to wait for a server's answer.
 _TIMEOUT = 3.0
 # Disk space for downloading the published 7B.
 _MIN_FREE_GIB = 40

@@ -17,6 +17,7 @@ PROMPT = (
     'answer after "####".. The types are: 1) Segmentation/detection, 2) Counting, 3) Editing, '
     '4) Caption/QA. The user instruction is: '
 )
+# As in the published router, whose answer is one short line.
 MAX_NEW_TOKENS = 512
 # Editing an image is no task of a robot's; the published code answers it like a question.
 _BY_DIGIT = {'1': Task.SEGMENT, '2': Task.COUNT, '3': Task.ANSWER, '4': Task.ANSWER}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+# Longer phrases mostly describe a relation, which SAM 3 does not resolve.
 MAX_WORDS = 4
 
 _ARTICLE = re.compile(r'^(?:the|an?) ', re.IGNORECASE)

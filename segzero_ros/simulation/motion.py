@@ -16,6 +16,7 @@ from segzero_ros.simulation.things import Camera, Thing
 
 Rng = np.random.Generator
 
+# Random motions that are tried until enough of them collide with nothing.
 _PLANS = 60
 
 

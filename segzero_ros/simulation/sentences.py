@@ -26,6 +26,7 @@ from segzero_ros.simulation.scenes import Scene, Sentence
 
 Rng = np.random.Generator
 
+# Sentences of each kind, and random ones that are tried for them.
 _PER_KIND = 3
 _ATTEMPTS = 250
 

@@ -15,6 +15,7 @@ from segzero_ros.quantiles import quantile, quantiles
 
 Array = NDArray[np.float64]
 
+# The support function is sampled every 5 degrees, over at most so many points.
 _DIRECTIONS = 72
 _MAX_POINTS = 2500
 # Share of the points that may lie beyond the outline in each direction: residual noise.

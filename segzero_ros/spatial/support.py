@@ -15,6 +15,8 @@ from segzero_ros.spatial.plane import Plane, Points
 from segzero_ros.spatial.surface import back_project
 from segzero_ros.types import DepthImage, Frame, Intrinsics, Mask
 
+# RANSAC: points per region, planes that are tried, planes found at most, and points that a
+# plane needs. With 100 tries, a plane that holds a third of the points is met in 98 % of cases.
 _SAMPLES = 2500
 _HYPOTHESES = 100
 _PLANES = 3

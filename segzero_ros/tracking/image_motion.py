@@ -14,6 +14,8 @@ Matrix = NDArray[np.float64]  # (2, 3) affine: [x, y] in the earlier image to [x
 GrayImage = NDArray[np.uint8]
 Points = NDArray[np.float32]  # (n, 2) [x, y]
 
+# Corners that are followed per object, the fewest that give a motion, and the side of the
+# window of the Lucas-Kanade method, pixels.
 MAX_POINTS = 60
 MIN_POINTS = 6
 WINDOW = 15

@@ -26,6 +26,7 @@ NAMES = (
 _INDEX = {name: index for index, name in enumerate(NAMES)}
 _GREYS = ('white', 'grey', 'black')
 _IS_GREY = np.isin(NAMES, _GREYS)
+# Bits of each channel in the table of names: 32,768 entries, which fit the cache.
 _BITS = 5
 
 # Neighbouring names, which people use on the other side of a limit: half a fit.

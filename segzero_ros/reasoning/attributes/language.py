@@ -14,6 +14,7 @@ from segzero_ros.reasoning.attributes.scanner import scan, Token
 from segzero_ros.reasoning.attributes.uses import take_use, Use
 from segzero_ros.reasoning.attributes.words import singular_of
 
+# Nested relations and words in a sentence: what a person still follows.
 _MAX_DEPTH = 4
 _MAX_WORDS = 150
 _JOINTS = ('and', 'or', 'comma', 'but')

@@ -24,6 +24,7 @@ _THINGS = {
     'ball': 'ball', 'box': 'box', 'mug': 'mug', 'cone': 'cone', 'bottle': 'bottle', 'bowl': 'bowl',
     'plate': 'plate',
 }  # fmt: skip
+# Objects, and colours or words, that a sentence lists before it counts the rest.
 _MAX_LISTED = 8
 _MAX_WORDS = 5
 

@@ -23,6 +23,7 @@ from segzero_ros.reasoning.attributes.oversegmentation import (
 )
 from segzero_ros.types import Mask
 
+# Slices along an outline, at whose borders its width is measured.
 _SLICES = 5
 
 

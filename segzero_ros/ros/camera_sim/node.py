@@ -31,6 +31,7 @@ from segzero_ros.ros.camera_sim.transform import CameraTransform
 from segzero_ros.ros.parameters import declare
 from segzero_ros.types import SegZeroError
 
+# Queue depths: of images as in sensor_data, of /clock as for a reliable topic by default.
 _DEPTH = 5
 _CLOCK_DEPTH = 10
 # Period of /clock, seconds; as with `ros2 bag play --clock 100`.

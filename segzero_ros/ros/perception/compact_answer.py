@@ -14,6 +14,7 @@ from segzero_ros.spatial.placement import Placed
 from segzero_ros.srv import Ask
 from segzero_ros.types import Answer, Status, Task
 
+# Of the overlay, 0 to 100.
 JPEG_QUALITY = 85
 
 

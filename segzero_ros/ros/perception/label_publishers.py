@@ -17,6 +17,7 @@ from segzero_ros.ros.perception import display_messages
 from segzero_ros.ros.perception.make_publisher import MakePublisher
 from segzero_ros.types import Answer, Task
 
+# Queue depth of images, as in sensor_data.
 IMAGE_DEPTH = 5
 _logger = logging.getLogger(__name__)
 
