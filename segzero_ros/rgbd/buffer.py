@@ -73,7 +73,7 @@ class RgbdBuffer:
         self._depths = MessageBuffer()
         self._infos: deque[StoredMessage] = deque(maxlen=INFOS)
         self._arrivals: deque[float] = deque(maxlen=RATE_FRAMES)
-        self._lock = threading.Lock()
+        self._lock = threading.Condition(threading.Lock())
         self._listener: Callable[[RgbdMessages], None] | None = None
         # Images that are not delivered yet, because their depth may still arrive.
         self._waiting: deque[StoredMessage] = deque()
@@ -165,14 +165,21 @@ class RgbdBuffer:
             return 0.0
         return (len(arrivals) - 1) / max(arrivals[-1] - arrivals[0], 1e-9)
 
-    def latest(self) -> RgbdMessages | None:
+    def latest(self, wait_s: float = 0.0) -> RgbdMessages | None:
         """Return the newest image with the depth and camera_info that belong to it.
 
         The newest matched image is preferred to newer ones, by at most DEPTH_WAIT_NS. Without a
         match, the newest image gets the nearest depth within max_offset_ns. The camera_info is the
         one with the nearest stamp, without a limit: intrinsics do not depend on time.
+
+        Args:
+            wait_s: wait at most this long, in seconds, for a match that is late: depth arrives and
+                has matched before, but not since DEPTH_WAIT_NS. A slow camera's depth comes after
+                its image, and a busy machine takes the one before the other.
         """
         with self._lock:
+            if wait_s:
+                self._lock.wait_for(lambda: not self._is_match_late(), wait_s)
             paired = self._matched_pair()
             if paired is not None:
                 return paired
@@ -196,6 +203,15 @@ class RgbdBuffer:
         with self._lock:
             return self._matched_pair()
 
+    def _is_match_late(self) -> bool:
+        offset_ns = min(self._offsets.values(), default=None)
+        return (
+            offset_ns is not None
+            and offset_ns <= self.max_offset_ns
+            and self._is_depth_arriving()
+            and self._is_pair_outdated()
+        )
+
     def _matched_pair(self) -> RgbdMessages | None:
         if self._paired is None or self._is_pair_outdated():
             return None
@@ -210,6 +226,7 @@ class RgbdBuffer:
     def _update(self) -> None:
         """Find the newest matched pair, deliver images, and drop messages no longer needed."""
         self._find_pair()
+        self._lock.notify_all()
         self._deliver_decided()
         self._drop_images()
         self._drop_depths()
@@ -333,6 +350,7 @@ class RgbdBuffer:
     def _clear_pairs(self) -> None:
         self._paired = None
         self._offsets.clear()
+        self._lock.notify_all()
 
     def _clear_frames(self) -> None:
         self._images.clear()

@@ -1,6 +1,7 @@
 """The newest image is paired with what was measured at the same time."""
 
 import struct
+import threading
 
 import pytest
 
@@ -166,3 +167,55 @@ def test_depth_of_other_stamps_is_not_waited_for(store, heard):
         store.put_image(message(number * SECOND), 0)
     assert [image for image, _ in heard] == [1, 2, 3, 4, 5]
     assert all(depth is not None for _, depth in heard[1:])
+
+
+def matched_once(store):
+    """Store a matched pair, and an image of a second later whose depth has not come."""
+    for stamp in (0, SECOND // 5):
+        store.put_image(message(10 * SECOND + stamp), 10 * SECOND + stamp)
+        store.put_depth(message(10 * SECOND + stamp, b'near'), 10 * SECOND + stamp)
+    store.put_image(message(11 * SECOND), 11 * SECOND)
+
+
+def test_a_query_waits_for_depth_that_comes_after_its_image(store):
+    matched_once(store)
+    assert store.latest().depth is None
+    found, waits = [], threading.Event()
+    lock = store._lock.wait_for
+
+    def wait_for(predicate, timeout):
+        waits.set()
+        return lock(predicate, timeout)
+
+    store._lock.wait_for = wait_for
+    query = threading.Thread(target=lambda: found.append(store.latest(wait_s=60)))
+    query.start()
+    assert waits.wait(60)
+    store.put_depth(message(11 * SECOND, b'late'), 11 * SECOND + SECOND // 10)
+    query.join(60)
+    assert found[0].image.stamp_ns == found[0].depth.stamp_ns == 11 * SECOND
+
+
+def test_a_query_does_not_wait_for_ever(store):
+    matched_once(store)
+    rgbd = store.latest(wait_s=0.01)
+    assert (rgbd.image.stamp_ns, rgbd.depth) == (11 * SECOND, None)
+
+
+@pytest.mark.parametrize('case', ['none came', 'never matched', 'stopped', 'offset', 'cleared'])
+def test_a_query_does_not_wait_for_depth_that_will_not_come(store, case):
+    if case == 'never matched':
+        store.put_depth(message(5 * SECOND), 11 * SECOND)
+    elif case != 'none came':
+        matched_once(store)
+    if case == 'stopped':
+        store.put_image(message(13 * SECOND), 13 * SECOND)
+    elif case == 'offset':
+        store.max_offset_ns = -1
+    elif case == 'cleared':
+        store.restart()
+    else:
+        store.put_image(message(12 * SECOND), 12 * SECOND)
+    store._lock.wait_for = lambda predicate, _: pytest.fail('waits') if not predicate() else True
+    rgbd = store.latest(wait_s=60)
+    assert rgbd is None if case == 'cleared' else rgbd.depth is None

@@ -113,8 +113,6 @@ def test_objects_keep_their_ids_and_are_where_each_followed_frame_shows_them(cli
     stamps = [stamp_of(message) for message in tracked]
     assert stamps == sorted(set(stamps))
     assert stamps[0] >= stamp_of(asked)
-    # Not a frame is left out at this rate, but for what the machine is too busy for.
-    assert np.median(np.diff(stamps)) / 1e9 < 1.5 / RATE
     for message in tracked:
         assert [found.id for found in message.objects] == [found.id for found in asked.objects]
         assert [found.label for found in message.objects] == [f.label for f in asked.objects]
@@ -125,6 +123,13 @@ def test_objects_keep_their_ids_and_are_where_each_followed_frame_shows_them(cli
     # Where a busy machine leaves frames out, things move further from one to the next.
     assert min(overlaps) > 0.6
     assert np.median(overlaps) > 0.85
+
+
+@pytest.mark.alone
+def test_most_frames_are_followed_at_the_camera_s_rate(client, asked):
+    tracked = client.tracked.wait_for_count(2 * len(client.film.scenes), about(asked))
+    stamps = [stamp_of(message) for message in tracked]
+    assert np.median(np.diff(stamps)) / 1e9 < 1.5 / RATE
 
 
 def test_the_followed_objects_have_poses_of_their_own_frame_s_depth(client, asked):

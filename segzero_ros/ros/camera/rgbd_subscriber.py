@@ -218,16 +218,19 @@ class RgbdSubscriber:
             no_info = f'no camera_info was received: {self._info.no_message_reason()}'
         return pairing_warnings(rgbd, self._depth.topic, no_depth=no_depth, no_info=no_info)
 
-    def take(self) -> CameraFrame:
+    def take(self, depth_wait: float = 0.0) -> CameraFrame:
         """Decode the newest image with its depth and intrinsics; in the worker's thread.
 
         Returns the same object again while there is no newer image.
+
+        Args:
+            depth_wait: seconds to wait for depth that is late, see `RgbdBuffer.latest`.
 
         Raises:
             NoImage: none was received, or the clock jumped since.
             BadImage: the image cannot be used.
         """
-        rgbd = self.buffer.latest()
+        rgbd = self.buffer.latest(depth_wait)
         if rgbd is None:
             raise NoImage(f'There is no image: {self._image.no_message_reason()}')
         last = self._last

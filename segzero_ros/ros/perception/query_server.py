@@ -43,6 +43,8 @@ from segzero_ros.types import (
 
 # Takes a result and the answer it was made from.
 Deliver = Callable[[SegmentationResult, Placed], None]
+# Seconds that a query waits for its image's depth, where depth usually comes.
+_DEPTH_WAIT = 0.5
 
 _logger = logging.getLogger(__name__)
 
@@ -296,7 +298,9 @@ class QueryServer:
         if camera is None:
             raise NoImage('There is no image: the node was deactivated.')
         self.tracking.buffer_frames(camera)
-        return camera.take() if pending.rgbd is None else camera.decode(pending.rgbd)
+        if pending.rgbd is not None:
+            return camera.decode(pending.rgbd)
+        return camera.take(_DEPTH_WAIT)
 
     def _deliver(self, pending: PendingQuery, answer: Answer, deliver: Deliver | None) -> None:
         """Publish the result and send it to the client, even if one of the two fails."""
