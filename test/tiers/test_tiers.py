@@ -395,3 +395,22 @@ def test_nothing_advises_an_index_where_nobody_published_this_package():
         if path.suffix in ('.py', '.md', '.rst', '.yaml', '.toml', '') and path.is_file():
             text = path.read_text(errors='replace')
             assert not advice.search(text), f'{name} advises an index'
+
+
+def test_the_rehearsal_of_an_installation_needs_only_what_builds_and_tests(tiers):
+    """`make test-install` on a fresh machine, which has nothing else."""
+    rehearsal = str(ROOT / 'test' / 'install' / 'rehearsal.py')
+    done = tiers('bags', 'build', 'ros', 'test').run(
+        '-m',
+        'pytest',
+        '--collect-only',
+        '-q',
+        '-p',
+        'no:cacheprovider',
+        '--rootdir',
+        str(ROOT),
+        '-c',
+        str(ROOT / 'pyproject.toml'),
+        rehearsal,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
