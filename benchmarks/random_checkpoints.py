@@ -21,7 +21,7 @@ from scripts.make_tiny_checkpoints import example_pairs, make_processor, SPECIAL
 # heads, inner width), vocabulary. The published shapes, one for two CPU cores, and one for testing
 # the benchmark itself.
 SHAPES = {
-    'small': ((64, 2, 2, 1, 128), (48, 4, 2, 96), 1024),
+    'small': ((128, 2, 2, 1, 256), (48, 4, 2, 96), 1024),
     'mid': ((512, 16, 8, 2, 2048), (320, 16, 5, 856), 8192),
     '3b': ((2048, 36, 16, 2, 11008), (1280, 32, 16, 3420), 151_936),
     '7b': ((3584, 28, 28, 4, 18944), (1280, 32, 16, 3420), 152_064),
@@ -36,7 +36,7 @@ def make_random(folder: Path, size: str, device: str = 'cpu') -> Path:
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.bfloat16)
         try:
-            model = transformers.Qwen2_5_VLForConditionalGeneration(_config(size, processor))
+            model = transformers.Qwen2_5_VLForConditionalGeneration(config_of(size, processor))
         finally:
             torch.set_default_dtype(before)
     model.save_pretrained(folder)
@@ -71,7 +71,8 @@ def make_random_sam2(folder: Path, config: str, device: str = 'cpu') -> Path:
     return weights
 
 
-def _config(size: str, processor: Any) -> Any:
+def config_of(size: str, processor: Any) -> Any:
+    """Return the configuration of a Qwen2.5-VL of this size, with a processor's tokens."""
     text, vision, vocabulary = SHAPES[size]
     width, layers, heads, key_heads, inner = text
     ids = {name: processor.tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}

@@ -7,6 +7,10 @@ weights too: SAM 2 large with the published sizes, else the one of `scripts/make
 whose fraction of the CPU time is about that of SAM 2 large with the 7B model. `--full-size small
 --device cpu` tests a full-size run in seconds. CPU time is of all threads, and is more reliable
 than seconds on a busy machine.
+
+`--peer NAME` measures the reasoner alone beside other runtimes with the same weights
+(`reasoner_peers`), `--without PART` with parts of its fast path switched off (`reasoner_parts`),
+`--build NAME=FOLDER` beside another source tree; each can be repeated.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import os
 from pathlib import Path
 from random import Random
 import re
+import sys
 import tempfile
 import threading
 import time
@@ -29,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 import torch
 
+from benchmarks import reasoner_peers
 from benchmarks.machine import processor
 from benchmarks.published import predictor_of, Published
 from benchmarks.random_checkpoints import (
@@ -38,6 +44,8 @@ from benchmarks.random_checkpoints import (
     ScriptedHead,
     SHAPES,
 )
+from benchmarks.reasoner_parts import PARTS
+from benchmarks.reasoner_peers import PEERS
 from scripts.make_tiny_sam2 import make_tiny_sam2
 from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Listeners, Pipeline
@@ -311,19 +319,49 @@ def main(arguments: Sequence[str] | None = None) -> None:
         '--bandwidth', type=float, default=0.0, help='GB/s, for devices without a known figure'
     )
     parser.add_argument('--output', type=Path, default=RESULTS, help='folder (%(default)s)')
+    parser.add_argument('--peer', action='append', default=[], choices=list(PEERS))
+    parser.add_argument(
+        '--without',
+        action='append',
+        default=[],
+        metavar='PART[+PART]',
+        help=f'of {", ".join(PARTS)}',
+    )
+    parser.add_argument('--build', action='append', default=[], metavar='NAME=FOLDER')
+    parser.add_argument('--dtype', default='auto', help='in process, with the three above')
+    parser.add_argument('--objects', type=int, default=1, help='with the three above')
     options = parser.parse_args(arguments)
+    if unknown := {part for each in options.without for part in each.split('+')} - set(PARTS):
+        parser.error(f'there is no part {", ".join(sorted(unknown))}')
     device = options.device or ('cuda' if options.full_size else 'cpu')
     if device != 'cpu' and not torch.cuda.is_available():
         parser.error(f'torch sees no GPU for {device}; --device cpu tests it with small shapes')
     tokens = options.tokens or ([150, 300] if options.full_size else [100])
     size = options.full_size or 'mid'
     full = options.full_size is not None
-    results = measure(size, device, options.rounds, tokens, options.bandwidth, full)
-    show(results)
+    kind = 'reasoner'
+    if options.peer or options.without or options.build:
+        kind = 'reasoner_peers'
+        results = reasoner_peers.compare(
+            size,
+            peers=options.peer,
+            without=options.without,
+            builds=options.build,
+            device=device,
+            dtype=options.dtype,
+            rounds=options.rounds,
+            reasoning_tokens=tokens[0],
+            objects=options.objects,
+        )
+        results['command'] = reasoner_peers.command_of(sys.argv[1:])
+        reasoner_peers.show(results)
+    else:
+        results = measure(size, device, options.rounds, tokens, options.bandwidth, full)
+        show(results)
     options.output.mkdir(parents=True, exist_ok=True)
     name = results['device'] if device != 'cpu' else f'{results["device"]} {results["threads"]}'
     machine = re.sub(r'\W+', '_', name).strip('_').lower()
-    path = options.output / f'reasoner_{size}_{machine}.json'
+    path = options.output / f'{kind}_{size}_{machine}.json'
     path.write_text(json.dumps(results, indent=1) + '\n')
 
 

@@ -40,6 +40,30 @@ def test_a_full_size_run_writes_every_figure_under_the_machines_name(
     assert all(len(seconds) == 3 and min(seconds) >= 0 for seconds in cancels.values())
 
 
+def test_peers_write_the_same_answer_beside_ours_and_one_that_cannot_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = '--full-size small --device cpu --rounds 1 --tokens 8 --peer published'
+    words = [*arguments.split(), '--peer', 'flash']
+    reasoner.main([*words, '--output', str(tmp_path)])
+    (path,) = tmp_path.iterdir()
+    results = json.loads(path.read_text())
+    assert set(results['ways']) == {'ours', 'published'}
+    assert results['missing'] == {'flash': 'flash-attention needs a GPU'}
+    assert 'flash: not measured: flash-attention needs a GPU' in capsys.readouterr().out
+    for way in results['ways'].values():
+        assert way['tokens_right'] == 1.0
+        assert way['box_shift_px'] == 0.0
+        assert 0 < way['first_token_s']['median'] < way['answer_s']['median']
+        assert 100 < way['resident_MB'] <= way['peak_MB']
+
+
+def test_a_part_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        reasoner.main(['--without', 'magic'])
+    assert 'there is no part magic' in capsys.readouterr().err
+
+
 def test_what_is_read_for_a_token_is_that_of_the_published_sizes(tmp_path: Path) -> None:
     bench = reasoner.Bench('small', 'cpu', tmp_path)
     weight = next(iter(bench.published.model.parameters())).element_size()

