@@ -168,7 +168,7 @@ class ScriptedHead(torch.nn.Module):
         """Replace the model's head."""
         super().__init__()
         self.head = model.lm_head
-        device = next(self.head.parameters()).device
+        device = model.get_input_embeddings().weight.device
         self.register_buffer('script', torch.zeros(4096, dtype=torch.long, device=device))
         self.register_buffer('position', torch.zeros(1, dtype=torch.long, device=device))
         # A captured graph writes to it in position.

@@ -49,6 +49,7 @@ from benchmarks.reasoner_peers import PEERS
 from scripts.make_tiny_sam2 import make_tiny_sam2
 from segzero_ros.loading import load_reasoner, load_segmenter, ReasonerOptions, SegmenterOptions
 from segzero_ros.pipeline import Listeners, Pipeline
+from segzero_ros.reasoning.packed_linear import PackedLinear
 from segzero_ros.reasoning.transformers_reasoner import TransformersReasoner
 from segzero_ros.types import Cancelled, Frame, Query, Status
 
@@ -101,9 +102,11 @@ class Bench:
             self.reasoner._warm_up()
         self._rng = np.random.default_rng(0)
         self._random = Random(0)
+        # Packed ones are read as float16.
+        packed = any(isinstance(each, PackedLinear) for each in self.reasoner._model.modules())
         self.weights = sum(
-            weight.numel() * weight.element_size()
-            for part in (self.reasoner._model.model.language_model.layers, self._heads[1])
+            weight.numel() * (2 if packed else weight.element_size())
+            for part in (self.published.model.model.language_model.layers, self._heads[0])
             for weight in part.parameters()
         )
         text = self.reasoner._model.config.get_text_config()

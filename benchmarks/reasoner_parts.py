@@ -23,6 +23,12 @@ def _concatenated_weights() -> None:
     fused_decode._concatenate = fused_decode._weights
 
 
+def _packed_weights() -> None:
+    from segzero_ros.reasoning import packed_linear
+
+    packed_linear.pack = lambda *_: None
+
+
 def _prompt_lookup() -> None:
     from segzero_ros.reasoning.prompt_lookup import NgramSpeculator
 
@@ -79,6 +85,7 @@ PARTS: dict[str, Callable[[], None]] = {
     'fast_path': lambda: None,
     'fused_step': _fused_step,
     'concatenated_weights': _concatenated_weights,
+    'packed_weights': _packed_weights,
     'prompt_lookup': _prompt_lookup,
     'packed_attention': _packed_attention,
     'preallocated_cache': _preallocated_cache,

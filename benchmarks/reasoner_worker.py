@@ -87,6 +87,10 @@ def _ours(given: argparse.Namespace, image: Any) -> tuple[Answer, torch.dtype]:
 
     def ask(taker: Callable[[int], None]) -> None:
         takers.append(taker)
+        # Prompt lookup would draft the whole answer from the last one, which is the same.
+        speculator = getattr(reasoner._decoder, '_speculator', None)
+        if speculator is not None:
+            speculator._continuations.clear()
         # A new frame: nothing is known of it.
         try:
             reasoner.reason(Frame(image.copy()), Query(given.query))

@@ -156,10 +156,10 @@ class Decoder:
         position = len(prompt.ids) + offset
         steps = 'the compiled step' if self._step != self._next_logits else 'the decode step'
         for path in ('reading the prompt', 'reading only what is new of a prompt'):
-            redacted = self._prefill(prompt, positions)
-            yield path, 0, self._model.lm_head(redacted).float()
+            hidden = self._prefill(prompt, positions)
+            yield path, 0, self._model.lm_head(hidden).float()
             for index, token in enumerate(generated[:-1]):
-                choice = torch.tensor([[token]], device=redacted.device)
+                choice = torch.tensor([[token]], device=hidden.device)
                 logits = self._decode_one(choice, _PendingToken(choice), position + index)
                 # The graph's next run overwrites its output buffer.
                 yield steps, index + 1, logits.clone()
@@ -178,8 +178,8 @@ class Decoder:
         """
         positions, offset = self._positions(prompt)
         with cancellable(self._model.modules(), check):
-            redacted = self._prefill(prompt, positions)
-        logits = self._model.lm_head(redacted).float()
+            hidden = self._prefill(prompt, positions)
+        logits = self._model.lm_head(hidden).float()
         position = len(prompt.ids) + offset
         if self._speculator is not None and self._cache is not self._static:
             yield from self._decode_speculatively(self._speculator, prompt, logits, position)

@@ -19,6 +19,7 @@ import transformers
 from segzero_ros.reasoning.base import FastPathError, one_line_summary
 from segzero_ros.reasoning.decoding import Decoder, Prompt, unsupported_settings
 from segzero_ros.reasoning.gqa_decode_attention import use_gqa_decode_attention, use_sdpa
+from segzero_ros.reasoning.packed_linear import unpack_all
 from segzero_ros.reasoning.vision_tower import (
     attend_by_window_size,
     embed_patches_by_matmul,
@@ -106,7 +107,7 @@ def undo(model: Any, decoder: Decoder | None) -> None:
     if decoder is not None:
         decoder.close()
     # A part that transformers has renamed was not modified either.
-    for restore in (restore_vision_tower, use_sdpa):
+    for restore in (unpack_all, restore_vision_tower, use_sdpa):
         with suppress(AttributeError):
             restore(model)
     if torch.cuda.is_available():

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from segzero_ros import onednn
+from segzero_ros.reasoning import packed_linear
 from segzero_ros.reasoning.base import FastPathError
 from segzero_ros.reasoning.gqa_decode_attention import attend_grouped, GQA_DECODE
 from segzero_ros.reasoning.preallocated_cache import preallocated_cache
@@ -39,8 +40,9 @@ class FusedDecodeStep:
         Args:
             model: a loaded Qwen2-VL or Qwen2.5-VL.
             concatenated: concatenate q, k and v into one matrix, and on a CPU gate and up too; on
-                a GPU the latter gains too little for the peak memory. The model's own matrices
-                become views, so nothing is stored twice.
+                a GPU the latter gains too little for the peak memory. On a CPU they are packed
+                where that gains (`packed_linear`). The model's own matrices become views, so
+                nothing is stored twice.
         """
         self._model = model
         self._language = model.model.language_model
@@ -48,15 +50,16 @@ class FusedDecodeStep:
         on_cpu = model.device.type == 'cpu'
         qkv = _concatenate if concatenated else _weights
         gate_up = _concatenate if concatenated and on_cpu else _weights
+        single = _packed_or_plain if concatenated and on_cpu else _weights
         self._layers = [
             (
                 layer.input_layernorm.weight,
                 layer.self_attn,
                 qkv(layer.self_attn, _QKV),
-                _weights(layer.self_attn, ('o_proj',))[0],
+                single(layer.self_attn, ('o_proj',))[0],
                 layer.post_attention_layernorm.weight,
                 gate_up(layer.mlp, _GATE_UP),
-                _weights(layer.mlp, ('down_proj',))[0],
+                single(layer.mlp, ('down_proj',))[0],
             )
             for layer in self._language.layers
         ]
@@ -82,32 +85,41 @@ class FusedDecodeStep:
 
     def read(self, ids: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         """Run tokens with the model's own kernels; arguments and result as for `__call__`."""
-        redacted = self._language.embed_tokens(ids)
-        mask = _mask(cache, redacted)
-        cosine, sine = self._language.rotary_emb(redacted, positions)
+        hidden = self._language.embed_tokens(ids)
+        mask = _mask(cache, hidden)
+        cosine, sine = self._language.rotary_emb(hidden, positions)
         rotary = cosine.unsqueeze(1), sine.unsqueeze(1)
         linear = functional.linear if ids.shape[1] == 1 else self._several
         for layer, layer_cache in zip(self._layers, cache.layers, strict=True):
             input_norm, attention, qkv_proj, o_proj, post_norm, gate_up_proj, down_proj = layer
-            normed = self._rms_norm(redacted, input_norm)
-            products = [linear(normed, *linear_weights) for linear_weights in qkv_proj]
+            normed = self._rms_norm(hidden, input_norm)
+            products = [_product(linear, normed, weights) for weights in qkv_proj]
             attended = _attend(attention, products, rotary, layer_cache, mask)
-            redacted = redacted + linear(attended, *o_proj)
-            normed = self._rms_norm(redacted, post_norm)
-            products = [linear(normed, *linear_weights) for linear_weights in gate_up_proj]
+            hidden = hidden + _product(linear, attended, o_proj)
+            normed = self._rms_norm(hidden, post_norm)
+            products = [_product(linear, normed, weights) for weights in gate_up_proj]
             gate, up = products if len(products) == 2 else products[0].chunk(2, -1)
-            redacted = redacted + linear(functional.silu(gate) * up, *down_proj)
-        redacted = self._rms_norm(redacted, self._language.norm.weight)
-        logits: torch.Tensor = self._model.lm_head(redacted[0]).float()
+            hidden = hidden + _product(linear, functional.silu(gate) * up, down_proj)
+        hidden = self._rms_norm(hidden, self._language.norm.weight)
+        logits: torch.Tensor = self._model.lm_head(hidden[0]).float()
         return logits
 
-    def _rms_norm(self, redacted: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        plain = redacted.float()
+    def _rms_norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        plain = hidden.float()
         plain = plain * plain.pow(2).mean(-1, keepdim=True).add_(self._epsilon).rsqrt_()
-        return weight * plain.to(redacted.dtype)
+        return weight * plain.to(hidden.dtype)
 
 
-_Linear = tuple[torch.Tensor, torch.Tensor | None]
+# Weight and bias of a linear layer, or its packed weights alone.
+_Linear = tuple[torch.Tensor, torch.Tensor | None] | tuple[Any]
+
+
+def _product(linear: Any, rows: torch.Tensor, weights: _Linear) -> torch.Tensor:
+    """Return `linear` of rows, (1, N, inner), and a layer's weights."""
+    if len(weights) == 1:
+        return packed_linear.product(rows, weights[0])
+    found: torch.Tensor = linear(rows, *weights)
+    return found
 
 
 def linear_weight_stationary(
@@ -130,8 +142,17 @@ def _weights(module: Any, names: tuple[str, ...]) -> list[_Linear]:
     return [(linear.weight, linear.bias) for linear in linears]
 
 
+def _packed_or_plain(module: Any, names: tuple[str, ...]) -> list[_Linear]:
+    """Pack linear layers together if that gains; else return their weights and biases."""
+    packed = packed_linear.pack_together(module, names)
+    return _weights(module, names) if packed is None else [(packed,)]
+
+
 def _concatenate(module: Any, names: tuple[str, ...]) -> list[_Linear]:
     """Concatenate linear layers' matrices and biases; the layers keep views of them."""
+    packed = packed_linear.pack_together(module, names)
+    if packed is not None:
+        return [(packed,)]
     linears = [getattr(module, name) for name in names]
     concatenated: list[torch.Tensor | None] = []
     for name in ('weight', 'bias'):
@@ -213,6 +234,7 @@ def fused_decode_step(model: Any) -> FusedDecodeStep | None:
         raise FastPathError('the fused decode step computes otherwise than the model does')
     # The first step is gone, so that single matrices are freed as they are concatenated.
     step = FusedDecodeStep(model, concatenated=_has_plain_weights(model))
+    packed_linear.pack_together(model, ('lm_head',))
     if model.device.type == 'cuda':
         # Returns the memory of the single matrices to the device.
         torch.cuda.empty_cache()
@@ -255,10 +277,10 @@ def _matches(model: Any, step: FusedDecodeStep) -> bool:
         count = _CHECKED_TOKENS if position == _CHECKED_TOKENS else 1
         ids = torch.arange(position, position + count, device=device)[None]
         positions = ids.expand(3, 1, -1)
-        redacted = language(
+        hidden = language(
             input_ids=ids, position_ids=positions, past_key_values=theirs, use_cache=True
         ).last_hidden_state
-        expected = model.lm_head(redacted[0]).float()
+        expected = model.lm_head(hidden[0]).float()
         difference = step.read(ids, positions, ours).sub_(expected).norm()
         # Another summation order rounds differently; a wrong computation differs by much more.
         exact = device.type == 'cpu' and count == 1
