@@ -23,6 +23,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     'tracking': (),
     'idle_cost': (),
     'ros_overhead': (),
+    'startup': (),
     'replay': (),
     'reasoner': (),
     'voice': (),

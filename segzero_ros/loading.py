@@ -198,6 +198,12 @@ def _load_transformers(options: ReasonerOptions, beside: Companion | None) -> Re
     # transformers imports torchao where that is installed, and torch warns of its enumerations.
     logging.getLogger('torch.utils._pytree').setLevel(logging.ERROR)
     try:
+        if _may_be_small(options):
+            from segzero_ros.reasoning.small_model.reasoner import load_small_model
+
+            small = load_small_model(options)
+            if small is not None:
+                return small
         from segzero_ros.reasoning.transformers_reasoner import (
             TransformersOptions,
             TransformersReasoner,
@@ -210,6 +216,12 @@ def _load_transformers(options: ReasonerOptions, beside: Companion | None) -> Re
     wanted = {field.name for field in fields(TransformersOptions)}
     chosen = {name: value for name, value in vars(options).items() if name in wanted}
     return TransformersReasoner(TransformersOptions(**chosen), beside)
+
+
+def _may_be_small(options: ReasonerOptions) -> bool:
+    """Return whether NumPy may compute the model: in float32, on the CPU, unless told not to."""
+    exact = options.device == 'cpu' and options.dtype == 'float32' and not options.quantization
+    return exact and options.fast_decoding
 
 
 def load_segmenter(options: SegmenterOptions) -> Segmenter[Any]:

@@ -92,6 +92,10 @@ HEAVY = {
     'datasets': {'training'},
     'matplotlib': {'training'},
     'pocketsphinx': {'speech'},
+    'tokenizers': {'reasoning', 'training'},
+    'safetensors': {'reasoning', 'segmentation', 'training'},
+    'jinja2': {'reasoning'},
+    'threadpoolctl': {'reasoning'},
     'sounddevice': {'speech'},
     'soxr': {'speech'},
     'faster_whisper': {'speech'},
@@ -206,3 +210,26 @@ def test_the_pipeline_loads_no_model_library_and_no_ros():
 def test_light_entry_points_load_no_model_library_and_no_ros(module):
     loaded = loaded_after(f'import segzero_ros.{module}')
     assert not loaded & (set(HEAVY) | MESSAGE_PACKAGES)
+
+
+HUGE = set(HEAVY) - {'rclpy', 'cv_bridge'} | {'sympy', 'torchao', 'httpx', 'IPython'}
+
+
+@pytest.mark.parametrize(
+    'module',
+    [
+        'ros.perception.node',
+        'ros.camera_sim.node',
+        'ros.client',
+        'ros.client.agent_client',
+        'ros.voice.node',
+        'cli.ask',
+        'cli.doctor',
+        'cli.replay',
+        'cli.evaluate',
+    ],
+)
+def test_programs_start_without_any_model_library(module):
+    if 'ros' in module or module == 'cli.ask':
+        pytest.importorskip('rclpy')
+    assert not loaded_after(f'import segzero_ros.{module}') & HUGE

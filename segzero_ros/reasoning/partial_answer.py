@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any
-
-import torch
-from transformers import StoppingCriteria
 
 from segzero_ros.reasoning.answers import StreamReporter
 from segzero_ros.reasoning.base import IsCancelled
 from segzero_ros.reasoning.detokenizer import Detokenizer
-from segzero_ros.types import Cancelled, Grounding, ReasonerTimeout
+from segzero_ros.types import Cancelled, Grounding, MalformedAnswer, ReasonerTimeout
 
 
 class PartialAnswer:
@@ -62,20 +58,22 @@ class PartialAnswer:
                 self._reporter.text,
             )
 
-    def finish(self) -> Grounding:
-        """Return the result of the whole text."""
+    def finish(self, max_tokens: int) -> Grounding:
+        """Return the result of the whole text.
+
+        Args:
+            max_tokens: that the answer was allowed; the error of one that has as many names it.
+
+        Raises:
+            MalformedAnswer: it cannot be parsed.
+        """
         self._reporter.feed(self._text.rest())
-        return self._reporter.finish(self.count)
-
-
-class StopWithAnswer(StoppingCriteria):
-    """Stops `generate` where the fast path stops."""
-
-    def __init__(self, answer: PartialAnswer, end_tokens: frozenset[int]) -> None:
-        self._answer = answer
-        self._end_tokens = end_tokens
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Return whether the one sequence is complete, (1,) bool."""
-        done = self._answer.take(int(input_ids[0, -1]), self._end_tokens)
-        return torch.tensor([done], device=input_ids.device)
+        try:
+            return self._reporter.finish(self.count)
+        except MalformedAnswer as error:
+            if self.count < max_tokens:
+                raise
+            raise MalformedAnswer(
+                f'{error.reason}; it was cut off at max_new_tokens={self.count}',
+                error.raw_answer,
+            ) from None

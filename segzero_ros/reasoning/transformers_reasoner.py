@@ -41,7 +41,7 @@ from segzero_ros.reasoning.devices import (
 )
 from segzero_ros.reasoning.dialects import Dialect, dialect_named
 from segzero_ros.reasoning.dialects.fitting import warn_of_few_tokens, warn_of_other_name
-from segzero_ros.reasoning.partial_answer import PartialAnswer, StopWithAnswer
+from segzero_ros.reasoning.partial_answer import PartialAnswer
 from segzero_ros.reasoning.preprocessing import resize_for_model
 from segzero_ros.reasoning.processors import (
     chat_text,
@@ -50,11 +50,11 @@ from segzero_ros.reasoning.processors import (
     opens_reasoning,
 )
 from segzero_ros.reasoning.resize_like_pillow import resize_like_pillow
+from segzero_ros.reasoning.stop_with_answer import StopWithAnswer
 from segzero_ros.reasoning.weights import load_model, make_greedy
 from segzero_ros.types import (
     Frame,
     Grounding,
-    MalformedAnswer,
     Query,
     ReasonerUnavailable,
     RgbImage,
@@ -175,7 +175,7 @@ class TransformersReasoner:
                 '(reasoner.quantization:=bnb4), lower reasoner.max_new_tokens, or free the '
                 f'device; {checkpoints.ELSEWHERE}.'
             ) from error
-        return self._finish(answer)
+        return answer.finish(self._options.max_new_tokens)
 
     def forget_frame(self) -> None:
         """Drop all that is cached of the last frame."""
@@ -378,17 +378,6 @@ class TransformersReasoner:
         dialect = self._dialect.for_task(query.task or Task.SEGMENT)
         prompt = dialect.prompt(query.text, self._control_tokens)
         return chat_text(self._processor, prompt, dialect.template_options)
-
-    def _finish(self, answer: PartialAnswer) -> Grounding:
-        try:
-            return answer.finish()
-        except MalformedAnswer as error:
-            if answer.count < self._options.max_new_tokens:
-                raise
-            raise MalformedAnswer(
-                f'{error.reason}; it was cut off at max_new_tokens={answer.count}',
-                error.raw_answer,
-            ) from None
 
 
 def _noise(height: int, width: int) -> RgbImage:
