@@ -203,7 +203,8 @@ class LanguageModel:
             for cached in (self._keys, self._values)
         )
         mixed = attend(rotate(query, rotation), keys, values, causal=count > 1)
-        return mixed.transpose(1, 0, 2).reshape(count, -1)
+        out: Array = mixed.transpose(1, 0, 2).reshape(count, -1)
+        return out
 
 
 def attend(query: Array, key: Array, value: Array, *, causal: bool = False) -> Array:
@@ -224,7 +225,8 @@ def attend(query: Array, key: Array, value: Array, *, causal: bool = False) -> A
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
-    return scores @ value
+    mixed: Array = scores @ value
+    return mixed
 
 
 def waves(angles: NDArray[Any]) -> tuple[Array, Array]:
@@ -252,12 +254,14 @@ def rms_norm(values: Array, weight: Array, epsilon: float) -> Array:
 def silu(values: Array) -> Array:
     """Return the sigmoid linear unit."""
     # exp(88) is the largest of float32; below, the result is 0 all the same.
-    return values / (1 + np.exp(-np.maximum(values, -88)))
+    out: Array = values / (1 + np.exp(-np.maximum(values, -88)))
+    return out
 
 
 def gelu(values: Array) -> Array:
     """Return the Gaussian error linear unit, exactly."""
-    return values * (0.5 + 0.5 * _erf(values * math.sqrt(0.5)).astype(np.float32))
+    out: Array = values * (0.5 + 0.5 * _erf(values * math.sqrt(0.5)).astype(np.float32))
+    return out
 
 
 def _joined(matrices: Sequence[Array]) -> Array:
