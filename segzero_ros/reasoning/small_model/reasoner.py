@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import logging
-from typing import Protocol
+from typing import cast, Protocol
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -43,7 +43,7 @@ class Options(Protocol):
         """Name of the dialect."""
 
     @property
-    def answer_parser(self) -> AnswerParser:
+    def answer_parser(self) -> str:
         """`repair` or `strict`."""
 
     @property
@@ -99,7 +99,7 @@ class SmallModelReasoner:
         self, options: Options, checkpoint: checkpoints.Checkpoint, dialect: Dialect
     ) -> None:
         try:
-            dialect.reader(1, 1, options.answer_parser)
+            dialect.reader(1, 1, cast(AnswerParser, options.answer_parser))
         except ValueError as error:
             raise ReasonerUnavailable(str(error)) from error
         refuse_unsuited(checkpoint, dialect.square)
@@ -136,7 +136,8 @@ class SmallModelReasoner:
         if self._tower is None:
             raise ReasonerUnavailable('The reasoner was closed.')
         dialect = self._dialect.for_task(query.task or Task.SEGMENT)
-        reader = dialect.reader(frame.width, frame.height, self._options.answer_parser, query.text)
+        parser = cast(AnswerParser, self._options.answer_parser)
+        reader = dialect.reader(frame.width, frame.height, parser, query.text)
         answer = PartialAnswer(
             StreamReporter(reader, on_text, on_object),
             Detokenizer(self._tokenizer),
