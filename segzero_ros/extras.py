@@ -35,6 +35,7 @@ EXTRAS = {
     ),
     'openai': ('openai', 'PIL'),
     'quantization': ('bitsandbytes', 'torchao'),
+    'ray': ('ray',),
     'training': ('datasets', 'matplotlib', 'peft', 'scipy', 'tensorboard', 'trl'),
     'voice': ('pocketsphinx', 'sounddevice', 'soxr'),
     'whisper': ('faster_whisper', 'sounddevice', 'soxr'),

@@ -8,10 +8,13 @@ from pathlib import Path
 import re
 import signal
 import sys
+import tempfile
 from types import ModuleType
 
 from made_once import made_once
+import own_network
 import pytest
+from ray_cluster import Cluster
 from scripted_server import transformers_serve
 from task_pairs import task_pairs
 
@@ -95,6 +98,18 @@ def script(name: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope='session')
+def cluster() -> Iterator[Cluster]:
+    """A Ray cluster of two nodes with a CPU each, in a network of its own."""
+    own_network.start_loopback()
+    path = os.pathsep.join([str(TEST / 'sharding'), str(TEST.parent), *sys.path])
+    # The paths of Ray's sockets have room for a short folder only.
+    with tempfile.TemporaryDirectory(prefix='ray') as folder:
+        made = Cluster(folder, path)
+        with made.head(), made.another():
+            yield made
 
 
 @pytest.fixture(scope='session')

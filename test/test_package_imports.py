@@ -22,7 +22,7 @@ OUTER = {
     'config',
     'parameter_table',
 }
-OUTER |= {'segmented_mask'}
+OUTER |= {'segmented_mask', 'sharding'}
 OUTER |= {'cancellation', 'conversions', 'extras', 'gpus', 'hub', 'overlay', 'rgbd', 'tracking'}
 ALLOWED = {
     'types': set(),
@@ -46,6 +46,7 @@ ALLOWED = {
     'reasoning': {'extras', 'gpus', 'hub', 'cancellation', 'onednn', 'quantiles', 'types'},
     'segmentation': {'segmented_mask', 'extras', 'gpus', 'hub', 'cancellation', 'onednn', 'types'},
     'loading': {'extras', 'gpus', 'pipeline', 'reasoning', 'segmentation', 'tracking', 'types'},
+    'sharding': {'extras', 'loading', 'types'},
     'config': {'loading', 'parameter_table', 'pipeline', 'types'},
     'parameter_table': {'conversions', 'loading', 'types'},
     'pipeline': {
@@ -99,6 +100,7 @@ HEAVY = {
     'sounddevice': {'speech'},
     'soxr': {'speech'},
     'faster_whisper': {'speech'},
+    'ray': {'sharding'},
 }
 MESSAGE_PACKAGES = {
     'sensor_msgs',

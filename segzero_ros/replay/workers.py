@@ -25,10 +25,9 @@ from segzero_ros.replay.cloud_files import CloudFiles
 from segzero_ros.replay.output import ReplayOutput
 from segzero_ros.replay.overlay_files import OverlayFiles
 from segzero_ros.replay.records import Record, record_of, WITH_DISPLAYS, with_frame
+from segzero_ros.sharding.needs import heavy_models
 from segzero_ros.types import Answer, Frame, Query, SegZeroError, Timing
 
-# Models that can be loaded several times, and use one CPU each.
-_LIGHT = {'reasoner.backend': 'attributes', 'segmenter.backend': 'grabcut'}
 # With more processes, reading and writing the bag is the bottleneck.
 _MAX_WORKERS = 8
 # CPUs that the main process uses to answer, draw overlays and write the bag.
@@ -122,11 +121,7 @@ def count_workers(parameters: Mapping[str, Any], requested: int, expected: int) 
     Raises:
         WorkerError: several were requested for models that can be loaded only once.
     """
-    heavy = [
-        f'{name.partition(".")[0]} {parameters[name]!r}'
-        for name, light in _LIGHT.items()
-        if parameters[name] != light
-    ]
+    heavy = heavy_models(parameters['reasoner.backend'], parameters['segmenter.backend'])
     if requested > 1 and heavy:
         raise WorkerError(
             f'The {" and the ".join(heavy)} cannot be loaded several times: do not use --workers.'
