@@ -7,30 +7,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import shutil
-import sys
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 from segzero_ros import hub
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
+from segzero_ros.cli.replay_differences import print_differences
+from segzero_ros.cli.worker_arguments import add_worker_arguments
 from segzero_ros.conversions.text import printable
 from segzero_ros.types import Answer, TASK_NAMES
 
 if TYPE_CHECKING:
     from segzero_ros.replay.output import ReplayOutput
     from segzero_ros.replay.query_file import QueryPlan
-    from segzero_ros.replay.replay import ReplayListener
+    from segzero_ros.replay.replay import ReplayListener, ReplayOptions
 
-DIFFERENT = 1
 _OUTPUTS = ('bag', 'originals', 'overlays', 'video', 'report')
-# Differences to print; a changed model changes every answer.
-_MAX_DIFFERENCES = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument('bag', type=Path, help='ROS 2 bag (folder, .mcap, .db3) or ROS 1 bag')
     parser.add_argument(
-        '-o', '--output', type=Path, help='folder for the results; default: <bag>_replay'
+        'bags',
+        type=Path,
+        nargs='+',
+        metavar='BAG',
+        help='ROS 2 bag (folder, .mcap, .db3) or ROS 1 bag; several, or a folder of bags in '
+        'folders of their own',
+    )
+    parser.add_argument(
+        '-o',
+        '--output',
+        type=Path,
+        help='folder for the results; default: <bag>_replay, of several bags replays/<bag>',
     )
     asking = parser.add_argument_group(
         'queries', 'Default: the queries that were recorded in the bag.'
@@ -55,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--camera-info', default='', metavar='TOPIC', help='intrinsics; "none" to ignore them'
     )
     add_model_arguments(parser)
+    add_worker_arguments(parser, 0, 'processes that answer, with --profile offline; 0: automatic')
     _add_output_arguments(parser)
     _add_regression_arguments(parser)
 
@@ -66,13 +75,6 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         help='playback rate, 1 is real time; 0: as fast as possible',
-    )
-    outputs.add_argument(
-        '--workers',
-        type=int,
-        default=0,
-        metavar='N',
-        help='processes that answer, with --profile offline; 0: automatic',
     )
     outputs.add_argument(
         '--without',
@@ -102,10 +104,14 @@ def _add_regression_arguments(parser: argparse.ArgumentParser) -> None:
         '--expect',
         type=Path,
         metavar='FILE',
-        help='compare with accepted answers; exit code 1 if they differ',
+        help='compare with accepted answers; exit code 1 if they differ. Of several bags: folder '
+        'with FOLDER/<bag>.jsonl',
     )
     regression.add_argument(
-        '--accept', type=Path, metavar='FILE', help='save the answers as accepted'
+        '--accept',
+        type=Path,
+        metavar='FILE',
+        help='save the answers as accepted; of several bags: folder',
     )
     regression.add_argument(
         '--iou',
@@ -116,11 +122,13 @@ def _add_regression_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Replay a bag; return 1 if the answers differ from the accepted ones."""
+    """Replay bags; return 1 if the answers differ from the accepted ones."""
     from segzero_ros.replay.bags_extra import require_bags
 
     with require_bags():
-        from segzero_ros.replay.replay import replay, ReplayOptions
+        from segzero_ros.cli.replay_many import replay_many
+        from segzero_ros.replay.bag_folder import find_bags
+        from segzero_ros.replay.replay import ReplayOptions
     plan = _plan(options)
     parameters = read_parameters(options)
     replay_options = ReplayOptions(
@@ -137,14 +145,27 @@ def run(options: argparse.Namespace) -> int:
         options.restart,
         options.workers,
     )
+    bags = find_bags(options.bags)
+    if len(options.bags) > 1 or options.ray or bags[0].path != options.bags[0].absolute():
+        return replay_many(options, bags, parameters, replay_options)
+    return _replay(options, parameters, replay_options)
+
+
+def _replay(
+    options: argparse.Namespace, parameters: dict[str, Any], replay_options: ReplayOptions
+) -> int:
+    """Replay one bag into the output folder itself."""
+    from segzero_ros.replay.replay import replay
+
+    (bag,) = options.bags
     if options.expect is not None and not options.expect.is_file():
         raise BadArgument(f'{options.expect} does not exist: create it with --accept.')
-    output = options.output or Path(f'{options.bag.name.removesuffix(options.bag.suffix)}_replay')
+    output = options.output or Path(f'{bag.name.removesuffix(bag.suffix)}_replay')
     with _progress(quiet=options.quiet) as listener:
-        folder = replay(options.bag, output, parameters, replay_options, listener)
+        folder = replay(bag, output, parameters, replay_options, listener)
     if not options.quiet:
         _print_summary(folder)
-    code = _compare(folder, options.expect, options.iou) if options.expect else 0
+    code = print_differences(folder, options.expect, options.iou) if options.expect else 0
     if options.accept:
         options.accept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder.results, options.accept)
@@ -243,21 +264,3 @@ def _print_summary(folder: ReplayOutput) -> None:
     for path in (folder.bag, folder.results, folder.overlays, folder.video, folder.report):
         if path.exists():
             print(f'  {path.name}')
-
-
-def _compare(folder: ReplayOutput, golden: Path, min_iou: float) -> int:
-    from segzero_ros.replay.regression import compare, read_golden
-
-    result = compare(read_golden(golden), folder.records(), min_iou)
-    for difference in result.differences[:_MAX_DIFFERENCES]:
-        print(printable(str(difference)))
-    if len(result.differences) > _MAX_DIFFERENCES:
-        print(f'… and {len(result.differences) - _MAX_DIFFERENCES} more differences')
-    if result.differences:
-        print(
-            f'{result.differing} of {result.compared} answers differ from {golden}',
-            file=sys.stderr,
-        )
-        return DIFFERENT
-    print(f'All {result.compared} answers match {golden}')
-    return 0

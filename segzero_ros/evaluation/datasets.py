@@ -10,6 +10,7 @@ from segzero_ros.evaluation.image_files import find_index, find_splits, ImageFil
 from segzero_ros.evaluation.lisa_folder import find_pairs, LisaFolder
 from segzero_ros.evaluation.parquet import ParquetDataset
 from segzero_ros.evaluation.samples import DataError, Dataset
+from segzero_ros.replay.bag_folder import is_bag
 from segzero_ros.replay.bags_extra import require_bags
 
 
@@ -66,11 +67,6 @@ def open_dataset(
         f'{source} is neither a file, a folder nor a published set; published sets are '
         f'{", ".join(PUBLISHED)}, and tabletop.'
     )
-
-
-def is_bag(path: Path) -> bool:
-    """Return whether a path looks like a bag."""
-    return path.suffix in ('.bag', '.mcap', '.db3') or (path / 'metadata.yaml').is_file()
 
 
 def _open_folder(folder: Path, published_prompt: bool) -> Dataset:

@@ -8,10 +8,11 @@ from pathlib import Path
 import shutil
 from typing import Any
 
+from segzero_ros.replay.bag_folder import REPLAY
 from segzero_ros.replay.records import from_line, Record
 from segzero_ros.types import SegZeroError
 
-_COMPLETE = 'complete'
+_COMPLETE, _OUTPUTS = 'complete', 'outputs'
 
 
 class OutputError(SegZeroError):
@@ -43,7 +44,7 @@ class ReplayOutput:
         self.timings = path / 'timings.jsonl'
         self.report = path / 'report.html'
         self.work = path / '.work'
-        self._manifest = path / 'replay.json'
+        self._manifest = path / REPLAY
 
     def begin(self, manifest: dict[str, Any], *, restart: bool, clouds: bool = False) -> int:
         """Prepare the folder; return the number of answers of an interrupted replay.
@@ -78,11 +79,20 @@ class ReplayOutput:
         self.work.mkdir()
         return done
 
-    def finish(self, manifest: dict[str, Any]) -> None:
-        """Mark the replay as complete."""
+    def has_finished(self, manifest: dict[str, Any], outputs: dict[str, Any]) -> bool:
+        """Return whether the folder has this replay, finished, with these outputs."""
+        return self._read_manifest() == {**manifest, _OUTPUTS: outputs, _COMPLETE: True}
+
+    def finish(self, manifest: dict[str, Any], outputs: dict[str, Any]) -> None:
+        """Mark the replay as complete.
+
+        Args:
+            manifest: bag, topics, queries and models.
+            outputs: what was written, and how.
+        """
         for folder in (self.work, self.clouds):
             shutil.rmtree(folder, ignore_errors=True)
-        self._write_manifest(manifest, complete=True)
+        self._write_manifest({**manifest, _OUTPUTS: outputs}, complete=True)
 
     def overlay(self, number: int) -> Path:
         """Return the path of an answer's overlay, by its number from 0."""

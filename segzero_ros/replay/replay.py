@@ -65,6 +65,8 @@ class ReplayOptions:
         without: outputs of OUTPUTS to omit.
         restart: whether to replace an interrupted replay.
         workers: number of processes that answer; 0 to choose it for the models.
+        keep_finished: whether to keep a finished replay with the same outputs, instead of
+            replacing it.
     """
 
     plan: QueryPlan | None = None
@@ -79,6 +81,16 @@ class ReplayOptions:
     without: frozenset[str] = field(default=frozenset())
     restart: bool = False
     workers: int = 1
+    keep_finished: bool = False
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """What is written, and how; for the manifest of a finished replay."""
+        return {
+            'without': sorted(self.without),
+            'namespace': self.namespace,
+            'overlay_topic': self.overlay_topic,
+        }
 
 
 @dataclass(frozen=True)
@@ -134,6 +146,12 @@ def replay(
         with_clouds = replay_options.clouds and 'bag' not in replay_options.without
         if with_clouds:
             manifest['clouds'] = True
+        if (
+            replay_options.keep_finished
+            and not replay_options.restart
+            and folder.has_finished(manifest, replay_options.outputs)
+        ):
+            return folder
         done = folder.begin(manifest, restart=replay_options.restart, clouds=with_clouds)
         schedule = QuerySchedule(
             topics, plan, _limits(parameters), bag.span_ns[0], partial(_recorded_query, bag)
@@ -189,7 +207,7 @@ def replay(
             folder.remove_overlays()
         for warning in warnings:
             listener.on_warning(warning)
-        folder.finish(manifest)
+        folder.finish(manifest, replay_options.outputs)
     return folder
 
 
