@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-import math
 from pathlib import Path
-import time
+import sys
 from typing import Any, TYPE_CHECKING
 
+from segzero_ros.cli.answer_progress import answer_progress, OnAnswer
 from segzero_ros.cli.model_arguments import add_model_arguments, BadArgument, read_parameters
+from segzero_ros.cli.worker_arguments import add_worker_arguments, failures, open_backend
 from segzero_ros.config import reasoner_options, segmenter_options
 from segzero_ros.conversions.text import printable
 from segzero_ros.loading import described, ReasonerOptions, SegmenterOptions
 from segzero_ros.types import TASK_NAMES
 
 if TYPE_CHECKING:
-    from segzero_ros.evaluation.records import SampleRecord
-    from segzero_ros.evaluation.runner import OnRow, RunFolder, Shard
+    from segzero_ros.evaluation.runner import RunFolder, Shard
     from segzero_ros.evaluation.samples import Dataset
+    from segzero_ros.evaluation.shard_task import EvaluationTask, Source
 
-UNFINISHED = 1
-# Seconds between lines of progress without a terminal.
-_REPORT_PERIOD = 20.0
+UNFINISHED, FAILED = 1, 2
 
 EPILOG = """\
 sources:
@@ -35,6 +32,7 @@ sources:
                                      RefSpatial-Bench, Where2Place, ConverSeg, HalluSegBench
   FILE.json                          your own data in COCO layout, with one text per annotation
   BAG --truth FILE                   a bag, and accepted answers about it
+  BAG BAG ... --truth FOLDER         several bags, or folders of bags, as one data set
   tabletop                           generated scenes with published seeds; needs no data
   merge FOLDER FOLDER ...            merge shards that ran separately; needs --output
 
@@ -49,10 +47,11 @@ examples:
       -p segmenter.backend:=sam3 -p segmenter.model:=facebook/sam3
   segzero evaluate reasonseg_test --shard 2/8 -o run_2
   segzero evaluate kitchen_bag --truth accepted.jsonl --profile robot
+  segzero evaluate fleet/*/*.mcap --truth accepted/ --ray 10.0.0.5:6379 -o /shared/night
   segzero evaluate merge run_1 run_2 -o run
 
-exit codes: 0 finished, 1 finished a shard but others are missing, 2 an error, 130 Ctrl-C (run the
-same command again to resume)
+exit codes: 0 finished, 1 finished a shard but others are missing, 2 an error, also in one of
+several workers, 130 Ctrl-C (run the same command again to resume)
 """
 
 
@@ -65,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '-o', '--output', type=Path, help='output folder; default: evaluation/<source>'
     )
     add_model_arguments(parser)
+    add_worker_arguments(
+        parser, 0, 'processes that answer, with --profile offline; default: this one alone'
+    )
     parser.add_argument(
         '--concurrency',
         type=int,
@@ -108,7 +110,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--pictures', type=Path, help='folder that the file names in a JSON file are relative to'
     )
     data.add_argument(
-        '--truth', type=Path, help='accepted answers about a bag, from segzero replay --accept'
+        '--truth',
+        type=Path,
+        help='accepted answers about a bag, from segzero replay --accept; of several bags: the '
+        'folder with those of each',
     )
     data.add_argument('--image', default='', help='image topic of a bag; default: detected')
     scenes = parser.add_argument_group('tabletop')
@@ -139,8 +144,8 @@ def run(options: argparse.Namespace) -> int:
         folder = RunFolder(options.output)
         merge(options.folders, folder)
         return _finish(folder, options)
-    if options.folders:
-        raise BadArgument('Give one source; only merge takes several folders.')
+    if options.folders and options.truth is None:
+        raise BadArgument('Give one source; only merge, and bags with --truth, are several.')
     if options.limit is not None and options.limit < 1:
         raise BadArgument('--limit must be 1 or more.')
     shard = Shard.parse(options.shard)
@@ -148,9 +153,17 @@ def run(options: argparse.Namespace) -> int:
         raise BadArgument(
             '--restart does not work with --shard: remove the folder of the shards instead.'
         )
-    folder = RunFolder(options.output or Path('evaluation') / Path(options.source).stem)
-    _evaluate(options, folder, shard)
-    return _finish(folder, options)
+    if options.workers < 0:
+        raise BadArgument('--workers must not be negative.')
+    if shard.parts > 1 and (options.workers > 1 or options.ray):
+        raise BadArgument('Use either --shard, or --workers or --ray, which make shards.')
+    name = 'bags' if _several_bags(options) else Path(options.source).stem
+    folder = RunFolder(options.output or Path('evaluation') / name)
+    errors = _evaluate(options, folder, shard)
+    code = _finish(folder, options)
+    for error in errors:
+        print(printable(f'segzero evaluate: {error}'), file=sys.stderr)
+    return FAILED if errors else code
 
 
 def _list_sets() -> None:
@@ -172,10 +185,11 @@ def _list_sets() -> None:
     console.print(table)
 
 
-def _evaluate(options: argparse.Namespace, folder: RunFolder, shard: Shard) -> None:
+def _evaluate(options: argparse.Namespace, folder: RunFolder, shard: Shard) -> list[str]:
+    """Answer the samples; return an error for each shard that failed."""
     from segzero_ros.evaluation.agent import check_models
-    from segzero_ros.evaluation.concurrency import load_pipelines
-    from segzero_ros.evaluation.runner import run as run_samples
+    from segzero_ros.evaluation.runner import indices_of
+    from segzero_ros.evaluation.shard_task import evaluate_shard, EvaluationTask
 
     value = read_parameters(options).__getitem__
     reasoner, segmenter = reasoner_options(value), segmenter_options(value)
@@ -183,34 +197,93 @@ def _evaluate(options: argparse.Namespace, folder: RunFolder, shard: Shard) -> N
         reasoner = replace(reasoner, answer_parser='strict')
     if options.agent:
         check_models(reasoner, segmenter, options.task)
-    dataset = _open(options)
+    source = _source(options)
+    dataset = source.open()
+    evaluation = EvaluationTask(
+        source,
+        reasoner,
+        segmenter,
+        folder.path,
+        shard,
+        options.limit,
+        options.task,
+        options.concurrency,
+        options.agent,
+    )
     folder.begin(_manifest(options, dataset, reasoner, segmenter), restart=options.restart)
-    total = len(dataset) if options.limit is None else min(options.limit, len(dataset))
-    with (
-        load_pipelines(reasoner, segmenter, options.concurrency, agent=options.agent) as pipelines,
-        _progress(len(shard.indices(total)), quiet=options.quiet) as on_row,
-    ):
-        run_samples(dataset, pipelines, folder, shard, options.limit, on_row, options.task)
+    total = len(indices_of(dataset, shard, options.limit))
+    with answer_progress(total, quiet=options.quiet) as on_answer:
+        if options.workers > 1 or options.ray:
+            return _in_shards(options, evaluation, dataset, on_answer)
+        evaluate_shard(evaluation, lambda now: on_answer(now.done, now.note), dataset)
+    return []
 
 
-def _open(options: argparse.Namespace) -> Dataset:
-    from segzero_ros.evaluation.datasets import open_dataset
+def _in_shards(
+    options: argparse.Namespace,
+    evaluation: EvaluationTask,
+    dataset: Dataset,
+    on_answer: OnAnswer,
+) -> list[str]:
+    """Answer the samples in several workers; return an error for each shard that failed."""
+    from segzero_ros.evaluation.runner import indices_of, RunFolder
+    from segzero_ros.evaluation.shard_task import shard_task, shards_of
+    from segzero_ros.sharding.base import Outcome, Progress
+    from segzero_ros.sharding.executor import run_shards
+
+    models = evaluation.reasoner, evaluation.segmenter
+    backend, places = open_backend(options, *models, evaluation.folder, options.workers)
+    folder = RunFolder(evaluation.folder)
+    shards = shards_of(evaluation, dataset, places)
+    left = [shard for shard in shards if not folder.has_finished(shard)]
+    indices = [indices_of(dataset, shard, evaluation.limit) for shard in left]
+    answered = folder.answered()
+    finished = len(indices_of(dataset, limit=evaluation.limit)) - sum(map(len, indices))
+    done = [sum(index in answered for index in part) for part in indices]
+
+    def on_progress(number: int, now: Progress) -> None:
+        done[number] = max(done[number], now.done)
+        on_answer(finished + sum(done), now.note)
+
+    def on_outcome(number: int, outcome: Outcome) -> None:
+        if not outcome.error:
+            on_progress(number, Progress(len(indices[number])))
+
+    tasks = [shard_task(evaluation, shard) for shard in left]
+    outcomes = run_shards(tasks, backend, on_progress, on_outcome)
+    return failures(outcomes)
+
+
+def _several_bags(options: argparse.Namespace) -> bool:
+    """Return whether the source is several bags with a folder of truths."""
+    return options.truth is not None and bool(options.folders or options.truth.is_dir())
+
+
+def _source(options: argparse.Namespace) -> Source:
+    from segzero_ros.evaluation.shard_task import Source
     from segzero_ros.evaluation.tabletop import SCENES, SEED, Tabletop
 
-    if options.source != 'tabletop':
-        return open_dataset(
-            options.source,
-            offline=options.offline,
-            pictures=options.pictures,
-            truth=options.truth,
-            image=options.image,
-            published_prompt=options.published_prompt,
-        )
-    scenes = SCENES if options.scenes is None else options.scenes
-    seed = SEED if options.seed is None else options.seed
-    if scenes < 1 or seed < 0 or options.per_kind < 1:
-        raise BadArgument('--scenes and --per-kind must be 1 or more, --seed 0 or more.')
-    return Tabletop(scenes, seed, options.per_kind, not options.without_depth)
+    if options.source == 'tabletop':
+        scenes = SCENES if options.scenes is None else options.scenes
+        seed = SEED if options.seed is None else options.seed
+        if scenes < 1 or seed < 0 or options.per_kind < 1:
+            raise BadArgument('--scenes and --per-kind must be 1 or more, --seed 0 or more.')
+        return Source(scenes=Tabletop(scenes, seed, options.per_kind, not options.without_depth))
+    if _several_bags(options):
+        if not options.truth.is_dir():
+            raise BadArgument(
+                f'{options.truth} is one file: several bags need a folder with one for each.'
+            )
+        bags = (Path(options.source), *options.folders)
+        return Source(bags=bags, truth=options.truth, image=options.image)
+    return Source(
+        options.source,
+        offline=options.offline,
+        pictures=options.pictures,
+        truth=options.truth,
+        image=options.image,
+        published_prompt=options.published_prompt,
+    )
 
 
 def _manifest(
@@ -258,77 +331,3 @@ def _finish(folder: RunFolder, options: argparse.Namespace) -> int:
             print(text)
         print(f'{folder.path}: report.md, summary.json, gallery.html')
     return 0 if summary['complete'] else UNFINISHED
-
-
-@contextmanager
-def _progress(total: int, *, quiet: bool) -> Iterator[OnRow]:
-    """Show a progress bar on a terminal, else a line every 20 s."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True, highlight=False)
-    columns = (
-        TextColumn('Answering'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn('remaining'),
-        TimeRemainingColumn(),
-    )
-    pace = _Pace(total)
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task('', total=total)
-
-        def on_row(done: int, row: SampleRecord) -> None:
-            if pace.begin(done):
-                # Answers of an earlier run do not count for this one's speed.
-                bar.reset(task, total=total, completed=done - 1)
-            bar.update(task, completed=done)
-            if quiet:
-                return
-            if row.item.failure.value:
-                text = f'#{row.index}: {row.message}'
-                console.print(printable(text), style='yellow', markup=False, soft_wrap=True)
-            if not console.is_terminal and pace.due():
-                console.print(pace.line(done))
-
-        yield on_row
-
-
-class _Pace:
-    """Speed of the run, and when to report it."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._first: tuple[int, float] | None = None
-        self._reported = self._started = time.monotonic()
-
-    def begin(self, done: int) -> bool:
-        """Register an answer; return whether it is the first."""
-        first = self._first is None
-        if first:
-            self._first = done - 1, self._started
-        return first
-
-    def due(self) -> bool:
-        """Return whether it is time to report."""
-        now = time.monotonic()
-        if now - self._reported < _REPORT_PERIOD:
-            return False
-        self._reported = now
-        return True
-
-    def line(self, done: int) -> str:
-        """Return the progress and the remaining time."""
-        assert self._first is not None
-        before, started = self._first
-        seconds = (time.monotonic() - started) / max(done - before, 1) * (self._total - done)
-        hours, minutes = divmod(math.ceil(seconds / 60), 60)
-        return f'{done}/{self._total} done, about {hours} h {minutes:02d} min remaining'

@@ -15,11 +15,12 @@ from segzero_ros.evaluation.coco_ap import coco_ap
 from segzero_ros.evaluation.counterfactual import counterfactual_figures
 from segzero_ros.evaluation.gallery import MAX_ENTRIES, write_gallery
 from segzero_ros.evaluation.hub import PUBLISHED
-from segzero_ros.evaluation.measurements import IOU_OF_A_HIT
+from segzero_ros.evaluation.measurements import IOU_OF_A_HIT, Measurement
 from segzero_ros.evaluation.metrics import CONVENTIONS, figures, intervals, point_score
 from segzero_ros.evaluation.published import ABLATIONS, TABLES
 from segzero_ros.evaluation.records import SampleRecord
 from segzero_ros.evaluation.runner import RunFolder
+from segzero_ros.evaluation.samples import BAG
 from segzero_ros.types import Task
 
 # The convention of a checkpoint, by its dialect.
@@ -72,11 +73,17 @@ def summarise(rows: Sequence[SampleRecord], manifest: Mapping[str, Any]) -> dict
             for stage in ('reasoning', 'encoding', 'segmenting', 'total')
         },
     }
+    if bags := _by_bag(rows, manifest):
+        summary['bags'] = bags
     if any(item.is_pointed for item in items):
         summary['points'] = _point_scores(rows)
     elif any(item.distracted is not None for item in items):
         summary['counterfactual'] = counterfactual_figures(rows)
-    elif any(row.group for row in rows) and all(row.task == Task.SEGMENT.name for row in rows):
+    elif (
+        any(row.group for row in rows)
+        and not bags
+        and all(row.task == Task.SEGMENT.name for row in rows)
+    ):
         groups = tabletop.report(rows)
         times = {
             name: {k: row.pop(k) for k in ('p50_ms', 'p95_ms')} for name, row in groups.items()
@@ -101,6 +108,22 @@ def _point_scores(rows: Sequence[SampleRecord]) -> dict[str, Any]:
         }
         for name, chosen in groups.items()
     }
+
+
+def _by_bag(rows: Sequence[SampleRecord], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the main figures of each bag of several."""
+    by_bag: dict[str, list[Measurement]] = {}
+    for row in rows:
+        for group in row.group:
+            if group.startswith(BAG):
+                by_bag.setdefault(group.removeprefix(BAG), []).append(row.item)
+    convention = CONVENTIONS[leading(manifest)]
+    found = {}
+    for name, items in by_bag.items():
+        all_figures = figures(items, convention)
+        kept = {key: all_figures[key] for key in ('scored', 'failed', 'giou', 'n_acc')}
+        found[name] = {'answers': len(items), **kept}
+    return found
 
 
 def _counts(names: Sequence[str]) -> dict[str, int]:
@@ -182,7 +205,13 @@ def markdown(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     published = TABLES.get(manifest['dataset']['published'])
     if published:
         parts.append(_compared_with_published(summary, manifest, published))
-    parts += [_points(summary), _counterfactual(summary), _coco(summary), _boxes(summary)]
+    parts += [
+        _bags(summary),
+        _points(summary),
+        _counterfactual(summary),
+        _coco(summary),
+        _boxes(summary),
+    ]
     parts += [_conventions(summary), _counting(summary), _timing(summary)]
     return '\n\n'.join(filter(None, parts)) + '\n'
 
@@ -274,6 +303,16 @@ def _coco(summary: Mapping[str, Any]) -> str:
         "VisionReasoner's script."
     )
     return f'## COCO\n\n{_table(lines)}\n\n{note}'
+
+
+def _bags(summary: Mapping[str, Any]) -> str:
+    if 'bags' not in summary:
+        return ''
+    lines = [['bag', 'answers', 'scored', 'failed', 'gIoU', 'N-acc']]
+    for name, row in summary['bags'].items():
+        counts = (str(row[key]) for key in ('answers', 'scored', 'failed'))
+        lines.append([name, *counts, *(_percent(row[key]) for key in ('giou', 'n_acc'))])
+    return f'## By bag\n\n{_table(lines)}'
 
 
 def _boxes(summary: Mapping[str, Any]) -> str:

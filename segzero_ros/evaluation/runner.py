@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 from segzero_ros.evaluation.gallery import draw_comparison
 from segzero_ros.evaluation.measurements import Failure, Prediction
 from segzero_ros.evaluation.records import from_line, make_record, SampleRecord, to_line
-from segzero_ros.evaluation.samples import Dataset, Sample
+from segzero_ros.evaluation.samples import Dataset, recording_starts, Sample
 from segzero_ros.pipeline import Listeners, Pipeline
 from segzero_ros.reasoning.base import IsCancelled, never
 from segzero_ros.types import Answer, GroundedObject, Query, SegZeroError, Status, Task, task_named
@@ -37,6 +37,8 @@ MAX_CRASHES = 5
 _READ_AHEAD = 2
 _END = '{"end": true}'
 _ITEMS = re.compile(r'items(?:-(\d+)-of-(\d+))?\.jsonl')
+# The beginning of an answer's line, as `to_line` writes it.
+_INDEX = re.compile(rb'\{"index": (\d+),')
 
 OnRow = Callable[[int, SampleRecord], None]
 
@@ -60,9 +62,20 @@ class Shard:
             raise RunError(f'{text!r} is not a shard: write I/N with I from 1 to N, such as 2/8.')
         return cls(int(match[1]), int(match[2]))
 
-    def indices(self, total: int) -> range:
-        """Return the indices of this part."""
-        return range(total * (self.number - 1) // self.parts, total * self.number // self.parts)
+    def indices(self, total: int, starts: Sequence[int] | None = None) -> range:
+        """Return the indices of this part.
+
+        Args:
+            total: number of indices of the data set.
+            starts: the first index of each recording, see `recording_starts`; a part has whole
+                recordings. None if any two samples may be separated.
+        """
+        edges: Sequence[int] = range(total + 1)
+        if starts is not None:
+            edges = [*(start for start in starts if start < total), total]
+        pieces = len(edges) - 1
+        first, last = (pieces * number // self.parts for number in (self.number - 1, self.number))
+        return range(edges[first], edges[last])
 
     @property
     def file(self) -> str:
@@ -135,6 +148,22 @@ class RunFolder:
         whole = any(len(numbers) == parts for parts, numbers in complete.items())
         return [rows[index] for index in sorted(rows)], whole
 
+    def has_finished(self, shard: Shard) -> bool:
+        """Return whether all samples of a shard are answered."""
+        path = self.path / shard.file
+        return path.is_file() and path.read_bytes().endswith(f'{_END}\n'.encode('ascii'))
+
+    def answered(self) -> set[int]:
+        """Return the indices with an answer, whichever shard it is of."""
+        found = set()
+        for path in self._files():
+            with path.open('rb') as lines:
+                for line in lines:
+                    match = _INDEX.match(line)
+                    if match and line.endswith(b'\n'):
+                        found.add(int(match[1]))
+        return found
+
     def image_path(self, index: int) -> Path:
         """Return the path of a sample's image."""
         return self.pictures / f'{index:06d}.jpg'
@@ -188,7 +217,7 @@ def run(
         RunError: the models failed several times in a row.
         DataError: the data set cannot be read.
     """
-    indices = shard.indices(_total(dataset, limit))
+    indices = indices_of(dataset, shard, limit)
     path = folder.path / shard.file
     with _opened(path) as lines:
         rows, ended, valid_bytes = _read_lines(path)
@@ -198,9 +227,16 @@ def run(
         lines.truncate(valid_bytes)
         lines.seek(valid_bytes)
         crashes: list[SampleRecord] = []
-        samples = dataset.read(range(begin, indices.stop))
-        with closing(answer_all(samples, pipelines, folder, task)) as answered:
-            for row in answered:
+        # Runs in other numbers of shards may have answered some.
+        answered = folder.answered()
+        begin = next((i for i in range(begin, indices.stop) if i not in answered), indices.stop)
+        samples = (
+            (index, sample)
+            for index, sample in dataset.read(range(begin, indices.stop))
+            if index not in answered
+        )
+        with closing(answer_all(samples, pipelines, folder, task)) as rows_now:
+            for row in rows_now:
                 crashes = _write_or_hold(lines, row, crashes)
                 on_row(row.index + 1 - indices.start, row)
         _write(lines, [*map(to_line, crashes), _END])
@@ -218,8 +254,16 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield lines
 
 
-def _total(dataset: Dataset, limit: int | None) -> int:
-    return len(dataset) if limit is None else min(limit, len(dataset))
+def indices_of(dataset: Dataset, shard: Shard = Shard(), limit: int | None = None) -> range:
+    """Return the indices of a shard.
+
+    Args:
+        dataset: the samples.
+        shard: part of the data set.
+        limit: use only this many indices of the data set; None for all.
+    """
+    total = len(dataset) if limit is None else min(limit, len(dataset))
+    return shard.indices(total, recording_starts(dataset))
 
 
 def _write_or_hold(

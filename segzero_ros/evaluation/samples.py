@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -23,6 +23,8 @@ from segzero_ros.types import (
     Task,
 )
 
+# Begins the group of a sample of one of several bags, before the bag's name.
+BAG = 'bag: '
 # How a JPEG file begins.
 _JPEG = b'\xff\xd8'
 
@@ -101,6 +103,21 @@ class Dataset(Protocol):
         Only a few samples are in memory at a time.
         """
         ...
+
+
+@runtime_checkable
+class Recordings(Dataset, Protocol):
+    """A data set of several recordings, each read in one pass."""
+
+    @property
+    def starts(self) -> Sequence[int]:
+        """Return the first index of each recording."""
+        ...
+
+
+def recording_starts(dataset: Dataset) -> Sequence[int] | None:
+    """Return the first index of each recording; None for a data set that has none."""
+    return dataset.starts if isinstance(dataset, Recordings) else None
 
 
 def decode_labelled_image(
