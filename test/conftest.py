@@ -102,13 +102,13 @@ def script(name: str) -> ModuleType:
 
 @pytest.fixture(scope='session')
 def cluster() -> Iterator[Cluster]:
-    """A Ray cluster of two nodes with a CPU each, in a network of its own."""
+    """A Ray cluster of two nodes with a CPU each, one says a GPU; in a network of its own."""
     own_network.start_loopback()
     path = os.pathsep.join([str(TEST / 'sharding'), str(TEST.parent), *sys.path])
     # The paths of Ray's sockets have room for a short folder only.
     with tempfile.TemporaryDirectory(prefix='ray') as folder:
         made = Cluster(folder, path)
-        with made.head(), made.another():
+        with made.head(), made.another(gpus=1):
             yield made
 
 

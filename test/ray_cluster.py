@@ -38,7 +38,7 @@ class Cluster:
     def node(self, *words: str, **variables: str) -> Iterator[None]:
         """Start a node with one CPU, and stop it at the end."""
         command = [str(RAY), 'start', '--block', f'--node-ip-address={serving.HOST}']
-        command += ['--num-cpus=1', '--num-gpus=0', '--object-store-memory=80000000', *words]
+        command += ['--num-cpus=1', '--object-store-memory=80000000', *words]
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -66,10 +66,11 @@ class Cluster:
     def head(self) -> AbstractContextManager[None]:
         """Start the node that the others join."""
         port = self.address.partition(':')[2]
-        words = ['--head', f'--port={port}', '--include-dashboard=false']
+        words = ['--head', f'--port={port}', '--include-dashboard=false', '--num-gpus=0']
         words += [f'--ray-client-server-port={serving.free_port()}', f'--temp-dir={self.folder}']
         return self.node(*words)
 
-    def another(self, **variables: str) -> AbstractContextManager[None]:
-        """Start a node that joins the head's."""
-        return self.node(f'--address={self.address}', **variables)
+    def another(self, gpus: int = 0, **variables: str) -> AbstractContextManager[None]:
+        """Start a node that joins the head's, and says that it has some GPUs."""
+        words = (f'--address={self.address}', f'--num-gpus={gpus}')
+        return self.node(*words, **variables)

@@ -53,3 +53,7 @@ def wait_for(path: str, report: Report) -> str:
 
 def process_id(_: object, report: Report) -> int:
     return os.getpid()
+
+
+def visible_gpus(_: object, report: Report) -> str:
+    return os.environ['CUDA_VISIBLE_DEVICES']

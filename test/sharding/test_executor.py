@@ -16,11 +16,11 @@ from typing import Any
 from own_network import INSIDE
 import pytest
 
+from segzero_ros.loading import ReasonerOptions, SegmenterOptions
 from segzero_ros.sharding.base import Progress, ShardError, ShardTask
 from segzero_ros.sharding.executor import MAX_ATTEMPTS, run_shards
 from segzero_ros.sharding.local import LocalProcesses
-from segzero_ros.sharding.needs import Needs
-from segzero_ros.sharding.ray_tasks import RayTasks
+from segzero_ros.sharding.needs import Needs, needs_of
 from segzero_ros.sharding.ray_worker import code_digest, events
 
 HERE = Path(__file__).resolve().parent
@@ -37,6 +37,8 @@ def backend(request, tmp_path) -> Callable[[], Any]:
     """What makes a backend for two shards at a time."""
     if request.param == 'processes':
         return lambda: LocalProcesses(2)
+    from segzero_ros.sharding.ray_tasks import RayTasks
+
     address = request.getfixturevalue('cluster').address
     return lambda: RayTasks(address, Needs(), tmp_path)
 
@@ -150,6 +152,25 @@ def test_another_version_of_this_package_is_noticed(tmp_path):
 
 @pytest.mark.parametrize('address', ['127.0.0.1:1', 'nowhere:x', 'ray://127.0.0.1:10001'])
 def test_a_cluster_that_is_not_there_is_one_sentence(address, tmp_path):
+    ray_tasks = pytest.importorskip('segzero_ros.sharding.ray_tasks')
     with pytest.raises(ShardError) as error:
-        RayTasks(address, Needs(), tmp_path)
+        ray_tasks.RayTasks(address, Needs(), tmp_path)
     assert address in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('reasoner', 'segmenter', 'needs'),
+    [
+        (ReasonerOptions(), SegmenterOptions(), Needs()),
+        (ReasonerOptions('openai'), SegmenterOptions(), Needs()),
+        (ReasonerOptions('openai'), SegmenterOptions('sam2'), Needs(gpu=True, alone=True)),
+        (ReasonerOptions('transformers', device='cpu'), SegmenterOptions(), Needs(alone=True)),
+        (
+            ReasonerOptions('transformers', device='cuda'),
+            SegmenterOptions('sam2', device='cpu'),
+            Needs(gpu=True, alone=True, must_have_gpu=True),
+        ),
+    ],
+)
+def test_models_in_the_process_need_a_gpu_or_a_machine_of_their_own(reasoner, segmenter, needs):
+    assert needs_of(reasoner, segmenter) == needs
