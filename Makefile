@@ -43,7 +43,7 @@ test-unit:
 	@$(READY) && python -m pytest $(PARALLEL) -m 'unit and not slow' $(PYTEST_ARGS)
 
 test:
-	@$(PYTHON) scripts/bootstrap.py demo data models quantization openai mcp ray voice whisper training test lint
+	@$(PYTHON) scripts/bootstrap.py demo data models quantization openai openvino mcp ray voice whisper training test lint
 	@$(READY) && { \
 	    python -m pytest $(PARALLEL) -m 'not alone' $(PYTEST_ARGS); parallel=$$?; \
 	    python -m pytest -m alone $(PYTEST_ARGS); alone=$$?; \
@@ -63,7 +63,7 @@ test-servers:
 	@$(READY) && SEGZERO_SERVERS=out/servers python -m pytest $(SERVERS:%=test/servers/test_%.py) $(PYTEST_ARGS)
 
 lint:
-	@$(PYTHON) scripts/bootstrap.py demo data models quantization openai mcp ray voice whisper training test lint
+	@$(PYTHON) scripts/bootstrap.py demo data models quantization openai openvino mcp ray voice whisper training test lint
 	@$(READY) && ruff check . && ruff format --check . && mypy
 
 bench:

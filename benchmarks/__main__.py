@@ -26,6 +26,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     'startup': (),
     'replay': (),
     'reasoner': (),
+    'segmenter': (),
     'voice': (),
 }
 

@@ -76,6 +76,7 @@ def segmenter_options(value: Callable[[str], Any]) -> SegmenterOptions:
         model=value('segmenter.model'),
         device=value('segmenter.device') or value('device'),
         offline=value('offline'),
+        runtime=value('advanced.segmenter.runtime'),
     )
 
 

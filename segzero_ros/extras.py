@@ -34,6 +34,7 @@ EXTRAS = {
         'transformers',
     ),
     'openai': ('openai', 'PIL'),
+    'openvino': ('openvino',),
     'quantization': ('bitsandbytes', 'torchao'),
     'ray': ('ray',),
     'training': ('datasets', 'matplotlib', 'peft', 'scipy', 'tensorboard', 'trl'),

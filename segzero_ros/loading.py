@@ -21,6 +21,7 @@ from segzero_ros.types import ReasonerUnavailable, SegmenterUnavailable
 REASONERS = ('transformers', 'openai', 'attributes')
 SEGMENTERS = ('sam2', 'sam3', 'sam3_fast_lane', 'grabcut')
 SAM3 = ('sam3', 'sam3_fast_lane')
+RUNTIMES = ('auto', 'torch', 'openvino')
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,11 @@ class SegmenterOptions:
             by `grabcut`.
         config: name or path of SAM 2's configuration; empty: known from the model's name.
         device: `auto`, `cpu`, `cuda`, `cuda:1` …
-        dtype: `auto` (16 bits by autocast on a GPU), `bfloat16`, `float16` or `float32`.
+        dtype: `auto` (16 bits by autocast on a GPU, bfloat16 by OpenVINO on a CPU that has it),
+            `bfloat16`, `float16` or `float32`.
         offline: never ask the hub.
+        runtime: what runs SAM 2, one of RUNTIMES; `auto`: OpenVINO on a CPU where it is
+            installed, else torch.
     """
 
     backend: str = 'grabcut'
@@ -88,6 +92,7 @@ class SegmenterOptions:
     device: str = 'auto'
     dtype: str = 'auto'
     offline: bool = False
+    runtime: str = 'auto'
 
 
 def described(options: ReasonerOptions | SegmenterOptions) -> dict[str, Any]:
@@ -239,7 +244,12 @@ def load_segmenter(options: SegmenterOptions) -> Segmenter[Any]:
                 'grabcut.'
             ) from error
         return Sam2Segmenter(
-            options.model, options.config, options.device, options.dtype, options.offline
+            options.model,
+            options.config,
+            options.device,
+            options.dtype,
+            options.offline,
+            options.runtime,
         )
     if options.backend in SAM3:
         try:

@@ -12,7 +12,13 @@ from enum import Enum
 import math
 
 from segzero_ros.conversions.raw_image import MAX_PIXELS
-from segzero_ros.loading import ReasonerOptions, REASONERS, SegmenterOptions, SEGMENTERS
+from segzero_ros.loading import (
+    ReasonerOptions,
+    REASONERS,
+    RUNTIMES,
+    SegmenterOptions,
+    SEGMENTERS,
+)
 from segzero_ros.types import SegZeroError
 
 Value = bool | int | float | str
@@ -261,6 +267,12 @@ SPECS = (
         'advanced.fast_decoding',
         _REASONER.fast_decoding,
         'Use the fast decoding path; the tokens are the same either way.',
+    ),
+    Spec(
+        'advanced.segmenter.runtime',
+        _SEGMENTER.runtime,
+        'What runs SAM 2 on a CPU; auto: OpenVINO where it is installed, else torch.',
+        choices=RUNTIMES,
     ),
     Spec(
         'advanced.leave_out_target',

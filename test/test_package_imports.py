@@ -81,6 +81,7 @@ HEAVY = {
     'accelerate': {'reasoning', 'training'},
     'sam2': {'segmentation', 'tracking'},
     'openai': {'reasoning'},
+    'openvino': {'segmentation'},
     'rosbags': {'replay'},
     'mcap': {'replay'},
     'zstandard': {'replay'},

@@ -2,7 +2,8 @@
 
 The masks are identical to those of `SAM2ImagePredictor` with one object at a time, but faster: the
 image is preprocessed on the model's device, on a GPU objects are batched in the decoder, and only
-each object's best mask is upsampled and copied to the host.
+each object's best mask is upsampled and copied to the host. On a CPU, OpenVINO may run the encoder
+and the decoder (`sam2_runtime`); its masks differ by rounding.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from segzero_ros.segmentation.prompted_masks import (
     POINT_LABEL,
 )
 from segzero_ros.segmentation.sam2_checkpoint import build_model, find_checkpoint
+from segzero_ros.segmentation.sam2_runtime import load_runtime
 from segzero_ros.segmentation.torch_model import (
     autocast,
     choose_device,
@@ -67,6 +69,24 @@ class Sam2Encoding:
     width: int
 
 
+class ImageFeatures(NamedTuple):
+    """The encoder's feature maps of one image, finest first; each map (cells, 1, channels)."""
+
+    maps: list[Tensor]
+    positions: list[Tensor]
+    sizes: list[tuple[int, int]]
+
+    def expand(self, times: int) -> ImageFeatures:
+        """Return the features for a batch of objects."""
+        if times == 1:
+            return self
+        return ImageFeatures(
+            [values.expand(-1, times, -1) for values in self.maps],
+            [values.expand(-1, times, -1) for values in self.positions],
+            self.sizes,
+        )
+
+
 class Sam2Segmenter:
     """SAM 2 or 2.1 of any size.
 
@@ -82,6 +102,7 @@ class Sam2Segmenter:
         device: str = 'auto',
         dtype: str = 'auto',
         offline: bool = False,
+        runtime: str = 'torch',
     ) -> None:
         """Load the model.
 
@@ -91,8 +112,11 @@ class Sam2Segmenter:
             device: `auto` (the GPU with the most free memory, else the CPU), `cpu`, `cuda`,
                 `cuda:1` …
             dtype: for autocast: `bfloat16`, `float16`, `float32` or `auto` (bfloat16 on a GPU, as
-                in the published results, float16 on a GPU without bfloat16, float32 on a CPU).
+                in the published results, float16 on a GPU without bfloat16, float32 on a CPU by
+                torch, bfloat16 by OpenVINO on a CPU that has it).
             offline: do not access the hub.
+            runtime: what runs the encoder and the decoder, `torch`, `openvino` or `auto`: see
+                `sam2_runtime`.
 
         Raises:
             SegmenterUnavailable: it cannot be loaded; the text gives the reason and a hint.
@@ -104,6 +128,7 @@ class Sam2Segmenter:
             self.model = build_model(checkpoint, self.device)
             self._mean = torch.tensor(MEAN, device=self.device).view(3, 1, 1)
             self._std = torch.tensor(STD, device=self.device).view(3, 1, 1)
+            self._runtime = load_runtime(runtime, self.model, checkpoint, self.device, dtype)
         # A separate stream lets encoding use the gaps that the reasoner's decoding leaves.
         self._stream = new_stream(self.device)
         self._name = checkpoint.name
@@ -112,6 +137,11 @@ class Sam2Segmenter:
     def name(self) -> str:
         """The hub name, or the file's."""
         return self._name
+
+    @property
+    def runtime(self) -> str:
+        """What runs the encoder and the decoder: `torch`, or another runtime with its version."""
+        return 'torch' if self._runtime is None else self._runtime.name
 
     @property
     def takes_all_processors(self) -> bool:
@@ -127,9 +157,9 @@ class Sam2Segmenter:
             cancellable(parts, check),
         ):
             if self._stream is None:
-                return self._encode(frame)
+                return self._encode(frame, check)
             with torch.cuda.stream(self._stream):
-                encoding = self._encode(frame)
+                encoding = self._encode(frame, check)
             # The encoding is used on another stream, so it must be complete. This waits without
             # the GIL, and makes the measured duration correct.
             self._stream.synchronize()
@@ -172,23 +202,36 @@ class Sam2Segmenter:
         )
         return square.sub_(self._mean).div_(self._std)
 
+    def encode_image(self, image: RgbImage, check: Check | None = None) -> ImageFeatures:
+        """Run the image encoder.
+
+        Args:
+            image: (H, W, 3) uint8.
+            check: called repeatedly while another runtime than torch encodes.
+        """
+        pixels = self.prepare(image)
+        with self.autocast():
+            if self._runtime is None:
+                backbone = self.model.forward_image(pixels)
+            else:
+                backbone = self._runtime.forward_image(pixels, check)
+            _, maps, positions, sizes = self.model._prepare_backbone_features(backbone)
+        return ImageFeatures(maps, positions, sizes)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context for every call of the model."""
         return autocast(self.device, self._dtype)
 
     def close(self) -> None:
         """Free the model's memory."""
-        self.model = None
+        self.model = self._runtime = None
         if self.device.type == 'cuda':
             torch.cuda.empty_cache()
 
-    def _encode(self, frame: Frame) -> Sam2Encoding:
-        image = self.prepare(frame.image)
-        with self.autocast():
-            backbone = self.model.forward_image(image)
-            _, maps, _, sizes = self.model._prepare_backbone_features(backbone)
-            if self.model.directly_add_no_mem_embed:
-                maps[-1] = maps[-1] + self.model.no_mem_embed
+    def _encode(self, frame: Frame, check: Check | None) -> Sam2Encoding:
+        maps, _, sizes = self.encode_image(frame.image, check)
+        if self.model.directly_add_no_mem_embed:
+            maps[-1] = maps[-1] + self.model.no_mem_embed
         features = [
             values.permute(1, 2, 0).view(1, -1, *size)
             for values, size in zip(maps, sizes, strict=True)
@@ -200,7 +243,7 @@ class Sam2Segmenter:
     ) -> Iterator[SegmentedMask]:
         """Decode objects with the same kind of prompt."""
         with self.autocast():
-            logits, scores = self._decode(encoding, *self._prompts(encoding, objects))
+            logits, scores = self._decode(encoding, *self._prompts(encoding, objects), check)
         yield from best_masks(logits, scores, encoding.height, encoding.width, check)
 
     def _prompts(
@@ -224,12 +267,12 @@ class Sam2Segmenter:
         return coordinates, labels.repeat(len(objects), 1)
 
     def _decode(
-        self, encoding: Sam2Encoding, coordinates: Tensor, labels: Tensor
+        self, encoding: Sam2Encoding, coordinates: Tensor, labels: Tensor, check: Check | None
     ) -> tuple[Tensor, Tensor]:
         """Return three masks' logits (n, 3, h, w) and their scores (n, 3)."""
         size = MAX_PER_PASS.get(self.device.type, 1)
         passes = [
-            self._decode_batch(encoding, *batch)
+            self._decode_batch(encoding, *batch, check)
             for batch in zip(
                 torch.split(coordinates, size), torch.split(labels, size), strict=True
             )
@@ -238,11 +281,14 @@ class Sam2Segmenter:
         return torch.cat(logits), torch.cat(scores)
 
     def _decode_batch(
-        self, encoding: Sam2Encoding, coordinates: Tensor, labels: Tensor
+        self, encoding: Sam2Encoding, coordinates: Tensor, labels: Tensor, check: Check | None
     ) -> tuple[Tensor, Tensor]:
         sparse, dense = self.model.sam_prompt_encoder(
             points=(coordinates, labels), boxes=None, masks=None
         )
+        if self._runtime is not None and self._runtime.decodes:
+            features = encoding.features, encoding.high_resolution
+            return self._runtime.decode(sparse, *features, check)
         logits, scores, _, _ = self.model.sam_mask_decoder(
             image_embeddings=encoding.features,
             image_pe=self.model.sam_prompt_encoder.get_dense_pe(),

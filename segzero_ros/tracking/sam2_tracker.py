@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from segzero_ros.segmentation.prompted_masks import MAX_PER_PASS, MAX_UPSAMPLED_PIXELS
-from segzero_ros.segmentation.sam2_segmenter import Sam2Segmenter
+from segzero_ros.segmentation.sam2_segmenter import ImageFeatures, Sam2Segmenter
 from segzero_ros.segmentation.torch_model import model_context
 from segzero_ros.tracking import base
 from segzero_ros.types import Frame, Mask, Segment, Track
@@ -29,24 +29,6 @@ FILLED_LOGIT = 0.1
 UNLIMITED_FRAMES = 2**62
 # The network's names for the memory of conditioning frames and of tracked ones.
 CONDITIONING, TRACKED = 'cond_frame_outputs', 'non_cond_frame_outputs'
-
-
-class _FrameFeatures(NamedTuple):
-    """The encoder's feature maps of one frame, finest first; each map (cells, 1, channels)."""
-
-    maps: list[Tensor]
-    positions: list[Tensor]
-    sizes: list[tuple[int, int]]
-
-    def expand(self, times: int) -> _FrameFeatures:
-        """Return the features for a batch of objects."""
-        if times == 1:
-            return self
-        return _FrameFeatures(
-            [values.expand(-1, times, -1) for values in self.maps],
-            [values.expand(-1, times, -1) for values in self.positions],
-            self.sizes,
-        )
 
 
 class _Prediction(NamedTuple):
@@ -100,7 +82,7 @@ class Sam2Tracker:
             return
         per_pass = MAX_PER_PASS.get(self._segmenter.device.type, 1)
         with model_context('track', self._segmenter.device), torch.inference_mode():
-            features = self._encode(frame)
+            features = self._segmenter.encode_image(frame.image)
             for first in range(0, len(segments), per_pass):
                 batch = segments[first : first + per_pass]
                 group = _Group(self._segmenter, batch, self._hole_area)
@@ -114,7 +96,7 @@ class Sam2Tracker:
         if not self._groups:
             return []
         with model_context('track', self._segmenter.device), torch.inference_mode():
-            features = self._encode(frame)
+            features = self._segmenter.encode_image(frame.image)
             outputs = [group.step(features) for group in self._groups]
             masks = _upsampled(torch.cat([logits for logits, _ in outputs]), frame)
             return [
@@ -126,15 +108,6 @@ class Sam2Tracker:
     def close(self) -> None:
         """Free the memory; the model stays with the segmenter."""
         self._groups = []
-
-    def _encode(self, frame: Frame) -> _FrameFeatures:
-        model = self._segmenter.model
-        image = self._segmenter.prepare(frame.image)
-        with self._segmenter.autocast():
-            _, maps, positions, sizes = model._prepare_backbone_features(
-                model.forward_image(image)
-            )
-        return _FrameFeatures(maps, positions, sizes)
 
     def _mask_prompt(self, frame: Frame, segment: Segment) -> Tensor:
         """Return a segment's mask at the model's image size, (1, 1, S, S), 0 or 1."""
@@ -166,7 +139,7 @@ class _Group:
         self._ages = [0] * len(segments)
         self._number = 0
 
-    def start(self, features: _FrameFeatures, masks: Tensor) -> None:
+    def start(self, features: ImageFeatures, masks: Tensor) -> None:
         """Initialise the memory from mask prompts (n, 1, S, S)."""
         features = features.expand(len(self.segments))
         with self._segmenter.autocast():
@@ -182,7 +155,7 @@ class _Group:
                 features, prediction._replace(high_logits=upsampled), True
             )
 
-    def step(self, features: _FrameFeatures) -> tuple[Tensor, list[float]]:
+    def step(self, features: ImageFeatures) -> tuple[Tensor, list[float]]:
         """Find the objects in the next frame and add it to the memory.
 
         Returns:
@@ -211,7 +184,7 @@ class _Group:
         self._ages[index] += 1
         return base.lost(self.segments[index], self._ages[index])
 
-    def _infer(self, features: _FrameFeatures, masks: Tensor | None) -> _Prediction:
+    def _infer(self, features: ImageFeatures, masks: Tensor | None) -> _Prediction:
         """Run the network on a frame, with mask prompts or with its memory."""
         _, outputs, _, _ = self._segmenter.model._track_step(
             frame_idx=self._number,
@@ -230,7 +203,7 @@ class _Group:
         return _Prediction(scores, logits, high_logits, pointer, presence)
 
     def _encode_memory(
-        self, features: _FrameFeatures, prediction: _Prediction, prompted: bool
+        self, features: ImageFeatures, prediction: _Prediction, prompted: bool
     ) -> dict[str, Any]:
         """Return the memory of a frame for later frames to attend to."""
         encoded, positions = self._segmenter.model._encode_new_memory(
