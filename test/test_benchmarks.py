@@ -10,7 +10,7 @@ torch = pytest.importorskip('torch')
 pytest.importorskip('transformers')
 pytest.importorskip('sam2')
 
-from benchmarks import reasoner
+from benchmarks import reasoner, segmenter
 from benchmarks.published import predictor_of
 from benchmarks.random_checkpoints import make_random_sam2, SHAPES
 from segzero_ros.loading import load_segmenter, SegmenterOptions
@@ -86,11 +86,13 @@ def test_without_a_gpu_a_full_size_run_says_what_can_be_tried(
 
 def test_random_weights_fit_the_packages_own_configuration_both_ways(tmp_path: Path) -> None:
     weights = make_random_sam2(tmp_path, 'sam2/sam2_hiera_t.yaml')
-    segmenter: Any = load_segmenter(SegmenterOptions('sam2', str(weights), device='cpu'))
-    ours, theirs = segmenter.model.state_dict(), predictor_of(weights, 'cpu').model.state_dict()
+    loaded: Any = load_segmenter(
+        SegmenterOptions('sam2', str(weights), device='cpu', runtime='torch')
+    )
+    ours, theirs = loaded.model.state_dict(), predictor_of(weights, 'cpu').model.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert segmenter.model.image_size == 1024
+    assert loaded.model.image_size == 1024
 
 
 def test_sizes_that_are_published_stand_beside_sam_2_large() -> None:
@@ -99,3 +101,27 @@ def test_sizes_that_are_published_stand_beside_sam_2_large() -> None:
     known = {published.config for published in PUBLISHED.values()}
     assert set(reasoner.SAM2.values()) <= known
     assert {Path(config).name for config in reasoner.SAM2.values()} == {'sam2_hiera_l.yaml'}
+
+
+def test_the_segmenters_peers_are_measured_beside_it_with_the_same_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('skimage')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+
+    def missing(*_: object) -> Any:
+        raise ModuleNotFoundError("No module named 'onnx'")
+
+    monkeypatch.setitem(segmenter.WAYS, 'onnxruntime', missing)
+    peers = '--peer here_torch --peer onnxruntime'
+    output = tmp_path / 'figures.json'
+    words = f'{peers} --size test --rounds 1 --prompts 4 --output {output}'
+    segmenter.main(words.split())
+    ways = json.loads(output.read_text())['ways']
+    # What cannot be run is left out, and the package is always there to compare with.
+    assert list(ways) == ['here', 'here_torch', 'sam2']
+    for row in ways.values():
+        assert 0 < row['encode'][0] <= row['encode'][1] <= row['encode'][2]
+        assert len(row['times_sam2']) == 2 and min(row['times_sam2']) > 0
+    assert ways['here_torch']['iou'] == [1, 1]
+    assert ways['here']['iou'][0] > 0.99
