@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 import logging
 from pathlib import Path
-import pickle
 import socket
+from typing import Any
 import uuid
 
 import ray
@@ -75,7 +75,9 @@ class RayTasks:
     def submit(self, number: int, shard: ShardTask) -> None:
         """Hand a shard to Ray, which starts it where its needs are met."""
         reads = tuple(map(str, shard.reads))
-        stream = self._task.remote(self._digest, reads, str(self._token), pickle.dumps(shard))
+        # Inside a tuple it is not loaded before the task, which first looks for this package.
+        packed = (ray.put(shard),)
+        stream = self._task.remote(self._digest, reads, str(self._token), packed)
         self._running[stream] = number
 
     def wait(self) -> Sequence[tuple[int, Event]]:
@@ -170,19 +172,17 @@ def _next_event(stream: ray.ObjectRefGenerator) -> Event:
         return Failed(f'Ray could not run it ({first}); the log has the details.', str(error))
     if isinstance(value, str):
         return Failed(value)
-    event: Event = pickle.loads(value)  # noqa: S301, by our own code on the cluster
+    event: Event = value
     return event
 
 
-def _remote_function() -> Callable[..., Iterator[bytes | str]]:
+def _remote_function() -> Callable[..., Iterator[Any]]:
     """Return the function of the tasks. Ray sends it as code, as it is no module's own.
 
     So it runs on nodes that lack this package, and can report that.
     """
 
-    def run(
-        digest: str, reads: tuple[str, ...], token: str, shard: bytes
-    ) -> Iterator[bytes | str]:
+    def run(digest: str, reads: tuple[str, ...], token: str, packed: tuple[Any]) -> Iterator[Any]:
         import sys
 
         import ray
@@ -196,6 +196,6 @@ def _remote_function() -> Callable[..., Iterator[bytes | str]]:
                 'it there as here, and start the node with that Python.'
             )
             return
-        yield from ray_worker.events(node, digest, reads, token, shard)
+        yield from ray_worker.events(node, digest, reads, token, lambda: ray.get(packed[0]))
 
     return run

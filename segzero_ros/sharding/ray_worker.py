@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 import hashlib
 from pathlib import Path
-import pickle
 from queue import SimpleQueue
 import threading
 
@@ -15,22 +14,22 @@ from segzero_ros.sharding.worker import run_shard
 
 
 def events(
-    node: str, digest: str, reads: Sequence[str], token: str, packed: bytes
-) -> Iterator[bytes | str]:
-    """Run a shard and yield its pickled events; a sentence if this node cannot run it.
+    node: str, digest: str, reads: Sequence[str], token: str, load: Callable[[], ShardTask]
+) -> Iterator[Event | str]:
+    """Run a shard and yield its events; a sentence if this node cannot run it.
 
     Args:
         node: this node's address, for messages.
         digest: of the package's modules where the command runs.
         reads: paths that must be seen here.
         token: a file in the output folder, made where the command runs.
-        packed: the pickled shard.
+        load: returns the shard.
     """
     reason = _hindrance(node, digest, reads, token)
     if reason:
         yield reason
         return
-    shard: ShardTask = pickle.loads(packed)  # noqa: S301, from our own command
+    shard = load()
     queue: SimpleQueue[Event] = SimpleQueue()
     thread = threading.Thread(
         target=lambda: queue.put(run_shard(shard, queue.put)), name='shard', daemon=True
@@ -40,7 +39,7 @@ def events(
         event = queue.get()
         if isinstance(event, Failed):
             event = replace(event, reason=f'{event.reason} (Ray node {node})')
-        yield pickle.dumps(event)
+        yield event
         if not isinstance(event, Progress):
             return
 

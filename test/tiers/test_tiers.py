@@ -29,8 +29,11 @@ pytestmark = pytest.mark.timeout(900)
 OF_DEVELOPERS = {'build', 'lint', 'ros', 'test'}
 NODES = ('perception_node', 'camera_sim', 'voice_node')
 OFFLINE = ('--profile', 'offline')
-# What a data set of bags needs.
-OF_BAGS = {f'segzero_ros.evaluation.{name}' for name in ('bag_truth', 'bags_with_truth')}
+# Modules that need another extra than their package.
+OF_OTHERS = {
+    'bags': {f'segzero_ros.evaluation.{name}' for name in ('bag_truth', 'bags_with_truth')},
+    'openvino': {f'segzero_ros.segmentation.openvino_{name}' for name in ('import', 'sam2')},
+}
 # Imports every module there is, and prints those that cannot be, with what is said about it.
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys, traceback
@@ -120,7 +123,7 @@ def test_every_module_is_imported_or_names_its_extra(tiers, extra):
         path = ROOT / 'segzero_ros' / part.replace('.', '/')
         assert path.is_dir() or path.with_suffix('.py').is_file(), name
         missing = {each for each in failed if each == name or each.startswith(f'{name}.')}
-        allowed = set() if extra == 'bags' else OF_BAGS
+        allowed = {each for other, of in OF_OTHERS.items() if other != extra for each in of}
         assert missing <= allowed, {each: failed[each] for each in missing}
 
 
@@ -365,6 +368,8 @@ def providers() -> dict[str, set[str]]:
 
 def test_all_that_is_imported_is_declared():
     declared = set().union(*(requirements(extra) for extra in ['', *extras()]))
+    # Only measured beside this package, where it is installed.
+    declared |= {'onnxruntime'}
     files = [*ROOT.glob('segzero_ros/**/*.py'), *ROOT.glob('benchmarks/**/*.py')]
     for path in files:
         for name in imported(path):
