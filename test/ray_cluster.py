@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 import os
 from pathlib import Path
@@ -16,6 +16,34 @@ import pytest
 from segzero_ros import serving
 
 RAY = Path(sys.executable).with_name('ray')
+
+
+@contextmanager
+def running(command: list[str], variables: Mapping[str, str], ready: str) -> Iterator[None]:
+    """Run a command from the line on in which it says that it is ready."""
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors='replace',
+        env=variables,
+    )
+    assert process.stdout is not None
+    lines = []
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if ready in line:
+                break
+        else:
+            pytest.fail(f'{command} ended:\n{"".join(lines)}')
+        # What nobody reads would hold it up.
+        Thread(target=deque, args=(process.stdout, 0), daemon=True).start()
+        yield
+    finally:
+        process.terminate()
+        process.wait(120)
 
 
 class Cluster:
@@ -39,29 +67,8 @@ class Cluster:
         """Start a node with one CPU, and stop it at the end."""
         command = [str(RAY), 'start', '--block', f'--node-ip-address={serving.HOST}']
         command += ['--num-cpus=1', '--object-store-memory=80000000', *words]
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors='replace',
-            env={**self.environment, **variables},
-        )
-        assert process.stdout is not None
-        lines = []
-        try:
-            for line in process.stdout:
-                lines.append(line)
-                if 'Ray runtime started' in line:
-                    break
-            else:
-                pytest.fail(f'{command} ended:\n{"".join(lines)}')
-            # What nobody reads would hold it up.
-            Thread(target=deque, args=(process.stdout, 0), daemon=True).start()
+        with running(command, {**self.environment, **variables}, 'Ray runtime started'):
             yield
-        finally:
-            process.terminate()
-            process.wait()
 
     def head(self) -> AbstractContextManager[None]:
         """Start the node that the others join."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 import logging
 import os
 from pathlib import Path
 import subprocess
 import tempfile
-from threading import Thread
 from typing import Any
 
 import pytest
+from ray_cluster import running
 from real_node import answers, gist, remote_node
 from real_servers import ask, environment, PATIENCE, same
 
@@ -34,34 +32,6 @@ more = {'dtype': 'float32', 'enforce_eager': True, 'gpu_memory_utilization': 0.2
 exact = config.model_copy(update={'engine_kwargs': {**config.engine_kwargs, **more}})
 app = build_openai_app({'llm_configs': [exact]})
 """
-
-
-@contextmanager
-def running(command: list[str], variables: Mapping[str, str], ready: str) -> Iterator[None]:
-    """Run a command from the line on in which it says that it is ready."""
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors='replace',
-        env=variables,
-    )
-    assert process.stdout is not None
-    lines = []
-    try:
-        for line in process.stdout:
-            lines.append(line)
-            if ready in line:
-                break
-        else:
-            pytest.fail(f'{command} ended:\n{"".join(lines)}')
-        # What nobody reads would hold it up.
-        Thread(target=deque, args=(process.stdout, 0), daemon=True).start()
-        yield
-    finally:
-        process.terminate()
-        process.wait(120)
 
 
 @pytest.fixture(scope='module')
