@@ -10,6 +10,7 @@ import logging
 from typing import Any
 
 from segzero_ros.extras import lacking
+from segzero_ros.loading_steps import loading_step
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.reasoning.base import Companion, Reasoner
 from segzero_ros.reasoning.credentials import masked
@@ -209,10 +210,11 @@ def _load_transformers(options: ReasonerOptions, beside: Companion | None) -> Re
             small = load_small_model(options)
             if small is not None:
                 return small
-        from segzero_ros.reasoning.transformers_reasoner import (
-            TransformersOptions,
-            TransformersReasoner,
-        )
+        with loading_step('importing transformers'):
+            from segzero_ros.reasoning.transformers_reasoner import (
+                TransformersOptions,
+                TransformersReasoner,
+            )
     except ImportError as error:
         raise ReasonerUnavailable(
             f'{lacking("The reasoner transformers needs", error, "models")}, or take '
@@ -237,7 +239,8 @@ def load_segmenter(options: SegmenterOptions) -> Segmenter[Any]:
         return GrabCutSegmenter()
     if options.backend == 'sam2':
         try:
-            from segzero_ros.segmentation.sam2_segmenter import Sam2Segmenter
+            with loading_step('importing sam2'):
+                from segzero_ros.segmentation.sam2_segmenter import Sam2Segmenter
         except ImportError as error:
             raise SegmenterUnavailable(
                 f'{lacking("The segmenter sam2 needs", error, "models")}, or take the segmenter '
@@ -253,7 +256,8 @@ def load_segmenter(options: SegmenterOptions) -> Segmenter[Any]:
         )
     if options.backend in SAM3:
         try:
-            from segzero_ros.segmentation.sam3_segmenter import Sam3Segmenter
+            with loading_step('importing SAM 3'):
+                from segzero_ros.segmentation.sam3_segmenter import Sam3Segmenter
         except ImportError as error:
             raise SegmenterUnavailable(
                 f'{lacking(f"The segmenter {options.backend} needs", error, "models")}, or take '

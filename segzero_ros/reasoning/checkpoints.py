@@ -91,6 +91,11 @@ class Checkpoint:
         return sum(tensor.count for tensor in self.tensors)
 
     @property
+    def weight_bytes(self) -> int:
+        """The weights' size in their files."""
+        return sum(tensor.size for tensor in self.tensors)
+
+    @property
     def text_config(self) -> dict[str, Any]:
         """The language model's configuration; old files have it at the top level."""
         text: dict[str, Any] = self.config.get('text_config') or self.config

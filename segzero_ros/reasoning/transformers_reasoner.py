@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 import gc
 import logging
-import time
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 
 from segzero_ros import gpus
 from segzero_ros.cancellation import cancellable
+from segzero_ros.loading_steps import loading_step
 from segzero_ros.reasoning import checkpoints, memory
 from segzero_ros.reasoning.answers import AnswerParser, StreamReporter
 from segzero_ros.reasoning.base import (
@@ -199,9 +199,11 @@ class TransformersReasoner:
     def _use_fast_path(self, placement: Placement) -> None:
         """Use the fast path if it matches `generate`; else warn and do without."""
         try:
-            self._decoder = self._make_decoder(placement)
+            with loading_step('checking the fast path'):
+                self._decoder = self._make_decoder(placement)
             if placement.compile:
-                self._warm_up()
+                with loading_step('compiling the decode step'):
+                    self._warm_up()
         except ReasonerUnavailable:
             raise
         except Exception as error:
@@ -250,7 +252,6 @@ class TransformersReasoner:
 
     def _warm_up(self) -> None:
         """Compile and record the step now instead of at the first query."""
-        started = time.perf_counter()
         frame = Frame(np.zeros((480, 640, 3), np.uint8))
         prompt = self._read_prompt(frame, Query('warm up'), never_stop)
         assert self._decoder is not None
@@ -259,7 +260,6 @@ class TransformersReasoner:
                 if count == 8:
                     break
         self.forget_frame()
-        _logger.info('Warmed up in %.1f s', time.perf_counter() - started)
 
     def _generate(self, answer: PartialAnswer, frame: Frame, query: Query) -> None:
         """Generate the answer."""
@@ -418,7 +418,11 @@ def _load(options: TransformersOptions, dialect: Dialect, beside: Companion | No
         options.device, options.model, checkpoint, needs, options.quantization, beside
     )
     quantised = quantization_config(options.quantization, checkpoint, dtype)
-    model = load_model(checkpoint, processor, dtype, device_map=placement.device_map, **quantised)
+    gigabytes = checkpoint.weight_bytes / 1e9
+    with loading_step(f'reading the weights of {options.model} ({gigabytes:.1f} GB)'):
+        model = load_model(
+            checkpoint, processor, dtype, device_map=placement.device_map, **quantised
+        )
     make_greedy(model)
     if options.quantization or checkpoint.quantized:
         refuse_if_it_cannot_compute(model, options.quantization, checkpoint)

@@ -17,6 +17,7 @@ import torch
 from torch import nn, Tensor
 
 from segzero_ros.cancellation import Check
+from segzero_ros.loading_steps import loading_step
 from segzero_ros.segmentation.compiled_cache import (
     CacheError,
     entry_key,
@@ -142,11 +143,11 @@ class OpenVinoSam2:
             _logger.warning(
                 "OpenVINO's cache cannot be used, and SAM 2 is converted again: %s", error
             )
-        _logger.info('Converting SAM 2 for OpenVINO: once for each checkpoint, about a minute')
-        encoder, decoder = self._converted()
-        exported = {_ENCODER: encoder.export_model().getvalue()}
-        if decoder is not None:
-            exported[_DECODER] = decoder.export_model().getvalue()
+        with loading_step('converting SAM 2 for OpenVINO, once for each checkpoint'):
+            encoder, decoder = self._converted()
+            exported = {_ENCODER: encoder.export_model().getvalue()}
+            if decoder is not None:
+                exported[_DECODER] = decoder.export_model().getvalue()
         try:
             write_entry(key, exported)
         except CacheError as error:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from segzero_ros.cancellation import cancellable, Check
+from segzero_ros.loading_steps import loading_step
 from segzero_ros.segmentation.prompted_masks import (
     best_masks,
     in_batches,
@@ -125,7 +126,8 @@ class Sam2Segmenter:
         self._dtype = choose_dtype(dtype, self.device)
         checkpoint = find_checkpoint(model, config, offline)
         with model_context('load', self.device):
-            self.model = build_model(checkpoint, self.device)
+            with loading_step(f'reading the weights of {checkpoint.name}'):
+                self.model = build_model(checkpoint, self.device)
             self._mean = torch.tensor(MEAN, device=self.device).view(3, 1, 1)
             self._std = torch.tensor(STD, device=self.device).view(3, 1, 1)
             self._runtime = load_runtime(runtime, self.model, checkpoint, self.device, dtype)

@@ -15,6 +15,7 @@ import torch
 from torch import nn, Tensor
 
 from segzero_ros.cancellation import cancellable, Check
+from segzero_ros.loading_steps import loading_step
 from segzero_ros.segmentation.prompted_masks import (
     best_masks,
     in_batches,
@@ -97,7 +98,10 @@ class Sam3Segmenter:
         self.device = choose_device(device, SAM3)
         self._dtype = choose_dtype(dtype, self.device, SAM3)
         checkpoint = find_checkpoint(model, offline, phrases=phrases)
-        with model_context('load', self.device, SAM3):
+        with (
+            model_context('load', self.device, SAM3),
+            loading_step(f'reading the weights of {checkpoint.name}'),
+        ):
             self.model, self._processor = _prompted(checkpoint)
             self._phrases = _Phrases(checkpoint, self.model) if phrases else None
             self.model.to(self.device)

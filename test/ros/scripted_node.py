@@ -28,6 +28,7 @@ from rclpy.action.server import ServerGoalHandle
 
 from segzero_ros.cancellation import Check
 from segzero_ros.loading import ReasonerOptions, SegmenterOptions
+from segzero_ros.loading_steps import loading_step
 from segzero_ros.pipeline import Pipeline
 from segzero_ros.reasoning.base import ignore, IsCancelled, never, OnObject, OnText
 from segzero_ros.ros.perception import model_loader, node
@@ -251,7 +252,8 @@ def load(reasoner: ReasonerOptions, segmenter: SegmenterOptions) -> Pipeline:
     if reasoner.model == 'quitter':
         raise SystemExit(3)
     if reasoner.model == 'slow':
-        threading.Event().wait(1.5)
+        with loading_step('reading the weights of slow (16.6 GB)'):
+            threading.Event().wait(4)
     return Pipeline(ScriptedReasoner(), BoxSegmenter(), reasoner.time_limit)
 
 

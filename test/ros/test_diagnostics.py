@@ -283,12 +283,18 @@ def test_one_line_says_all_is_well_within_what_echo_shows() -> None:
     assert line.index('VisionReasoner') < 128
 
 
-def test_one_line_begins_with_a_download_that_goes_on() -> None:
-    line = 'Downloading Ricky06662/VisionReasoner-7B: 34% of 16.6 GB, 12 min left'
-    fetching = with_part(UNBORN, 'models', state=ModelState.LOADING, download=line)
+@pytest.mark.parametrize(
+    'line',
+    [
+        'Downloading Ricky06662/VisionReasoner-7B: 34% of 16.6 GB, 12 min left',
+        'Loading the models: reading the weights of somebody/VisionReasoner-7B (16.6 GB), for 8 s',
+    ],
+)
+def test_one_line_begins_with_a_download_or_a_step_of_loading_that_goes_on(line: str) -> None:
+    fetching = with_part(UNBORN, 'models', state=ModelState.LOADING, progress=line)
     reports = statuses(fetching, '/segzero/perception')
     assert (reports[0].level, reports[0].message) == (OK, f'{line}.')
-    assert {each.key: each.value for each in reports[0].values}['download'] == line
+    assert {each.key: each.value for each in reports[0].values}['progress'] == line
     assert one_line(reports).startswith(f'OK | {line}. | Not subscribed')
     assert len(f'OK | {line}') < 128
 

@@ -8,6 +8,8 @@ from action_msgs.msg import GoalStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 import pytest
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import String
 
 from segzero_ros.msg import SegmentationResult as Result
 
@@ -152,14 +154,25 @@ def test_models_that_cannot_be_had_are_answered_with_the_profiles_that_need_less
     client.set_parameter('reasoner.model', 'good')
 
 
-def test_the_node_answers_while_its_models_load(client):
+def test_the_node_answers_while_its_models_load_and_tells_the_step(client, node):
     bring_to(client, 'unconfigured')
+    latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    lines = client.listen(String, 'status', latched)
     client.set_parameter('reasoner.model', 'slow')
     name, number = 'perception/change_state', Transition.TRANSITION_CONFIGURE
     request = ChangeState.Request(transition=Transition(id=number))
     configuring = client.call_async(ChangeState, name, request)
     client.until(lambda: client.state() == 'configuring', 'the transition has begun')
     assert 'being loaded' in client.once('too early').message
+    step = 'Loading the models: reading the weights of slow (16.6 GB), for '
+    told = client.until(
+        lambda: said if 'slow' in (said := client.once('too early').message) else None,
+        'an answer tells the step',
+    )
+    assert told.startswith(step)
+    assert told.endswith(' s. Send the query again when the node is active.')
+    lines.wait_for(lambda line: line.data.startswith(f'OK | {step}'))
+    node.wait_for_output('Loading: reading the weights of slow')
     assert not client.transition('activate')
     # The state machine's own transition must not be open to the outside.
     inner = ChangeState.Request(transition=Transition(label='transition_success'))

@@ -7,6 +7,7 @@ from typing import Any
 
 from segzero_ros import hub
 from segzero_ros.gpus import gpu_memory
+from segzero_ros.loading_steps import current_step
 from segzero_ros.rgbd.message_buffer import read_frame_id
 from segzero_ros.ros.camera.rgbd_subscriber import RgbdSubscriber
 from segzero_ros.ros.health.process_memory import process_memory
@@ -66,7 +67,7 @@ class HealthCollector:
             reasoner=pipeline.reasoner.name if pipeline else self._value('reasoner.backend'),
             segmenter=pipeline.segmenter.name if pipeline else self._value('segmenter.backend'),
             error=self._model_loader.error,
-            download=str(hub.progress() or ''),
+            progress=str(hub.progress() or current_step() or ''),
             server_error=self._model_loader.server_monitor.error,
             process_memory=process_memory(),
             gpu=gpu_memory(),

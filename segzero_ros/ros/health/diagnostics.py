@@ -133,9 +133,9 @@ def _models(models: ModelHealth) -> _Report:
         low = f"Only {_size(models.gpu.free)} of the GPU's memory is free: "
         low += 'stop other programs on it, or use a smaller model or `quantization`.'
         return DiagnosticStatus.WARN, low, values
-    if models.state is ModelState.LOADING and models.download:
-        values['download'] = models.download
-        return DiagnosticStatus.OK, f'{models.download}.', values
+    if models.state is ModelState.LOADING and models.progress:
+        values['progress'] = models.progress
+        return DiagnosticStatus.OK, f'{models.progress}.', values
     messages = {
         ModelState.READY: f'{models.reasoner} and {models.segmenter} are ready.',
         ModelState.LOADING: f'Loading {models.reasoner} and {models.segmenter}.',

@@ -32,7 +32,7 @@ class ModelHealth:
         reasoner: name of the loaded or configured reasoner.
         segmenter: name of the loaded or configured segmenter.
         error: why the models could not be loaded.
-        download: progress of their download; empty while there is none.
+        progress: of their download, or the step of loading them; empty while there is none.
         server_error: why the reasoning model's server cannot be reached, with a hint.
         process_memory: resident set size in bytes; 0 if unknown.
         gpu: memory of the GPU; None if none is used.
@@ -42,7 +42,7 @@ class ModelHealth:
     reasoner: str = ''
     segmenter: str = ''
     error: str = ''
-    download: str = ''
+    progress: str = ''
     server_error: str = ''
     process_memory: int = 0
     gpu: GpuMemory | None = None

@@ -58,11 +58,11 @@ def one_line(reports: Sequence[DiagnosticStatus]) -> str:
     """Return the reports that are not OK, the worst first, or else all of them.
 
     `ros2 topic echo` truncates at 128 characters. So the models, which change least, come last,
-    except while they are downloaded.
+    except while they are being downloaded or loaded.
     """
     worst = max(report.level for report in reports)
     texts = [(report, ' '.join(report.message.split())) for report in reports]
-    if worst == DiagnosticStatus.OK and any(each.key == 'download' for each in reports[0].values):
+    if worst == DiagnosticStatus.OK and any(each.key == 'progress' for each in reports[0].values):
         return ' | '.join(['OK', *(text for _, text in texts)])
     if worst == DiagnosticStatus.OK:
         return ' | '.join(['OK', *(text for _, text in texts[1:]), texts[0][1]])

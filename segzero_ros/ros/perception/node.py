@@ -23,6 +23,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from segzero_ros import hub
 from segzero_ros.loading import load_pipeline
+from segzero_ros.loading_steps import current_step
 from segzero_ros.parameter_table import ParameterError
 from segzero_ros.rgbd.message_buffer import JUMP_NS
 from segzero_ros.ros import log_bridge
@@ -292,9 +293,9 @@ class PerceptionNode(AsyncLifecycleNode):
 
     def _check_graph_and_models(self) -> None:
         self._detection.check_subscribers()
-        download = hub.progress()
-        if download is not None and self.state == 'configuring':
-            self._queue.close(f'{download}. Send the query again when the node is active.')
+        progress = hub.progress() or current_step()
+        if progress is not None and self.state == 'configuring':
+            self._queue.close(f'{progress}. Send the query again when the node is active.')
         if self._query_server.camera is not None:
             self._query_server.camera.match_publishers()
         self._target_frame.match_publishers()
