@@ -24,6 +24,7 @@ OUTER = {
 }
 OUTER |= {'segmented_mask', 'sharding'}
 OUTER |= {'cancellation', 'conversions', 'extras', 'gpus', 'hub', 'overlay', 'rgbd', 'tracking'}
+OUTER |= {'loading_steps'}
 ALLOWED = {
     'types': set(),
     'extras': set(),
@@ -35,6 +36,7 @@ ALLOWED = {
     'cancellation': set(),
     'gpus': {'types'},
     'hub': {'types'},
+    'loading_steps': set(),
     'quantiles': set(),
     'text_drawing': set(),
     'onednn': set(),
@@ -43,9 +45,36 @@ ALLOWED = {
     'overlay': {'overlay_layout', 'segmented_mask', 'text_drawing', 'types'},
     'overlay_layout': {'rotations', 'text_drawing', 'types'},
     'serving': {'types'},
-    'reasoning': {'extras', 'gpus', 'hub', 'cancellation', 'onednn', 'quantiles', 'types'},
-    'segmentation': {'segmented_mask', 'extras', 'gpus', 'hub', 'cancellation', 'onednn', 'types'},
-    'loading': {'extras', 'gpus', 'pipeline', 'reasoning', 'segmentation', 'tracking', 'types'},
+    'reasoning': {
+        'extras',
+        'gpus',
+        'hub',
+        'cancellation',
+        'loading_steps',
+        'onednn',
+        'quantiles',
+        'types',
+    },
+    'segmentation': {
+        'segmented_mask',
+        'extras',
+        'gpus',
+        'hub',
+        'cancellation',
+        'loading_steps',
+        'onednn',
+        'types',
+    },
+    'loading': {
+        'extras',
+        'gpus',
+        'loading_steps',
+        'pipeline',
+        'reasoning',
+        'segmentation',
+        'tracking',
+        'types',
+    },
     'sharding': {'extras', 'loading', 'types'},
     'config': {'loading', 'parameter_table', 'pipeline', 'types'},
     'parameter_table': {'conversions', 'loading', 'types'},
