@@ -35,29 +35,33 @@ def _prompt_lookup() -> None:
     NgramSpeculator.draft = lambda _: []  # type: ignore[method-assign]
 
 
+def plain_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, scale: float
+) -> torch.Tensor:
+    """Attend by torch alone, in place of `gqa_decode_attention.attend_grouped`."""
+    attended = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scale, enable_gqa=True
+    )
+    return attended.transpose(1, 2)
+
+
+def growing_cache(layers: int) -> Any:
+    """Return transformers' own cache, in place of `preallocated_cache`."""
+    return transformers.Cache(layers=[DynamicLayer() for _ in range(layers)])
+
+
 def _packed_attention() -> None:
     from segzero_ros.reasoning import fused_decode, gqa_decode_attention
 
-    def plain(
-        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, scale: float
-    ) -> torch.Tensor:
-        attended = torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=scale, enable_gqa=True
-        )
-        return attended.transpose(1, 2)
-
     for module in (fused_decode, gqa_decode_attention):
-        module.attend_grouped = plain  # type: ignore[attr-defined]
+        module.attend_grouped = plain_attention  # type: ignore[attr-defined]
 
 
 def _preallocated_cache() -> None:
     from segzero_ros.reasoning import decoding, fused_decode
 
-    def growing(layers: int) -> Any:
-        return transformers.Cache(layers=[DynamicLayer() for _ in range(layers)])
-
     for module in (decoding, fused_decode):
-        module.preallocated_cache = growing  # type: ignore[attr-defined]
+        module.preallocated_cache = growing_cache  # type: ignore[attr-defined]
 
 
 def _batched_windows() -> None:

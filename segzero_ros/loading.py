@@ -146,7 +146,8 @@ def load_router(options: ReasonerOptions, reasoner: Reasoner) -> Router:
         raise ReasonerUnavailable(
             f'{lacking("The router needs", error, "models")}, or leave reasoner.router empty.'
         ) from error
-    return ModelRouter(options.router, options.device, offline=options.offline)
+    with loading_step(f'reading the weights of the router {options.router}'):
+        return ModelRouter(options.router, options.device, offline=options.offline)
 
 
 def _companion(segmenter: SegmenterOptions) -> Companion | None:
@@ -239,7 +240,7 @@ def load_segmenter(options: SegmenterOptions) -> Segmenter[Any]:
         return GrabCutSegmenter()
     if options.backend == 'sam2':
         try:
-            with loading_step('importing sam2'):
+            with loading_step('importing SAM 2'):
                 from segzero_ros.segmentation.sam2_segmenter import Sam2Segmenter
         except ImportError as error:
             raise SegmenterUnavailable(

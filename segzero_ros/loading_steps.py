@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 
-# Seconds.
+# Of a step, in seconds; shorter ones would only lengthen the log.
 _NOTICEABLE = 1.0
 _logger = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ torch = pytest.importorskip('torch')
 pytest.importorskip('transformers')
 pytest.importorskip('sam2')
 
-from benchmarks import reasoner, segmenter
+from benchmarks import decode_step, reasoner, segmenter
 from benchmarks.published import predictor_of
 from benchmarks.random_checkpoints import make_random_sam2, SHAPES
 from segzero_ros.loading import load_segmenter, SegmenterOptions
@@ -56,6 +57,19 @@ def test_peers_write_the_same_answer_beside_ours_and_one_that_cannot_is_a_senten
         assert way['box_shift_px'] == 0.0
         assert 0 < way['first_token_s']['median'] < way['answer_s']['median']
         assert 100 < way['resident_MB'] <= way['peak_MB']
+
+
+def test_parts_are_compared_step_by_step_and_the_first_way_is_the_measure(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    decode_step.main(['--size', 'small', '--rounds', '2'])
+    _, *lines = capsys.readouterr().out.strip().splitlines()
+    found = [re.fullmatch(r'(.+), (.+): [\d.]+ ms, ([\d.]+) x', line) for line in lines]
+    titles = [each[1] for each in found if each]
+    assert titles == ['one token'] * 3 + ['8 rows'] * 2 + ['3600 patches'] * 2
+    ratios = [float(each[3]) for each in found if each]
+    assert ratios[0] == ratios[3] == ratios[5] == 1
+    assert min(ratios) > 0
 
 
 def test_a_part_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,9 +22,10 @@ OUTER = {
     'config',
     'parameter_table',
 }
-OUTER |= {'segmented_mask', 'sharding'}
+OUTER |= {'loading_steps', 'segmented_mask', 'sharding'}
 OUTER |= {'cancellation', 'conversions', 'extras', 'gpus', 'hub', 'overlay', 'rgbd', 'tracking'}
-OUTER |= {'loading_steps'}
+# What runs models.
+MODELS = {'cancellation', 'extras', 'gpus', 'hub', 'loading_steps', 'onednn', 'types'}
 ALLOWED = {
     'types': set(),
     'extras': set(),
@@ -45,26 +46,8 @@ ALLOWED = {
     'overlay': {'overlay_layout', 'segmented_mask', 'text_drawing', 'types'},
     'overlay_layout': {'rotations', 'text_drawing', 'types'},
     'serving': {'types'},
-    'reasoning': {
-        'extras',
-        'gpus',
-        'hub',
-        'cancellation',
-        'loading_steps',
-        'onednn',
-        'quantiles',
-        'types',
-    },
-    'segmentation': {
-        'segmented_mask',
-        'extras',
-        'gpus',
-        'hub',
-        'cancellation',
-        'loading_steps',
-        'onednn',
-        'types',
-    },
+    'reasoning': MODELS | {'quantiles'},
+    'segmentation': MODELS | {'segmented_mask'},
     'loading': {
         'extras',
         'gpus',

@@ -287,7 +287,8 @@ def test_one_line_says_all_is_well_within_what_echo_shows() -> None:
     'line',
     [
         'Downloading Ricky06662/VisionReasoner-7B: 34% of 16.6 GB, 12 min left',
-        'Loading the models: reading the weights of somebody/VisionReasoner-7B (16.6 GB), for 8 s',
+        'Loading the models: reading the weights of Ricky06662/VisionReasoner-7B (16.6 GB), '
+        'for 83 s',
     ],
 )
 def test_one_line_begins_with_a_download_or_a_step_of_loading_that_goes_on(line: str) -> None:
