@@ -120,7 +120,9 @@ def both(
 ) -> Callable[[str, str], BothWays]:
     """Give the function that loads a checkpoint both ways, once for each dialect."""
     folders = {'qwen2_5_vl': tiny_qwen2_5_vl, 'qwen2_vl': tiny_qwen2_vl}
-    segmenter: Any = load_segmenter(SegmenterOptions('sam2', str(tiny_sam2), device='cpu'))
+    # On some processors `auto` computes in bfloat16.
+    exact = SegmenterOptions('sam2', str(tiny_sam2), device='cpu', dtype='float32')
+    segmenter: Any = load_segmenter(exact)
     predictor = predictor_of(tiny_sam2, 'cpu')
     made: dict[tuple[str, str], BothWays] = {}
 

@@ -19,7 +19,6 @@ import rclpy
 from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
-    qos_profile_sensor_data,
     QoSProfile,
     ReliabilityPolicy,
 )
@@ -81,7 +80,8 @@ class ForeignClient(Node):
                 Image,
                 topic,
                 lambda message, topic=topic: self.on_image(topic, message),
-                qos_profile_sensor_data,
+                # A costmap's best effort may lose one on a busy machine.
+                10,
             )
         self.create_subscription(PointCloud2, 'points', self.on_cloud, 10)
         self.create_subscription(CollisionObject, 'collision_objects', self.on_object, scene_qos)

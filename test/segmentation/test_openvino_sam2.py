@@ -114,7 +114,7 @@ def test_masks_and_scores_of_a_photograph_are_torchs(tiny_sam2, cache, photograp
 
 
 def test_bfloat16_is_used_where_the_processor_has_it_and_its_masks_agree(
-    tiny_sam2, cache, photograph
+    tiny_sam2, empty_cache, photograph
 ):
     from segzero_ros.segmentation.openvino_import import openvino
 
