@@ -206,6 +206,10 @@ class Fuzz:
     def _restore(self, changes: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Restore the node's parameters, with changes, and activate it, whatever its state."""
         profile = {**read_profile('offline'), **changes}
+        # While one of the burst's transitions goes on, the node refuses all others.
+        for kind, future in list(self._open):
+            if kind == 'transition':
+                self._wait(future)
         for step in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
             self._step(step)
         good = [
