@@ -30,6 +30,7 @@ import tempfile
 import threading
 import time
 from typing import NamedTuple
+import uuid
 
 import numpy as np
 import rclpy
@@ -82,7 +83,7 @@ class Camera:
         self._node.create_subscription(SegmentationResult, 'result', self._on_result, 10)
         self._node.create_timer(0.05, self._publish)
         self._pixels = scene()
-        self._asked = ''
+        self._asked: set[str] = set()
         self._results: list[SegmentationResult] = []
         self._answered = threading.Event()
         self._executor = SingleThreadedExecutor()
@@ -91,15 +92,16 @@ class Camera:
 
     def ask(self, text: str, end: float) -> int:
         """Ask until a result is not NO_IMAGE; return its status."""
-        number = 0
+        self._asked.clear()
         while time.monotonic() < end:
-            number += 1
             self._answered.clear()
-            self._asked = f'{os.getpid()}-{random.random()}-{number}'
-            self._queries.publish(Query(id=self._asked, text=text, task='segment'))
-            # A query that is published before the node is discovered is lost.
-            limit = 0.2 if not self._queries.get_subscription_count() else end - time.monotonic()
-            if not self._answered.wait(limit):
+            query_id = uuid.uuid4().hex
+            self._asked.add(query_id)
+            self._queries.publish(Query(id=query_id, text=text, task='segment'))
+            # A query that comes before the node is discovered is lost, and so is an answer before
+            # the node has discovered this reader.
+            limit = 5.0 if self._queries.get_subscription_count() else 0.2
+            if not self._answered.wait(min(limit, end - time.monotonic())):
                 continue
             status = int(self._results[-1].status)
             if status != SegmentationResult.NO_IMAGE:
@@ -107,7 +109,7 @@ class Camera:
         raise TimeoutError(f'no answer in {DEADLINE:g} s')
 
     def _on_result(self, result: SegmentationResult) -> None:
-        if result.query_id == self._asked:
+        if result.query_id in self._asked:
             self._results.append(result)
             self._answered.set()
 

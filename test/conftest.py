@@ -28,6 +28,12 @@ BYTECODE = Path(__file__).resolve().parent.parent / 'build' / 'pycache'
 sys.dont_write_bytecode, sys.pycache_prefix = False, str(BYTECODE)
 os.environ |= {'PYTHONDONTWRITEBYTECODE': '', 'PYTHONPYCACHEPREFIX': str(BYTECODE)}
 
+# What tests leave in caches goes into the build folder, not into the home folder.
+HOME_CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+for tool in ('uv', 'pip'):
+    os.environ.setdefault(f'{tool.upper()}_CACHE_DIR', str(HOME_CACHE / tool))
+os.environ['XDG_CACHE_HOME'] = str(BYTECODE.with_name('test_cache'))
+
 # Where several workers run tests at a time, each computes in one thread, and so do their children.
 if 'PYTEST_XDIST_WORKER' in os.environ:
     os.environ.setdefault('OMP_NUM_THREADS', '1')
