@@ -11,9 +11,8 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
 export PYTHONDONTWRITEBYTECODE :=
 # A working shell: the environment, then the ROS package built into install/.
 READY  := . $(VENV)/activate && . install$(SUFFIX)/setup.bash
-# Whole files go to one of the workers, so that what the tests of a file share is made once. One more
-# than two cores have: many tests wait for processes.
-WORKERS ?= 3
+# Whole files go to one of the workers, so that what the tests of a file share is made once.
+WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 COMPILE := $(VENV)/uv pip compile pyproject.toml --universal --python-version 3.10 --all-extras --no-annotate --no-header -q
 
@@ -21,7 +20,7 @@ COMPILE := $(VENV)/uv pip compile pyproject.toml --universal --python-version 3.
 
 help:
 	@echo 'make demo   the real node on real photographs and generated scenes; pictures in out/demo'
-	@echo 'make test   every test, three at a time; WORKERS=2: two'
+	@echo 'make test   every test, two at a time; WORKERS=4: four'
 	@echo 'make test-unit   the quick tests that need neither ROS nor a model library'
 	@echo 'make test-install  the README on a stand-in for a robot, models and all; half an hour'
 	@echo 'make test-servers  transformers serve, llama.cpp and vLLM for real; SERVERS=llama_cpp: that one'

@@ -309,6 +309,9 @@ def ask_one(
         else:
             reply = client.ask(question.text, on_progress=on_progress, timeout=ANSWER_TIMEOUT)
         waited = time.monotonic() - asked
+        if reply.answer.status is Status.CANCELED:
+            # Nobody else asks in this domain: it was Ctrl-C, which cancels an action's goal.
+            raise KeyboardInterrupt
         if reply.stamp_ns >= since:
             break
         if time.monotonic() > until:

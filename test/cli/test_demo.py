@@ -8,12 +8,14 @@ from pathlib import Path
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import pytest
 from rosbags.highlevel import AnyReader
 
-from segzero_ros.cli.demo import clear_output
+from segzero_ros.cli.demo import ask_one, clear_output
 from segzero_ros.cli.demo_questions import QUESTIONS
 from segzero_ros.cli.demo_report import failures_of, FLOORS, Outcome
 from segzero_ros.types import Status
@@ -175,6 +177,15 @@ def test_ctrl_c_ends_the_demo_and_its_processes(tmp_path: Path) -> None:
     assert running(tmp_path) == []
     assert not (tmp_path / 'summary.json').exists()
     assert not (tmp_path / 'bag' / 'metadata.yaml').exists()
+
+
+def test_ctrl_c_that_cancelled_a_question_ends_the_demo_too() -> None:
+    question = next(each for each in QUESTIONS if each.way == 'action')
+    canceled = SimpleNamespace(stamp_ns=1, answer=SimpleNamespace(status=Status.CANCELED))
+    client: Any = SimpleNamespace(ask=lambda *_, **__: canceled)
+    camera: Any = SimpleNamespace()
+    with pytest.raises(KeyboardInterrupt):
+        ask_one(client, camera, question, 0, print)
 
 
 def test_a_graph_that_cannot_be_run_is_one_error_with_the_last_words(tmp_path: Path) -> None:

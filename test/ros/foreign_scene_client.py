@@ -73,7 +73,9 @@ class ForeignClient(Node):
     def __init__(self, scene_qos: QoSProfile) -> None:
         super().__init__('foreign')
         self.labels: dict[int, str] = {}
+        # The newest label image and the newest cloud, by their stamps: either may come first.
         self.images: dict[int, Any] = {}
+        self.clouds: dict[int, PointCloud2] = {}
         self.create_subscription(LabelInfo, 'label_info', self.on_info, LATCHED)
         for topic in ('label_image', 'class_image', 'confidence'):
             self.create_subscription(
@@ -98,8 +100,16 @@ class ForeignClient(Node):
         if topic == 'label_image':
             self.images = {stamp_of(message): pixels}
         report(topic, message, encoding=message.encoding, values=counts, named=named)
+        cloud = self.clouds.pop(stamp_of(message), None) if topic == 'label_image' else None
+        if cloud is not None:
+            self.report_cloud(cloud)
 
     def on_cloud(self, cloud: PointCloud2) -> None:
+        if stamp_of(cloud) not in self.images:
+            self.clouds = {stamp_of(cloud): cloud}
+        self.report_cloud(cloud)
+
+    def report_cloud(self, cloud: PointCloud2) -> None:
         objects = column_of(cloud, 'object')
         finite = np.isfinite(column_of(cloud, 'z'))
         labels = self.images.get(stamp_of(cloud))

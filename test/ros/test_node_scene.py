@@ -171,8 +171,7 @@ def test_the_cloud_has_the_objects_where_the_label_image_has_them(masks, standin
     standing('name cup')
     masks.once('name fork, cup')
     result = masks.once('name cup, plate')
-    cloud = masks.foreign.wait_for('points', stamp_of(result), values=expected(result))
-    assert cloud['same']
+    cloud = masks.foreign.wait_for('points', stamp_of(result), values=expected(result), same=True)
     assert cloud['measured'] == WIDTH * HEIGHT
 
 
