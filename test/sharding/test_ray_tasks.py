@@ -41,7 +41,9 @@ def test_a_node_without_this_package_says_so(cluster, tmp_path, monkeypatch):
         run_shards(shards, RayTasks(cluster.address, Needs(), tmp_path), on_outcome=release)
     os.close(*opened)
     assert 'lacks segzero_ros' in outcomes[0].error and 'install it there' in outcomes[0].error
-    assert [outcome.result for outcome in outcomes[1:]] == ['opened', 'opened']
+    # A shard that was not yet placed by then may come to that node, too.
+    others = [each for each in outcomes[1:] if 'lacks segzero_ros' not in each.error]
+    assert others and all(each.result == 'opened' for each in others)
 
 
 def test_a_node_that_cannot_see_what_it_needs_says_so(cluster, tmp_path):
